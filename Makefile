@@ -1,0 +1,51 @@
+## make demo   predict on photographs and write demo/index.html; on your own too: make demo IMAGES="a.jpg b.png"
+## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
+## make lint   ruff, mypy, codespell
+## make clean  remove what the others wrote, except the environment in .venv
+
+PYTHON ?= python3
+# Test processes, one torch thread each.
+WORKERS ?= 2
+IMAGES ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CODE := src tests $(wildcard examples benchmarks)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py $(IMAGES)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+clean:
+	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Order-only: the interpreter's date says nothing about what is installed.
+$(INSTALLED): pyproject.toml | $(BIN)/pip
+	@echo "Installing hrformer and its dependencies into $(VENV): several minutes the first time"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,demo]'
+	@touch $@
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+	  echo "hrformer needs Python 3.10 to 3.13, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)." \
+	    "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' cannot make virtual environments: its module ensurepip or venv is missing." \
+	    "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)

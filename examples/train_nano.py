@@ -1,0 +1,356 @@
+"""Train one of the three small models that the package bundles.
+
+    python examples/train_nano.py cifar10 --data ../shared/data --out runs/cifar10
+
+The sets are described in the README of the data folder. A run can be interrupted and started again with the
+same command: it goes on after the last finished epoch. It ends with ``model.safetensors`` and ``metrics.jsonl``
+in the run directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+import hrformer
+from hrformer.geometry.affine import crop_matrix, transform_points
+from hrformer.geometry.boxes import box_to_crop
+from hrformer.geometry.flips import flip_keypoints
+from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
+from hrformer.geometry.skeletons import LSPET14
+from hrformer.models.checkpoint import save_checkpoint
+from hrformer.models.model import VisionModel
+
+Batch = tuple[Tensor, Tensor, Tensor]
+MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to train and where.
+
+    Attributes:
+        task: the data set, which decides the task.
+        data: folder that holds ``cifar10``, ``cifar10_full``, ``lspet`` and ``camvid``.
+        out: run directory.
+        phases: (height, width, epochs, batch) one after the other; small inputs first saves time.
+        lr: peak learning rate of the one cosine cycle over all phases.
+        weight_decay: of AdamW, on weights with two or more dimensions.
+        seed: of weights and sampling.
+        threads: processor threads.
+    """
+
+    task: tyro.conf.Positional[Literal["cifar10", "lspet", "camvid"]]
+    data: Path
+    out: Path
+    phases: tuple[tuple[int, int, int, int], ...]
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    seed: int = 0
+    threads: int = 1
+
+
+def to_tensor(images: list[np.ndarray]) -> Tensor:
+    """RGB uint8 images of one size -> normalised (B, 3, H, W)."""
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return (batch - MEAN) / STD
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Decoded picture as RGB."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FileNotFoundError(f"cannot read the image {path}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class Cifar:
+    """49,000 training pictures from parquet, 1,000 for validation from folders."""
+
+    score_name = "top1"
+
+    def __init__(self, root: Path) -> None:
+        import pyarrow.parquet as pq  # only this example needs it
+
+        rows = [row for f in sorted((root / "cifar10_full").glob("*.parquet")) for row in pq.read_table(f).to_pylist()]
+        decode = lambda b: cv2.cvtColor(cv2.imdecode(np.frombuffer(b, np.uint8), 1), cv2.COLOR_BGR2RGB)  # noqa: E731
+        self.train = [(decode(r["image"]["bytes"]), r["label"]) for r in rows]
+        self.names = tuple(sorted(p.name for p in (root / "cifar10" / "val").iterdir()))
+        files = [(p, i) for i, n in enumerate(self.names) for p in sorted((root / "cifar10" / "val" / n).glob("*.jpg"))]
+        self.val = [(read_rgb(p), i) for p, i in files]
+
+    def model(self) -> VisionModel:
+        model = hrformer.create_model("hrformer_nano", "classification", num_classes=10, head_planes=8, head_width=512)
+        spec = InputSpec(size=(56, 56), crop_ratio=1.0, interpolation="bicubic")
+        model.info = dataclasses.replace(model.info, class_names=self.names, dataset="CIFAR-10", input_spec=spec)
+        return model
+
+    def sample(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, int, int]:
+        image, label = self.train[index]
+        image = cv2.copyMakeBorder(image, 4, 4, 4, 4, cv2.BORDER_REFLECT_101)
+        y, x = rng.integers(0, 9, 2)
+        image = image[y : y + 32, x : x + 32]
+        if rng.random() < 0.5:
+            image = image[:, ::-1]
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
+        if rng.random() < 0.5:  # cutout of a quarter of each side
+            cy, cx = rng.integers(0, size[0]), rng.integers(0, size[1])
+            h, w = size[0] // 4, size[1] // 4
+            image[max(cy - h // 2, 0) : cy + h // 2, max(cx - w // 2, 0) : cx + w // 2] = 124
+        return image, label, 0
+
+    def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
+        return F.cross_entropy(output, target, label_smoothing=0.1)
+
+    def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
+        right = 0
+        for i in range(0, len(self.val), 100):
+            chunk = self.val[i : i + 100]
+            images = [cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC) for image, _ in chunk]
+            right += int((model(to_tensor(images)).argmax(1) == torch.tensor([k for _, k in chunk])).sum())
+        return right / len(self.val)
+
+
+class CamVid:
+    """Street scenes, 11 classes; pictures are trained at reduced size and scored at 480 x 360."""
+
+    score_name = "miou"
+    num_classes = 11
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "camvid"
+        rows = [line.split() for line in (self.root / "classes.txt").read_text().splitlines() if line[0] != "#"]
+        self.names = tuple(row[1] for row in rows)
+        self.palette = tuple((int(r[2]), int(r[3]), int(r[4])) for r in rows)
+        self.train, self.val = self._read("train"), self._read("val")
+        counts = np.bincount(np.concatenate([m[m < 255] for _, m in self.train]), minlength=self.num_classes)
+        share = counts / counts.sum()
+        weights = np.sqrt(np.median(share) / share).clip(0.4, 3.0)  # thin classes would vanish without it
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+
+    def _read(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        pairs = []
+        for path in sorted((self.root / "images" / split).glob("*.jpg")):
+            mask = cv2.imread(str(self.root / "labels" / split / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
+            pairs.append((read_rgb(path), mask))
+        return pairs
+
+    def model(self) -> VisionModel:
+        options = {"num_classes": self.num_classes, "ocr_channels": 64, "ocr_key_channels": 32}
+        model = hrformer.create_model("hrformer_nano", "segmentation", **options)
+        info = {"class_names": self.names, "palette": self.palette, "dataset": "CamVid"}
+        model.info = dataclasses.replace(model.info, **info)
+        return model
+
+    def sample(self, index: int, size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        image, mask = self.train[index]
+        scale = size[0] / image.shape[0] * rng.uniform(1.0, 2.0)
+        aspect = np.sqrt(rng.uniform(0.8, 1.25))
+        wh = max(round(image.shape[1] * scale * aspect), size[1]), max(round(image.shape[0] * scale / aspect), size[0])
+        image = cv2.resize(image, wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        mask = cv2.resize(mask, wh, interpolation=cv2.INTER_NEAREST)
+        y, x = rng.integers(0, wh[1] - size[0] + 1), rng.integers(0, wh[0] - size[1] + 1)
+        image, mask = image[y : y + size[0], x : x + size[1]], mask[y : y + size[0], x : x + size[1]]
+        if rng.random() < 0.5:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        gain, shift = rng.uniform(0.7, 1.3), rng.uniform(-25, 25)
+        return np.clip(image * gain + shift, 0, 255).astype(np.uint8), mask.astype(np.int64), 0
+
+    def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
+        aux, main = output
+        ce = F.cross_entropy(main, target, self.weights, ignore_index=255)
+        return ce + 0.4 * F.cross_entropy(aux, target, self.weights, ignore_index=255)
+
+    def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
+        matrix = np.zeros((self.num_classes, self.num_classes))
+        for image, mask in self.val:
+            small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+            logits = F.interpolate(model(to_tensor([small])), mask.shape, mode="bilinear", align_corners=False)
+            valid = mask < 255
+            pairs = mask[valid].astype(int) * self.num_classes + logits[0].argmax(0).numpy()[valid]
+            matrix += np.bincount(pairs, minlength=matrix.size).reshape(matrix.shape)
+        union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+        return float((np.diag(matrix) / union).mean())
+
+
+class Lspet:
+    """Single people in sports poses, 14 joints."""
+
+    score_name = "pck@0.2"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "lspet"
+        self.train, self.val = self._read("train"), self._read("val")
+
+    def _read(self, split: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        data = json.loads((self.root / "annotations" / f"person_keypoints_{split}.json").read_text())
+        files = {image["id"]: image["file_name"] for image in data["images"]}
+        people = []
+        for row in data["annotations"]:
+            image = read_rgb(self.root / "images" / split / files[row["image_id"]])
+            people.append((image, np.array(row["bbox"]), np.array(row["keypoints"], dtype=np.float64).reshape(-1, 3)))
+        return people
+
+    def model(self) -> VisionModel:
+        model = hrformer.create_model("hrformer_nano", "pose", num_keypoints=14)
+        model.info = dataclasses.replace(model.info, skeleton=LSPET14, dataset="LSPET")
+        return model
+
+    def codec(self, size: tuple[int, int]) -> HeatmapCodec:
+        return HeatmapCodec(input_size=size, heatmap_size=(size[0] // 4, size[1] // 4), sigma=size[0] / 72)
+
+    def sample(
+        self, index: int, size: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        image, box, joints = self.train[index]
+        points, visible = joints[:, :2], joints[:, 2] > 0
+        centers, sizes = box_to_crop(box[None], size[1] / size[0])
+        center = centers[0] + rng.uniform(-0.05, 0.05, 2) * sizes[0]
+        if rng.random() < 0.5:
+            image, center = image[:, ::-1], np.array([image.shape[1] - 1 - center[0], center[1]])
+            joints = flip_keypoints(joints, image.shape[1], LSPET14.flip_pairs)
+            points, visible = joints[:, :2], joints[:, 2] > 0
+        rotation = rng.uniform(-180, 180) if rng.random() < 0.25 else rng.uniform(-45, 45)
+        matrix = crop_matrix(center, sizes[0] * rng.uniform(0.75, 1.3), size[::-1], rotation)
+        crop = cv2.warpAffine(np.ascontiguousarray(image), matrix, size[::-1], flags=cv2.INTER_LINEAR)
+        crop = np.clip(crop * rng.uniform(0.7, 1.3) + rng.uniform(-25, 25), 0, 255).astype(np.uint8)
+        targets, weights = self.codec(size).encode(transform_points(points, matrix)[None], visible[None])
+        return crop, targets[0], weights[0]
+
+    def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
+        return ((output - target).square() * weight[..., None, None]).mean() * 1000  # scaled to readable numbers
+
+    def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
+        right = total = 0
+        for i in range(0, len(self.val), 50):
+            chunk = self.val[i : i + 50]
+            centers, sizes = box_to_crop(np.stack([box for _, box, _ in chunk]), size[1] / size[0])
+            crops = [
+                cv2.warpAffine(image, crop_matrix(c, s, size[::-1]), size[::-1], flags=cv2.INTER_LINEAR)
+                for (image, _, _), c, s in zip(chunk, centers, sizes, strict=True)
+            ]
+            codec = self.codec(size)
+            cells, _ = codec.decode(model(to_tensor(crops)))
+            points = np.asarray(cells_to_image(cells, centers, sizes, codec.heatmap_size))
+            for predicted, (_, _, joints) in zip(points, chunk, strict=True):
+                if joints[9, 2] == 0 or joints[2, 2] == 0:
+                    continue
+                torso = np.linalg.norm(joints[9, :2] - joints[2, :2])
+                near = np.linalg.norm(predicted - joints[:, :2], axis=1) <= 0.2 * torso
+                right += int(near[joints[:, 2] > 0].sum())
+                total += int((joints[:, 2] > 0).sum())
+        return right / total
+
+
+DATASETS: dict[str, Callable[[Path], Any]] = {"cifar10": Cifar, "lspet": Lspet, "camvid": CamVid}
+
+
+def batches(data: Any, size: tuple[int, int], batch: int, seed: int) -> Iterator[Batch]:
+    """One epoch in random order, the last incomplete batch left out."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(data.train))
+    for i in range(0, len(order) - batch + 1, batch):
+        images, targets, weights = zip(*(data.sample(k, size, rng) for k in order[i : i + batch]), strict=True)
+        yield to_tensor(list(images)), torch.from_numpy(np.array(targets)), torch.from_numpy(np.array(weights))
+
+
+def optimizer_for(model: VisionModel, args: Args) -> torch.optim.AdamW:
+    """AdamW that decays matrices and kernels only."""
+    weights = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW([{"params": weights, "weight_decay": args.weight_decay}, {"params": rest}], args.lr)
+
+
+def learning_rate(share: float, peak: float) -> float:
+    """Linear warm-up over the first 5 % of the run, then cosine to zero; ``share`` in [0, 1]."""
+    return peak * (share / 0.05 if share < 0.05 else 0.5 * (1 + math.cos(math.pi * (share - 0.05) / 0.95)))
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """Write beside the target, then move into place."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def finish(model: VisionModel, args: Args, size: tuple[int, int], score: float, name: str) -> None:
+    """Write the half-precision model with everything a predictor needs."""
+    spec = dataclasses.replace(model.info.input_spec, size=size)
+    source = f"examples/train_nano.py, {name} {score:.4f} on val"
+    model.info = dataclasses.replace(model.info, input_spec=spec, source=source)
+    save_checkpoint(model, args.out / "model.safetensors", half=True)
+
+
+def main(args: Args) -> None:
+    """Train, evaluate after every phase and every fifth epoch, save."""
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    torch.manual_seed(args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "hrformer": hrformer.__version__}
+    config = {**{k: str(v) for k, v in dataclasses.asdict(args).items()}, "versions": versions}
+    (args.out / "config.json").write_text(json.dumps(config, indent=1))
+    data = DATASETS[args.task](args.data)
+    model: VisionModel = data.model()
+    optimizer = optimizer_for(model, args)
+    epochs = [(h, w, batch) for h, w, count, batch in args.phases for _ in range(count)]
+    areas = np.cumsum([0, *(h * w for h, w, _ in epochs)]) / sum(h * w for h, w, _ in epochs)
+    first, state_file = 0, args.out / "last.pt"
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+    for epoch in range(first, len(epochs)):
+        h, w, batch = epochs[epoch]
+        model.train()
+        start, losses, steps = time.time(), [], len(data.train) // batch
+        for step, (images, targets, weights) in enumerate(batches(data, (h, w), batch, args.seed * 10000 + epoch)):
+            share = areas[epoch] + (areas[epoch + 1] - areas[epoch]) * step / steps
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(float(share), args.lr)
+            loss = data.loss(model(images), targets, weights)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"loss became {loss.item()} in epoch {epoch}; last good state: {state_file}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            losses.append(loss.item())
+            if step % 50 == 0:
+                rate = (step + 1) * batch / (time.time() - start)
+                print(f"epoch {epoch} step {step}/{steps} loss {np.mean(losses[-50:]):.4f} {rate:.1f} images/s", flush=True)
+        save_atomically(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, state_file
+        )
+        row = {"epoch": epoch, "size": [h, w], "loss": float(np.mean(losses)), "seconds": time.time() - start}
+        if epoch + 1 == len(epochs) or epochs[epoch + 1][:2] != (h, w) or epoch % 5 == 4:
+            model.eval()
+            with torch.inference_mode():
+                row[data.score_name] = data.evaluate(model, (h, w))
+        print(json.dumps(row), flush=True)
+        with (args.out / "metrics.jsonl").open("a") as log:
+            log.write(json.dumps(row) + "\n")
+        if data.score_name in row:
+            finish(model, args, (h, w), row[data.score_name], data.score_name)
+    print(f"done: {args.out / 'model.safetensors'}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

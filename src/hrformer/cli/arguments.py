@@ -1,0 +1,144 @@
+"""The command line as typed dataclasses: every option, its default and its help text live here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from hrformer.predict.pose import PoseOptions, Suppression
+
+
+@dataclass(frozen=True, kw_only=True)
+class General:
+    """Options of every command."""
+
+    debug: bool = False
+    """Show Python's traceback on errors; so does HRFORMER_DEBUG=1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictArguments(General):
+    """Options of all three tasks."""
+
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="required")]
+    """Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs."""
+    weights: str
+    """Name from `hrformer models`, or a weight file."""
+    out: Path = Path("predictions")
+    """Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
+    batch_size: int = 8
+    """How many pictures, or people for pose, go through the network at once."""
+    resume: bool = False
+    """Skip pictures whose results are in --out already."""
+    pictures: bool = True
+    """Write pictures with the results drawn on them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseArguments(PredictArguments):
+    """Keypoints of people: annotated pictures, and predictions.json in COCO's results format.
+
+    Without --detections or --detector each picture is taken for one person filling it.
+    """
+
+    weights: str = "hrformer_nano_lspet"
+    """Name from `hrformer models`, or a weight file."""
+    detections: Path | None = None
+    """JSON file with person boxes in COCO's results format, matched by file name or COCO image number."""
+    detector: str | None = None
+    """torchvision person detector to find people with, such as fasterrcnn_resnet50_fpn_v2; downloaded once."""
+    detector_weights: Path | None = None
+    """Local file with the detector's weights, instead of downloading them."""
+    detector_threshold: float = 0.5
+    """With --detector: people scored below this are left out."""
+    box_threshold: float = 0.0
+    """With --detections: boxes scored below this are left out."""
+    joint_threshold: float = PoseOptions().joint_threshold
+    """Joints must score above this to count in a person's score and to be drawn."""
+    flip: bool = True
+    """Average with the mirror image, as published figures do; off is twice as fast."""
+    nms: Suppression = "auto"
+    """What to do with several boxes on one person: keep the best (hard), damp the others (soft), keep all (off). auto:
+    hard with --detections and --detector, else off."""
+    fast_crop: bool = False
+    """Cut people out on the device instead of by OpenCV; differs by a grey level here and there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentArguments(PredictArguments):
+    """A class for every pixel: PNG masks of class ids, coloured pictures, and the classes' shares as JSON."""
+
+    weights: str = "hrformer_nano_camvid"
+    """Name from `hrformer models`, or a weight file."""
+    batch_size: int = 1
+    """How many neighbouring pictures of equal size go through the network at once."""
+    short_side: int | None = None
+    """Bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the weights were
+    tested with."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on the network input, whose results are added up; published multi-scale figures use 0.75 1 1.25 with
+    --flip."""
+    flip: bool = False
+    """Add the mirror image's result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyArguments(PredictArguments):
+    """What is in each picture: the most probable classes, as JSON and written on the pictures."""
+
+    weights: str = "hrformer_nano_cifar10"
+    """Name from `hrformer models`, or a weight file."""
+    batch_size: int = 32
+    """How many pictures go through the network at once."""
+    top_k: int = 5
+    """How many classes to report."""
+    flip: bool = False
+    """Average with the mirror image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsArguments(General):
+    """Models with parameters and multiply-adds, and the weights there are for them."""
+
+    names: Positional[tuple[str, ...]] = ()
+    """Only models and weights whose name contains one of these."""
+    size: tuple[int, int] | None = None
+    """Count multiply-adds at this height and width instead of each task's usual input; takes a second per row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertArguments(General):
+    """Convert a published weight file to a safetensors file of ours, or back to mmpose's form."""
+
+    source: Positional[Path]
+    """Weight file of any kind that can be loaded here."""
+    destination: Positional[Path]
+    """File to write: .safetensors, or .pth with --to mmpose."""
+    to: Literal["hrformer", "mmpose"] = "hrformer"
+    """Form to write."""
+
+
+PredictCommand = (
+    Annotated[PoseArguments, subcommand("pose")]
+    | Annotated[SegmentArguments, subcommand("segment")]
+    | Annotated[ClassifyArguments, subcommand("classify")]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictGroup:
+    """Predict on pictures: pose, segment or classify."""
+
+    task: PredictCommand
+
+
+Command = (
+    Annotated[PredictGroup, subcommand("predict")]
+    | Annotated[ModelsArguments, subcommand("models")]
+    | Annotated[ConvertArguments, subcommand("convert")]
+)

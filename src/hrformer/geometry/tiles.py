@@ -1,0 +1,139 @@
+"""Sizes at which segmentation networks see a picture, multi-scale fusion, and sliding windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrformer.geometry.flips import flip_image
+
+MS3 = (0.75, 1.0, 1.25)
+"""Official multi-scale test of PASCAL-Context, COCO-Stuff, ADE20K, and of Cityscapes with window 7."""
+
+MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+"""HRNet's multi-scale test on Cityscapes."""
+
+MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+"""Default multi-scale test of the official Cityscapes script with window 15."""
+
+
+def short_side_size(size: tuple[int, int], short: int = 520) -> tuple[int, int]:
+    """Size after bringing the short side to ``short`` with the aspect ratio kept.
+
+    Args:
+        size: (width, height) in pixels.
+        short: wanted short side in pixels.
+
+    Returns:
+        (width, height), each rounded as Python does (halves to even), at least 1.
+
+    Raises:
+        ValueError: a size is not above 0.
+    """
+    if len(size) != 2 or min(size) < 1 or short < 1:
+        raise ValueError(f"size must be (width, height) and short a length, all above 0; got {size} and {short}")
+    ratio = short / min(size)
+    return round(size[0] * ratio), round(size[1] * ratio)
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width) times ``scale``, rounded down.
+
+    Raises:
+        ValueError: nothing would be left of a side.
+    """
+    height, width = int(size[0] * scale), int(size[1] * scale)
+    if height < 1 or width < 1:
+        raise ValueError(f"{size[0]} x {size[1]} pixels (height x width) at scale {scale} leave nothing")
+    return height, width
+
+
+def pad_to_multiple(x: Tensor, multiple: int = 8, value: float = 0.0) -> Tensor:
+    """Pad on the right and at the bottom until both sides are multiples of ``multiple``.
+
+    Args:
+        x: (..., H, W) normalised picture, so that the default 0 is the mean colour.
+        multiple: in pixels.
+        value: what to pad with.
+
+    Returns:
+        (..., H', W'); ``x`` itself if it fits already.
+
+    Raises:
+        ValueError: ``multiple`` is not above 0 or ``x`` has fewer than two dimensions.
+    """
+    if multiple < 1 or x.ndim < 2:
+        raise ValueError(f"need (..., H, W) and a multiple above 0, got {tuple(x.shape)} and {multiple}")
+    below, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    return F.pad(x, (0, right, 0, below), value=value) if below or right else x
+
+
+def fuse_scales(
+    model: Callable[[Tensor], Tensor], x: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> Tensor:
+    """Sum of raw logits over scales and mirror images: the official multi-scale test.
+
+    Every scaled input is resized from ``x``, every output back to the size of ``x``; both bilinear
+    with ``align_corners=True``. Logits are summed as they are: neither probabilities nor a mean.
+
+    Args:
+        model: maps (B, 3, h, w) to logits (B, C, h', w') of any size.
+        x: (B, 3, H, W) normalised and padded network input.
+        scales: factors on H and W, see :func:`scaled_size`.
+        flip: add the mirrored picture's logits at every scale.
+
+    Returns:
+        (B, C, H, W) logits. The caller cuts the padding off and resizes to the original picture.
+
+    Raises:
+        ValueError: ``x`` is not four-dimensional, there is no scale, or a scale leaves nothing.
+    """
+    if x.ndim != 4 or not scales:
+        raise ValueError(f"need (B, 3, H, W) and at least one scale, got {tuple(x.shape)} and {scales}")
+    height, width = x.shape[2:]
+    total: Tensor | None = None
+    for scale in scales:
+        scaled = _resized(x, scaled_size((height, width), scale))
+        logits = _resized(model(scaled), (height, width))
+        if flip:
+            logits = logits + flip_image(_resized(model(flip_image(scaled)), (height, width)))
+        total = logits if total is None else total + logits
+    assert total is not None
+    return total
+
+
+def sliding_windows(
+    size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
+) -> list[tuple[int, int, int, int]]:
+    """Windows that cover a picture; the last of each row and column is moved back to end at the border.
+
+    Args:
+        size: (height, width) of the picture.
+        window: (height, width) of a window; cut to the picture where that is smaller.
+        stride: (down, right) step, at most the window so that nothing is left out.
+
+    Returns:
+        (y0, x0, y1, x1) row by row, ends not included, all of the same size.
+
+    Raises:
+        ValueError: a number is not above 0 or a stride is larger than its window.
+    """
+    if min(*size, *window, *stride) < 1:
+        raise ValueError(f"size, window and stride must be above 0, got {size}, {window} and {stride}")
+    if stride[0] > window[0] or stride[1] > window[1]:
+        raise ValueError(f"stride {stride} must not exceed the window {window}: pixels would be left out")
+    rows, columns = _spans(size[0], window[0], stride[0]), _spans(size[1], window[1], stride[1])
+    return [(y0, x0, y1, x1) for y0, y1 in rows for x0, x1 in columns]
+
+
+def _spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    last = max(length - window, 0)
+    starts = [*range(0, last, stride), last]
+    return [(start, min(start + window, length)) for start in starts]
+
+
+def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners aligned; nothing to do at the right size already."""
+    return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)

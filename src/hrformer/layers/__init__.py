@@ -1,0 +1,1 @@
+"""Building blocks: attention, feed-forward, residual blocks, fusion."""

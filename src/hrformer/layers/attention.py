@@ -1,0 +1,76 @@
+"""Window self-attention with relative position bias (recipes of HRFormer, section 3.1 of the paper)."""
+
+# No postponed annotations here: TorchScript reads the buffer's annotation as an object.
+import torch
+from torch import Tensor, nn
+
+from hrformer.ops.windows import gather_bias, relative_position_index, resize_bias_table, window_attention
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention in K x K windows of a channels-last map.
+
+    Queries, keys and values come from one packed product. The bias table is a parameter whether or not it is
+    used, since published pose weights hold one that their code never adds; unused, it needs no gradient, so
+    data-parallel training needs no search for unused parameters.
+
+    Args:
+        channels: C.
+        num_heads: divides C.
+        window: K, in cells.
+        position_bias: add the relative position bias to the scores.
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``channels`` or ``window`` is below 1.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, channels: int, num_heads: int, window: int, position_bias: bool = True) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f"num_heads must divide channels, got {num_heads} heads for {channels} channels")
+        if window < 1:
+            raise ValueError(f"window must be at least 1 cell, got {window}")
+        self.num_heads = num_heads
+        self.window = window
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_position_index(window).clone(), persistent=False)
+        self.set_position_bias(position_bias)
+
+    def set_position_bias(self, enabled: bool) -> None:
+        """Switch the bias on or off; the table stays, and needs a gradient only when on."""
+        self.position_bias = enabled
+        self.relative_position_bias_table.requires_grad_(enabled)
+
+    def set_window(self, window: int) -> None:
+        """Change the window and resize the table bilinearly, as the segmentation code does for K = 13 and 15."""
+        if window == self.window:
+            return
+        table = self.relative_position_bias_table
+        resized = resize_bias_table(table.detach(), window)
+        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        self.relative_position_index = relative_position_index(window).to(table.device)
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        bias: Tensor | None = None
+        if self.position_bias:
+            bias = gather_bias(self.relative_position_bias_table, self.relative_position_index, self.window)
+        return window_attention(
+            x,
+            self.qkv.weight,
+            self.qkv.bias,
+            self.proj.weight,
+            self.proj.bias,
+            bias,
+            window=self.window,
+            num_heads=self.num_heads,
+        )
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, num_heads={self.num_heads}, position_bias={self.position_bias}"

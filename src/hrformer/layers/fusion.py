@@ -1,0 +1,76 @@
+"""The fusion unit: every output branch sums all input branches, brought to its size and channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrformer.layers.blocks import batch_norm
+from hrformer.ops.resize import UpsampleMode, upsample_to
+
+
+def _downsample_path(in_channels: int, out_channels: int, steps: int, separable: bool) -> nn.Sequential:
+    """``steps`` stride-2 convolutions; only the last changes channels and only it has no ReLU."""
+    path = []
+    for step in range(steps):
+        last = step == steps - 1
+        out = out_channels if last else in_channels
+        layers: list[nn.Module] = []
+        if separable:
+            layers += [nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False)]
+            layers += [batch_norm(in_channels), nn.Conv2d(in_channels, out, 1, bias=False), batch_norm(out)]
+        else:
+            layers += [nn.Conv2d(in_channels, out, 3, 2, 1, bias=False), batch_norm(out)]
+        if not last:
+            layers.append(nn.ReLU(inplace=True))
+        path.append(nn.Sequential(*layers))
+    return nn.Sequential(*path)
+
+
+class FusionUnit(nn.Module):
+    """Exchange between branches at the end of a module.
+
+    Output i is ReLU of the sum over inputs j: identity for j = i; 1x1 convolution, BN and upsampling for a
+    coarser input; stride-2 3x3 steps for a finer one. HRFormer's steps are depthwise-separable, HRNet's full
+    (both repositories; the HRFormer paper says "as in HRNet").
+
+    Args:
+        channels: of every input branch, finest first.
+        num_outputs: branches to produce; 1 keeps only the finest.
+        separable: depthwise-separable downsampling.
+        upsample: see ``hrformer.ops.resize.upsample_to``.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], *, num_outputs: int, separable: bool, upsample: UpsampleMode
+    ) -> None:
+        super().__init__()
+        self.upsample: str = upsample
+        self.paths = nn.ModuleList()
+        for i in range(num_outputs):
+            row = nn.ModuleList()
+            for j, in_channels in enumerate(channels):
+                if j == i:
+                    row.append(nn.Identity())
+                elif j > i:
+                    row.append(nn.Sequential(nn.Conv2d(in_channels, channels[i], 1, bias=False), batch_norm(channels[i])))
+                else:
+                    row.append(_downsample_path(in_channels, channels[i], i - j, separable))
+            self.paths.append(row)
+
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        """Branches [(B, C_j, H_j, W_j)] -> ``num_outputs`` branches of the same sizes."""
+        outputs: list[Tensor] = []
+        for i, row in enumerate(self.paths):
+            size = (xs[i].shape[-2], xs[i].shape[-1])
+            terms: list[Tensor] = []
+            for j, path in enumerate(row):  # type: ignore[arg-type]
+                y = path(xs[j])
+                terms.append(upsample_to(y, 1 << (j - i), size, self.upsample) if j > i else y)
+            total = terms[0]
+            for term in terms[1:]:
+                total = total + term
+            outputs.append(F.relu(total))
+        return outputs

@@ -1,0 +1,1 @@
+"""Trunk, heads, named variants, checkpoints."""

@@ -1,0 +1,413 @@
+"""Load, save and convert weights.
+
+A file is recognised by its content: see ``recognise`` for the layouts and what they imply, ``formats`` for names.
+Everything is checked before the first tensor is copied, so a failed load leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hrformer.geometry.input_spec import ChannelOrder, InputSpec
+from hrformer.layers.attention import WindowAttention
+from hrformer.models.file_facts import FORMAT, header_of, own_info
+from hrformer.models.formats import Arranged, arrange, arrange_timm, mmpose_names
+from hrformer.models.load_report import LoadReport
+from hrformer.models.matching import match
+from hrformer.models.model import BorderRule, ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.models.pickles import CheckpointError
+from hrformer.models.recognise import Recognised, Setting, recognise
+from hrformer.models.registry import WeightEntry
+from hrformer.models.trunk import HighResolutionTrunk
+from hrformer.models.weight_files import WeightFile, read_weights
+from hrformer.models.zoo import VARIANTS, create_model
+from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
+
+Source = str | Path | Mapping[str, Any]
+LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder")
+
+
+def load_checkpoint(
+    model: VisionModel,
+    source: Source,
+    *,
+    position_bias: bool | None = None,
+    upsample: UpsampleMode | None = None,
+    channel_order: ChannelOrder | None = None,
+    input_size: tuple[int, int] | None = None,
+    decoder: BorderRule | None = None,
+    published: WeightEntry | None = None,
+    strict: bool = True,
+) -> LoadReport:
+    """Load weights of any known layout into a model, in place; nothing changes if it raises.
+
+    A file for the model's own task also sets what it implies: position bias, fusion upsampling, ``model.info``. A
+    file for another task, or a backbone alone, is a start for training: the head stays fresh and the model keeps its
+    own settings. Other windows and numbers of classes are allowed; the report says what was resized or stays fresh.
+
+    Args:
+        model: as ``create_model`` made it.
+        source: file, or state dict.
+        position_bias: add the relative position bias; None lets the file decide, as for the others.
+        upsample: of the fusion units.
+        channel_order: of the input tensor.
+        input_size: (height, width) in pixels.
+        decoder: border rule of the heatmap decoder.
+        published: the registry's entry that the file was downloaded for.
+        strict: False lets layers that do not fit start fresh instead of raising.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: a ``ValueError``: unreadable, not recognised, or anything the task needs is missing.
+        ValueError: an option is out of range.
+    """
+    settings = {
+        "position_bias": position_bias,
+        "upsample": upsample,
+        "channel_order": channel_order,
+        "input_size": input_size,
+        "decoder": decoder,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
+    return _load(model, read_weights(source), given, published, strict)
+
+
+def load_model(
+    source: Source,
+    *,
+    name: str | None = None,
+    published: WeightEntry | None = None,
+    strict: bool = True,
+    **overrides: Any,
+) -> tuple[VisionModel, LoadReport]:
+    """Build the model that a file implies and load it.
+
+    Args:
+        source: file, or state dict.
+        name: variant or timm name; needed for timm models other than HRNet unless ``published`` tells.
+        published: the registry's entry that the file was downloaded for.
+        strict: see ``load_checkpoint``.
+        **overrides: settings of ``load_checkpoint``, ``task``, and options of ``create_model``.
+
+    Returns:
+        The model in eval mode, and the report.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_checkpoint``.
+    """
+    file = read_weights(source)
+    given = {key: overrides.pop(key) for key in LOAD_SETTINGS if overrides.get(key) is not None}
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    name = name or (published.model if published and published.model not in VARIANTS else None)
+    if name is not None and name not in VARIANTS and own_info(file) is None:
+        count = published.num_classes if published else 0
+        defaults = {"task": "classification"} | ({"num_classes": count} if count else {})
+        model = create_model(name, **(defaults | overrides))
+    else:
+        model = _build(file, recognise(file, arrange(file.tensors), published), name, overrides)
+    report = _load(model, file, given, published, strict)
+    return model.eval(), report
+
+
+def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dict[str, Any]) -> VisionModel:
+    name = name or found.model
+    if not name:
+        known = ", ".join(VARIANTS)
+        raise CheckpointError(f"{file.label} holds {found.shape}, which is none of {known}")
+    options = dict(found.options)
+    task: Task | None = overrides.pop("task", found.task)
+    if task != found.task:
+        options = {key: options[key] for key in ("in_chans", "window_size", "mlp_ratio") if key in options}
+    elif task is not None:
+        options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
+    upsample = found.settings.get("upsample")
+    if task is None and upsample is not None and upsample.value == "bilinear" and "pose" in upsample.assumption:
+        raise CheckpointError(
+            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' for a "
+            "model with a fresh head"
+        )
+    return create_model(name, task, **(options | overrides))
+
+
+@dataclass(kw_only=True, slots=True)
+class _Decision:
+    """Values to set, and where each comes from."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    implied: dict[str, Any] = field(default_factory=dict)
+    assumed: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def _load(
+    model: VisionModel, file: WeightFile, given: dict[str, Any], published: WeightEntry | None, strict: bool
+) -> LoadReport:
+    arranged, found = _inspect(model, file, published)
+    decision = _decide(model, found, given)
+    bias = decision.values.get("position_bias", False)
+    fit = match(model, file, arranged, found, position_bias=bias, strict=strict)
+    info = _new_info(model, file, found, decision, fit.fresh)
+    _apply(model, fit.values, decision, info)
+    return LoadReport(
+        source=file.label,
+        format=found.format,
+        used=tuple(fit.used),
+        converted=fit.converted,
+        ignored=fit.ignored,
+        missing=tuple(fit.missing),
+        unexpected=(*arranged.unexpected, *fit.extra),
+        fresh=tuple(fit.fresh),
+        implied=decision.implied,
+        assumed=decision.assumed,
+        given=decision.given,
+        notes=(*found.notes, *fit.notes),
+    )
+
+
+def _inspect(model: VisionModel, file: WeightFile, published: WeightEntry | None) -> tuple[Arranged, Recognised]:
+    if not isinstance(model.backbone, TimmBackbone | TimmClassifier):
+        arranged = arrange(file.tensors)
+        return arranged, recognise(file, arranged, published)
+    arranged = arrange_timm(file.tensors, model.state_dict())
+    if own_info(file) is not None:
+        return arranged, recognise(file, arranged, published)
+    own = any(key.startswith("backbone.net.") for key in file.tensors)
+    classifier = isinstance(model.backbone, TimmClassifier)
+    has_head = classifier or any(name.startswith("head.") for name in arranged.sources)
+    found = Recognised(format="hrformer" if own else "timm", family="timm", task=model.task if has_head else None)
+    return arranged, replace(found, settings=_spec_settings(published) if classifier else {})
+
+
+def _spec_settings(published: WeightEntry | None) -> dict[str, Setting]:
+    """Input contract of a timm model, where its registry entry is known."""
+    if published is None:
+        return {"input_size": Setting(value=(224, 224), assumption="timm's files do not say")}
+    spec = published.input_spec
+    names = ("channel_order", "interpolation", "crop_ratio")
+    return {"input_size": Setting(value=spec.size)} | {n: Setting(value=getattr(spec, n)) for n in names}
+
+
+def _decide(model: VisionModel, found: Recognised, given: dict[str, Any]) -> _Decision:
+    """Take each setting from the caller, the file, or the model itself."""
+    decision = _Decision(given=given)
+    same_use = model.task is None or model.task == found.task
+    current = _current(model)
+    wanted = {"channel_order", "input_size", "interpolation", "crop_ratio", "dataset", "skeleton", *current}
+    if model.task == "pose":
+        wanted.add("decoder")
+    if unusable := sorted(set(given) - wanted):
+        raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
+    settings = found.settings if same_use else {}
+    no_tables = found.settings.get("position_bias", Setting(value=True)) == Setting(value=False)
+    if not same_use and no_tables and found.format.startswith("mmpose"):
+        settings = {"position_bias": Setting(value=False)}
+    for name in sorted(wanted):
+        setting = settings.get(name)
+        if name in given:
+            decision.values[name] = given[name]
+        elif setting is not None:
+            decision.values[name] = setting.value
+            if setting.assumption:
+                decision.assumed[name] = f"{setting.value}: {setting.assumption}"
+            elif name != "skeleton":
+                decision.implied[name] = setting.value
+        elif name in current:
+            decision.values[name] = current[name]
+            decision.assumed[name] = f"{current[name]}, as the model had it: {_why_kept(found, same_use)}"
+    return decision
+
+
+def _why_kept(found: Recognised, same_use: bool) -> str:
+    if same_use:
+        return "a bare state dict does not say"
+    return f"the file is {'for ' + found.task if found.task else 'a backbone without a head'}"
+
+
+def _current(model: VisionModel) -> dict[str, Any]:
+    """Position bias and upsampling of one of our trunks, window size aside; empty for timm's models."""
+    if not isinstance(model.backbone, HighResolutionTrunk):
+        return {}
+    current: dict[str, Any] = {"upsample": model.backbone.high_resolution_modules()[0].fuse.upsample}
+    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
+        current["position_bias"] = attention.position_bias
+    return current
+
+
+def _new_info(
+    model: VisionModel, file: WeightFile, found: Recognised, decision: _Decision, fresh: list[str]
+) -> ModelInfo:
+    """``model.info`` after loading; raises ValueError where an option is out of range."""
+    values, old = decision.values, model.info
+    if (mode := values.get("upsample", UPSAMPLE_MODES[0])) not in UPSAMPLE_MODES:
+        raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE_MODES)}, got {mode!r}")
+    spec = {name: values[name] for name in ("channel_order", "interpolation", "crop_ratio") if name in values}
+    if "input_size" in values:
+        spec["size"] = tuple(values["input_size"])
+    base = old.input_spec
+    if found.info is not None and model.task in (None, found.task):
+        base = found.info.input_spec
+    changes: dict[str, Any] = {"input_spec": InputSpec(**({**_fields(base), **spec})), "source": file.label}
+    if "decoder" in values:
+        changes["decoder"] = values["decoder"]
+    options = {name: values[name] for name in ("position_bias", "upsample") if name in values}
+    changes["options"] = old.options | options
+    if model.task == found.task and not fresh:
+        changes |= _identity(old, found, values)
+    return replace(old, **changes)
+
+
+def _fields(spec: InputSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in InputSpec.__dataclass_fields__}
+
+
+def _identity(old: ModelInfo, found: Recognised, values: dict[str, Any]) -> dict[str, Any]:
+    """What classes or keypoints mean; only where the head comes from the file."""
+    if found.info is not None:
+        names = ("class_names", "skeleton", "palette", "dataset", "source")
+        return {name: getattr(found.info, name) for name in names if getattr(found.info, name)}
+    changes: dict[str, Any] = {"dataset": values["dataset"]} if "dataset" in values else {}
+    skeleton = values.get("skeleton")
+    if skeleton is not None and old.task == "pose" and skeleton.num_keypoints == old.num_classes:
+        changes["skeleton"] = skeleton
+    return changes
+
+
+@torch.no_grad()
+def _apply(model: VisionModel, tensors: Mapping[str, Tensor], decision: _Decision, info: ModelInfo) -> None:
+    """Change the model; everything was checked before."""
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        state[name].copy_(tensor)
+    backbone = model.backbone
+    if isinstance(backbone, HighResolutionTrunk):
+        backbone.set_upsample(decision.values["upsample"])
+        if "position_bias" in decision.values:
+            backbone.set_position_bias(decision.values["position_bias"])
+    model.info = info
+
+
+def save_checkpoint(
+    model: VisionModel,
+    path: str | Path,
+    *,
+    half: bool = False,
+    source: str = "",
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a model as safetensors, with all that ``load_model`` needs in the header.
+
+    Args:
+        model: any ``VisionModel``.
+        path: ends in ".safetensors"; replaced only once the new file is complete.
+        half: store 16-bit floats, except where a value would overflow.
+        source: where the weights come from; replaces ``model.info.source`` if given.
+        metadata: further header entries, such as ``score`` or ``licence``.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".safetensors":
+        raise ValueError(f"the file name must end in .safetensors, got {path.name}")
+    info = replace(model.info, source=source) if source else model.info
+    tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
+    header = dict(metadata or {}) | header_of(info, _options(model))
+    _write(path, lambda part: save_file(tensors, part, metadata=header))
+    return path
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
+    if half and value.is_floating_point():
+        small = value.half()
+        return small if bool(torch.isfinite(small).all()) or not bool(torch.isfinite(value).all()) else value
+    return value
+
+
+def _options(model: VisionModel) -> dict[str, Any]:
+    """``create_model`` options that rebuild the model as it is now."""
+    options = dict(model.info.options) | _current(model)
+    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
+        options["window_size"] = attention.window
+    return options
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name in the same folder, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    to: Literal["hrformer", "mmpose"] = "hrformer",
+    half: bool = False,
+    **overrides: Any,
+) -> LoadReport:
+    """Convert a file of any known layout to our safetensors, or to mmpose 1.x.
+
+    Args:
+        source: the file.
+        destination: ".safetensors" for ours, ".pth" for mmpose.
+        to: target layout. mmpose takes pose models and bare backbones. Without position bias the tables are left
+            out, as mmpose's ``with_rpe=False`` has none.
+        half: see ``save_checkpoint``; ours only.
+        **overrides: see ``load_model``.
+
+    Returns:
+        Report of the load.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``load_model``; the target cannot hold the model; layers would be random.
+    """
+    if to not in ("hrformer", "mmpose"):
+        raise ValueError(f"to must be 'hrformer' or 'mmpose', got {to!r}")
+    destination = Path(destination).expanduser()
+    suffixes = (".safetensors",) if to == "hrformer" else (".pth", ".pt")
+    if destination.suffix not in suffixes:
+        raise ValueError(f"{to} files end in {' or '.join(suffixes)}, got {destination.name}")
+    model, report = load_model(source, **overrides)
+    if report.fresh:
+        raise CheckpointError(f"converting {report.source} would store random values in {', '.join(report.fresh)}")
+    digest = read_digest(source)
+    if to == "mmpose":
+        _save_mmpose(model, destination, digest)
+    else:
+        save_checkpoint(model, destination, half=half, metadata={"sha256": digest})
+    return report
+
+
+def read_digest(source: str | Path) -> str:
+    """Hex sha256 of a file."""
+    return WeightFile(tensors={}, path=Path(source).expanduser()).sha256()
+
+
+def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
+    if model.task not in ("pose", None) or not isinstance(model.backbone, HighResolutionTrunk):
+        raise ValueError(f"mmpose has no model for {model.info.name} with task {model.task}; only pose and backbones")
+    options = _options(model)
+    names = mmpose_names(
+        model.state_dict(), position_bias=bool(options.get("position_bias")), whole=model.task is not None
+    )
+    tensors = {name: _stored(value, half=False) for name, value in names.items()}
+    meta = {FORMAT: header_of(model.info, options) | {"sha256": digest}}
+    _write(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))

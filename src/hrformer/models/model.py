@@ -1,0 +1,179 @@
+"""A backbone and a head made into one model, with what predictors need to know about its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.skeletons import Skeleton
+from hrformer.models.trunk import FeatureInfo
+
+Task = Literal["classification", "pose", "segmentation"]
+TASKS: tuple[Task, ...] = ("classification", "pose", "segmentation")
+BorderRule = Literal["official", "mmpose"]
+
+
+class Backbone(Protocol):
+    """What a head asks of a backbone."""
+
+    @property
+    def feature_info(self) -> Sequence[FeatureInfo]:
+        """Name, channels and stride of every published map, finest first."""
+        ...
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> the published maps by name."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """What travels with a set of weights besides the tensors.
+
+    Attributes:
+        name: variant, such as "hrformer_small".
+        task: "classification", "pose", "segmentation", or None for a bare backbone.
+        num_classes: classes or keypoints of the head; 0 without one.
+        class_names: one per class, or empty where unknown.
+        skeleton: pose only; None where unknown.
+        input_spec: the input contract.
+        decoder: pose only: which border rule the heatmap decoder follows.
+        dataset: what the weights were trained on; empty where unknown.
+        source: where the weights come from; empty for fresh ones.
+        palette: segmentation only: an RGB colour per class, or empty.
+        options: the ``create_model`` options that rebuild the same architecture.
+    """
+
+    name: str
+    task: Task | None = None
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    skeleton: Skeleton | None = None
+    input_spec: InputSpec = field(default_factory=InputSpec)
+    decoder: BorderRule = "official"
+    dataset: str = ""
+    source: str = ""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)} or None, got {self.task!r}")
+        if self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
+        if self.skeleton is not None and self.skeleton.num_keypoints != self.num_classes:
+            raise ValueError(f"skeleton has {self.skeleton.num_keypoints} keypoints, the head {self.num_classes}")
+        if self.decoder not in ("official", "mmpose"):
+            raise ValueError(f"decoder must be 'official' or 'mmpose', got {self.decoder!r}")
+
+
+class VisionModel(nn.Module):
+    """Backbone plus head.
+
+    Args:
+        backbone: publishes named maps through ``feature_info``.
+        head: called with the maps and the image size (H, W); None returns the maps themselves.
+        info: what the weights stand for; may be replaced when other weights are loaded.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module | None, info: ModelInfo) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.info = info
+
+    @property
+    def task(self) -> Task | None:
+        """Task of the head."""
+        return self.info.task
+
+    @property
+    def feature_info(self) -> Sequence[FeatureInfo]:
+        """Maps that the backbone publishes, finest first."""
+        return cast(Backbone, self.backbone).feature_info
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the model.
+
+        Args:
+            x: (B, 3, H, W), normalised as ``info.input_spec`` says.
+
+        Returns:
+            Classification: logits (B, C). Pose: heatmaps (B, K, ceil(H / 4), ceil(W / 4)). Segmentation: logits
+            (B, C, H, W), in training mode the pair (auxiliary, main). Without a head: maps by name.
+        """
+        features = self.backbone(x)
+        if self.head is None:
+            return features
+        return self.head(features, (x.shape[-2], x.shape[-1]))
+
+
+class TimmBackbone(nn.Module):
+    """Any timm model that supports ``features_only``, publishing maps the way our trunk does.
+
+    Args:
+        name: timm model name.
+        pretrained: let timm download its weights.
+        **options: passed to ``timm.create_model``; ``img_size`` for models of a fixed size.
+
+    Raises:
+        ValueError: timm does not know the name or the model has no feature maps.
+    """
+
+    def __init__(self, name: str, *, pretrained: bool = False, **options: Any) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            raise ValueError(f"timm has no model named {name!r}")
+        try:
+            self.net = timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            raise ValueError(f"timm's {name!r} cannot be a backbone: {error}") from error
+        channels, strides = self.net.feature_info.channels(), self.net.feature_info.reduction()
+        self.feature_info = tuple(
+            FeatureInfo(name=f"map{i}", channels=c, stride=s)
+            for i, (c, s) in enumerate(zip(channels, strides, strict=True))
+        )
+        self.channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> maps (B, C, H / s, W / s) by name."""
+        maps: list[Tensor] = self.net(x)
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return {info.name: m for info, m in zip(self.feature_info, maps, strict=True)}
+
+
+class TimmClassifier(nn.Module):
+    """A whole timm classification network as a ``VisionModel`` backbone: the baseline with its own head."""
+
+    feature_info: tuple[FeatureInfo, ...] = ()
+
+    def __init__(self, name: str, num_classes: int, *, pretrained: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.net = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> logits (B, num_classes)."""
+        return self.net(x)
+
+
+@torch.no_grad()
+def init_weights(model: VisionModel) -> None:
+    """Initialise for the model's task as the published runs did (recipes of the HRFormer repository).
+
+    Classification and segmentation keep PyTorch's defaults; bias tables are drawn at construction. Pose
+    draws every convolution from a normal distribution of std 0.001 with zero bias, linear layers as they are.
+    """
+    if model.task != "pose":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.001)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,194 @@
+"""Read files written by ``torch.save`` without running anything they contain.
+
+``torch.load(weights_only=True)`` does the work. Many published files hold a configuration object beside the tensors,
+which it refuses. Here such objects become plain dictionaries: the names that a file refers to are read from its
+pickle code first, those of well-known configuration classes and of numpy arrays are mapped to stand-ins of this
+module, and everything else stays refused. No class or function that a file names is ever imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+
+class CheckpointError(ValueError):
+    """A weight file cannot be read, recognised or matched with a model."""
+
+
+class _Record:
+    """Stand-in for any configuration object: a dictionary with its items, whatever its class was."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # torch only fills these very types, so the stand-in for a subclass of dict must be one of them.
+        items = args[0] if len(args) == 1 and isinstance(args[0], dict) else {}
+        return OrderedDict(items)
+
+
+class _DType:
+    """Stand-in for ``numpy.dtype``: plain numbers and strings only, so nothing can smuggle pointers in."""
+
+    def __init__(self, code: str = "", *flags: Any) -> None:
+        self.code = code if re.fullmatch(r"[biufUS]\d+", str(code)) else ""
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.order = state[1]
+
+    def read(self, data: bytes) -> np.ndarray[Any, Any] | None:
+        """Values of little or big endian ``data``, or None for a type other than numbers and strings."""
+        return np.frombuffer(data, self.order + self.code) if self.code and isinstance(data, bytes) else None
+
+
+class _Array:
+    """Stand-in for ``numpy.ndarray``; ``value`` holds the array once its state has been read."""
+
+    def __init__(self, *args: Any) -> None:
+        self.value: np.ndarray[Any, Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        values = dtype.read(data) if isinstance(dtype, _DType) else None
+        if values is not None:
+            self.value = values.reshape(shape, order="F" if fortran else "C")
+
+
+def _scalar(dtype: _DType, data: bytes = b"") -> Any:
+    values = dtype.read(data) if isinstance(dtype, _DType) else None
+    return None if values is None else values.reshape(-1)[0].item()
+
+
+def _reconstruct(*args: Any) -> _Array:
+    return _Array()
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    r"numpy\.(_?core)\.multiarray\._reconstruct": _reconstruct,
+    r"numpy\.(_?core)\.multiarray\.scalar": _scalar,
+    r"numpy\.ndarray": _Array,
+    r"numpy\.dtype": _DType,
+    r"numpy\.dtypes\.\w+": _DType,
+    # Configurations, logged values and paths of yacs, mmcv, mmengine, easydict, omegaconf and argparse.
+    r"(yacs|mmcv|mmengine|addict|easydict|omegaconf)\..+": _Record,
+    r"argparse\.Namespace|pathlib\.\w*Path|collections\.defaultdict|types\.SimpleNamespace": _Record,
+    # mmengine's logged values name methods with getattr; as a stand-in it gets nothing.
+    r"builtins\.(getattr|list|dict|int|float|str|bool|object|slice|range|tuple)|typing\.\w+": _Record,
+}
+
+# What torch itself allows; only needed to name the others in a refusal.
+_HARMLESS = re.compile(
+    r"torch\.(\w+|_utils\.\w+|_tensor\.\w+|nn\.parameter\.Parameter|storage\.\w+|serialization\._get_layout)"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex|bytearray)"
+)
+
+_SANDBOX = (
+    "If you trust its author, convert it once where it can do no harm (a container without network and without your "
+    "files): torch.load(path, weights_only=False), then torch.save of a dictionary with nothing but the tensors"
+)
+
+
+def load_pickle(path: Path) -> Any:
+    """Content of a file written by ``torch.save``, tensors on the CPU, memory-mapped where the format allows it.
+
+    Args:
+        path: zip or legacy format.
+
+    Raises:
+        CheckpointError: the file is damaged, of another kind, or needs code of its own to be read.
+    """
+    zipped = zipfile.is_zipfile(path)
+    try:
+        names = _globals(path, zipped)
+        stand_ins = [(function, name) for name in sorted(names) if (function := _stand_in(name)) is not None]
+        with torch.serialization.safe_globals(stand_ins):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        raise _refusal(path, error) from error
+    except (RuntimeError, EOFError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or was not written by torch.save: {_first_line(error)}") from error
+    return _plain(content)
+
+
+def _stand_in(name: str) -> Callable[..., Any] | None:
+    return next((value for pattern, value in _STAND_INS.items() if re.fullmatch(pattern, name)), None)
+
+
+def _globals(path: Path, zipped: bool) -> set[str]:
+    """Classes and functions that a file's pickle code names; none of them is touched."""
+    if not zipped:
+        with path.open("rb") as file:
+            return _legacy_globals(file)
+    with zipfile.ZipFile(path) as archive:
+        members = archive.namelist()
+        if any("/code/" in member for member in members):
+            raise ValueError("a TorchScript program; save its state_dict() with torch.save instead")
+        name = next((member for member in members if member.endswith("/data.pkl") or member == "data.pkl"), None)
+        if name is None:
+            raise ValueError(f"a zip archive without data.pkl, holding {', '.join(members[:3]) or 'nothing'}")
+        with archive.open(name) as file:
+            return set(_named_globals(file))
+
+
+def _legacy_globals(file: IO[bytes]) -> set[str]:
+    """Magic number, protocol and system come first, each as a pickle of its own; then the object."""
+    names: set[str] = set()
+    for _ in range(4):
+        names.update(_named_globals(file))
+    return names
+
+
+def _named_globals(file: IO[bytes]) -> Iterator[str]:
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("GLOBAL", "INST"):
+                module, _, name = str(argument).partition(" ")
+                yield f"{ {'__builtin__': 'builtins'}.get(module, module) }.{name}".replace(" ", "")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])
+            elif isinstance(argument, str):
+                strings.append(argument)
+    except (ValueError, struct.error) as error:
+        raise RuntimeError(f"its pickle code ends early or is invalid ({error})") from error
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
+    names = sorted(
+        name
+        for name in _globals(path, zipfile.is_zipfile(path))
+        if not _HARMLESS.fullmatch(name) and _stand_in(name) is None
+    )
+    if not names:
+        return CheckpointError(f"{path} cannot be read with weights_only=True: {_first_line(error)}. {_SANDBOX}")
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return CheckpointError(f"{path} is refused: reading it would run code it names ({shown}). {_SANDBOX}")
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # torch's own advice is to switch the protection off
+    return re.split(r"\.? (?:In PyTorch 2\.6|Please use `torch|Please file|This file can)", text)[0][:300]
+
+
+def _plain(value: Any) -> Any:
+    """Nested containers with stand-in arrays replaced by real ones."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, _DType):
+        return value.code
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in dict.items(value)}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v) for v in value)
+    return value

@@ -1,0 +1,213 @@
+"""The multi-resolution trunk that HRFormer and HRNet share; they differ in block and fusion type only.
+
+Dimension letters: B batch, C channels of a branch, H and W input size. Branch i has stride 4 * 2 ** i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hrformer.layers.attention import WindowAttention
+from hrformer.layers.blocks import Bottleneck, batch_norm
+from hrformer.layers.fusion import FusionUnit
+from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
+
+STEM_CHANNELS = 64
+STAGE1_PLANES = 64
+
+BlockFactory = Callable[[int, int], nn.Module]
+"""(branch, depth) -> block; depth counts the blocks of stages 2, 3, 4 from 0."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureInfo:
+    """One named feature map of a backbone: (B, ``channels``, ceil(H / ``stride``), ceil(W / ``stride``))."""
+
+    name: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrunkConfig:
+    """Shape of a trunk.
+
+    Attributes:
+        channels: of branches 0 to 3, finest first.
+        num_modules: modules in stages 2, 3, 4.
+        stage1_blocks: bottlenecks before the branches split: 2 in HRFormer, 4 in HRNet.
+        num_blocks: blocks per branch and module.
+        separable_fusion: depthwise-separable stride-2 steps in the fusion units (HRFormer), or full ones.
+        upsample: fusion upsampling; nearest for classification and segmentation weights, bilinear for pose.
+        multi_scale: publish all four branches; otherwise only the finest, and the last fusion unit has one row.
+        in_chans: channels of the input image.
+    """
+
+    channels: tuple[int, int, int, int]
+    num_modules: tuple[int, int, int]
+    stage1_blocks: int
+    num_blocks: int
+    separable_fusion: bool
+    upsample: UpsampleMode = "nearest"
+    multi_scale: bool = True
+    in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != 4 or len(self.num_modules) != 3:
+            raise ValueError(f"channels needs 4 values and num_modules 3, got {self.channels} and {self.num_modules}")
+        if min(*self.channels, *self.num_modules, self.stage1_blocks, self.num_blocks, self.in_chans) < 1:
+            raise ValueError(f"channels, modules and blocks must be at least 1, got {self}")
+        if self.upsample not in UPSAMPLE_MODES:
+            raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE_MODES)}, got {self.upsample!r}")
+
+    @property
+    def depth(self) -> int:
+        """Blocks one after the other in stages 2 to 4: 12 or 14 in the published HRFormers."""
+        return sum(self.num_modules) * self.num_blocks
+
+
+def _conv_bn_relu(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, batch_norm(out_channels), nn.ReLU(inplace=True))
+
+
+class HighResolutionModule(nn.Module):
+    """A few blocks on every branch, then one fusion unit."""
+
+    def __init__(self, branches: Sequence[nn.Sequential], fuse: FusionUnit) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.fuse = fuse
+        self.grad_checkpointing = False
+
+    def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        """[(B, C_j, H_j, W_j)] -> the fused branches."""
+        ys: list[Tensor] = []
+        for i, branch in enumerate(self.branches):
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+                ys.append(checkpoint(branch, xs[i], use_reentrant=False))
+            else:
+                ys.append(branch(xs[i]))
+        return self.fuse(ys)
+
+
+class HighResolutionTrunk(nn.Module):
+    """Stem, bottleneck stage, then three stages that add one branch each and exchange after every module.
+
+    Args:
+        config: the shape.
+        make_block: builds the block of a branch at a depth.
+    """
+
+    __jit_unused_properties__ = ["feature_info"]
+
+    def __init__(self, config: TrunkConfig, make_block: BlockFactory) -> None:
+        super().__init__()
+        self.config = config
+        self.conv1 = nn.Conv2d(config.in_chans, STEM_CHANNELS, 3, 2, 1, bias=False)
+        self.bn1 = batch_norm(STEM_CHANNELS)
+        self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, 2, 1, bias=False)
+        self.bn2 = batch_norm(STEM_CHANNELS)
+        self.relu = nn.ReLU(inplace=True)
+        width = STAGE1_PLANES * Bottleneck.expansion
+        self.layer1 = nn.Sequential(
+            *(Bottleneck(STEM_CHANNELS if i == 0 else width, STAGE1_PLANES) for i in range(config.stage1_blocks))
+        )
+        c = config.channels
+        self.transition1 = nn.ModuleList([_conv_bn_relu(width, c[0], 1), nn.Sequential(_conv_bn_relu(width, c[1], 2))])
+        self.transition2 = self._transition(2)
+        self.transition3 = self._transition(3)
+        self.stage2 = self._stage(2, make_block)
+        self.stage3 = self._stage(3, make_block)
+        self.stage4 = self._stage(4, make_block)
+
+    def _transition(self, num_branches: int) -> nn.ModuleList:
+        c = self.config.channels
+        new = nn.Sequential(_conv_bn_relu(c[num_branches - 1], c[num_branches], 2))
+        return nn.ModuleList([*(nn.Identity() for _ in range(num_branches)), new])
+
+    def _stage(self, stage: int, make_block: BlockFactory) -> nn.ModuleList:
+        """Stage s has s branches."""
+        counts, modules = self.config.num_modules, []
+        for index in range(counts[stage - 2]):
+            depth = (sum(counts[: stage - 2]) + index) * self.config.num_blocks
+            last = stage == 4 and index == counts[2] - 1
+            modules.append(self._module(stage, depth, make_block, last=last))
+        return nn.ModuleList(modules)
+
+    def _module(self, num_branches: int, depth: int, make_block: BlockFactory, *, last: bool) -> HighResolutionModule:
+        config = self.config
+        branches = [
+            nn.Sequential(*(make_block(branch, depth + i) for i in range(config.num_blocks)))
+            for branch in range(num_branches)
+        ]
+        fuse = FusionUnit(
+            config.channels[:num_branches],
+            num_outputs=1 if last and not config.multi_scale else num_branches,
+            separable=config.separable_fusion,
+            upsample=config.upsample,
+        )
+        return HighResolutionModule(branches, fuse)
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """The maps that ``forward`` returns, finest first."""
+        count = 4 if self.config.multi_scale else 1
+        return tuple(
+            FeatureInfo(name=f"stride{4 * 2**i}", channels=self.config.channels[i], stride=4 * 2**i)
+            for i in range(count)
+        )
+
+    def high_resolution_modules(self) -> list[HighResolutionModule]:
+        """All modules of stages 2, 3, 4, in order."""
+        return [m for m in self.modules() if isinstance(m, HighResolutionModule)]
+
+    def set_upsample(self, mode: UpsampleMode) -> None:
+        """Change the fusion upsampling in place; it has no weights, so it cannot be seen in a file."""
+        if mode not in UPSAMPLE_MODES:
+            raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE_MODES)}, got {mode!r}")
+        for module in self.high_resolution_modules():
+            module.fuse.upsample = mode
+
+    def set_position_bias(self, enabled: bool) -> None:
+        """Add the relative position bias in every attention, or do not; a no-op for HRNet."""
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.set_position_bias(enabled)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every branch in the backward pass instead of storing its activations."""
+        for module in self.high_resolution_modules():
+            module.grad_checkpointing = enable
+
+    def forward_stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> the maps after the first (stride 2) and second (stride 4) convolution."""
+        # Channels-last from here to the head: the token view of a map is then free.
+        x = x.contiguous(memory_format=torch.channels_last)
+        half = self.relu(self.bn1(self.conv1(x)))
+        return half, self.relu(self.bn2(self.conv2(half)))
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Stride-4 stem map -> the branches after stage 4."""
+        x = self.layer1(x)
+        xs = [self.transition1[0](x), self.transition1[1](x)]
+        for module in self.stage2:
+            xs = module(xs)
+        xs.append(self.transition2[2](xs[1]))
+        for module in self.stage3:
+            xs = module(xs)
+        xs.append(self.transition3[3](xs[2]))
+        for module in self.stage4:
+            xs = module(xs)
+        return xs
+
+    @torch.jit.unused
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, in_chans, H, W) normalised, any H and W >= 1 -> the maps named by ``feature_info``."""
+        xs = self.forward_stages(self.forward_stem(x)[1])
+        return {info.name: y for info, y in zip(self.feature_info, xs, strict=True)}

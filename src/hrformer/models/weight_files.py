@@ -1,0 +1,155 @@
+"""Open a weight file by what its first bytes say, find the tensors in it, and keep what lies beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hrformer.models.pickles import CheckpointError, load_pickle
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
+"""Names under which training code stores the weights, in order of preference."""
+
+_BESIDE = "stored beside the weights; not weights of the network"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeightFile:
+    """Tensors of one file and what else it says.
+
+    Attributes:
+        tensors: by the names in the file.
+        metadata: of a safetensors header.
+        extras: what lay beside the weights, such as a configuration.
+        skipped: entries that are not tensors -> why they are left out.
+        path: None for a state dict given in memory.
+    """
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """The file's name without its folder, for messages and records."""
+        return "state dict" if self.path is None else self.path.name
+
+    def sha256(self) -> str:
+        """Hex digest of the file; empty for a state dict in memory."""
+        if self.path is None:
+            return ""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
+    """Open a file, or take a state dict, and find the weights in it.
+
+    Args:
+        source: safetensors or ``torch.save`` file, whatever its name; or a mapping that is, or wraps, a state dict.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: not a weight file, damaged, refused, or without tensors.
+    """
+    if isinstance(source, Mapping):
+        return _unwrap(source, None)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the weight file in it")
+    if not path.exists():
+        raise FileNotFoundError(f"no weight file {path}")
+    if _is_safetensors(path):
+        return _read_safetensors(path)
+    return _unwrap(load_pickle(path), path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Tell safetensors from ``torch.save`` by the first bytes, and refuse what is neither.
+
+    A safetensors file starts with the length of its header, 8 bytes little endian, then the header, a JSON object.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise CheckpointError(f"{path} is empty")
+    if start[8:9] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
+        length = struct.unpack("<Q", start[:8].ljust(8, b"\0"))[0]
+        if start[8:9] != b"{" or length > size - 8:
+            raise CheckpointError(
+                f"{path} is a damaged safetensors file: its header should be {length} bytes of JSON, "
+                f"the whole file has {size} bytes"
+            )
+        return True
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return False
+    hints = {
+        b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with git lfs pull",
+        b"<": "a web page; the download was answered with HTML or XML",
+    }
+    what = next((hint for prefix, hint in hints.items() if start.lstrip().startswith(prefix)), "of another kind")
+    raise CheckpointError(f"{path} is not a weight file but {what}; expected safetensors or a torch.save file")
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+            metadata: dict[str, str] = file.metadata() or {}
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is a damaged safetensors file: {error}") from error
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors")
+    return WeightFile(tensors=tensors, metadata=metadata, path=path)
+
+
+def _unwrap(content: Any, path: Path | None) -> WeightFile:
+    """Follow wrappers down to the first mapping of names to tensors."""
+    where = str(path or "the state dict")
+    extras: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    while isinstance(content, Mapping):
+        wrapper = next((name for name in WRAPPERS if _has_tensors(content.get(name))), None)
+        if wrapper is None:
+            break
+        beside = {str(name): value for name, value in content.items() if name != wrapper}
+        skipped |= {
+            name: f"other weights; those under {wrapper!r} are read" if _has_tensors(value) else _BESIDE
+            for name, value in beside.items()
+        }
+        extras |= beside
+        content = content[wrapper]
+    if not _has_tensors(content):
+        found = f"entries {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content)
+        raise CheckpointError(
+            f"{where} holds no state dict, only {found or 'nothing'}; expected names and tensors, "
+            f"or these under one of {', '.join(WRAPPERS)}"
+        )
+    tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    skipped |= {str(name): "not a tensor" for name, value in content.items() if not isinstance(value, Tensor)}
+    return WeightFile(tensors=tensors, extras=extras, skipped=skipped, path=path)
+
+
+def _has_tensors(value: Any) -> bool:
+    """Whether a mapping holds tensors, itself or inside a wrapper."""
+    if not isinstance(value, Mapping):
+        return False
+    return any(isinstance(v, Tensor) for v in value.values()) or any(_has_tensors(value.get(w)) for w in WRAPPERS)

@@ -1,0 +1,1 @@
+"""Tensor functions: plain references that layers call."""

@@ -1,0 +1,1 @@
+"""From pictures in any form to typed results: loading, preprocessing, predictors, drawing."""

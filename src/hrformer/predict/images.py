@@ -1,0 +1,212 @@
+"""Pictures in every form a caller may hold, as upright RGB uint8 arrays."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+URL_TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
+
+SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .avif".split())
+"""File endings taken for pictures when a folder is searched; a file named outright is always tried."""
+
+Picture: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[np.generic] | torch.Tensor | LoadedImage"
+Pictures: TypeAlias = "Picture | Iterable[Picture]"
+
+
+class ImageError(ValueError):
+    """A picture could not be read; the message names it and says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedImage:
+    """One decoded picture.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB, turned upright by the EXIF orientation.
+        path: the file or URL it came from; None for pictures that were handed over in memory.
+    """
+
+    pixels: NDArray[np.uint8]
+    path: str | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+def is_single(source: Pictures) -> bool:
+    """Whether ``source`` is one picture, to be answered by one result, and not a collection of them."""
+    if isinstance(source, np.ndarray | torch.Tensor):
+        return source.ndim != 4
+    return isinstance(source, str | PathLike | Image.Image | LoadedImage)
+
+
+def load_images(source: Pictures) -> Iterator[LoadedImage]:
+    """Decode pictures one after another, so that only those in use are in memory.
+
+    Args:
+        source: a file name, an http(s) URL, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in
+            RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more dimension in front, or any
+            iterable of these. Arrays and tensors are uint8, or floating point in [0, 1]. Transparency is dropped.
+
+    Raises:
+        ImageError: a picture cannot be read, or an array is not one of the above.
+    """
+    if is_single(source):
+        yield load_image(source)  # type: ignore[arg-type]
+        return
+    if not isinstance(source, Iterable):
+        raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
+    for one in source:
+        yield load_image(one)
+
+
+def load_image(source: Picture) -> LoadedImage:
+    """Decode one picture; see :func:`load_images` for what ``source`` may be.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    if isinstance(source, LoadedImage):
+        return source
+    if isinstance(source, Image.Image):
+        return LoadedImage(pixels=_from_pil(source, "PIL image"))
+    if isinstance(source, torch.Tensor):
+        return LoadedImage(pixels=_from_tensor(source))
+    if isinstance(source, np.ndarray):
+        return LoadedImage(pixels=_from_array(source))
+    if isinstance(source, str | PathLike):
+        name = str(fspath(source))
+        return LoadedImage(pixels=decode(_read(name), name), path=name)
+    raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
+
+
+def decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a picture file held in memory.
+
+    OpenCV decodes, as in the code that produced the published figures; Pillow takes over where OpenCV does not
+    know the format.
+
+    Args:
+        data: contents of the file.
+        name: what to call it in an error.
+
+    Returns:
+        (H, W, 3) uint8, RGB, upright.
+
+    Raises:
+        ImageError: ``data`` is no picture, or only part of one.
+    """
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    bgr = None if _looks_cut_short(data) else _decode_by_opencv(data)
+    if bgr is not None:
+        return np.ascontiguousarray(bgr[:, :, ::-1])
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return _from_pil(image, name)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "not a picture in a format known here" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise ImageError(f"{name}: {reason}") from error
+
+
+def _decode_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
+    """(H, W, 3) BGR, or None where OpenCV cannot read it."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+    except cv2.error:
+        return None
+
+
+def _looks_cut_short(data: bytes) -> bool:
+    """Whether a JPEG has no end marker after its last scan: some OpenCV versions fill the rest with grey, silently."""
+    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+
+
+def _read(name: str) -> bytes:
+    if name.startswith(("http://", "https://")):
+        return _download(name)
+    path = Path(name).expanduser()
+    try:
+        return path.read_bytes()
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _download(url: str) -> bytes:
+    # Some servers turn away the default "Python-urllib" agent.
+    request = urllib.request.Request(url, headers={"User-Agent": "hrformer"})
+    try:
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
+            return bytes(response.read())
+    except urllib.error.HTTPError as error:
+        raise ImageError(f"{url}: the server answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ImageError(f"{url}: {getattr(error, 'reason', None) or error}") from error
+
+
+def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    try:
+        return _from_array(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+    except OSError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    values = tensor.detach().cpu()
+    if values.ndim == 3:
+        if values.shape[0] not in (1, 3, 4):
+            raise ImageError(
+                f"a picture tensor must have shape (3, H, W), channels first; got {tuple(tensor.shape)}. "
+                "Channels last is the form for numpy arrays"
+            )
+        values = values.permute(1, 2, 0)
+    elif values.ndim != 2:
+        raise ImageError(f"a picture tensor must have shape (3, H, W) or (B, 3, H, W), got {tuple(tensor.shape)}")
+    # numpy has no bfloat16.
+    return _from_array((values.float() if values.is_floating_point() else values).numpy())
+
+
+def _from_array(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    values = array[:, :, None] if array.ndim == 2 else array
+    if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
+        raise ImageError(f"a picture array must have shape (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
+    if 0 in values.shape:
+        raise ImageError(f"the picture has no pixels: shape {array.shape}")
+    if np.issubdtype(values.dtype, np.floating):
+        values = _bytes_from_unit_range(values)
+    elif values.dtype != np.uint8:
+        raise ImageError(f"picture values must be uint8, or floating point in [0, 1]; got {values.dtype}")
+    colour = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[:, :, :3]
+    return np.ascontiguousarray(colour, dtype=np.uint8)
+
+
+def _bytes_from_unit_range(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    low, high = float(values.min()), float(values.max())
+    # Also false for NaN. The slack is for arithmetic that lands a hair outside, such as resizing.
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ImageError(
+            f"floating-point pictures must lie in [0, 1], got values from {low:g} to {high:g}; "
+            "give 0 to 255 as uint8, and pictures before normalisation"
+        )
+    return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,80 @@
+"""Predictors of all tasks, and the function that makes the right one from a name or a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from hrformer.models.checkpoint import load_model
+from hrformer.models.download import fetch_weights
+from hrformer.models.model import VisionModel
+from hrformer.models.registry import find_weights
+from hrformer.predict.base import Predictor
+from hrformer.predict.classify import ClassificationPredictor
+from hrformer.predict.pose import PosePredictor
+from hrformer.predict.segment import SegmentationPredictor
+
+__all__ = [
+    "AnyPredictor",
+    "ClassificationPredictor",
+    "PosePredictor",
+    "Predictor",
+    "SegmentationPredictor",
+    "load",
+    "predictor_for",
+]
+
+AnyPredictor: TypeAlias = "ClassificationPredictor | PosePredictor | SegmentationPredictor"
+
+_PREDICTORS: dict[str, type[ClassificationPredictor | PosePredictor | SegmentationPredictor]] = {
+    predictor.task: predictor for predictor in (ClassificationPredictor, PosePredictor, SegmentationPredictor)
+}
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
+) -> AnyPredictor:
+    """Make a predictor from published weights or a weight file.
+
+    Args:
+        name_or_path: a name that ``hrformer models`` lists, downloaded once, or the path of a weight file.
+        device: where to run; None takes the GPU if there is one.
+        dtype: of weights and arithmetic.
+        **overrides: what a file cannot tell, see ``hrformer.models.checkpoint.load_model``.
+
+    Returns:
+        The predictor for the weights' task.
+
+    Raises:
+        ValueError: unknown name, or the file is not one that can be loaded, or it has no head.
+        FileNotFoundError: there is no such file.
+        DownloadError: the weights could not be fetched.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise FileNotFoundError(f"no weight file {name}; `hrformer models` lists the names of published weights")
+        path = fetch_weights(find_weights(name))
+    model, _ = load_model(path, **overrides)
+    return predictor_for(model, device=device, dtype=dtype)
+
+
+def predictor_for(
+    model: VisionModel, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> AnyPredictor:
+    """Wrap a model in the predictor for its task, with the published test protocol as options.
+
+    Raises:
+        ValueError: the model has no head.
+    """
+    if model.task is None:
+        raise ValueError(f"{model.info.name} is a bare backbone; a predictor needs a head for one of {[*_PREDICTORS]}")
+    return _PREDICTORS[model.task](model, device=device, dtype=dtype)

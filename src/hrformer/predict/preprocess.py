@@ -1,0 +1,131 @@
+"""What happens to a picture before the network: crops, resizing, normalisation. Pictures are (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from hrformer.geometry.affine import crop_batch, crop_matrix
+from hrformer.geometry.boxes import box_to_crop
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.tiles import short_side_size
+
+_OPENCV_FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+_PILLOW_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+def crop_people(
+    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Cut people out of a picture by ``cv2.warpAffine``: bilinear, black outside the picture. The reference path.
+
+    Args:
+        pixels: (H, W, 3) picture.
+        boxes_xywh: (N, 4) boxes (x, y, width, height) in picture pixels; grown by 1.25 here.
+        spec: its ``size`` is the crop's.
+
+    Returns:
+        crops: (N, height, width, 3) uint8.
+        centers: (N, 2) middle of each padded box, picture pixels.
+        sizes: (N, 2) padded (width, height), picture pixels.
+
+    Raises:
+        ValueError: a box has no extent or holds values that are not finite.
+    """
+    height, width = spec.size
+    centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
+    crops = np.empty((len(centers), height, width, 3), dtype=np.uint8)
+    for row, (center, size) in enumerate(zip(centers, sizes, strict=True)):
+        matrix = crop_matrix(center, size, (width, height))
+        crops[row] = cv2.warpAffine(pixels, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    return crops, centers, sizes
+
+
+def crop_people_on_device(
+    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, device: torch.device
+) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
+    """:func:`crop_people` by ``grid_sample`` on ``device``: all people of a picture in one call.
+
+    Returns:
+        crops: (N, height, width, 3) uint8 on ``device``; the rest as in :func:`crop_people`.
+    """
+    height, width = spec.size
+    centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
+    if not len(centers):
+        return torch.empty((0, height, width, 3), dtype=torch.uint8, device=device), centers, sizes
+    matrices = np.stack(
+        [crop_matrix(center, size, (width, height)) for center, size in zip(centers, sizes, strict=True)]
+    )
+    picture = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
+    crops = crop_batch(picture, matrices, np.zeros(len(centers), dtype=np.int64), (width, height))
+    return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
+
+
+def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+    """Resize the short side and cut out the middle, as ImageNet models are tested.
+
+    Pillow resizes (its filters widen when shrinking, OpenCV's do not), because the training code behind the
+    published figures used it. The short side becomes ``floor(crop / crop_ratio)``, timm's rounding, 256 for 224.
+
+    Args:
+        pixels: (H, W, 3) picture of any size.
+        spec: its ``size``, ``crop_ratio`` and ``interpolation`` are used.
+
+    Returns:
+        (height, width, 3) uint8, ``spec.size``.
+    """
+    target_height, target_width = (math.floor(side / spec.crop_ratio) for side in spec.size)
+    height, width = pixels.shape[:2]
+    # The side that needs the larger factor hits its target; the other follows, cut off like torchvision does.
+    if target_height * width >= target_width * height:
+        new_height, new_width = target_height, max(int(target_height * width / height), spec.size[1])
+    else:
+        new_height, new_width = max(int(target_width * height / width), spec.size[0]), target_width
+    resized = Image.fromarray(pixels).resize((new_width, new_height), _PILLOW_FILTERS[spec.interpolation])
+    top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
+    return np.asarray(resized)[top : top + spec.size[0], left : left + spec.size[1]]
+
+
+def resize_short_side(pixels: NDArray[np.uint8], short_side: int, interpolation: str) -> NDArray[np.uint8]:
+    """Resize by OpenCV so that the short side is ``short_side``, keeping the aspect ratio (segmentation's protocol).
+
+    Args:
+        pixels: (H, W, 3) picture.
+        short_side: length of the short side afterwards, pixels.
+        interpolation: "nearest", "bilinear" or "bicubic".
+
+    Returns:
+        (H', W', 3) uint8.
+    """
+    size = short_side_size((pixels.shape[1], pixels.shape[0]), short_side)
+    if size == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    return np.asarray(cv2.resize(pixels, size, interpolation=_OPENCV_FILTERS[interpolation]), dtype=np.uint8)
+
+
+def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
+    """Turn RGB bytes into the network's input.
+
+    Args:
+        pixels: (B, H, W, 3) uint8, RGB, on any device.
+        spec: channel order, mean and std. With "BGR" the channels are swapped first, and mean and std apply to the
+            swapped channels in the order given.
+
+    Returns:
+        (B, 3, H, W) float32 on the same device: ``(pixels / 255 - mean) / std``.
+    """
+    planes = pixels.permute(0, 3, 1, 2)
+    if spec.channel_order == "BGR":
+        planes = planes.flip(1)
+    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    return planes.float().contiguous().div_(255).sub_(mean).div_(std)

@@ -1,0 +1,161 @@
+"""Targets and decoding against the references, and the round trip between them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrformer.geometry.affine import crop_matrix, transform_points
+from hrformer.geometry.boxes import box_to_crop
+from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from parity import Golden
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+CODECS = {"64x48": ((256, 192), 2.0), "96x72": ((384, 288), 3.0)}
+
+
+def codec_for(tag: str, border: str = "official") -> HeatmapCodec:
+    input_size, sigma = CODECS[tag]
+    return HeatmapCodec(input_size=input_size, sigma=sigma, border=border)
+
+
+@pytest.mark.parametrize("tag", CODECS)
+def test_targets_match(parity_dir: Path, tag: str) -> None:
+    golden = Golden.read(parity_dir / "protocol", "targets")
+    arrays = golden.arrays
+    targets, weights = codec_for(tag).encode(arrays[f"keypoints_{tag}"], arrays[f"visible_{tag}"])
+    assert targets.dtype == weights.dtype == np.float32
+    np.testing.assert_allclose(targets, arrays[f"target_{tag}"], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(weights, arrays[f"weight_{tag}"])
+    np.testing.assert_array_equal(weights, arrays[f"mmpose_weight_{tag}"])
+    empty = np.argwhere((weights == 1) & (targets.max(axis=(2, 3)) == 0)).tolist()
+    assert empty == golden.meta[tag]["all_zero_target_but_weight_1"]
+
+
+@pytest.mark.parametrize("device", ["numpy", *DEVICES])
+@pytest.mark.parametrize("border", ["official", "mmpose"])
+@pytest.mark.parametrize("tag", CODECS)
+def test_decoding_matches(parity_dir: Path, tag: str, border: str, device: str) -> None:
+    arrays = Golden.read(parity_dir / "protocol", "decode").arrays
+    maps, codec = arrays[f"heatmaps_{tag}"], codec_for(tag, border)
+    cells, scores = codec.decode(maps if device == "numpy" else torch.from_numpy(maps).to(device))
+    picture = cells_to_image(cells, arrays[f"center_{tag}"], arrays[f"scale200_{tag}"] * 200, codec.heatmap_size)
+    if device != "numpy":
+        assert cells.device.type == scores.device.type == picture.device.type == device
+        cells, scores, picture = cells.cpu().numpy(), scores.cpu().numpy(), picture.cpu().numpy()
+    np.testing.assert_array_equal(cells, arrays[f"{border}_heatmap_{tag}"])
+    np.testing.assert_array_equal(scores, arrays[f"{border}_score_{tag}"])
+    np.testing.assert_allclose(picture, arrays[f"{border}_image_{tag}"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("tag", CODECS)
+def test_border_rules_differ_where_documented(parity_dir: Path, tag: str) -> None:
+    golden = Golden.read(parity_dir / "protocol", "decode")
+    maps = golden.arrays[f"heatmaps_{tag}"]
+    official, mmpose = (codec_for(tag, border).decode(maps)[0] for border in ("official", "mmpose"))
+    places = np.argwhere((official != mmpose).any(axis=2)).tolist()
+    assert places == [[d["sample"], d["joint"]] for d in golden.meta[tag]["joints_that_differ"]]
+
+
+@pytest.mark.parametrize("border", ["official", "mmpose"])
+@pytest.mark.parametrize("size", [(256, 192), (384, 288), (250, 190), (257, 193), (64, 96)])
+def test_round_trip_stays_below_half_a_cell(size: tuple[int, int], border: str) -> None:
+    codec = HeatmapCodec(input_size=size, border=border)
+    height, width = codec.heatmap_size
+    assert codec.heatmap_size == (-(-size[0] // 4), -(-size[1] // 4))
+    stride = np.array([size[1] / width, size[0] / height])
+    # A joint less than half a cell from the far border is nearest to a cell outside the map.
+    points = np.random.default_rng(0).uniform(0, (np.array([width, height]) - 0.51) * stride, (6, 40, 2))
+    targets, weights = codec.encode(points, np.ones((6, 40)))
+    cells, scores = codec.decode(targets)
+    assert weights.all()
+    np.testing.assert_allclose(scores, 1)
+    assert np.abs(cells * stride - points).max() <= 0.5 * stride.max() + 1e-3
+
+
+@pytest.mark.parametrize("size", [(256, 192), (250, 190)])
+def test_round_trip_through_the_crop(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    boxes = np.concatenate([rng.uniform(0, 300, (5, 2)), rng.uniform(40, 200, (5, 2))], axis=1)
+    centers, sizes = box_to_crop(boxes, size[1] / size[0])
+    people = boxes[:, None, :2] + rng.uniform(0, 1, (5, 17, 2)) * boxes[:, None, 2:]
+    crops = [
+        transform_points(person, crop_matrix(c, s, (size[1], size[0])))
+        for person, c, s in zip(people, centers, sizes, strict=True)
+    ]
+    codec = HeatmapCodec(input_size=size)
+    cells, _ = codec.decode(codec.encode(np.stack(crops), np.ones((5, 17)))[0])
+    found = cells_to_image(cells, centers, sizes, codec.heatmap_size)
+    cell = sizes / np.array([codec.heatmap_size[1], codec.heatmap_size[0]])
+    assert (np.abs(found - people) <= 0.5 * cell[:, None] + 1e-2).all()
+
+
+def test_unlabelled_and_far_joints() -> None:
+    codec = HeatmapCodec(input_size=(64, 64))
+    points = np.array([[[30, 30], [np.nan, np.inf], [1e30, 5], [-1e30, 5], [20, 20]]])
+    targets, weights = codec.encode(points, [[2, 0, 1, 1, 0]])
+    assert weights.tolist() == [[1, 0, 0, 0, 0]]
+    assert targets[0, 1:].max() == 0
+    assert targets[0, 0, 8, 8] == 1
+
+
+def test_hand_made_maps() -> None:
+    codec = HeatmapCodec(input_size=(32, 40), border="mmpose")
+    maps = torch.full((1, 4, 8, 10), -1.0)
+    maps[0, 0] = float("nan")
+    maps[0, 1, 4, 5] = 1.0
+    maps[0, 1, 4, 6] = maps[0, 1, 3, 5] = 0.5
+    maps[0, 2] = float("inf")
+    maps[0, 3] = 0.0
+    cells, scores = codec.decode(maps)
+    assert cells[0, 0].tolist() == [-1, -1]
+    assert cells[0, 1].tolist() == [5.25, 3.75]
+    assert cells[0, 2].tolist() == [0, 0]
+    assert cells[0, 3].tolist() == [-1, -1]
+    assert scores[0, 3] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_decode_in_float32(dtype: torch.dtype) -> None:
+    maps, _ = HeatmapCodec().encode(np.full((1, 3, 2), 101.0), np.ones((1, 3)))
+    cells, scores = HeatmapCodec().decode(torch.from_numpy(maps).to(dtype))
+    assert cells.dtype == scores.dtype == torch.float32
+    assert cells.tolist() == [[[25, 25]] * 3]
+
+
+def test_nobody() -> None:
+    codec = HeatmapCodec()
+    targets, weights = codec.encode(np.zeros((0, 17, 2)), np.zeros((0, 17)))
+    assert targets.shape == (0, 17, 64, 48)
+    assert weights.shape == (0, 17)
+    for maps in (targets, torch.from_numpy(targets)):
+        cells, scores = codec.decode(maps)
+        assert tuple(cells.shape) == (0, 17, 2)
+        assert tuple(scores.shape) == (0, 17)
+        moved = cells_to_image(cells, np.zeros((0, 2)), np.zeros((0, 2)), codec.heatmap_size)
+        assert tuple(moved.shape) == (0, 17, 2)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="border"):
+        HeatmapCodec(border="dark")
+    with pytest.raises(ValueError, match="sigma"):
+        HeatmapCodec(sigma=0)
+    with pytest.raises(ValueError, match="input_size"):
+        HeatmapCodec(input_size=(0, 192))
+    with pytest.raises(ValueError, match="heatmap_size"):
+        HeatmapCodec(heatmap_size=(64, 0))
+    codec = HeatmapCodec()
+    with pytest.raises(ValueError, match=r"\(N, K, 64, 48\)"):
+        codec.decode(torch.zeros(1, 17, 48, 64))
+    with pytest.raises(ValueError, match="visible"):
+        codec.encode(np.zeros((1, 17, 2)), np.zeros((1, 16)))
+    with pytest.raises(ValueError, match="not finite"):
+        codec.encode(np.full((1, 1, 2), np.nan), np.ones((1, 1)))
+    with pytest.raises(ValueError, match="centers and sizes"):
+        cells_to_image(np.zeros((2, 17, 2)), np.zeros((1, 2)), np.zeros((1, 2)), (64, 48))
+    with pytest.raises(ValueError, match="floating point"):
+        cells_to_image(np.zeros((2, 17, 2), dtype=int), np.zeros((2, 2)), np.zeros((2, 2)), (64, 48))

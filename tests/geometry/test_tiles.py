@@ -1,0 +1,127 @@
+"""Test-time sizes and multi-scale fusion against the official segmentation code; sliding windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrformer.geometry.tiles import (
+    MS3,
+    MS6,
+    MS7,
+    fuse_scales,
+    pad_to_multiple,
+    scaled_size,
+    short_side_size,
+    sliding_windows,
+)
+from parity import Golden
+
+
+@pytest.fixture(scope="module")
+def golden(parity_dir: Path) -> Golden:
+    return Golden.read(parity_dir / "protocol", "segmentation")
+
+
+def test_sizes_match(golden: Golden) -> None:
+    section = golden.meta["sizes"]
+    assert section["rows"]
+    for row in section["rows"]:
+        width, height = short_side_size(tuple(row["original_wh"]), section["min_side"])
+        assert [width, height] == row["resized_wh"]
+        padded = pad_to_multiple(torch.zeros(1, 1, 1, 1).expand(1, 1, height, width), section["stride"])
+        assert [padded.shape[3], padded.shape[2]] == row["padded_wh"]
+        assert [scaled_size(tuple(padded.shape[2:]), scale)[::-1] for scale in MS3] == [tuple(s) for s in row["ms3_wh"]]
+
+
+@pytest.mark.parametrize(("name", "scales"), [("ss", (1.0,)), ("ms3", MS3), ("ms7", MS7)])
+def test_fusion_matches(golden: Golden, name: str, scales: tuple[float, ...]) -> None:
+    section, arrays = golden.meta["fusion"], golden.arrays
+    weight, bias = torch.from_numpy(arrays["fusion_weight"]), torch.from_numpy(arrays["fusion_bias"])
+    seen = []
+
+    def network(x: Tensor) -> Tensor:
+        seen.append(list(x.shape[2:]))
+        return F.conv2d(x, weight, bias, stride=4, padding=1)
+
+    logits = fuse_scales(network, torch.from_numpy(arrays["fusion_input"]), scales, flip=name != "ss")
+    assert seen == section[name]["network_input_sizes_hw"]
+    tolerance = 1e-5 * section[name]["logits_absmax"]
+    assert np.abs(logits[:, :, ::3, ::3].numpy() - arrays[f"fusion_{name}_logits"]).max() < tolerance
+    assert abs(logits.mean().item() - section[name]["logits_mean"]) < tolerance
+
+    width, height = section["setup"]["border_wh"]
+    cut = logits[0, :, :height, :width].permute(1, 2, 0).numpy()
+    resized = cv2.resize(cut, section["setup"]["original_wh"], interpolation=cv2.INTER_CUBIC)
+    assert np.abs(resized[::2, ::2] - arrays[f"fusion_{name}_resized"]).max() < tolerance
+    clear = arrays[f"fusion_{name}_label_margin"] > 2 * tolerance
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(resized.argmax(axis=2)[clear], arrays[f"fusion_{name}_label"][clear])
+
+
+def test_scaled_sizes_round_down() -> None:
+    assert scaled_size((33, 45), 0.75) == (24, 33)
+    assert scaled_size((520, 697), 1.75) == (910, 1219)
+
+
+def test_mirror_symmetry_and_plain_call() -> None:
+    x = torch.rand(1, 3, 20, 27)
+    torch.testing.assert_close(fuse_scales(lambda t: t * 2, x), x * 2)
+    torch.testing.assert_close(fuse_scales(lambda t: t, x, (1.0,), flip=True), x * 2)
+    fused = fuse_scales(lambda t: t, x, MS6, flip=True)
+    torch.testing.assert_close(fuse_scales(lambda t: t, x.flip(-1), MS6, flip=True).flip(-1), fused)
+
+
+def test_padding_is_right_and_below() -> None:
+    x = torch.rand(2, 3, 5, 9)
+    padded = pad_to_multiple(x, 4, value=-1.0)
+    assert padded.shape == (2, 3, 8, 12)
+    assert torch.equal(padded[..., :5, :9], x)
+    assert (padded[..., 5:, :] == -1).all()
+    assert (padded[..., 9:] == -1).all()
+    assert pad_to_multiple(padded, 4) is padded
+
+
+@pytest.mark.parametrize("size", [(10, 10), (33, 57), (7, 100), (64, 64), (1, 1)])
+@pytest.mark.parametrize(("window", "stride"), [((16, 16), (16, 16)), ((16, 24), (5, 24)), ((64, 64), (32, 48))])
+def test_windows_cover_the_picture(size, window, stride) -> None:
+    covered = np.zeros(size, int)
+    windows = sliding_windows(size, window, stride)
+    shape = min(window[0], size[0]), min(window[1], size[1])
+    for y0, x0, y1, x1 in windows:
+        assert (y1 - y0, x1 - x0) == shape
+        assert y0 >= 0
+        assert x0 >= 0
+        assert y1 <= size[0]
+        assert x1 <= size[1]
+        covered[y0:y1, x0:x1] += 1
+    assert covered.min() >= 1
+    assert len(set(windows)) == len(windows)
+
+
+def test_windows_in_order() -> None:
+    assert sliding_windows((4, 7), (4, 4), (4, 2)) == [(0, 0, 4, 4), (0, 2, 4, 6), (0, 3, 4, 7)]
+    assert sliding_windows((8, 4), (4, 4), (4, 4)) == [(0, 0, 4, 4), (4, 0, 8, 4)]
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="width, height"):
+        short_side_size((0, 4))
+    with pytest.raises(ValueError, match="leave nothing"):
+        scaled_size((1, 100), 0.5)
+    with pytest.raises(ValueError, match="multiple above 0"):
+        pad_to_multiple(torch.zeros(1, 3, 4, 4), 0)
+    with pytest.raises(ValueError, match="at least one scale"):
+        fuse_scales(lambda t: t, torch.zeros(1, 3, 4, 4), ())
+    with pytest.raises(ValueError, match="at least one scale"):
+        fuse_scales(lambda t: t, torch.zeros(3, 4, 4))
+    with pytest.raises(ValueError, match="left out"):
+        sliding_windows((10, 10), (4, 4), (5, 4))
+    with pytest.raises(ValueError, match="above 0"):
+        sliding_windows((10, 10), (4, 4), (0, 4))
