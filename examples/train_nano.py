@@ -335,7 +335,10 @@ def main(args: Args) -> None:
             losses.append(loss.item())
             if step % 50 == 0:
                 rate = (step + 1) * batch / (time.time() - start)
-                print(f"epoch {epoch} step {step}/{steps} loss {np.mean(losses[-50:]):.4f} {rate:.1f} images/s", flush=True)
+                print(
+                    f"epoch {epoch} step {step}/{steps} loss {np.mean(losses[-50:]):.4f} {rate:.1f} images/s",
+                    flush=True,
+                )
         save_atomically(
             {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, state_file
         )

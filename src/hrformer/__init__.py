@@ -1,9 +1,26 @@
-"""HRFormer and HRNet: classification, human pose and semantic segmentation in PyTorch."""
+"""HRFormer and HRNet: classification, human pose and semantic segmentation in PyTorch.
+
+Importing the package also registers the HRFormer names with timm.
+"""
 
 from __future__ import annotations
 
+import hrformer.models.timm_api  # noqa: F401  registers the names with timm
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.models.checkpoint import load_checkpoint
 from hrformer.models.zoo import create_model, list_models
+from hrformer.predict.predictors import load
+from hrformer.predict.results import Classification, Keypoints, Segmentation
 
 __version__ = "0.1.0"
 
-__all__ = ["create_model", "list_models"]
+__all__ = [
+    "Classification",
+    "InputSpec",
+    "Keypoints",
+    "Segmentation",
+    "create_model",
+    "list_models",
+    "load",
+    "load_checkpoint",
+]

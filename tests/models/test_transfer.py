@@ -156,6 +156,19 @@ def test_part_that_does_not_fit_is_refused(server: WeightServer, target: Path, a
     assert server.ranges == ["bytes=100000-", None]
 
 
+def test_file_that_shrank_is_noticed_by_its_length(server: WeightServer, target: Path) -> None:
+    """No validator, but a hash; the announced length alone tells that the bytes are of another version."""
+    server.etag = None
+    server.script = [1000, "whole"]
+    shorter = CONTENT[:-500]
+    change = functools.partial(setattr, server, "content", shorter)  # between the two attempts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hrformer.models.transfer.time.sleep", lambda _: change())
+        quick(server.url, target, hashlib.sha256(shorter).hexdigest())
+    assert target.read_bytes() == shorter
+    assert server.ranges == [None, "bytes=1000-", None]
+
+
 def test_no_validator_and_no_hash_restarts(server: WeightServer, target: Path) -> None:
     server.etag = None
     server.script = [100_000, "whole"]

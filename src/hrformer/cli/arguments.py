@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
+from hrformer.geometry.input_spec import ChannelOrder
+from hrformer.models.model import BorderRule
+from hrformer.ops.resize import UpsampleMode
 from hrformer.predict.pose import PoseOptions, Suppression
 
 
@@ -23,7 +26,7 @@ class General:
 class PredictArguments(General):
     """Options of all three tasks."""
 
-    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="required")]
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="(required)")] = ()
     """Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs."""
     weights: str
     """Name from `hrformer models`, or a weight file."""
@@ -59,7 +62,7 @@ class PoseArguments(PredictArguments):
     box_threshold: float = 0.0
     """With --detections: boxes scored below this are left out."""
     joint_threshold: float = PoseOptions().joint_threshold
-    """Joints must score above this to count in a person's score and to be drawn."""
+    """Joints must score above this to count in a person's score."""
     flip: bool = True
     """Average with the mirror image, as published figures do; off is twice as fast."""
     nms: Suppression = "auto"
@@ -121,6 +124,18 @@ class ConvertArguments(General):
     """File to write: .safetensors, or .pth with --to mmpose."""
     to: Literal["hrformer", "mmpose"] = "hrformer"
     """Form to write."""
+    half: bool = False
+    """Store 16-bit numbers (ours only)."""
+    position_bias: bool | None = None
+    """Whether the relative position bias takes part. Default, here and below: what the file implies."""
+    upsample: UpsampleMode | None = None
+    """How coarse maps are enlarged."""
+    channel_order: ChannelOrder | None = None
+    """Order of the input's channels."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of the input in pixels."""
+    decoder: BorderRule | None = None
+    """Pose: which published code decides about peaks beside the border."""
 
 
 PredictCommand = (

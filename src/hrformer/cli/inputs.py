@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -17,8 +17,8 @@ class Inputs:
     """Pictures to work on.
 
     Attributes:
-        files: paths and URLs, each once, in the order given; folders and patterns sorted by name.
-        missing: what led to no picture, with the reason.
+        files: paths and URLs, each once, in the order given; those of folders and patterns sorted by name.
+        missing: arguments that led to no picture, with the reason.
     """
 
     files: list[str] = field(default_factory=list)
@@ -30,17 +30,80 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
 
     Args:
         arguments: as typed.
-        out: folder of results; nothing inside it counts as input, so that a second run does not read the first's.
+        out: folder of results; nothing found inside it counts as input, so that a second run does not read the first's.
     """
     inputs, seen = Inputs(), set()
     for argument in arguments:
-        found = list(_pictures_of(argument, out))
-        if isinstance(found[0] if found else None, LookupError):
-            inputs.missing[argument] = str(found[0])
-            continue
-        for file in found:
-            key = file if _is_url(str(file)) else str(Path(str(file)).resolve())
-            if key not in seen:
-                seen.add(key)
-                inputs.files.append(str(file))
+        files, reason = _pictures_of(argument, out.resolve())
+        if not files:
+            inputs.missing[argument] = reason
+        for file in files:
+            identity = file if is_url(file) else str(Path(file).resolve())
+            if identity not in seen:
+                seen.add(identity)
+                inputs.files.append(file)
     return inputs
+
+
+def is_url(name: str) -> bool:
+    """Whether ``name`` is to be downloaded."""
+    return name.startswith(("http://", "https://"))
+
+
+class OutputNames:
+    """Hands out file names without suffix, no two alike even where case does not count.
+
+    Args:
+        taken: names that are in use already.
+    """
+
+    def __init__(self, taken: Iterable[str] = ()) -> None:
+        self._taken = {name.casefold() for name in taken}
+
+    def choose(self, source: str) -> str:
+        """Stem of the source; with its folder's name before it if that is taken; with a number if both are."""
+        path = PurePosixPath(unquote(urlsplit(source).path)) if is_url(source) else Path(source).absolute()
+        stem = _safe(path.stem) or "picture"
+        name = stem
+        if name.casefold() in self._taken and path.parent.name:
+            name = f"{_safe(path.parent.name)}_{stem}"
+        base, number = name, 2
+        while name.casefold() in self._taken:
+            name, number = f"{base}_{number}", number + 1
+        self._taken.add(name.casefold())
+        return name
+
+
+def _pictures_of(argument: str, out: Path) -> tuple[list[str], str]:
+    """Pictures and, in case there are none, why."""
+    if is_url(argument):
+        return [argument], ""
+    path = Path(argument).expanduser()
+    if path.is_dir():
+        return _pictures_in(path, out), "no pictures in this folder"
+    if path.exists():
+        return [str(path)], ""
+    if not glob.has_magic(argument):
+        return [], "no such file or folder"
+    files: list[str] = []
+    for found in sorted(glob.glob(str(path), recursive=True)):
+        if Path(found).is_dir():
+            files += _pictures_in(Path(found), out)
+        # A pattern with a plain suffix of its own is taken at its word: '*.dat' means those files.
+        elif Path(found).suffix.lower() in SUFFIXES or Path(found).suffix == path.suffix:
+            files += [found] if not _is_inside(Path(found), out) else []
+    return files, "no picture matches this pattern"
+
+
+def _pictures_in(folder: Path, out: Path) -> list[str]:
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    return [str(f) for f in sorted(files) if not _is_inside(f, out)]
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    return folder in file.resolve().parents
+
+
+def _safe(name: str) -> str:
+    """Without the characters that some file system forbids."""
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .")

@@ -38,7 +38,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_position_index", relative_position_index(window).clone(), persistent=False)
+        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
         self.set_position_bias(position_bias)
 
     def set_position_bias(self, enabled: bool) -> None:

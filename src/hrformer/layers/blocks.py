@@ -26,6 +26,8 @@ class ConvFFN(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio must give at least 1 hidden channel, got {hidden} for {channels} channels")
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.norm1 = batch_norm(hidden)
         self.dw3x3 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)

@@ -43,9 +43,7 @@ class FusionUnit(nn.Module):
         upsample: see ``hrformer.ops.resize.upsample_to``.
     """
 
-    def __init__(
-        self, channels: Sequence[int], *, num_outputs: int, separable: bool, upsample: UpsampleMode
-    ) -> None:
+    def __init__(self, channels: Sequence[int], *, num_outputs: int, separable: bool, upsample: UpsampleMode) -> None:
         super().__init__()
         self.upsample: str = upsample
         self.paths = nn.ModuleList()
@@ -55,10 +53,18 @@ class FusionUnit(nn.Module):
                 if j == i:
                     row.append(nn.Identity())
                 elif j > i:
-                    row.append(nn.Sequential(nn.Conv2d(in_channels, channels[i], 1, bias=False), batch_norm(channels[i])))
+                    row.append(
+                        nn.Sequential(nn.Conv2d(in_channels, channels[i], 1, bias=False), batch_norm(channels[i]))
+                    )
                 else:
                     row.append(_downsample_path(in_channels, channels[i], i - j, separable))
             self.paths.append(row)
+
+    def drop_outputs(self, kept: Sequence[int]) -> None:
+        """Keep the paths to these outputs only; the others pass their input through, so that indices stay."""
+        for i in range(len(self.paths)):
+            if i not in kept:
+                self.paths[i] = nn.ModuleList()
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         """Branches [(B, C_j, H_j, W_j)] -> ``num_outputs`` branches of the same sizes."""
@@ -66,11 +72,14 @@ class FusionUnit(nn.Module):
         for i, row in enumerate(self.paths):
             size = (xs[i].shape[-2], xs[i].shape[-1])
             terms: list[Tensor] = []
-            for j, path in enumerate(row):  # type: ignore[arg-type]
+            for j, path in enumerate(row.children()):
                 y = path(xs[j])
                 terms.append(upsample_to(y, 1 << (j - i), size, self.upsample) if j > i else y)
-            total = terms[0]
-            for term in terms[1:]:
-                total = total + term
-            outputs.append(F.relu(total))
+            if len(terms) == 0:  # dropped
+                outputs.append(xs[i])
+            else:
+                total = terms[0]
+                for term in terms[1:]:
+                    total = total + term
+                outputs.append(F.relu(total))
         return outputs

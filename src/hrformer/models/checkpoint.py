@@ -6,10 +6,8 @@ Everything is checked before the first tensor is copied, so a failed load leaves
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,20 +15,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrformer.geometry.input_spec import ChannelOrder, InputSpec
+from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.file_facts import FORMAT, header_of, own_info
-from hrformer.models.formats import Arranged, arrange, arrange_timm, mmpose_names
+from hrformer.models.formats import arrange, mmpose_names
 from hrformer.models.load_report import LoadReport
+from hrformer.models.load_settings import Decision, current_settings, decide, new_info
 from hrformer.models.matching import match
-from hrformer.models.model import BorderRule, ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.models.model import BorderRule, ModelInfo, Task, VisionModel
 from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised, Setting, recognise
+from hrformer.models.recognise import Recognised, inspect, recognise
 from hrformer.models.registry import WeightEntry
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.models.weight_files import WeightFile, read_weights
+from hrformer.models.weight_files import WeightFile, read_weights, sha256_of, stored_tensor, write_file
 from hrformer.models.zoo import VARIANTS, create_model
-from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
+from hrformer.ops.resize import UpsampleMode
 
 Source = str | Path | Mapping[str, Any]
 LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder")
@@ -106,7 +105,7 @@ def load_model(
     """
     file = read_weights(source)
     given = {key: overrides.pop(key) for key in LOAD_SETTINGS if overrides.get(key) is not None}
-    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides = {key: value for key, value in overrides.items() if value is not None or key == "task"}
     name = name or (published.model if published and published.model not in VARIANTS else None)
     if name is not None and name not in VARIANTS and own_info(file) is None:
         count = published.num_classes if published else 0
@@ -129,8 +128,7 @@ def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dic
         options = {key: options[key] for key in ("in_chans", "window_size", "mlp_ratio") if key in options}
     elif task is not None:
         options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
-    upsample = found.settings.get("upsample")
-    if task is None and upsample is not None and upsample.value == "bilinear" and "pose" in upsample.assumption:
+    if task is None and found.single_output:
         raise CheckpointError(
             f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' for a "
             "model with a fresh head"
@@ -138,24 +136,14 @@ def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dic
     return create_model(name, task, **(options | overrides))
 
 
-@dataclass(kw_only=True, slots=True)
-class _Decision:
-    """Values to set, and where each comes from."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    implied: dict[str, Any] = field(default_factory=dict)
-    assumed: dict[str, str] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)
-
-
 def _load(
     model: VisionModel, file: WeightFile, given: dict[str, Any], published: WeightEntry | None, strict: bool
 ) -> LoadReport:
-    arranged, found = _inspect(model, file, published)
-    decision = _decide(model, found, given)
+    arranged, found = inspect(model, file, published)
+    decision = decide(model, found, given)
     bias = decision.values.get("position_bias", False)
     fit = match(model, file, arranged, found, position_bias=bias, strict=strict)
-    info = _new_info(model, file, found, decision, fit.fresh)
+    info = new_info(model, file.label, found, decision, fit.fresh)
     _apply(model, fit.values, decision, info)
     return LoadReport(
         source=file.label,
@@ -173,116 +161,8 @@ def _load(
     )
 
 
-def _inspect(model: VisionModel, file: WeightFile, published: WeightEntry | None) -> tuple[Arranged, Recognised]:
-    if not isinstance(model.backbone, TimmBackbone | TimmClassifier):
-        arranged = arrange(file.tensors)
-        return arranged, recognise(file, arranged, published)
-    arranged = arrange_timm(file.tensors, model.state_dict())
-    if own_info(file) is not None:
-        return arranged, recognise(file, arranged, published)
-    own = any(key.startswith("backbone.net.") for key in file.tensors)
-    classifier = isinstance(model.backbone, TimmClassifier)
-    has_head = classifier or any(name.startswith("head.") for name in arranged.sources)
-    found = Recognised(format="hrformer" if own else "timm", family="timm", task=model.task if has_head else None)
-    return arranged, replace(found, settings=_spec_settings(published) if classifier else {})
-
-
-def _spec_settings(published: WeightEntry | None) -> dict[str, Setting]:
-    """Input contract of a timm model, where its registry entry is known."""
-    if published is None:
-        return {"input_size": Setting(value=(224, 224), assumption="timm's files do not say")}
-    spec = published.input_spec
-    names = ("channel_order", "interpolation", "crop_ratio")
-    return {"input_size": Setting(value=spec.size)} | {n: Setting(value=getattr(spec, n)) for n in names}
-
-
-def _decide(model: VisionModel, found: Recognised, given: dict[str, Any]) -> _Decision:
-    """Take each setting from the caller, the file, or the model itself."""
-    decision = _Decision(given=given)
-    same_use = model.task is None or model.task == found.task
-    current = _current(model)
-    wanted = {"channel_order", "input_size", "interpolation", "crop_ratio", "dataset", "skeleton", *current}
-    if model.task == "pose":
-        wanted.add("decoder")
-    if unusable := sorted(set(given) - wanted):
-        raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
-    settings = found.settings if same_use else {}
-    no_tables = found.settings.get("position_bias", Setting(value=True)) == Setting(value=False)
-    if not same_use and no_tables and found.format.startswith("mmpose"):
-        settings = {"position_bias": Setting(value=False)}
-    for name in sorted(wanted):
-        setting = settings.get(name)
-        if name in given:
-            decision.values[name] = given[name]
-        elif setting is not None:
-            decision.values[name] = setting.value
-            if setting.assumption:
-                decision.assumed[name] = f"{setting.value}: {setting.assumption}"
-            elif name != "skeleton":
-                decision.implied[name] = setting.value
-        elif name in current:
-            decision.values[name] = current[name]
-            decision.assumed[name] = f"{current[name]}, as the model had it: {_why_kept(found, same_use)}"
-    return decision
-
-
-def _why_kept(found: Recognised, same_use: bool) -> str:
-    if same_use:
-        return "a bare state dict does not say"
-    return f"the file is {'for ' + found.task if found.task else 'a backbone without a head'}"
-
-
-def _current(model: VisionModel) -> dict[str, Any]:
-    """Position bias and upsampling of one of our trunks, window size aside; empty for timm's models."""
-    if not isinstance(model.backbone, HighResolutionTrunk):
-        return {}
-    current: dict[str, Any] = {"upsample": model.backbone.high_resolution_modules()[0].fuse.upsample}
-    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
-        current["position_bias"] = attention.position_bias
-    return current
-
-
-def _new_info(
-    model: VisionModel, file: WeightFile, found: Recognised, decision: _Decision, fresh: list[str]
-) -> ModelInfo:
-    """``model.info`` after loading; raises ValueError where an option is out of range."""
-    values, old = decision.values, model.info
-    if (mode := values.get("upsample", UPSAMPLE_MODES[0])) not in UPSAMPLE_MODES:
-        raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE_MODES)}, got {mode!r}")
-    spec = {name: values[name] for name in ("channel_order", "interpolation", "crop_ratio") if name in values}
-    if "input_size" in values:
-        spec["size"] = tuple(values["input_size"])
-    base = old.input_spec
-    if found.info is not None and model.task in (None, found.task):
-        base = found.info.input_spec
-    changes: dict[str, Any] = {"input_spec": InputSpec(**({**_fields(base), **spec})), "source": file.label}
-    if "decoder" in values:
-        changes["decoder"] = values["decoder"]
-    options = {name: values[name] for name in ("position_bias", "upsample") if name in values}
-    changes["options"] = old.options | options
-    if model.task == found.task and not fresh:
-        changes |= _identity(old, found, values)
-    return replace(old, **changes)
-
-
-def _fields(spec: InputSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in InputSpec.__dataclass_fields__}
-
-
-def _identity(old: ModelInfo, found: Recognised, values: dict[str, Any]) -> dict[str, Any]:
-    """What classes or keypoints mean; only where the head comes from the file."""
-    if found.info is not None:
-        names = ("class_names", "skeleton", "palette", "dataset", "source")
-        return {name: getattr(found.info, name) for name in names if getattr(found.info, name)}
-    changes: dict[str, Any] = {"dataset": values["dataset"]} if "dataset" in values else {}
-    skeleton = values.get("skeleton")
-    if skeleton is not None and old.task == "pose" and skeleton.num_keypoints == old.num_classes:
-        changes["skeleton"] = skeleton
-    return changes
-
-
 @torch.no_grad()
-def _apply(model: VisionModel, tensors: Mapping[str, Tensor], decision: _Decision, info: ModelInfo) -> None:
+def _apply(model: VisionModel, tensors: Mapping[str, Tensor], decision: Decision, info: ModelInfo) -> None:
     """Change the model; everything was checked before."""
     state = model.state_dict()
     for name, tensor in tensors.items():
@@ -322,37 +202,18 @@ def save_checkpoint(
     if path.suffix != ".safetensors":
         raise ValueError(f"the file name must end in .safetensors, got {path.name}")
     info = replace(model.info, source=source) if source else model.info
-    tensors = {name: _stored(value, half) for name, value in model.state_dict().items()}
+    tensors = {name: stored_tensor(value, half) for name, value in model.state_dict().items()}
     header = dict(metadata or {}) | header_of(info, _options(model))
-    _write(path, lambda part: save_file(tensors, part, metadata=header))
+    write_file(path, lambda part: save_file(tensors, part, metadata=header))
     return path
-
-
-def _stored(value: Tensor, half: bool) -> Tensor:
-    value = value.detach().cpu().contiguous().clone(memory_format=torch.contiguous_format)
-    if half and value.is_floating_point():
-        small = value.half()
-        return small if bool(torch.isfinite(small).all()) or not bool(torch.isfinite(value).all()) else value
-    return value
 
 
 def _options(model: VisionModel) -> dict[str, Any]:
     """``create_model`` options that rebuild the model as it is now."""
-    options = dict(model.info.options) | _current(model)
+    options = dict(model.info.options) | current_settings(model)
     if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
         options["window_size"] = attention.window
     return options
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name in the same folder, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def convert_checkpoint(
@@ -388,17 +249,12 @@ def convert_checkpoint(
     model, report = load_model(source, **overrides)
     if report.fresh:
         raise CheckpointError(f"converting {report.source} would store random values in {', '.join(report.fresh)}")
-    digest = read_digest(source)
+    digest = sha256_of(Path(source).expanduser())
     if to == "mmpose":
         _save_mmpose(model, destination, digest)
     else:
         save_checkpoint(model, destination, half=half, metadata={"sha256": digest})
     return report
-
-
-def read_digest(source: str | Path) -> str:
-    """Hex sha256 of a file."""
-    return WeightFile(tensors={}, path=Path(source).expanduser()).sha256()
 
 
 def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
@@ -408,6 +264,6 @@ def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
     names = mmpose_names(
         model.state_dict(), position_bias=bool(options.get("position_bias")), whole=model.task is not None
     )
-    tensors = {name: _stored(value, half=False) for name, value in names.items()}
+    tensors = {name: stored_tensor(value, half=False) for name, value in names.items()}
     meta = {FORMAT: header_of(model.info, options) | {"sha256": digest}}
-    _write(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))
+    write_file(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))

@@ -45,15 +45,15 @@ _HEADS = (
 )
 _OCR_ATTENTION = re.compile(r"ocr_distri_head\.object_context_block\.(f_\w+)\.([0-3])(?:\.0)?\.(\w+)")
 
+NO_OCR_HEAD = "head of HRNet segmentation without OCR, for which there is no head here"
+"""Reason to ignore; the file is recognised by it too."""
+
 _IGNORED = (
     (re.compile(r".*\.relative_position_index"), "index buffer, computed from the window size"),
     (re.compile(r"loss\..+|criterion\..+"), "part of the training loss"),
     (re.compile(r"data_preprocessor\..+"), "pixel statistics, which the input specification holds"),
     (re.compile(r".*\btotal_(ops|params)"), "left there by a profiler"),
-    (
-        re.compile(r"last_layer\..+|cls_head\.\d+\..+"),
-        "head of HRNet segmentation without OCR, for which there is no head here",
-    ),
+    (re.compile(r"last_layer\..+|cls_head\.\d+\..+"), NO_OCR_HEAD),
 )
 
 OUTPUT_LAYERS = ("head.classifier", "head.final_layer", "head.aux.3")

@@ -37,6 +37,12 @@ class ClassificationConfig:
     depthwise: bool = True
     drop_rate: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.planes < 1 or self.width < 1:
+            raise ValueError(f"head_planes and head_width must be at least 1, got {self.planes} and {self.width}")
+        if not 0 <= self.drop_rate < 1:
+            raise ValueError(f"drop_rate must lie in [0, 1), got {self.drop_rate}")
+
 
 class ClassificationHead(nn.Module):
     """Bottlenecks per feature, merged from fine to coarse, pooled, linear (HRFormer and HRNet repositories).
@@ -60,9 +66,9 @@ class ClassificationHead(nn.Module):
             nn.Sequential(Bottleneck(f.channels, p, depthwise=config.depthwise))
             for f, p in zip(features, planes, strict=True)
         )
+        steps = [max(b.stride // a.stride, 1) for a, b in itertools.pairwise(features)]
         self.downsamp_modules = nn.ModuleList(
-            self._merge(widths[i], widths[i + 1], max(features[i + 1].stride // features[i].stride, 1), config.depthwise)
-            for i in range(len(features) - 1)
+            self._merge(widths[i], widths[i + 1], step, config.depthwise) for i, step in enumerate(steps)
         )
         self.final_layer = nn.Sequential(
             nn.Conv2d(widths[-1], config.width, 1), batch_norm(config.width), nn.ReLU(inplace=True)
@@ -152,6 +158,13 @@ class OCRConfig:
     aux_channels: int | None = 512
     aux_kernel: int = 3
     dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        widths = (self.channels, self.key_channels)
+        if min(widths) < 1:
+            raise ValueError(f"ocr_channels and ocr_key_channels must be at least 1, got {widths[0]} and {widths[1]}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, *, bias: bool = True) -> list[nn.Module]:

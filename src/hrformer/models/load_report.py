@@ -42,8 +42,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.source}: {self.format}; {len(self.used)} entries used, {len(self.converted)} converted, "
-            f"{len(self.ignored)} ignored, {len(self.missing)} missing but not needed, {len(self.unexpected)} unexpected"
+            f"{self.source}: {self.format}; entries used {len(self.used)}, converted {len(self.converted)}, "
+            f"ignored {len(self.ignored)}, missing but not needed {len(self.missing)}, "
+            f"unexpected {len(self.unexpected)}"
         ]
         lines += [f"  ignored, {count}: {reason}" for reason, count in Counter(self.ignored.values()).most_common()]
         if self.unexpected:

@@ -128,7 +128,7 @@ def _fit(
 
 def _output_layers(model: VisionModel) -> tuple[str, ...]:
     if isinstance(model.backbone, TimmClassifier):
-        names = model.backbone.net.pretrained_cfg.get("classifier") or ()
+        names = getattr(model.backbone.net, "pretrained_cfg", {}).get("classifier") or ()
         return tuple(f"backbone.net.{name}" for name in ([names] if isinstance(names, str) else names))
     return OUTPUT_LAYERS
 
@@ -139,9 +139,9 @@ def _reason_to_ignore(model: VisionModel, found: Recognised, name: str, has_head
             return "part of a head; the model is a bare backbone"
         return "" if has_head else f"part of a {found.task or 'different'} head; the model is for {model.task}"
     rows = re.fullmatch(r"backbone\.stage4\.(\d+)\.fuse\.paths\.[123]\..+", name)
-    if rows and isinstance(model.backbone, HighResolutionTrunk) and not model.backbone.config.multi_scale:
-        if int(rows[1]) == model.backbone.config.num_modules[-1] - 1:
-            return "makes coarse outputs, which pose does not use"
+    config = model.backbone.config if isinstance(model.backbone, HighResolutionTrunk) else None
+    if rows and config and not config.multi_scale and int(rows[1]) == config.num_modules[-1] - 1:
+        return "makes coarse outputs, which pose does not use"
     return ""
 
 
@@ -158,6 +158,7 @@ def _mismatch(model: VisionModel, file: WeightFile, found: Recognised, result: M
         lines.append(f"  {len(shapes)} of another shape: {shorten(shapes, 4)}")
     if found.model and found.model != model.info.name.partition("_window")[0]:
         lines.append(f"  the file is a {found.model}")
-    if found.options.get("aux") != model.info.options.get("aux") and found.task == "segmentation" == model.task:
-        lines.append(f"  create the model with aux={found.options.get('aux', 'openseg')!r}")
+    aux = found.options.get("aux", "openseg")
+    if found.task == model.task == "segmentation" and aux != model.info.options.get("aux", "openseg"):
+        lines.append(f"  create the model with aux={aux!r}")
     return "\n".join(lines)

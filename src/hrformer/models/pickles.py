@@ -110,7 +110,9 @@ def load_pickle(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
     try:
         names = _globals(path, zipped)
-        stand_ins = [(function, name) for name in sorted(names) if (function := _stand_in(name)) is not None]
+        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+            (function, name) for name in sorted(names) if (function := _stand_in(name)) is not None
+        ]
         with torch.serialization.safe_globals(stand_ins):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:

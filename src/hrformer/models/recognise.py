@@ -1,77 +1,29 @@
-"""Tell where a state dict comes from, which model it is, and what the names do not say but its origin implies.
-
-Weights of one shape mean different functions: whether the position bias is added, how fusion units upsample, which
-channel comes first. Each code base has its own habits (the table below, from reading that code), a few files record
-them, and published files are known by their sha256. What none of these decides is assumed, and said to be.
-"""
+"""Tell from names and shapes which code a state dict comes from, and which model and task it is."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hrformer.models.file_facts import facts_of, own_info
-from hrformer.models.formats import Arranged, window_of
+from hrformer.models.formats import NO_OCR_HEAD, Arranged, arrange, arrange_timm, window_of
 from hrformer.models.hrformer import HRFormerConfig
-from hrformer.models.model import ModelInfo, Task
+from hrformer.models.model import ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.models.origins import (
+    Family,
+    Setting,
+    has_tables,
+    layout_settings,
+    own_settings,
+    published_entry,
+    published_settings,
+    single_output,
+)
 from hrformer.models.pickles import CheckpointError
-from hrformer.models.registry import WeightEntry, list_weights
+from hrformer.models.registry import WeightEntry
 from hrformer.models.weight_files import WeightFile
-from hrformer.models.zoo import INPUT_SPECS, VARIANTS
-
-Family = Literal["hrformer", "hrnet", "timm"]
-
-SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "interpolation", "crop_ratio", "decoder")
-"""What an origin may imply beyond names and shapes, besides ``dataset`` and ``skeleton``."""
-
-_RGB: dict[str, Any] = {"channel_order": "RGB"}
-_HABITS: Mapping[tuple[str, Family], Mapping[str, Any]] = {
-    ("official-classification", "hrformer"): {
-        **_RGB,
-        "position_bias": True,
-        "upsample": "nearest",
-        "interpolation": "bicubic",
-    },
-    ("official-pose", "hrformer"): {
-        **_RGB,
-        "position_bias": False,
-        "upsample": "bilinear",
-        "decoder": "official",
-    },
-    # Pixels are BGR there, the statistics stay in RGB order.
-    ("official-segmentation", "hrformer"): {
-        "position_bias": True,
-        "upsample": "nearest",
-        "channel_order": "BGR",
-        "interpolation": "bicubic",
-    },
-    ("mmpose-0.x", "hrformer"): {**_RGB, "upsample": "bilinear", "decoder": "mmpose"},
-    ("mmpose-1.x", "hrformer"): {**_RGB, "upsample": "bilinear", "decoder": "mmpose"},
-    ("mmpose-0.x", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "mmpose"},
-    ("mmpose-1.x", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "mmpose"},
-    ("hrnet-classification", "hrnet"): {**_RGB, "upsample": "nearest", "interpolation": "bilinear"},
-    ("hrnet-pose", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "official"},
-    ("hrnet-segmentation", "hrnet"): {**_RGB, "upsample": "bilinear_aligned", "interpolation": "bilinear"},
-    ("openseg", "hrnet"): {"upsample": "bilinear_aligned", "channel_order": "BGR", "interpolation": "bicubic"},
-}
-
-# Number of classes -> data set and training crop (height, width) of the published segmentation runs.
-_DATASETS = {
-    19: ("Cityscapes", (512, 1024)),
-    59: ("PASCAL-Context", (520, 520)),
-    150: ("ADE20K", (520, 520)),
-    171: ("COCO-Stuff-10K", (520, 520)),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """A value that the file implies, or that is assumed for the reason given."""
-
-    value: Any
-    assumption: str = ""
+from hrformer.models.zoo import VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +40,8 @@ class Recognised:
         settings: by name, see ``SETTINGS``.
         info: of our own files: what travels with the weights.
         notes: what the user should know.
+        has_tables: the file has bias tables.
+        single_output: the last fusion unit makes the finest map only, as in pose models.
         shape: widths and modules in words.
     """
 
@@ -100,6 +54,8 @@ class Recognised:
     settings: dict[str, Setting] = field(default_factory=dict)
     info: ModelInfo | None = None
     notes: tuple[str, ...] = ()
+    has_tables: bool = False
+    single_output: bool = False
     shape: str = ""
 
 
@@ -118,17 +74,16 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
     task, num_outputs = _task(file, arranged)
     layout = _layout(file, arranged, family, task)
     model, shape = _variant(file, arranged, family)
-    notes = []
-    if any("without OCR" in reason for reason in arranged.ignored.values()):
-        notes.append("the file's segmentation head (HRNetV2, without OCR) has no counterpart here; its backbone is read")
     info = own_info(file)
-    published = published or _published(file, layout)
-    settings = _settings(file, arranged, layout, family, task, num_outputs)
+    if info is None:
+        published = published or published_entry(file, layout)
+    settings = layout_settings(arranged, layout, family, task, num_outputs)
     settings |= {name: Setting(value=value) for name, value in facts_of(file).items()}
-    settings |= _published_settings(published)
+    settings |= published_settings(published)
     options = _options(file, arranged, family, task)
+    notes = _notes(arranged, layout, published)
     if info is not None:
-        settings = _own_settings(info)
+        settings = own_settings(info)
         task, num_outputs, model, options = info.task, info.num_classes, info.name, dict(info.options)
         family = "timm" if info.name not in VARIANTS else family
     return Recognised(
@@ -140,9 +95,20 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
         options=options,
         settings=settings,
         info=info,
-        notes=tuple(notes),
+        notes=notes if info is None else (),
+        has_tables=has_tables(arranged),
+        single_output=single_output(arranged),
         shape=shape,
     )
+
+
+def _notes(arranged: Arranged, layout: str, published: WeightEntry | None) -> tuple[str, ...]:
+    notes = []
+    if NO_OCR_HEAD in arranged.ignored.values():
+        notes.append("the file's segmentation head (HRNetV2 without OCR) has no counterpart here; the backbone is read")
+    if layout in ("mmpose-0.x", "mmpose-1.x") and published is None:
+        notes.append("decoding is the plain one; mmpose's DARK and UDP weights look the same")
+    return tuple(notes)
 
 
 def _family(file: WeightFile, arranged: Arranged) -> Family:
@@ -180,17 +146,16 @@ def _layout(file: WeightFile, arranged: Arranged, family: Family, task: Task | N
     if family == "timm" or any(".fuse.paths." in key for key in keys):
         return "hrformer"
     if family == "hrformer":
-        if any(".q_proj." in key for key in keys):
-            return f"official-{task or 'backbone'}"
-        if task != "pose":
-            return f"mmpose-{task or 'backbone'}"
+        official = any(".q_proj." in key for key in keys) or task in ("classification", "segmentation")
+        if official or task is None:
+            return f"{'official' if official else 'mmpose'}-{task or 'backbone'}"
     if task == "pose":
         if any(key.startswith("keypoint_head.") for key in keys):
             return "mmpose-0.x"
         return "mmpose-1.x" if any(key.startswith("head.") for key in keys) else "hrnet-pose"
     if task == "segmentation" and any(key.startswith("conv3x3.") for key in keys):
         return "openseg"
-    plain = any("without OCR" in reason for reason in arranged.ignored.values())
+    plain = NO_OCR_HEAD in arranged.ignored.values()
     return "hrnet-segmentation-plain" if plain else f"hrnet-{task or 'backbone'}"
 
 
@@ -245,90 +210,23 @@ def _options(file: WeightFile, arranged: Arranged, family: Family, task: Task | 
     return options
 
 
-def _settings(
-    file: WeightFile, arranged: Arranged, layout: str, family: Family, task: Task | None, num_outputs: int
-) -> dict[str, Setting]:
-    """What the layout implies or leaves to assume."""
-    if layout == "hrformer":
-        return {}
-    settings = {name: Setting(value=value) for name, value in _HABITS.get((layout, family), {}).items()}
-    if layout == "mmpose-0.x":
-        settings["decoder"] = Setting(value="mmpose", assumption="mmpose 1.x reads these files too, and decodes so")
-    if not settings:
-        settings = _backbone_settings(arranged, layout, family)
-    if family == "hrformer":
-        settings |= _bias_setting(arranged, layout)
-    if task is not None:
-        size = INPUT_SPECS[task].size
-        why = "the published size; the file does not say"
-        if task == "segmentation" and num_outputs in _DATASETS:
-            dataset, size = _DATASETS[num_outputs]
-            why = f"the crop for {num_outputs} classes; the file does not say"
-            settings["dataset"] = Setting(value=dataset, assumption=f"its {num_outputs} classes")
-        settings["input_size"] = Setting(value=size, assumption=why)
-    return settings
+def inspect(model: VisionModel, file: WeightFile, published: WeightEntry | None) -> tuple[Arranged, Recognised]:
+    """Arrange and recognise a file that is meant for a model; for wrapped timm models the names decide.
 
-
-def _bias_setting(arranged: Arranged, layout: str) -> dict[str, Setting]:
-    if not any(name.endswith(".relative_position_bias_table") for name in arranged.sources):
-        return {"position_bias": Setting(value=False)}
-    if layout.startswith("mmpose") and layout != "mmpose-backbone":
-        why = "the file has bias tables; mmpose's files of 2022-02-26 need it off"
-        return {"position_bias": Setting(value=True, assumption=why)}
-    return {}
-
-
-def _backbone_settings(arranged: Arranged, layout: str, family: Family) -> dict[str, Setting]:
-    """A file without a head cannot tell its task; a last fusion with one row is at least a pose model's."""
-    if layout == "hrnet-segmentation-plain":
-        why = "HRNet's segmentation without OCR resizes so; at sizes not divisible by 32 it differs slightly"
-        return {"upsample": Setting(value="bilinear", assumption=why)}
-    last = max((name for name in arranged.sources if re.match(r"backbone\.stage4\.\d+\.fuse", name)), default="")
-    index = last.split(".")[2] if last else "0"
-    pose = f"backbone.stage4.{index}.fuse.paths.1.0.0.0.weight" not in arranged.sources
-    why = "a backbone alone does not tell its task; "
-    why += "one output branch means pose" if pose else "four output branches suggest classification or segmentation"
-    bilinear = family == "hrformer" and pose
-    settings = {"upsample": Setting(value="bilinear" if bilinear else "nearest", assumption=why)}
-    if family == "hrformer":
-        bias = not (pose and layout.startswith("official"))
-        settings["position_bias"] = Setting(value=bias, assumption=why)
-    return settings
-
-
-def _published(file: WeightFile, layout: str) -> WeightEntry | None:
-    """The registry's entry with the file's sha256; our own files say everything themselves."""
-    if file.path is None or layout == "hrformer":
-        return None
-    digest = file.sha256()
-    return next((e for e in list_weights() if e.sha256_prefix and digest.startswith(e.sha256_prefix)), None)
-
-
-def _published_settings(entry: WeightEntry | None) -> dict[str, Setting]:
-    if entry is None:
-        return {}
-    spec = entry.input_spec
-    values: dict[str, Any] = {"dataset": entry.dataset, "channel_order": spec.channel_order}
-    if entry.task is None:
-        values["upsample"] = "nearest"  # ImageNet backbones
-    else:
-        values |= {"input_size": spec.size, "interpolation": spec.interpolation, "crop_ratio": spec.crop_ratio}
-    if entry.task == "pose":
-        values["decoder"] = entry.decoder
-    if entry.position_bias is not None:
-        values["position_bias"] = entry.position_bias
-    return {name: Setting(value=value) for name, value in values.items()}
-
-
-def _own_settings(info: ModelInfo) -> dict[str, Setting]:
-    spec = info.input_spec
-    values: dict[str, Any] = {
-        "channel_order": spec.channel_order,
-        "input_size": spec.size,
-        "interpolation": spec.interpolation,
-        "crop_ratio": spec.crop_ratio,
-    }
-    values |= {name: info.options[name] for name in ("position_bias", "upsample") if name in info.options}
-    if info.task == "pose":
-        values["decoder"] = info.decoder
-    return {name: Setting(value=value) for name, value in values.items()}
+    Raises:
+        CheckpointError: see ``recognise``.
+    """
+    if not isinstance(model.backbone, (TimmBackbone, TimmClassifier)):
+        arranged = arrange(file.tensors)
+        return arranged, recognise(file, arranged, published)
+    arranged = arrange_timm(file.tensors, model.state_dict())
+    if own_info(file) is not None:
+        return arranged, recognise(file, arranged, published)
+    own = any(key.startswith("backbone.net.") for key in file.tensors)
+    whole = isinstance(model.backbone, TimmClassifier)
+    has_head = whole or any(name.startswith("head.") for name in arranged.sources)
+    found = Recognised(format="hrformer" if own else "timm", family="timm", task=model.task if has_head else None)
+    if published is not None:
+        return arranged, replace(found, settings=published_settings(published))
+    unknown = {"input_size": Setting(value=model.info.input_spec.size, assumption="timm's files do not say")}
+    return arranged, replace(found, settings=unknown if whole else {})

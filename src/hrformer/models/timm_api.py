@@ -3,14 +3,13 @@
 ``timm.create_model("hrformer_small", features_only=True)`` then works as for timm's own models.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: symbolic tracing writes the annotation of ``forward`` into its code.
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import create_classifier
+from timm.layers import SelectAdaptivePool2d, create_classifier
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models import register_notrace_module as register_leaf
 from timm.models._features import feature_take_indices
@@ -22,12 +21,30 @@ from hrformer.layers.fusion import FusionUnit
 from hrformer.models.heads import ClassificationConfig, ClassificationHead
 from hrformer.models.trunk import STEM_CHANNELS
 from hrformer.models.zoo import VARIANTS, backbone_config, build_backbone
+from hrformer.ops.resize import UpsampleMode
 
 NAMES = tuple(name for name in VARIANTS if name.startswith("hrformer_"))
 
 # Both choose by the size of their input, which symbolic tracing cannot follow.
 register_leaf(WindowAttention)
 register_leaf(FusionUnit)
+
+
+class TapHead(nn.Module):
+    """Stands in for the classification head of a pruned model: the features end at one of the branches.
+
+    Args:
+        branch: index of the branch, finest first.
+    """
+
+    def __init__(self, branch: int) -> None:
+        super().__init__()
+        self.branch = branch
+        self.classifier: nn.Module = nn.Identity()
+
+    def merge(self, maps: list[Tensor]) -> Tensor:
+        """The branch itself."""
+        return maps[self.branch]
 
 
 class TimmHRFormer(nn.Module):
@@ -40,10 +57,9 @@ class TimmHRFormer(nn.Module):
         global_pool: "avg", "max", "avgmax", "catavgmax", or "" to keep the map.
         drop_rate: dropout before the classifier.
         drop_path_rate: of the last block.
-        **options: ``window_size``, ``position_bias``, ``upsample``, ``mlp_ratio``; see ``create_model``.
+        window_size, position_bias, upsample, mlp_ratio: see ``create_model``; None means the variant's own.
+        device, dtype: of all parameters.
     """
-
-    __jit_unused_properties__ = ["no_weight_decay"]
 
     def __init__(
         self,
@@ -53,31 +69,47 @@ class TimmHRFormer(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        **options: Any,
+        window_size: int | None = None,
+        position_bias: bool | None = None,
+        upsample: UpsampleMode | None = None,
+        mlp_ratio: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        config = backbone_config(name, "classification", in_chans=in_chans, drop_path_rate=drop_path_rate, **options)
+        config = backbone_config(
+            name,
+            "classification",
+            in_chans=in_chans,
+            drop_path_rate=drop_path_rate,
+            window_size=window_size,
+            position_bias=position_bias,
+            upsample=upsample,
+            mlp_ratio=mlp_ratio,
+        )
         self.in_chans = in_chans
-        self.num_classes = num_classes
         self.drop_rate = drop_rate
+        self.only_stem = False
         self.backbone = build_backbone(config)
         branches = self.backbone.feature_info
-        self.head = ClassificationHead(branches, num_classes, ClassificationConfig())
-        self.num_features = self.head_hidden_size = self.head.num_features
-        self.global_pool = create_classifier(self.num_features, num_classes, global_pool)[0]
-        self.head.classifier = create_classifier(self.num_features, num_classes, global_pool)[1]
-        self.feature_info = [
+        # The linear layer depends on the pooling, so it is made below.
+        self.head: ClassificationHead | TapHead = ClassificationHead(branches, 0, ClassificationConfig())
+        self.num_features = self.head.num_features
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
+        self.reset_classifier(num_classes, global_pool)
+        self.feature_info: list[dict[str, Any]] = [
             {"num_chs": STEM_CHANNELS, "reduction": 2, "module": "backbone.conv1"},
             *({"num_chs": f.channels, "reduction": f.stride, "module": "backbone.stage4"} for f in branches),
         ]
+        self.to(device=device, dtype=dtype)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Parameter groups from input to output, for layer-wise learning rates."""
-        stages = r"^backbone\.(?:layer|transition|stage)(\d)" if coarse else r"^backbone\.stage(\d)\.(\d+)"
-        blocks = [(stages, None)] if coarse else [(r"^backbone\.layer1", (0,)), (stages, None)]
+        blocks: list[tuple[str, Any]] = [(r"^backbone\.(?:layer|transition|stage)(\d)", None)]
         if not coarse:
-            blocks += [(rf"^backbone\.transition{i}", (i, 99)) for i in (1, 2, 3)]
+            transitions = [(rf"^backbone\.transition{stage}", (stage, 99)) for stage in (1, 2, 3)]
+            blocks = [(r"^backbone\.layer1", (0,)), (r"^backbone\.stage(\d)\.(\d+)", None), *transitions]
         return {"stem": r"^backbone\.(?:conv|bn)\d", "blocks": blocks}
 
     @torch.jit.ignore
@@ -99,12 +131,16 @@ class TimmHRFormer(nn.Module):
         """Replace the classifier by a fresh one; "" turns pooling off."""
         self.num_classes = num_classes
         pool = self.global_pool.pool_type if global_pool is None else global_pool
-        device = next(self.parameters()).device
         self.global_pool, classifier = create_classifier(self.num_features, num_classes, pool)
-        self.head.classifier = classifier.to(device)
+        parameter = next(self.parameters())
+        self.head.classifier = classifier.to(parameter.device, parameter.dtype).train(self.training)
+        self.global_pool.train(self.training)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, 2048, ceil(H / 32), ceil(W / 32))."""
+        """(B, in_chans, H, W) -> (B, 2048, ceil(H / 32), ceil(W / 32)); after pruning, the last map kept."""
+        if self.only_stem:
+            return self.backbone.forward_half(x)
         return self.head.merge(self.backbone.forward_stages(self.backbone.forward_stem(x)[1]))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -121,7 +157,7 @@ class TimmHRFormer(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
@@ -133,13 +169,16 @@ class TimmHRFormer(nn.Module):
             x: (B, in_chans, H, W).
             indices: which of the five maps; an int takes the last ones.
             norm: accepted for timm's sake; the maps carry their norm already.
-            stop_early: accepted for timm's sake; all branches are needed by any of them.
+            stop_early: stop after the stem where that is all; any branch needs all others.
             output_fmt: only "NCHW".
             intermediates_only: leave out the final features.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        taken, _ = feature_take_indices(len(self.feature_info), indices)
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        if self.only_stem or (stop_early and last == 0):
+            half = self.backbone.forward_half(x)
+            return [half] if intermediates_only else (half, [half])
         half, quarter = self.backbone.forward_stem(x)
         branches = self.backbone.forward_stages(quarter)
         maps = [half, *branches]
@@ -148,12 +187,29 @@ class TimmHRFormer(nn.Module):
 
     @torch.jit.ignore
     def prune_intermediate_layers(
-        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the head; the parallel branches all stay, since each needs the others."""
-        taken, _ = feature_take_indices(len(self.feature_info), indices)
-        if prune_head:
-            self.head, self.global_pool = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+        """Drop the layers that none of the maps needs, so that data-parallel training sees no unused parameter.
+
+        Args:
+            indices: maps to keep, of the five; an int keeps the last ones.
+            prune_norm: accepted for timm's sake.
+            prune_head: drop the head even where the last map is kept; the features then end at that map.
+
+        Returns:
+            The indices kept, from 0.
+        """
+        taken, last = feature_take_indices(len(self.feature_info), indices)
+        if last == 0:
+            self.backbone.keep_only_half()
+            self.only_stem = True
+        else:
+            kept = {i - 1 for i in taken if i} if prune_head or last < len(self.feature_info) - 1 else set(range(4))
+            self.backbone.high_resolution_modules()[-1].fuse.drop_outputs(sorted(kept))
+        if prune_head or last < len(self.feature_info) - 1:
+            self.head = TapHead(last - 1).train(self.training)
+            self.num_features = self.feature_info[last]["num_chs"]
+            self.reset_classifier(0)
         return taken
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class HighResolutionTrunk(nn.Module):
         make_block: builds the block of a branch at a depth.
     """
 
-    __jit_unused_properties__ = ["feature_info"]
+    __jit_unused_properties__: ClassVar = ["feature_info"]
 
     def __init__(self, config: TrunkConfig, make_block: BlockFactory) -> None:
         super().__init__()
@@ -185,11 +186,21 @@ class HighResolutionTrunk(nn.Module):
         for module in self.high_resolution_modules():
             module.grad_checkpointing = enable
 
-    def forward_stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> the maps after the first (stride 2) and second (stride 4) convolution."""
+    def keep_only_half(self) -> None:
+        """Drop everything behind ``forward_half``."""
+        for name, _ in list(self.named_children()):
+            if name not in ("conv1", "bn1", "relu"):
+                setattr(self, name, nn.Identity())
+
+    def forward_half(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the map after the first convolution, at stride 2."""
         # Channels-last from here to the head: the token view of a map is then free.
         x = x.contiguous(memory_format=torch.channels_last)
-        half = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn1(self.conv1(x)))
+
+    def forward_stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> the maps after the first (stride 2) and second (stride 4) convolution."""
+        half = self.forward_half(x)
         return half, self.relu(self.bn2(self.conv2(half)))
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
@@ -198,10 +209,10 @@ class HighResolutionTrunk(nn.Module):
         xs = [self.transition1[0](x), self.transition1[1](x)]
         for module in self.stage2:
             xs = module(xs)
-        xs.append(self.transition2[2](xs[1]))
+        xs = [xs[0], xs[1], self.transition2[2](xs[1])]
         for module in self.stage3:
             xs = module(xs)
-        xs.append(self.transition3[3](xs[2]))
+        xs = [xs[0], xs[1], xs[2], self.transition3[3](xs[2])]
         for module in self.stage4:
             xs = module(xs)
         return xs

@@ -1,14 +1,17 @@
-"""Open a weight file by what its first bytes say, find the tensors in it, and keep what lies beside them."""
+"""Weight files on disk: opened by what their first bytes say, written so that a half-written one is never seen."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -30,6 +33,7 @@ class WeightFile:
         extras: what lay beside the weights, such as a configuration.
         skipped: entries that are not tensors -> why they are left out.
         path: None for a state dict given in memory.
+        cache: keeps the digest once it is known.
     """
 
     tensors: dict[str, Tensor]
@@ -37,6 +41,7 @@ class WeightFile:
     extras: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     path: Path | None = None
+    cache: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
@@ -45,17 +50,17 @@ class WeightFile:
 
     def sha256(self) -> str:
         """Hex digest of the file; empty for a state dict in memory."""
-        if self.path is None:
-            return ""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        if self.path is not None and "sha256" not in self.cache:
+            self.cache["sha256"] = sha256_of(self.path)
+        return self.cache.get("sha256", "")
 
 
-def _digest(file: Any) -> str:
-    # Python 3.10 has no hashlib.file_digest
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -153,3 +158,24 @@ def _has_tensors(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     return any(isinstance(v, Tensor) for v in value.values()) or any(_has_tensors(value.get(w)) for w in WRAPPERS)
+
+
+def stored_tensor(value: Tensor, half: bool) -> Tensor:
+    """A copy fit for storage: contiguous, on the CPU, in 16-bit floats if asked, unless a value would overflow."""
+    value = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+    if half and value.is_floating_point():
+        small = value.half()
+        if bool(torch.isfinite(small).all()) or not bool(torch.isfinite(value).all()):
+            return small
+    return value
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name in the same folder, then rename, so that no half-written file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import timm
 from torch import nn
@@ -16,6 +16,7 @@ from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRC
 from hrformer.models.hrformer import HRFormerConfig, build_hrformer
 from hrformer.models.hrnet import HRNetConfig, build_hrnet
 from hrformer.models.model import TASKS, ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel, init_weights
+from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.ops.resize import UpsampleMode
 
 BackboneConfig = HRFormerConfig | HRNetConfig
@@ -115,7 +116,7 @@ def _reject_unknown(options: Mapping[str, Any], known: tuple[str, ...], what: st
     for name in options:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "."
             raise ValueError(f"unknown option {name!r} for {what}{hint} Known: {', '.join(known)}")
 
 
@@ -152,7 +153,7 @@ def backbone_config(name: str, task: Task | None = None, **options: Any) -> Back
     )
 
 
-def build_backbone(config: BackboneConfig) -> nn.Module:
+def build_backbone(config: BackboneConfig) -> HighResolutionTrunk:
     """Trunk of either family."""
     return build_hrformer(config) if isinstance(config, HRFormerConfig) else build_hrnet(config)
 
@@ -210,20 +211,48 @@ def _num_outputs(task: Task | None, num_classes: int | None, num_keypoints: int 
     return count
 
 
+def _timm_spec(task: Task | None, backbone: TimmBackbone | TimmClassifier, img_size: Any) -> InputSpec:
+    """Input contract: timm's pixel statistics; timm's size for its classifiers and where it takes no other."""
+    cfg = cast(dict[str, Any], getattr(backbone.net, "pretrained_cfg", {}))
+    spec = INPUT_SPECS[task]
+    if len(cfg.get("mean", ())) == len(cfg.get("std", ())) == 3:
+        spec = replace(spec, mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))
+    if task == "classification":
+        crop = cfg.get("crop_pct") or spec.crop_ratio
+        spec = replace(spec, interpolation=cfg.get("interpolation") or spec.interpolation, crop_ratio=crop)
+    if img_size is None and (task in ("classification", None) or not backbone.any_size):
+        img_size = cfg.get("input_size", (3, *spec.size))[1:]
+    if img_size is None:
+        return spec
+    return replace(spec, size=(img_size, img_size) if isinstance(img_size, int) else tuple(img_size))
+
+
 def _timm_model(name: str, task: Task | None, count: int, options: dict[str, Any]) -> VisionModel:
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
         known = list_models()
-        close = difflib.get_close_matches(name, [*known, *timm.list_models()], 3)
+        close = difflib.get_close_matches(name, dict.fromkeys([*known, *timm.list_models()]), 3)
         hint = f" Close: {', '.join(close)}." if close else ""
         raise ValueError(f"no model named {name!r}.{hint} Ours: {', '.join(known)}; or any timm model.")
-    head_options = {k: options.pop(k) for k in list(options) if k in HEAD_OPTIONS[task]}
-    info = ModelInfo(name=f"timm/{name}", task=task, num_classes=count, input_spec=INPUT_SPECS[task])
+    options = {k: v for k, v in options.items() if v is not None}
+    backbone: TimmBackbone | TimmClassifier
     if task == "classification":
-        return VisionModel(TimmClassifier(name, count, **options), None, info)
-    backbone = TimmBackbone(name, **options)
-    head = None if task is None else build_head(backbone, task, count, **head_options)
-    return VisionModel(backbone, head, info)
+        backbone, head = TimmClassifier(name, count, **options), None
+    else:
+        head_options = {k: v for k, v in options.items() if k in HEAD_OPTIONS[task]}
+        backbone = TimmBackbone(name, **{k: v for k, v in options.items() if k not in head_options})
+        head = None if task is None else build_head(backbone, task, count, **head_options)
+    info = ModelInfo(
+        name=f"timm/{name}",
+        task=task,
+        num_classes=count,
+        input_spec=_timm_spec(task, backbone, options.get("img_size")),
+        skeleton=skeleton_for(count) if task == "pose" else None,
+        options={k: v for k, v in options.items() if k != "pretrained"},
+    )
+    model = VisionModel(backbone, head, info)
+    init_weights(model)
+    return model
 
 
 def create_model(

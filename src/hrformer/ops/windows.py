@@ -6,8 +6,6 @@ window, h heads, d head dimension.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +20,6 @@ def window_padding(height: int, width: int, window: int) -> tuple[int, int, int,
     return pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2
 
 
-@lru_cache(maxsize=32)
 def relative_position_index(window: int) -> Tensor:
     """Row of the bias table for each (query, key) pair of a window: (N * N,) int64.
 

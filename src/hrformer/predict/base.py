@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
+from hrformer.models.load_report import LoadReport
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.predict.images import Picture, Pictures, is_single
 from hrformer.predict.preprocess import normalise
@@ -46,6 +47,9 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic. Results are float32 or better in any case.
 
+    Attributes:
+        report: what was read from the weight file, and what had to be assumed; None for models made otherwise.
+
     Raises:
         ValueError: the model is for another task.
     """
@@ -68,6 +72,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         self.dtype = dtype
         self.model = model.to(self.device, dtype).eval()
         self.options = options
+        self.report: LoadReport | None = None
 
     @property
     def info(self) -> ModelInfo:

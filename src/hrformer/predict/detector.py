@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from hrformer.models.download import fetch_weights
 from hrformer.models.registry import WeightEntry, list_weights
+from hrformer.models.weight_files import read_weights
 
 PERSON_LABEL = 1
 
@@ -89,10 +90,9 @@ def load_detector_weights(model: nn.Module, path: str | os.PathLike[str]) -> Non
         ValueError: it is not a weight file or belongs to another detector.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except (pickle.UnpicklingError, EOFError, AttributeError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{os.fspath(path)} does not hold weights of this detector: {error}") from error
+        missing, unexpected = model.load_state_dict(read_weights(Path(path)).tensors, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"{os.fspath(path)} does not fit this detector: {error}") from error
     # Published files come from frozen batch norms, which do not count batches.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:

@@ -62,7 +62,7 @@ def draw_keypoints(
             scene = sv.EdgeAnnotator(color=sv.Color(*color), thickness=thickness, edges=edges).annotate(scene, people)
         if joints:
             dots = sv.KeyPoints(xy=np.ascontiguousarray(points[:, joints]))
-            scene = sv.VertexAnnotator(color=sv.Color(*color), radius=thickness + 1).annotate(scene, dots)
+            scene = sv.VertexAnnotator(color=sv.Color(*color), radius=thickness + 2).annotate(scene, dots)
     corners = boxes[shown].astype(np.float32) * factor
     corners[:, 2:] += corners[:, :2]
     return _labels(scene, corners, [f"{scores[i]:.2f}" for i in shown], [(40, 40, 40)] * len(shown), "top")
@@ -99,8 +99,10 @@ def draw_segmentation(
     scene = np.asarray(cv2.addWeighted(layer, opacity, scene, 1 - opacity, 0), np.uint8)
     # Places for captions need no more than screen resolution.
     step = -(-max(mask.shape) // 800)
-    regions = {k: mask[::step, ::step] == k for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size))}
-    named = [int(k) for k, region in regions.items() if region.any()]
+    regions = {
+        k: mask[::step, ::step] == k for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist()
+    }
+    named = [k for k, region in regions.items() if region.any()]
     spots = np.array([_middle_of_largest_region(regions[k]) for k in named], np.float32).reshape(-1, 2) * step * factor
     texts = [class_names[k] if k < len(class_names) else str(k) for k in named]
     return _labels(scene, np.concatenate([spots, spots], axis=1), texts, [colors[k] for k in named], "centre")

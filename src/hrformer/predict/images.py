@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -86,7 +86,10 @@ def load_image(source: Picture) -> LoadedImage:
     if isinstance(source, LoadedImage):
         return source
     if isinstance(source, Image.Image):
-        return LoadedImage(pixels=_from_pil(source, "PIL image"))
+        try:
+            return LoadedImage(pixels=_from_pil(source))
+        except OSError as error:
+            raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, torch.Tensor):
         return LoadedImage(pixels=_from_tensor(source))
     if isinstance(source, np.ndarray):
@@ -120,10 +123,11 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
         return np.ascontiguousarray(bgr[:, :, ::-1])
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _from_pil(image, name)
+            return _from_pil(image)
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture in a format known here") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "not a picture in a format known here" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise ImageError(f"{name}: {reason}") from error
+        raise ImageError(f"{name}: {error}") from error
 
 
 def _decode_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
@@ -165,11 +169,8 @@ def _download(url: str) -> bytes:
         raise ImageError(f"{url}: {getattr(error, 'reason', None) or error}") from error
 
 
-def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    try:
-        return _from_array(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
-    except OSError as error:
-        raise ImageError(f"{name}: {error}") from error
+def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
+    return _from_array(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
 
 
 def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -201,7 +202,7 @@ def _from_array(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(colour, dtype=np.uint8)
 
 
-def _bytes_from_unit_range(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+def _bytes_from_unit_range(values: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(values.min()), float(values.max())
     # Also false for NaN. The slack is for arithmetic that lands a hair outside, such as resizing.
     if not (low >= -1e-3 and high <= 1 + 1e-3):

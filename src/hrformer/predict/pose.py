@@ -39,7 +39,7 @@ class PoseOptions(PredictOptions):
         nms: which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20,
             "off" keeps all. "auto" is hard for detections and off for boxes given by the caller.
         nms_threshold: people with a higher object keypoint similarity count as one.
-        fast_crop: crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.2 % of the values
+        fast_crop: crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values
             differ, by one grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels.
     """
 

@@ -11,7 +11,7 @@ import torch
 from hrformer.models.checkpoint import load_model
 from hrformer.models.download import fetch_weights
 from hrformer.models.model import VisionModel
-from hrformer.models.registry import find_weights
+from hrformer.models.registry import WeightEntry, find_weights
 from hrformer.predict.base import Predictor
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.pose import PosePredictor
@@ -59,12 +59,20 @@ def load(
     """
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
+    published: WeightEntry | None = None
     if not path.is_file():
         if path.suffix or len(path.parts) > 1:
             raise FileNotFoundError(f"no weight file {name}; `hrformer models` lists the names of published weights")
-        path = fetch_weights(find_weights(name))
-    model, _ = load_model(path, **overrides)
-    return predictor_for(model, device=device, dtype=dtype)
+        published = find_weights(name)
+        if published.task == "detection":
+            raise ValueError(
+                f"{name} is a person detector; use it with a pose model: predictor(..., detector={name!r})"
+            )
+        path = fetch_weights(published)
+    model, report = load_model(path, published=published, **overrides)
+    predictor = predictor_for(model, device=device, dtype=dtype)
+    predictor.report = report
+    return predictor
 
 
 def predictor_for(

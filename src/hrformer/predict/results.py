@@ -86,7 +86,7 @@ class Keypoints:
         """JSON-ready: file, size, names, and per person keypoints [x, y, score] by joint, score, bbox, box_score."""
         people = [
             {
-                "keypoints": np.round(self.keypoints[i].astype(float), 4).tolist(),
+                "keypoints": _rounded(self.keypoints[i]).tolist(),
                 "score": float(self.scores[i]),
                 "bbox": self.boxes[i].tolist(),
                 "box_score": float(self.box_scores[i]),
@@ -102,7 +102,7 @@ class Keypoints:
             {
                 "image_id": image_id,
                 "category_id": category_id,
-                "keypoints": np.round(self.keypoints[i].astype(float).ravel(), 4).tolist(),
+                "keypoints": _rounded(self.keypoints[i]).ravel().tolist(),
                 "score": float(self.scores[i]),
             }
             for i in range(len(self))
@@ -190,6 +190,12 @@ Result: TypeAlias = "Classification | Keypoints | Segmentation"
 
 def _header(path: str | None, image: NDArray[np.uint8]) -> dict[str, Any]:
     return {"file_name": path, "width": image.shape[1], "height": image.shape[0]}
+
+
+def _rounded(keypoints: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(K, 3) without the digits that mean nothing: thousandths of a pixel, millionths of a score."""
+    values = keypoints.astype(np.float64)
+    return np.concatenate([np.round(values[:, :2], 3), np.round(values[:, 2:], 6)], axis=1)
 
 
 def _save(path: str | os.PathLike[str], to_dict: Any, draw: Any) -> None:

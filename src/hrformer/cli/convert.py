@@ -1,0 +1,26 @@
+"""``hrformer convert``: one weight file into another form."""
+
+from __future__ import annotations
+
+from hrformer.cli.arguments import ConvertArguments
+from hrformer.cli.messages import note, say
+from hrformer.models.checkpoint import convert_checkpoint
+
+
+def run_convert(arguments: ConvertArguments) -> int:
+    """Convert, and say what was found in the file.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``convert_checkpoint``.
+    """
+    settings = {
+        name: getattr(arguments, name)
+        for name in ("position_bias", "upsample", "channel_order", "input_size", "decoder")
+        if getattr(arguments, name) is not None
+    }
+    report = convert_checkpoint(
+        arguments.source, arguments.destination, to=arguments.to, half=arguments.half, **settings
+    )
+    note(str(report))
+    say(f"wrote {arguments.destination}")
+    return 0

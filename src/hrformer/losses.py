@@ -1,0 +1,204 @@
+"""Training losses as pure functions: network outputs and targets in, a scalar out.
+
+B pictures, C classes, K joints, H and W rows and columns. Everything is computed in float32 at least, also
+inside autocast. A NaN in the outputs stays a NaN in the loss, so that a loop can stop on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Label of pixels that count nowhere."""
+
+AUXILIARY_WEIGHT = 0.4
+"""Share of the auxiliary loss in the published segmentation runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HardPixels:
+    """Which pixels online hard example mining (OHEM) trains on.
+
+    Attributes:
+        threshold: pixels whose true class has a lower probability are hard.
+        min_kept: where fewer pixels are hard, the threshold rises to the probability of this rank.
+    """
+
+    threshold: float = 0.9
+    min_kept: int = 100_000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1], got {self.threshold}")
+        if self.min_kept < 0:
+            raise ValueError(f"min_kept must not be negative, got {self.min_kept}")
+
+
+def heatmap_mse(predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Pose loss: per joint the mean over batch and pixels of ``(w p - w t)^2``, averaged over the joints.
+
+    No factor 0.5 (HRNet's own code has one); joints of weight 0 stay in the denominator.
+
+    Args:
+        predicted: (B, K, h, w) heatmaps.
+        targets: (B, K, h, w) from ``HeatmapCodec.encode``.
+        weights: (B, K).
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    if predicted.shape != targets.shape or predicted.shape[:2] != weights.shape or predicted.ndim != 4:
+        raise ValueError(
+            "heatmaps, targets and weights must be (B, K, h, w), (B, K, h, w) and (B, K), got "
+            f"{tuple(predicted.shape)}, {tuple(targets.shape)} and {tuple(weights.shape)}"
+        )
+    difference = (_full(predicted) - targets) * weights[:, :, None, None]
+    return difference.square().mean()
+
+
+def classification_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Mean over pictures of the cross-entropy with labels or with soft targets.
+
+    Args:
+        logits: (B, C).
+        targets: (B,) integer labels, or (B, C) probabilities as mixup and cutmix make them.
+        label_smoothing: share of each target spread evenly over all classes, also over soft ones; leave it
+            at 0 where the mixup has smoothed already.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    hard = targets.ndim == 1 and not targets.is_floating_point()
+    if logits.ndim != 2 or targets.shape != (logits.shape[:1] if hard else logits.shape):
+        raise ValueError(
+            f"logits must be (B, C) with integer labels (B,) or probabilities (B, C), got {tuple(logits.shape)} "
+            f"with {tuple(targets.shape)} {targets.dtype}"
+        )
+    return F.cross_entropy(_full(logits), targets.long() if hard else targets, label_smoothing=label_smoothing)
+
+
+def pixel_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """Cross-entropy over the pixels that count, divided by the sum of their class weights.
+
+    Args:
+        logits: (B, C, h, w); where they differ from the labels in size, the labels are resized, nearest.
+        labels: (B, H, W) integers in 0..C - 1 or ``ignore_index``.
+        class_weights: (C,), all 1 if left out.
+        ignore_index: label of the pixels left out. Without any other pixel the loss is 0.
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    logits, labels = _full(logits), fit_labels(labels, logits)
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="none")
+    counted = labels != ignore_index
+    if class_weights is None:
+        return losses.sum() / counted.sum().clamp(min=1)
+    total = class_weights[labels.where(counted, 0)].mul(counted).sum()
+    return losses.sum() / total.where(total > 0, 1)
+
+
+def ohem_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    hard: HardPixels,
+    class_weights: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Cross-entropy of the hard pixels of the batch, divided by their number (not by their class weights).
+
+    The threshold is the larger of ``hard.threshold`` and the true-class probability at rank ``min_kept`` (from
+    0, or the last) of the pixels that count; pixels strictly below it are kept. The first pixel of the batch
+    always counts, where it is ignored with class 0 and loss 0, as in openseg.pytorch and HRFormer. The kept
+    set may still be empty, with one pixel that is certain; the reference then returns NaN, this 0.
+
+    Args:
+        logits: (B, C, h, w); where they differ from the labels in size, the labels are resized, nearest.
+        labels: (B, H, W) integers in 0..C - 1 or ``ignore_index``.
+        hard: threshold and rank.
+        class_weights: (C,), all 1 if left out; they scale the kept losses only.
+        ignore_index: label of the pixels left out.
+
+    Raises:
+        ValueError: shapes do not fit together, or there is no pixel at all.
+    """
+    logits, labels = _full(logits), fit_labels(labels, logits)
+    if labels.numel() == 0:
+        raise ValueError(f"there must be at least one pixel, got labels of shape {tuple(labels.shape)}")
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten()
+    labels = labels.flatten()
+    counted = labels != ignore_index
+    with torch.no_grad():
+        probability = torch.exp(-losses)
+        probability[0] = probability[0].where(counted[0], logits[0, :, 0, 0].softmax(0)[0])
+        ranked = counted.clone()
+        ranked[0] = True
+        # Pixels that do not count go behind all others, hence no rank reaches them.
+        ascending = probability.where(ranked, torch.inf).sort().values
+        rank = (ranked.sum() - 1).clamp(max=hard.min_kept)
+        kept = ranked & (probability < ascending[rank].clamp(min=hard.threshold))
+    if class_weights is not None:
+        losses = losses * class_weights[labels.where(counted, 0)]
+    return (losses * kept).sum() / kept.sum().clamp(min=1)
+
+
+def segmentation_losses(
+    auxiliary: Tensor,
+    main: Tensor,
+    labels: Tensor,
+    *,
+    hard: HardPixels | None = None,
+    class_weights: Tensor | None = None,
+    auxiliary_weight: float = AUXILIARY_WEIGHT,
+    ignore_index: int = IGNORE_INDEX,
+) -> dict[str, Tensor]:
+    """Loss of a network with two outputs: main + ``auxiliary_weight`` x auxiliary.
+
+    Args:
+        auxiliary: (B, C, h, w) logits; always scored by :func:`pixel_cross_entropy`.
+        main: (B, C, h', w') logits; scored by :func:`ohem_cross_entropy` where ``hard`` is given.
+        labels: (B, H, W) integers.
+        hard: which pixels the main output is trained on; all if left out.
+        class_weights: (C,) of both parts.
+        auxiliary_weight: share of the auxiliary part.
+        ignore_index: label of the pixels left out.
+
+    Returns:
+        Scalars "loss" (the sum to minimise), "main" and "auxiliary" (without its weight).
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    parts = {"auxiliary": pixel_cross_entropy(auxiliary, labels, class_weights, ignore_index)}
+    if hard is None:
+        parts["main"] = pixel_cross_entropy(main, labels, class_weights, ignore_index)
+    else:
+        parts["main"] = ohem_cross_entropy(main, labels, hard, class_weights, ignore_index)
+    return {"loss": parts["main"] + auxiliary_weight * parts["auxiliary"], **parts}
+
+
+def fit_labels(labels: Tensor, logits: Tensor) -> Tensor:
+    """Labels (B, H, W) at the size of the logits (B, C, h, w), nearest neighbour, as int64.
+
+    Raises:
+        ValueError: shapes do not fit together, or the labels are not integers.
+    """
+    if logits.ndim != 4 or labels.ndim != 3 or len(labels) != len(logits) or labels.is_floating_point():
+        raise ValueError(
+            f"logits must be (B, C, h, w) and labels (B, H, W) integers, got {tuple(logits.shape)} and "
+            f"{tuple(labels.shape)} {labels.dtype}"
+        )
+    if labels.shape[1:] != logits.shape[2:]:
+        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0]
+    return labels.long()
+
+
+def _full(x: Tensor) -> Tensor:
+    """Half precision to float32; float32 and float64 unchanged."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

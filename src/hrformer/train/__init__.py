@@ -1,0 +1,1 @@
+"""Training: schedules, optimisation, state and the loop."""

@@ -1,0 +1,116 @@
+"""The fusion unit against its table in the recipe (section 1.6), odd sizes included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hrformer.layers.fusion import FusionUnit
+
+CHANNELS = (4, 6, 8, 10)
+EVEN = [(16, 24), (8, 12), (4, 6), (2, 3)]
+ODD = [(16, 21), (8, 11), (4, 6), (2, 3)]  # a 61 x 83 picture: halved and rounded up
+SMALL = [(1, 1), (1, 1), (1, 1), (1, 1)]
+
+
+def unit(num_outputs: int = 4, *, separable: bool = True, upsample: str = "nearest") -> FusionUnit:
+    fusion = FusionUnit(CHANNELS, num_outputs=num_outputs, separable=separable, upsample=upsample).eval()
+    for m in fusion.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1.0, 0.2)
+            nn.init.normal_(m.bias, 0.0, 0.2)
+            m.running_mean.normal_(0.0, 0.2)
+    return fusion.double()
+
+
+def branches(sizes: list[tuple[int, int]]) -> list[Tensor]:
+    return [torch.randn(2, c, *size, dtype=torch.float64) for c, size in zip(CHANNELS, sizes, strict=True)]
+
+
+def grow(y: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor:
+    if mode == "bilinear_aligned":
+        return F.interpolate(y, size, mode="bilinear", align_corners=True)
+    corners = {"nearest": None, "bilinear": False}[mode]
+    y = F.interpolate(y, scale_factor=factor, mode=mode, align_corners=corners)
+    if tuple(y.shape[-2:]) != size:
+        y = F.interpolate(y, size, mode="bilinear", align_corners=mode == "nearest")
+    return y
+
+
+def shrink(x: Tensor, steps: nn.Sequential, separable: bool) -> Tensor:
+    """Stride-2 steps; ReLU after each but the last."""
+    for k, step in enumerate(steps):
+        if separable:
+            depthwise, norm1, pointwise, norm2 = list(step)[:4]
+            x = norm1(F.conv2d(x, depthwise.weight, stride=2, padding=1, groups=x.shape[1]))
+            x = norm2(F.conv2d(x, pointwise.weight))
+        else:
+            x = step[1](F.conv2d(x, step[0].weight, stride=2, padding=1))
+        if k < len(steps) - 1:
+            x = F.relu(x)
+    return x
+
+
+def expected(fusion: FusionUnit, xs: list[Tensor], separable: bool, mode: str) -> list[Tensor]:
+    outputs = []
+    for i, row in enumerate(fusion.paths):
+        total = xs[i]
+        for j, path in enumerate(row):
+            if j > i:
+                y = path[1](F.conv2d(xs[j], path[0].weight))
+                total = total + grow(y, 2 ** (j - i), tuple(xs[i].shape[-2:]), mode)
+            elif j < i:
+                total = total + shrink(xs[j], path, separable)
+        outputs.append(F.relu(total))
+    return outputs
+
+
+@pytest.mark.parametrize("sizes", [EVEN, ODD, SMALL], ids=["even", "odd", "one cell"])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear_aligned"])
+@pytest.mark.parametrize("separable", [True, False])
+def test_fusion_follows_the_recipe(separable: bool, mode: str, sizes: list[tuple[int, int]]) -> None:
+    fusion, xs = unit(separable=separable, upsample=mode), branches(sizes)
+    outputs = fusion([x.clone() for x in xs])
+    for ours, theirs, x in zip(outputs, expected(fusion, xs, separable, mode), xs, strict=True):
+        assert ours.shape == x.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_inputs_are_left_alone() -> None:
+    fusion, xs = unit().train(), branches(EVEN)
+    before = [x.clone() for x in xs]
+    fusion(xs)
+    assert all(torch.equal(x, y) for x, y in zip(xs, before, strict=True))
+
+
+def test_only_the_last_step_changes_channels() -> None:
+    widths = [[conv.out_channels for conv in step if isinstance(conv, nn.Conv2d)] for step in unit().paths[3][0]]
+    assert widths == [[4, 4], [4, 4], [4, 10]]
+
+
+def test_no_convolution_has_a_bias() -> None:
+    convolutions = [m for m in unit().modules() if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 6 + 2 * (3 * 1 + 2 * 2 + 1 * 3)
+    assert all(m.bias is None for m in convolutions)
+
+
+def test_single_output_is_the_first_of_all() -> None:
+    full, xs = unit(), branches(ODD)
+    single = unit(1)
+    single.load_state_dict({k: v for k, v in full.state_dict().items() if k.startswith("paths.0.")})
+    (output,) = single(xs)
+    assert torch.equal(output, full(xs)[0])
+
+
+def test_dropped_outputs_pass_through() -> None:
+    fusion, xs = unit(), branches(ODD)
+    full = fusion(xs)
+    fusion.drop_outputs([1, 3])
+    outputs = fusion(xs)
+    assert torch.equal(outputs[1], full[1])
+    assert torch.equal(outputs[3], full[3])
+    assert outputs[0] is xs[0]
+    assert outputs[2] is xs[2]
+    assert {name.split(".")[1] for name, _ in fusion.named_parameters()} == {"1", "3"}

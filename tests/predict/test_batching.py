@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from hrformer.predict.batching import run_in_batches
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
+def test_jobs_come_back_in_order_with_their_own_answers(batch_size: int) -> None:
+    counts = [2, 0, 5, 1, 0, 0, 4, 0]
+    sizes = []
+
+    def run(batch: torch.Tensor) -> list[float]:
+        sizes.append(len(batch))
+        return batch[:, 0].tolist()
+
+    jobs = [(n, [torch.tensor([10.0 * n + k]) for k in range(count)]) for n, count in enumerate(counts)]
+    answers = list(run_in_batches(jobs, run, batch_size))
+    assert answers == [(n, [10.0 * n + k for k in range(count)]) for n, count in enumerate(counts)]
+    assert sum(sizes) == 12
+    if batch_size < 4:
+        assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+
+
+def test_shapes_are_not_mixed() -> None:
+    shapes = []
+
+    def run(batch: torch.Tensor) -> list[int]:
+        shapes.append(tuple(batch.shape))
+        return [0] * len(batch)
+
+    parts = [torch.zeros(2), torch.zeros(2), torch.zeros(3), torch.zeros(2)]
+    assert len(next(run_in_batches([(0, parts)], run, 8))[1]) == 4
+    assert shapes == [(2, 2), (1, 3), (1, 2)]
+
+
+def test_jobs_are_taken_only_as_needed() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[tuple[int, list[torch.Tensor]]]:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            # One part first, then none: the first job must not hold back all the others.
+            yield number, [torch.zeros(1)] if number == 0 else []
+
+    results = run_in_batches(jobs(), lambda batch: [0] * len(batch), 4)
+    assert next(results) == (0, [0])
+    assert taken <= 10
+    assert [number for number, _ in results] == list(range(1, 1000))

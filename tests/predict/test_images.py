@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import io
+import json
+import threading
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hrformer.predict import images
+from hrformer.predict.images import ImageError, is_single, load_image, load_images
+
+
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def test_decoding_matches_the_golden(coco_images: list[Path], parity_dir: Path) -> None:
+    expected = json.loads((parity_dir / "protocol" / "crops.json").read_text())["decoded_rgb_crc32"]
+    assert {path.name: zlib.crc32(load_image(path).pixels.tobytes()) for path in coco_images} == expected
+
+
+@pytest.mark.parametrize("make", [Path, str], ids=["path", "string"])
+def test_files_keep_their_name(make, noise: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "ö x.png"
+    file.write_bytes(encoded(noise, "PNG"))
+    image = load_image(make(file))
+    assert image.path == str(file)
+    assert image.size == (90, 60)
+    assert np.array_equal(image.pixels, noise)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "TGA"])
+def test_formats(kind: str, noise: np.ndarray, tmp_path: Path) -> None:
+    flat = np.zeros_like(noise)
+    flat[:30, :, 0] = 255
+    file = tmp_path / "x"
+    file.write_bytes(encoded(flat, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert np.array_equal(load_image(file).pixels, flat)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_turns_the_picture_upright(kind: str, tmp_path: Path) -> None:
+    sideways = np.zeros((40, 80, 3), np.uint8)
+    sideways[:, :20] = 255  # left edge as stored; orientation 6 shows it on top
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / "x"
+    file.write_bytes(encoded(sideways, kind, exif=exif))
+    pixels = load_image(file).pixels
+    assert pixels.shape == (80, 40, 3)
+    assert pixels[:16].mean() > 250
+    assert pixels[24:].mean() < 5
+    with Image.open(file) as opened:
+        assert np.abs(load_image(opened).pixels.astype(int) - pixels).max() <= 3
+
+
+def test_forms_in_memory_agree(noise: np.ndarray) -> None:
+    chw = torch.from_numpy(noise).permute(2, 0, 1)
+    alpha = np.concatenate([noise, np.full((60, 90, 1), 7, np.uint8)], axis=2)
+    forms = [noise, alpha, Image.fromarray(noise), Image.fromarray(alpha, "RGBA"), noise / 255, chw, chw / 255]
+    for form in forms:
+        image = load_image(form)
+        assert image.path is None
+        assert image.pixels.dtype == np.uint8
+        assert np.array_equal(image.pixels, noise)
+    half = load_image((chw / 255).bfloat16()).pixels
+    assert np.abs(half.astype(int) - noise).max() <= 1
+
+
+def test_grey_becomes_three_equal_channels(noise: np.ndarray) -> None:
+    grey = noise[:, :, 0]
+    for form in (grey, grey[:, :, None], Image.fromarray(grey), torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        assert np.array_equal(load_image(form).pixels, np.stack([grey] * 3, axis=2))
+
+
+def test_collections_and_batches(noise: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(noise, "PNG"))
+    assert [image.size for image in load_images((file, noise[:20]))] == [(90, 60), (90, 20)]
+    batch = torch.zeros(3, 3, 8, 9, dtype=torch.uint8)
+    assert not is_single(batch)
+    assert [image.size for image in load_images(batch)] == [(9, 8)] * 3
+    assert len(list(load_images(np.zeros((2, 8, 9, 3), np.uint8)))) == 2
+    assert list(load_images([])) == []
+    assert is_single(file)
+    assert is_single(noise)
+    assert not is_single([file])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 4, 3)) + 255.0, r"lie in \[0, 1\], got values from 255 to 255"),
+        (np.full((4, 4, 3), np.nan), r"lie in \[0, 1\]"),
+        (np.zeros((4, 4, 3), np.int64), "must be uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"shape \(H, W\), \(H, W, 3\)"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros(4, np.uint8), "shape"),
+        (torch.zeros(5, 4, 3), "channels first"),
+        (torch.zeros(2), "must have shape"),
+        (7, "from a int"),
+    ],
+)
+def test_unusable_values_are_explained(source: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        list(load_images(source))
+
+
+def test_unreadable_files_are_named(noise: np.ndarray, tmp_path: Path) -> None:
+    files = {
+        "absent.jpg": (None, "no such file"),
+        "empty.jpg": (b"", "is empty"),
+        "text.png": (b"hello", "not a picture"),
+        "cut.jpg": (encoded(noise, "JPEG", quality=95)[:3000], "truncated"),
+        "cut.png": (encoded(noise, "PNG")[:3000], "cut.png"),
+    }
+    for name, (data, message) in files.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=message) as caught:
+            load_image(tmp_path / name)
+        assert str(caught.value).count(name) == 1
+    with pytest.raises(ImageError, match="is a folder"):
+        load_image(tmp_path)
+
+
+def test_cut_jpeg_is_refused_even_where_opencv_fills_it_up(
+    noise: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # OpenCV 4 returns such pictures with a grey rest, OpenCV 5 refuses them.
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: noise)
+    whole = encoded(noise, "JPEG", quality=95)
+    file = tmp_path / "x.jpg"
+    file.write_bytes(whole + b"trailing bytes \xff\xd8 of a phone")
+    assert load_image(file).size == (90, 60)
+    file.write_bytes(whole[:-400])
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(file)
+
+
+@pytest.fixture
+def web(noise: np.ndarray) -> Iterator[str]:
+    """Address of a server with one picture."""
+    data = encoded(noise, "PNG")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/noise.png"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(data if found else b"")
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_urls(web: str, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = load_image(f"{web}/noise.png")
+    assert np.array_equal(image.pixels, noise)
+    assert image.path == f"{web}/noise.png"
+    with pytest.raises(ImageError, match="404"):
+        load_image(f"{web}/other.png")
+    monkeypatch.setattr(images, "URL_TIMEOUT", 0.5)
+    with pytest.raises(ImageError, match=r"http://127.0.0.1:1/x.png: .+"):
+        load_image("http://127.0.0.1:1/x.png")

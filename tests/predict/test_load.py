@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrformer.models import download, registry
+from hrformer.models.checkpoint import save_checkpoint
+from hrformer.models.model import VisionModel
+from hrformer.models.zoo import create_model
+from hrformer.predict.predictors import (
+    ClassificationPredictor,
+    PosePredictor,
+    SegmentationPredictor,
+    load,
+    predictor_for,
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("classification", ClassificationPredictor),
+        ("pose", PosePredictor),
+        ("segmentation", SegmentationPredictor),
+    ],
+)
+def test_file_to_predictor(task: str, kind: type, request: pytest.FixtureRequest, tmp_path: Path, noise) -> None:
+    model: VisionModel = request.getfixturevalue(f"{task}_model")
+    file = save_checkpoint(model, tmp_path / "weights.safetensors")
+    for name in (file, str(file)):
+        predictor = load(name, device="cpu")
+        assert type(predictor) is kind
+        assert predictor.device == torch.device("cpu")
+        assert not predictor.model.training
+        assert predictor.report is not None
+        assert predictor.report.source == "weights.safetensors"
+    options = {"short_side": 64} if task == "segmentation" else {}
+    made, loaded = predictor_for(model, device="cpu")(noise, **options), predictor(noise, **options)
+    compared = [key for key in ("mask", "keypoints", "probabilities") if hasattr(made, key)]
+    assert len(compared) == 1
+    assert np.allclose(getattr(made, compared[0]), getattr(loaded, compared[0]), atol=1e-6)
+    assert model.info.name in repr(predictor)
+
+
+def test_settings_reach_the_model(pose_model: VisionModel, tmp_path: Path) -> None:
+    file = save_checkpoint(pose_model, tmp_path / "weights.safetensors")
+    predictor = load(file, device="cpu", decoder="mmpose", input_size=(64, 48))
+    assert predictor.info.decoder == "mmpose"
+    assert predictor.info.input_spec.size == (64, 48)
+    assert load(file, device="cpu", dtype=torch.bfloat16).model.backbone.conv1.weight.dtype == torch.bfloat16
+
+
+def test_names_of_bundled_weights(
+    classification_model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple("abcdefghij")
+    saved = create_model("hrformer_nano", "classification", num_classes=10)
+    saved.load_state_dict(classification_model.state_dict())
+    saved.info = replace(saved.info, class_names=names, dataset="ten things")
+    save_checkpoint(saved, tmp_path / "ten_things.safetensors")
+    for module in (registry, download):
+        monkeypatch.setattr(module, "bundled_folder", lambda: tmp_path)
+    predictor = load("ten_things", device="cpu")
+    assert predictor.info.class_names == names
+    assert predictor.info.dataset == "ten things"
+
+
+def test_what_cannot_be_loaded_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no weight file .*absent.pth"):
+        load(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match=r"no weight file absent\.pth"):
+        load("absent.pth")
+    with pytest.raises(ValueError, match=r"no weights are called 'hrformer_smal'.*hrformer_small_coco"):
+        load("hrformer_smal")
+    with pytest.raises(ValueError, match="person detector"):
+        load("fasterrcnn_resnet50_fpn_v2_coco")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match="not a weight file"):
+        load(tmp_path / "text.pth")
+    bare = create_model("hrformer_nano")
+    with pytest.raises(ValueError, match="bare backbone"):
+        load(save_checkpoint(bare, tmp_path / "bare.safetensors"))
+    monkeypatch.setenv("HRFORMER_OFFLINE", "1")
+    with pytest.raises(download.DownloadError):
+        load("hrformer_small_coco_256x192")

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import functional as tv
+
+from hrformer.geometry.affine import crop_matrix
+from hrformer.geometry.boxes import box_to_crop
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.tiles import pad_to_multiple
+from hrformer.predict.images import LoadedImage, load_image
+from hrformer.predict.preprocess import (
+    centre_crop,
+    crop_people,
+    crop_people_on_device,
+    normalise,
+    resize_short_side,
+    warp,
+)
+
+POSE = InputSpec(size=(256, 192))
+
+
+def official_matrix(center: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """From the middle, the point half a width above it and a third at a right angle, as the official code has it.
+
+    Ours takes the point to the left, as mmpose does. The mapping is the same, the float32 rounding is not.
+    """
+    up, half = np.array([0, -0.5], np.float32), np.array([96, 128], np.float32)
+    triples = []
+    for origin, width in ((center, size[0]), (half, np.float32(192))):
+        second = origin + up * width
+        away = origin - second
+        triples.append(np.array([origin, second, second + np.array([-away[1], away[0]])], np.float32))
+    return cv2.getAffineTransform(*triples)
+
+
+def test_crops_match_the_golden_of_the_installed_opencv(coco_images: list[Path], parity_dir: Path) -> None:
+    meta = json.loads((parity_dir / "protocol" / "crops.json").read_text())
+    arrays = np.load(parity_dir / "protocol" / "crops.npz")
+    version = f"cv{cv2.__version__.split('.')[0]}"
+    if f"normalised_{version}" not in arrays:
+        pytest.skip(f"no golden for OpenCV {cv2.__version__}")
+    files = {path.name: path for path in coco_images}
+    differing = 0
+    for row, crop in enumerate(meta["crops"]):
+        pixels = load_image(files[crop["image"]]).pixels
+        center, size = np.float32(crop["center"]), np.float32(crop["scale200"]) * np.float32(200)
+        exact = warp(pixels, official_matrix(center, size), (192, 256))
+        if row < 2:
+            assert np.array_equal(exact, arrays[f"warped_rgb_{version}"][row])
+        x = normalise(torch.from_numpy(exact)[None], POSE)[0].numpy()
+        assert np.abs(x.ravel()[:: meta["stride"]] - arrays[f"normalised_{version}"][row]).max() < 1e-6
+        assert np.abs(x.mean((1, 2), dtype=np.float64) - arrays[f"channel_mean_{version}"][row]).max() < 1e-6
+        ours, centers, sizes = crop_people(pixels, [crop["bbox_xywh"]], POSE)
+        assert np.abs(np.concatenate([centers[0] - center, sizes[0] - size])).max() < 1e-4
+        differing += int((np.abs(ours[0].astype(int) - exact) > 0).sum())
+        assert np.abs(ours[0].astype(int) - exact).max() <= (1 if version == "cv5" else 8)
+    assert differing < 0.001 * 6 * exact.size
+
+
+def test_fast_crop_differs_by_no_more_than_stated(coco_images: list[Path], coco_people: dict) -> None:
+    differences = []
+    for path, entry in zip(coco_images, coco_people["images"], strict=True):
+        boxes = [a["bbox"] for a in coco_people["annotations"] if a["image_id"] == entry["id"]]
+        pixels = load_image(path).pixels
+        reference, centers, sizes = crop_people(pixels, boxes, POSE)
+        fast, fast_centers, fast_sizes = crop_people_on_device(pixels, boxes, POSE, torch.device("cpu"))
+        assert np.array_equal(centers, fast_centers)
+        assert np.array_equal(sizes, fast_sizes)
+        assert fast.dtype == torch.uint8
+        differences.append(np.abs(reference.astype(int) - fast.numpy()).ravel())
+    difference = np.concatenate(differences)
+    assert len(differences) == 4
+    if int(cv2.__version__.split(".")[0]) >= 5:
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 0.003
+    else:
+        assert difference.max() <= 8
+        assert difference.mean() < 0.25
+
+
+def test_crop_of_nobody() -> None:
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    for crops, centers, sizes in (
+        crop_people(pixels, [], POSE),
+        crop_people_on_device(pixels, [], POSE, torch.device("cpu")),
+    ):
+        assert tuple(crops.shape) == (0, 256, 192, 3)
+        assert centers.shape == sizes.shape == (0, 2)
+
+
+def test_crop_is_black_outside_the_picture() -> None:
+    crops, centers, sizes = crop_people(np.full((100, 100, 3), 200, np.uint8), [[0, 0, 100, 100]], POSE)
+    top_left = crop_matrix(centers[0], sizes[0], (192, 256)) @ [0, 0, 1]
+    assert np.all(crops[0, : int(top_left[1]) - 1] == 0)
+    assert np.all(crops[0, 128, 96] == 200)
+    assert box_to_crop([[0, 0, 100, 100]], 0.75)[1].tolist() == sizes.tolist()
+
+
+@pytest.mark.parametrize("size", [(640, 425), (300, 900), (224, 224), (33, 500), (257, 256)])
+def test_centre_crop_is_torchvisions(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    spec = InputSpec(interpolation="bicubic")
+    small = tv.resize(Image.fromarray(pixels), 256, tv.InterpolationMode.BICUBIC)
+    expected = np.asarray(tv.center_crop(small, [224, 224]))
+    assert np.array_equal(centre_crop(pixels, spec), expected)
+
+
+@pytest.mark.parametrize("spec", [InputSpec(size=(48, 64)), InputSpec(size=(64, 48), crop_ratio=1.0)])
+def test_centre_crop_of_other_shapes(spec: InputSpec) -> None:
+    for shape in ((32, 32, 3), (200, 60, 3), (60, 200, 3)):
+        assert centre_crop(np.full(shape, 9, np.uint8), spec).shape == (*spec.size, 3)
+
+
+def test_crop_ratio_is_rounded_as_timm_does() -> None:
+    # 224 / 0.9 = 248.9: timm resizes to 248, so 12 pixels are cut on each side.
+    pixels = np.tile(np.arange(248, dtype=np.uint8)[None, :, None], (248, 1, 3))
+    assert centre_crop(pixels, InputSpec(crop_ratio=0.9))[0, [0, -1], 0].tolist() == [12, 235]
+
+
+def test_segmentation_input_matches_the_golden(skier: LoadedImage, parity_dir: Path) -> None:
+    meta = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["preprocess"]
+    arrays = np.load(parity_dir / "protocol" / "segmentation.npz")
+    spec = InputSpec(size=(520, 520), channel_order="BGR", interpolation="bicubic")
+    resized = resize_short_side(skier.pixels, 520, spec.interpolation)
+    assert [resized.shape[1], resized.shape[0]] == meta["border_wh"]
+    assert zlib.crc32(np.ascontiguousarray(resized[:, :, ::-1]).tobytes()) == meta["resized_uint8_crc32"]
+    x = pad_to_multiple(normalise(torch.from_numpy(resized)[None], spec), 8)[0].numpy()
+    assert list(x.shape) == meta["input_shape_chw"]
+    assert np.abs(x.ravel()[:: meta["stride"]] - arrays["preprocess_tensor"]).max() < 1e-6
+    assert np.abs(x[:, -3:, ::17] - arrays["preprocess_last_rows"]).max() < 1e-6
+    assert np.abs(x[:, ::17, -3:] - arrays["preprocess_last_columns"]).max() < 1e-6
+
+
+def test_channel_order_swaps_pixels_and_not_statistics() -> None:
+    pixels = torch.tensor([[[[10, 20, 30]]]], dtype=torch.uint8)
+    rgb = InputSpec(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
+    expected = (np.array([30, 20, 10]) / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.125]
+    assert np.allclose(normalise(pixels, replace(rgb, channel_order="BGR")).flatten(), expected, atol=1e-6)
+    expected = (np.array([10, 20, 30]) / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.125]
+    assert np.allclose(normalise(pixels, rgb).flatten(), expected, atol=1e-6)
+
+
+def test_picture_of_the_right_size_is_not_resampled(noise: np.ndarray) -> None:
+    assert resize_short_side(noise, 60, "bicubic") is noise

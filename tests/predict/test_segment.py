@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.tiles import fuse_scales
+from hrformer.models.model import ModelInfo, VisionModel
+from hrformer.predict import segment
+from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor, default_options, label_map
+
+
+@pytest.fixture
+def predictor(segmentation_model: VisionModel) -> SegmentationPredictor:
+    return SegmentationPredictor(segmentation_model, SegmentationOptions(short_side=96), device="cpu")
+
+
+@pytest.mark.parametrize("case", ["ss", "ms3", "ms7"])
+def test_label_maps_match_the_golden(case: str, parity_dir: Path) -> None:
+    meta = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["fusion"]
+    arrays = np.load(parity_dir / "protocol" / "segmentation.npz")
+    weight, bias, x = (torch.from_numpy(arrays[f"fusion_{name}"]) for name in ("weight", "bias", "input"))
+    scales = meta[case]["scales"]
+    logits = fuse_scales(lambda x: F.conv2d(x, weight, bias, 4, 1), x, scales or (1.0,), flip=scales is not None)
+    width, height = meta["setup"]["border_wh"]
+    labels = label_map(logits[0, :, :height, :width], tuple(meta["setup"]["original_wh"]))
+    clear = arrays[f"fusion_{case}_label_margin"] > 1e-5 * meta[case]["logits_absmax"]
+    assert labels.dtype == np.uint8
+    assert clear.mean() > 0.99
+    assert np.array_equal(labels[clear], arrays[f"fusion_{case}_label"][clear])
+
+
+def test_label_map_is_the_same_in_chunks_and_by_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(23, 13, 17)
+    whole = label_map(logits, (40, 31))
+    monkeypatch.setattr(segment, "_CHUNK_ELEMENTS", 40 * 31 * 3)
+    assert np.array_equal(label_map(logits, (40, 31)), whole)
+    enlarged = cv2.resize(logits.permute(1, 2, 0).numpy(), (40, 31), interpolation=cv2.INTER_CUBIC)
+    first, second = np.sort(enlarged, axis=2)[..., :-3:-1].transpose(2, 0, 1)
+    clear = first - second > 1e-4
+    assert np.array_equal(whole[clear], enlarged.argmax(2)[clear])
+    assert label_map(torch.randn(300, 4, 4), (4, 4)).dtype == np.uint16
+    assert label_map(torch.zeros(3, 4, 4), (9, 9)).max() == 0
+
+
+def test_result_fits_the_picture(predictor: SegmentationPredictor, coco_images: list[Path], noise: np.ndarray) -> None:
+    results = predictor([coco_images[0], noise, noise[:, :40]])
+    assert [result.mask.shape for result in results] == [(425, 640), (60, 90), (60, 40)]
+    assert len(np.unique(results[0].mask)) > 1
+    assert max(results[0].shares()) < 11
+    assert sum(results[0].shares().values()) == pytest.approx(1)
+
+
+def test_results_do_not_depend_on_batch_or_order(predictor: SegmentationPredictor, coco_images: list[Path]) -> None:
+    sources = [*coco_images, coco_images[0]]
+    one_by_one = [result.mask for result in predictor(sources)]
+    together = [result.mask for result in predictor(sources[::-1], batch_size=4)][::-1]
+    for a, b in zip(one_by_one, together, strict=True):
+        assert (a != b).mean() < 1e-4  # near ties only
+    assert np.array_equal(one_by_one[0], one_by_one[4])
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({}, [(96, 134)]),
+        ({"short_side": None}, [(60, 84)]),
+        ({"pad": 8}, [(96, 136)]),
+        ({"flip": True}, [(96, 134)] * 2),
+        ({"scales": (0.5, 1.0)}, [(48, 68), (96, 136)]),  # several scales are padded to 8
+        ({"scales": (0.5,), "pad": 1}, [(48, 67)]),
+    ],
+)
+def test_network_sees_the_protocols_sizes(
+    options: dict, sizes: list[tuple[int, int]], predictor: SegmentationPredictor, noise: np.ndarray
+) -> None:
+    seen = []
+    hook = predictor.model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[2:])))
+    result = predictor(noise[:, :84], **options)
+    hook.remove()
+    assert seen == sizes
+    assert result.mask.shape == (60, 84)
+
+
+def test_flip_makes_mirror_images_equal(predictor: SegmentationPredictor, coco_images: list[Path]) -> None:
+    pixels = cv2.imread(str(coco_images[0]))[:96, :128]
+    for flip, expected in ((True, True), (False, False)):
+        a, b = (r.mask for r in predictor([pixels, np.ascontiguousarray(pixels[:, ::-1])], flip=flip))
+        assert ((a != b[:, ::-1]).mean() < 1e-3) == expected
+
+
+@pytest.mark.parametrize(
+    ("dataset", "short_side", "single", "multi"),
+    [
+        ("Cityscapes train", None, 1, 8),
+        ("ADE20K", 520, 8, 8),
+        ("PASCAL-Context train", 520, 1, 8),
+        ("", 520, 1, 8),
+    ],
+)
+def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, single: int, multi: int) -> None:
+    options = default_options(ModelInfo(name="x", dataset=dataset, input_spec=InputSpec(size=(520, 640))))
+    assert options.short_side == short_side
+    assert options.pad_multiple == single
+    assert replace(options, scales=(0.75, 1.0, 1.25)).pad_multiple == multi
+
+
+@pytest.mark.parametrize("wrong", [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}])
+def test_options_are_checked(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SegmentationOptions(**wrong)
+
+
+def test_names_and_colours_come_from_the_weights(segmentation_model: VisionModel, noise: np.ndarray) -> None:
+    info = segmentation_model.info
+    try:
+        segmentation_model.info = replace(info, class_names=tuple("abcdefghijk"), palette=((1, 2, 3),) * 11)
+        result = SegmentationPredictor(segmentation_model, device="cpu")(noise, short_side=64)
+    finally:
+        segmentation_model.info = info
+    assert result.class_names == tuple("abcdefghijk")
+    assert result.palette[10] == (1, 2, 3)
+    assert result.to_dict()["classes"][0]["label"] in "abcdefghijk"

@@ -1,0 +1,316 @@
+"""The command line, run in this process on real files; one test runs it as users do."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hrformer.cli import main
+from hrformer.cli.complexity import measure
+from hrformer.cli.inputs import OutputNames, expand
+from hrformer.cli.model_sizes import MEASURED
+from hrformer.cli.output import OutputFolder
+from hrformer.models.checkpoint import load_model, save_checkpoint
+from hrformer.models.model import TASKS
+from hrformer.models.registry import list_weights
+from hrformer.models.zoo import create_model, list_models
+from hrformer.predict.predictors import load
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Small weight files by task."""
+    folder = tmp_path_factory.mktemp("weights")
+    models = {
+        "pose": create_model("hrformer_nano", "pose"),
+        "segment": create_model("hrformer_nano", "segmentation", num_classes=11),
+        "classify": create_model("hrformer_nano", "classification", num_classes=10),
+    }
+    return {task: str(save_checkpoint(model, folder / f"{task}.safetensors")) for task, model in models.items()}
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with pictures of one name in two folders, a broken one, and a text."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8)
+    for name, picture in zip(("a/x.png", "b/x.jpg", "b/c/y.bmp"), pixels, strict=True):
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        cv2.imwrite(name, picture)
+    Path("b/broken.jpg").write_bytes(Path("b/x.jpg").read_bytes()[:500])
+    Path("a/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def images(out: str) -> dict[str, dict]:
+    return {row["file_name"]: row for row in json.loads(Path(out, "images.json").read_text())["images"]}
+
+
+def records(out: str) -> list[dict]:
+    return json.loads(Path(out, "predictions.json").read_text())
+
+
+def test_pose_on_a_folder_with_a_broken_file(photos: Path, weights: dict[str, str], capfd) -> None:
+    command = ["predict", "pose", "a", "b", "--weights", weights["pose"], "--out", "out", "--device", "cpu"]
+    assert main(command) == 1
+    said = capfd.readouterr()
+    assert "3 pictures predicted" in said.out
+    assert "out/predictions.json" in said.out
+    assert "could not be read (1):\n  b/broken.jpg: " in said.err
+    assert sorted(path.name for path in Path("out/pictures").iterdir()) == ["b_x.jpg", "x.jpg", "y.jpg"]
+    assert [set(record) for record in records("out")] == [{"image_id", "category_id", "keypoints", "score"}] * 3
+    assert {len(record["keypoints"]) for record in records("out")} == {51}
+    assert {record["image_id"] for record in records("out")} == {row["id"] for row in images("out").values()}
+    assert list(json.loads(Path("out/images.json").read_text())["unreadable"]) == ["b/broken.jpg"]
+    assert not list(Path("out").rglob("*.tmp"))
+    # The first run's own pictures are no input to a second one over the same folder.
+    assert main(["predict", "pose", ".", *command[4:]]) == 1
+    assert "3 pictures predicted" in capfd.readouterr().out
+
+
+def test_pose_keeps_coco_image_ids(data_dir: Path, weights: dict[str, str], tmp_path: Path, capfd) -> None:
+    coco = data_dir / "coco_tiny"
+    command = ["predict", "pose", str(coco / "images"), "--weights", weights["pose"], "--out", str(tmp_path / "out")]
+    detections = ["--detections", str(coco / "annotations" / "person_detections.json"), "--box-threshold", "0.9"]
+    assert main([*command, *detections, "--no-flip", "--no-pictures", "--device", "cpu"]) == 0
+    assert {record["image_id"] for record in records(str(tmp_path / "out"))} == {785, 40083, 196141, 197388}
+    assert not (tmp_path / "out" / "pictures").exists()
+    other = tmp_path / "other.json"
+    other.write_text('[{"image_id": 785, "bbox": [0, 0, 9, 9], "score": 1}]')
+    capfd.readouterr()
+    assert main([*command, "--detections", str(other), "--no-flip"]) == 0
+    assert "no detections for 3 of the pictures" in capfd.readouterr().err
+    other.write_text('[{"image_id": 1, "bbox": [0, 0, 9, 9], "score": 1}]')
+    assert main([*command, "--detections", str(other)]) == 2
+    assert "no detections for any of the pictures" in capfd.readouterr().err
+
+
+def test_segment_writes_masks(photos: Path, weights: dict[str, str], capfd) -> None:
+    assert main(["predict", "segment", "a/x.png", "--weights", weights["segment"], "--short-side", "64"]) == 0
+    mask = cv2.imread("predictions/masks/x.png", cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(mask, load(weights["segment"])("a/x.png", short_side=64).mask)
+    record = records("predictions")[0]
+    assert record["mask"] == "masks/x.png"
+    assert sum(row["share"] for row in record["classes"]) == pytest.approx(1)
+    assert cv2.imread("predictions/pictures/x.jpg").shape == (384, 512, 3)
+    assert "masks of class ids: predictions/masks" in capfd.readouterr().out
+
+
+def test_classify_a_pattern(photos: Path, weights: dict[str, str]) -> None:
+    command = ["predict", "classify", "**/[xy].*", "--weights", weights["classify"], "--top-k", "2", "--out", "out"]
+    assert main(command) == 0
+    rows = records("out")
+    assert [row["file_name"] for row in rows] == ["a/x.png", "b/c/y.bmp", "b/x.jpg"]
+    expected = load(weights["classify"])("b/x.jpg", top_k=2)
+    assert [p["class_id"] for p in rows[2]["predictions"]] == list(expected.class_ids)
+
+
+def test_interrupt_and_resume(photos: Path, weights: dict[str, str], capfd, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, calls = OutputFolder.add, []
+
+    def add_once(self: OutputFolder, result: object) -> None:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(result)
+        add(self, result)
+
+    monkeypatch.setattr(OutputFolder, "add", add_once)
+    command = [
+        "predict",
+        "classify",
+        "a",
+        "b",
+        "--weights",
+        weights["classify"],
+        "--out",
+        "my out",
+        "--batch-size",
+        "1",
+    ]
+    assert main(command) == 130
+    said = capfd.readouterr().err
+    assert "interrupted: 1 of 4 pictures are done" in said
+    assert len(records("my out")) == 1
+    first = Path("my out/pictures/x.jpg").stat().st_mtime_ns
+    monkeypatch.undo()
+    monkeypatch.chdir(photos)
+    resume = shlex.split(said.split("to go on: ")[1].strip())
+    assert resume[0] == "hrformer"
+    assert main(resume[1:]) == 1
+    assert "2 pictures predicted, 1 had been done before" in capfd.readouterr().out
+    assert len(records("my out")) == len(images("my out")) == 3
+    assert Path("my out/pictures/x.jpg").stat().st_mtime_ns == first
+    # A picture whose drawing was deleted is done again.
+    Path("my out/pictures/y.jpg").unlink()
+    assert main(resume[1:]) == 1
+    assert "1 pictures predicted, 2 had been done before" in capfd.readouterr().out
+    assert main([*resume[1:], "--top-k", "3"]) == 2
+    assert "come from a run with top_k 5, this one has top_k 3" in capfd.readouterr().err
+    Path("my out/images.json").write_text("{")
+    assert main(resume[1:]) == 2
+    assert "cannot go on" in capfd.readouterr().err
+
+
+def test_results_so_far_survive_an_error(photos: Path, weights: dict[str, str], capfd, monkeypatch) -> None:
+    add, calls = OutputFolder.add, []
+
+    def full_disk(self: OutputFolder, result: object) -> None:
+        if calls:
+            raise OSError(28, "No space left on device", "out/x.jpg")
+        calls.append(result)
+        add(self, result)
+
+    monkeypatch.setattr(OutputFolder, "add", full_disk)
+    command = ["predict", "classify", "a", "b", "--weights", weights["classify"], "--out", "out", "--batch-size", "1"]
+    assert main(command) == 2
+    assert capfd.readouterr().err.splitlines()[-1] == "error: out/x.jpg: No space left on device"
+    assert len(records("out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict pose", "no INPUT given"),
+        ("predict pose nowhere", "no pictures: nowhere: no such file or folder"),
+        ("predict pose '*.gif' empty", "*.gif: no picture matches this pattern; empty: no pictures in this folder"),
+        ("predict pose a --weights no_such_name", "no weights are called 'no_such_name'"),
+        ("predict pose a --weights no.pth", "no weight file no.pth"),
+        ("predict pose a --weights a/notes.txt", "not a weight file"),
+        ("predict pose a --weights SEGMENT", "are for segmentation, not for pose"),
+        ("predict pose a --weights POSE --detections no.json", "no.json: No such file"),
+        ("predict pose a --weights POSE --detections a/notes.txt", "is not JSON"),
+        ("predict pose a --weights POSE --detector yolo", "no person detector is called 'yolo'"),
+        ("predict pose a --weights POSE --detector x --detections y", "not both"),
+        ("predict pose a --weights POSE --batch-size 0", "--batch-size must be at least 1"),
+        ("predict pose a --weights POSE --out a/notes.txt", "a/notes.txt"),
+        ("predict pose a --weights POSE --device nonsense", "nonsense"),
+        ("predict classify a --weights CLASSIFY --top-k 0", "top_k must be at least 1"),
+        ("models no_such_model", "no model or weights match no_such_model"),
+        ("models hrformer_nano --size 5 5", "--size must be at least"),
+        ("convert no.pth x.safetensors", "no weight file no.pth"),
+        ("convert POSE x.pth", "hrformer files end in .safetensors"),
+    ],
+)
+def test_errors_are_one_line(command: str, message: str, photos: Path, weights: dict[str, str], capfd) -> None:
+    Path("empty").mkdir()
+    typed = [weights.get(word.lower(), word) if word.isupper() else word for word in shlex.split(command)]
+    assert main(typed) == 2
+    lines = capfd.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert lines[-1] == errors[0]
+    assert message in errors[0]
+
+
+@pytest.mark.parametrize(
+    "command", ["", "predict", "predict dance", "predict pose --no-such-option", "models --size 3"]
+)
+def test_wrong_usage(command: str, capfd) -> None:
+    assert main(command.split()) == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_debug_shows_the_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no pictures"):
+        main(["predict", "pose", "nowhere", "--debug"])
+    monkeypatch.setenv("HRFORMER_DEBUG", "1")
+    with pytest.raises(ValueError, match="no pictures"):
+        main(["predict", "pose", "nowhere"])
+
+
+def test_help_names_every_command(capfd) -> None:
+    for command, words in (
+        (["--help"], ("predict", "models", "convert")),
+        (["predict", "--help"], ("pose", "segment", "classify")),
+    ):
+        assert main(command) == 0
+        shown = capfd.readouterr().out
+        assert all(word in shown for word in words)
+
+
+def test_models_lists_everything(capfd) -> None:
+    assert main(["models"]) == 0
+    out = capfd.readouterr().out
+    assert all(f" {name} " in out for name in list_models())
+    assert all(f" {entry.name} " in out for entry in list_weights())
+    assert "3.245" in out  # pose S
+    assert "multiply-add" in out
+    assert main(["models", "hrformer_nano", "--size", "64", "96"]) == 0
+    assert "64x96" in capfd.readouterr().out
+
+
+# Sums of table 4.5 of the recipes: convolutions, linear layers and attention products, counted by hand.
+@pytest.mark.parametrize(
+    ("name", "task", "size", "giga"),
+    [
+        ("hrformer_small", "pose", (256, 192), 3.245),
+        ("hrformer_tiny", "classification", (224, 224), 1.708),
+        pytest.param("hrformer_base", "pose", (384, 288), 30.453, marks=pytest.mark.slow),
+        pytest.param("hrformer_small", "segmentation", (512, 512), 103.9, marks=pytest.mark.slow),
+    ],
+)
+def test_multiply_adds(name: str, task, size: tuple[int, int], giga: float) -> None:
+    counted = measure(name, task, size).macs / 1e9
+    assert counted == pytest.approx(giga, abs=0.0005 if giga < 100 else 0.05)
+
+
+def test_measured_sizes_are_complete_and_right_for_a_small_model() -> None:
+    assert list(MEASURED) == [(name, task) for name in list_models() for task in TASKS]
+    for task in TASKS:
+        size = measure("hrformer_nano", task)
+        assert MEASURED["hrformer_nano", task] == (size.parameters, size.macs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_measured_sizes(name: str) -> None:
+    for task in TASKS:
+        size = measure(name, task)
+        assert MEASURED[name, task] == (size.parameters, size.macs)
+
+
+def test_convert_there_and_back(weights: dict[str, str], tmp_path: Path, capfd) -> None:
+    assert main(["convert", weights["pose"], str(tmp_path / "m.pth"), "--to", "mmpose"]) == 0
+    assert f"wrote {tmp_path / 'm.pth'}" in capfd.readouterr().out
+    assert main(["convert", str(tmp_path / "m.pth"), str(tmp_path / "h.safetensors"), "--decoder", "mmpose"]) == 0
+    before, (after, _) = load_model(weights["pose"])[0], load_model(tmp_path / "h.safetensors")
+    assert after.info.decoder == "mmpose"
+    for (key, a), (other, b) in zip(before.state_dict().items(), after.state_dict().items(), strict=True):
+        assert key == other
+        assert a.equal(b)
+
+
+def test_inputs(photos: Path) -> None:
+    found = expand(
+        ["b/x.jpg", "a", "./b/x.jpg", "b/*.jpg", "https://example.org/p?q", "b/c", "no", "*.tif"], Path("out")
+    )
+    expected = ["b/x.jpg", "a/x.png", "b/broken.jpg", "https://example.org/p?q", "b/c/y.bmp"]
+    assert found.files == expected
+    assert found.missing == {"no": "no such file or folder", "*.tif": "no picture matches this pattern"}
+    assert expand(["."], photos / "b").files == ["a/x.png"]
+    Path("odd[1].png").write_bytes(Path("a/x.png").read_bytes())
+    Path("picture.dat").write_bytes(b"")
+    assert expand(["odd[1].png", "*.dat", "picture.dat"], Path("out")).files == ["odd[1].png", "picture.dat"]
+
+
+def test_output_names_never_collide() -> None:
+    names = OutputNames(["Taken"])
+    sources = ["in/x.png", "in/x.jpg", "other/X.jpg", "in/x.gif", "in/taken.jpg", "https://e.org/d/a%3Ab.png?s=1", "/"]
+    chosen = [names.choose(source) for source in sources]
+    assert chosen == ["x", "in_x", "other_X", "in_x_2", "in_taken", "a_b", "picture"]
+    assert len({name.casefold() for name in chosen}) == len(chosen)
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hrformer", "predict", "pose", "nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "error: no pictures: nowhere: no such file or folder\n"

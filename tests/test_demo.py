@@ -1,0 +1,285 @@
+"""The demo: what it writes, what it says, and how it takes bad input."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote
+
+import cv2
+import numpy as np
+import pytest
+
+import hrformer
+from hrformer.geometry.skeletons import LSPET14
+from hrformer.predict.results import Classification, Keypoints, Segmentation
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+pytest.importorskip("skimage", reason="needs scikit-image, from the extra 'demo'")
+pytest.importorskip("sklearn", reason="needs scikit-learn, from the extra 'demo'")
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
+    """The modules ``demo`` and ``demo_photos``, imported as the script does."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        yield importlib.import_module("demo"), importlib.import_module("demo_photos")
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+@dataclass
+class Run:
+    code: int
+    out: Path
+    said: str
+    complained: str
+
+
+@pytest.fixture(scope="module")
+def run(scripts, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One run with a picture of our own, one that is no picture, and one that is not there."""
+    folder = tmp_path_factory.mktemp("demo")
+    own, broken = folder / "my <i>own & only.png", folder / "broken.jpg"
+    cv2.imwrite(str(own), np.random.default_rng(0).integers(0, 256, (90, 2000, 3), dtype=np.uint8))
+    broken.write_bytes(b"no picture")
+    capture = pytest.MonkeyPatch()
+    with capture.context() as patch:
+        said, complained = _Text(), _Text()
+        patch.setattr(sys, "stdout", said)
+        patch.setattr(sys, "stderr", complained)
+        code = scripts[0].main([str(own), str(broken), str(folder / "absent.jpg"), "--out", str(folder / "site")])
+    return Run(code, folder / "site", said.text, complained.text)
+
+
+class _Text:
+    """A stream that keeps what is written."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return False
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a browser would look up, and the text."""
+
+    resources: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
+    tags: list[str] = field(default_factory=list)
+    unnamed: int = 0
+    text: str = ""
+    titles: list[str] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        if tag not in ("img", "meta", "br"):
+            self.opened.append(tag)
+        if tag == "img":
+            self.unnamed += not values.get("alt")
+        self.resources += [values[name] or "" for name in ("src", "srcset", "data", "poster") if name in values]
+        self.links += [values["href"] or ""] if "href" in values else []
+        self.ids |= {values["id"] or ""} if "id" in values else set()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.opened[-1:] == ["dt"]:
+            self.titles.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Page:
+    parser = Page()
+    parser.feed((run.out / "index.html").read_text(encoding="utf-8"))
+    return parser
+
+
+def test_bad_pictures_are_named_and_the_rest_is_kept(run: Run) -> None:
+    assert run.code == 1
+    lines = [line for line in run.complained.splitlines() if line.startswith("could not be read: ")]
+    assert [re.sub(r": \S*/", ": ", line) for line in lines] == [
+        "could not be read: broken.jpg: not a picture in a format known here",
+        "could not be read: absent.jpg: no such file",
+    ]
+    assert "Traceback" not in run.complained
+    assert run.said == f"Open {run.out / 'index.html'} in a browser.\n"
+
+
+def test_every_file_the_page_names_is_there(run: Run, page: Page) -> None:
+    local = [*page.resources, *(link for link in page.links if not re.match(r"#|https?://", link))]
+    assert len(page.resources) == page.tags.count("img") == 2 * 3 + 6 + 4
+    assert [name for name in local if not (run.out / unquote(name)).is_file()] == []
+    assert [name for name in local if name.startswith("/") or ".." in name] == []
+    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
+
+
+def test_page_is_whole_html_that_needs_no_network_and_no_script(run: Run, page: Page) -> None:
+    assert page.opened == []
+    assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
+    source = (run.out / "index.html").read_text(encoding="utf-8")
+    assert "url(" not in source
+    assert "@import" not in source
+    assert "prefers-color-scheme: dark" in source
+    assert page.unnamed == 0
+
+
+def test_all_tasks_ran_on_all_photographs(run: Run) -> None:
+    names = {path.stem for path in (run.out / "numbers").glob("*.json")}
+    photographs = ("astronaut", "china", "cat", "own-1")
+    assert names == {f"{name}-{task}" for name in photographs for task in hrformer.models.model.TASKS}
+    for path in (run.out / "numbers").iterdir():
+        shown = cv2.imread(str(run.out / "pictures" / f"{path.stem}.jpg"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert shown is not None
+        assert max(shown.shape) <= 1200
+        ratio = shown.shape[1] / shown.shape[0]
+        assert ratio == pytest.approx(content["width"] / content["height"], rel=0.02)
+
+
+def test_nothing_temporary_is_left(run: Run) -> None:
+    suffixes = {path.suffix for path in run.out.rglob("*") if path.is_file()}
+    assert suffixes <= {".html", ".jpg", ".json", ".txt"}
+
+
+def test_page_tells_models_data_terms_score_and_sources(page: Page) -> None:
+    for text in ("hrformer_nano_lspet", "hrformer_nano_camvid", "hrformer_nano_cifar10"):
+        assert text in page.text
+    for title in ("Trained on", "Terms", "Score"):
+        assert page.titles.count(title) == 3
+    for text in ("by NASA, public domain", "by danielbuechele, CC BY 2.0", "CC0"):
+        assert text in page.text
+    assert len(re.findall(r", \d+ ms", page.text)) == 12
+    assert "my <i>own & only.png" in page.text
+    assert "absent.jpg: no such file" in page.text
+
+
+def test_marks_fit_photographs_and_models(scripts) -> None:
+    demo, photos = scripts
+    photographs = {photograph.name: photograph for photograph in photos.package_photographs()}
+    assert set(photos.SUITS) == set(photos.EXPECT) == set(demo.MODELS)
+    for task, name in photos.SUITS.items():
+        info = hrformer.load(demo.MODELS[task]).info
+        photograph = photographs[name]
+        assert {photograph.label} - {""} <= set(info.class_names)
+        assert set(photograph.regions) <= set(info.class_names)
+        assert set(photograph.joints) <= set(info.skeleton.keypoints if info.skeleton else ())
+    for photograph in photographs.values():
+        height, width = photograph.pixels.shape[:2]
+        for x, y in [*photograph.joints.values(), *(p for points in photograph.regions.values() for p in points)]:
+            assert 0 <= x < width
+            assert 0 <= y < height
+
+
+def _photograph(photos: ModuleType, name: str):
+    return next(photograph for photograph in photos.package_photographs() if photograph.name == name)
+
+
+def test_pose_caption_counts_joints_near_their_marks(scripts) -> None:
+    _, photos = scripts
+    astronaut = _photograph(photos, "astronaut")
+    keypoints = np.zeros((1, 14, 3), np.float32)
+    for name, (x, y) in astronaut.joints.items():
+        keypoints[0, LSPET14.keypoints.index(name)] = (x + 40, y + 29, 0.9)
+    keypoints[0, LSPET14.keypoints.index("neck"), 0] += 11
+    result = Keypoints(
+        image=astronaut.pixels,
+        keypoints=keypoints,
+        scores=np.array([0.9]),
+        boxes=np.array([[0, 0, 512, 512.0]]),
+        box_scores=np.ones(1),
+        names=LSPET14.keypoints,
+        skeleton=LSPET14,
+    )
+    said = photos.caption(astronaut, result)
+    assert (
+        "within 50 pixels for 4 (head_top, right_shoulder, left_shoulder, right_elbow) and farther off for 1 (neck)"
+        in said
+    )
+    assert "Score 0.90; 5 of 14 joints" in said
+    assert "Nobody is in this picture" in photos.caption(_photograph(photos, "cat"), result)
+
+
+def test_segmentation_caption_counts_points(scripts) -> None:
+    _, photos = scripts
+    china = _photograph(photos, "china")
+    mask = np.zeros(china.pixels.shape[:2], np.uint8)
+    mask[200:] = 1
+    result = Segmentation(image=china.pixels, mask=mask, class_names=("sky", "tree", "building"))
+    said = photos.caption(china, result)
+    assert "Of 13 points marked by hand, 8 have the right class (sky 4 of 4, tree 4 of 4, building 0 of 5)." in said
+    assert "tree 53%, sky 47%" in said
+    assert photos.caption(_photograph(photos, "cat"), result).startswith("This is not a street")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "said"),
+    [
+        ("cat", ("cat", "dog"), "Right: cat, 75%."),
+        (
+            "cat",
+            ("dog", "cat"),
+            "Wrong: the model says dog, 75%; the photograph shows a cat's face, cat is in place 2.",
+        ),
+        ("cat", ("dog", "ship"), "cat is not among the best 2."),
+        ("china", ("ship", "cat"), "none of the ten classes. The model says ship, 75%."),
+    ],
+)
+def test_classification_caption_says_right_and_wrong(scripts, name: str, labels: tuple[str, str], said: str) -> None:
+    _, photos = scripts
+    photograph = _photograph(photos, name)
+    result = Classification(image=photograph.pixels, labels=labels, probabilities=(0.75, 0.25), class_ids=(0, 1))
+    assert photos.caption(photograph, result).endswith(said)
+
+
+def test_cards_are_read(scripts, tmp_path: Path) -> None:
+    demo, _ = scripts
+    card = tmp_path / "card.md"
+    card.write_text(
+        "---\ndata: CamVid: 367 frames\nscore: mIoU 50\n---\n\n# Title\n\nscore: not here\n", encoding="utf-8"
+    )
+    assert demo.read_card(card) == {"data": "CamVid: 367 frames", "score": "mIoU 50"}
+    assert demo.read_card(tmp_path / "absent.md") == {}
+
+
+def test_an_unusable_folder_is_one_line(scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert scripts[0].main(["--out", str(tmp_path / "file")]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "file" in errors[0]
+
+
+@pytest.mark.slow
+def test_script_runs_as_make_runs_it(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "demo.py"), "--out", str(tmp_path / "site")]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert (finished.returncode, finished.stdout) == (0, f"Open {tmp_path / 'site' / 'index.html'} in a browser.\n")
+    assert (tmp_path / "site" / "index.html").is_file()
