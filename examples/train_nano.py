@@ -34,6 +34,8 @@ from hrformer.geometry.flips import flip_keypoints
 from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
 from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from hrformer.geometry.skeletons import LSPET14
+from hrformer.metrics.pck import Pck, torso_joints
+from hrformer.metrics.segmentation import SegmentationScores
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 
@@ -178,15 +180,12 @@ class CamVid:
         return ce + 0.4 * F.cross_entropy(aux, target, self.weights, ignore_index=255)
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
-        matrix = np.zeros((self.num_classes, self.num_classes))
+        metric = SegmentationScores(self.num_classes)
         for image, mask in self.val:
             small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
             logits = F.interpolate(model(to_tensor([small])), mask.shape, mode="bilinear", align_corners=False)
-            valid = mask < 255
-            pairs = mask[valid].astype(int) * self.num_classes + logits[0].argmax(0).numpy()[valid]
-            matrix += np.bincount(pairs, minlength=matrix.size).reshape(matrix.shape)
-        union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-        return float((np.diag(matrix) / union).mean())
+            metric.update(logits[0].argmax(0), mask)
+        return float(metric.compute()["mean_iou"])
 
 
 class Lspet:
@@ -237,7 +236,7 @@ class Lspet:
         return ((output - target).square() * weight[..., None, None]).mean() * 1000  # scaled to readable numbers
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
-        right = total = 0
+        metric = Pck(LSPET14.keypoints, torso=torso_joints(LSPET14))
         for i in range(0, len(self.val), 50):
             chunk = self.val[i : i + 50]
             centers, sizes = box_to_crop(np.stack([box for _, box, _ in chunk]), size[1] / size[0])
@@ -247,15 +246,9 @@ class Lspet:
             ]
             codec = self.codec(size)
             cells, _ = codec.decode(model(to_tensor(crops)))
-            points = np.asarray(cells_to_image(cells, centers, sizes, codec.heatmap_size))
-            for predicted, (_, _, joints) in zip(points, chunk, strict=True):
-                if joints[9, 2] == 0 or joints[2, 2] == 0:
-                    continue
-                torso = np.linalg.norm(joints[9, :2] - joints[2, :2])
-                near = np.linalg.norm(predicted - joints[:, :2], axis=1) <= 0.2 * torso
-                right += int(near[joints[:, 2] > 0].sum())
-                total += int((joints[:, 2] > 0).sum())
-        return right / total
+            points = cells_to_image(cells, centers, sizes, codec.heatmap_size)
+            metric.update(points, np.stack([joints for _, _, joints in chunk]))
+        return float(metric.compute()["pck@0.2"])
 
 
 DATASETS: dict[str, Callable[[Path], Any]] = {"cifar10": Cifar, "lspet": Lspet, "camvid": CamVid}

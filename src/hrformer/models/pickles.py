@@ -69,6 +69,10 @@ def _scalar(dtype: _DType, data: bytes = b"") -> Any:
     return None if values is None else values.reshape(-1)[0].item()
 
 
+def _no_bytes(*args: Any) -> bytes:
+    return b""  # how protocol 2 writes an empty bytes object
+
+
 def _reconstruct(*args: Any) -> _Array:
     return _Array()
 
@@ -79,6 +83,7 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     r"numpy\.ndarray": _Array,
     r"numpy\.dtype": _DType,
     r"numpy\.dtypes\.\w+": _DType,
+    r"builtins\.bytes": _no_bytes,
     # Configurations, logged values and paths of yacs, mmcv, mmengine, easydict, omegaconf and argparse.
     r"(yacs|mmcv|mmengine|addict|easydict|omegaconf)\..+": _Record,
     r"argparse\.Namespace|pathlib\.\w*Path|collections\.defaultdict|types\.SimpleNamespace": _Record,
@@ -114,12 +119,20 @@ def load_pickle(path: Path) -> Any:
             (function, name) for name in sorted(names) if (function := _stand_in(name)) is not None
         ]
         with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            content = _load(path, zipped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     except (RuntimeError, EOFError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged or was not written by torch.save: {_first_line(error)}") from error
     return _plain(content)
+
+
+def _load(path: Path, zipped: bool) -> Any:
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    # torch goes by the suffix of a path; an open file has none
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _stand_in(name: str) -> Callable[..., Any] | None:

@@ -5,7 +5,8 @@ Dimension letters: B batch, C channels of a branch, H and W input size. Branch i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -77,6 +78,27 @@ def _conv_bn_relu(in_channels: int, out_channels: int, stride: int) -> nn.Sequen
     return nn.Sequential(conv, batch_norm(out_channels), nn.ReLU(inplace=True))
 
 
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Batch norm sees the batch, but does not add it to the running statistics a second time."""
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@torch.jit.ignore
+def _recomputed(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)`` whose inner activations are computed again in the backward pass."""
+    if torch.compiler.is_compiling():
+        return checkpoint(module, x, use_reentrant=False)  # the compiler updates statistics once by itself
+    return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module)))
+
+
 class HighResolutionModule(nn.Module):
     """A few blocks on every branch, then one fusion unit."""
 
@@ -91,7 +113,7 @@ class HighResolutionModule(nn.Module):
         ys: list[Tensor] = []
         for i, branch in enumerate(self.branches):
             if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                ys.append(checkpoint(branch, xs[i], use_reentrant=False))
+                ys.append(_recomputed(branch, xs[i]))
             else:
                 ys.append(branch(xs[i]))
         return self.fuse(ys)

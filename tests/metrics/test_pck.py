@@ -1,0 +1,103 @@
+"""PCK on hand-made people and on the labels of LSPET."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
+from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
+
+
+def person() -> np.ndarray:
+    """Joints 0 and 1 are the torso, 10 pixels long; joint 3 is not labelled."""
+    return np.array([[[0, 0, 2], [10, 0, 2], [50, 50, 2], [0, 0, 0]]], dtype=np.float64)
+
+
+def metric(alpha: float = 0.2) -> Pck:
+    return Pck(("a", "b", "c", "d"), torso=(0, 1), alpha=alpha)
+
+
+def test_counts_labelled_joints_within_the_allowed_distance() -> None:
+    predicted = person()[..., :2] + np.array([[0, 2], [0, 2.01], [1, 1], [9, 9]])  # 2, 2.01, 1.4 pixels off
+    scores = metric()
+    scores.update(predicted, person())
+    assert scores.compute() == {
+        "pck@0.2": 2 / 3,
+        "joints": 3,
+        "people": 1,
+        "people_seen": 1,
+        "per_joint": [
+            {"name": "a", "joints": 1, "pck": 1.0},
+            {"name": "b", "joints": 1, "pck": 0.0},
+            {"name": "c", "joints": 1, "pck": 1.0},
+            {"name": "d", "joints": 0, "pck": None},
+        ],
+    }
+
+
+def test_people_without_a_torso_and_coordinates_that_are_not_finite() -> None:
+    people = np.repeat(person(), 3, axis=0)
+    people[1, 1, 2] = 0
+    predicted = torch.tensor(people[..., :2])
+    predicted[2, 2] = torch.nan
+    scores = metric()
+    scores.update(predicted, people)
+    table = scores.compute()
+    assert (table["people"], table["people_seen"], table["joints"]) == (2, 3, 6)
+    assert table["pck@0.2"] == 5 / 6  # a mean over joints of all people, not over people
+    right, counted = correct_keypoints(predicted, people, (0, 1), 0.2)
+    assert not counted[1].any()
+    assert right.sum() == 5
+
+
+def test_lspet_by_the_rules_of_its_readme(data_dir: Path) -> None:
+    file = data_dir / "lspet" / "annotations" / "person_keypoints_val.json"
+    labels = np.array([row["keypoints"] for row in json.loads(file.read_text())["annotations"]], dtype=np.float64)
+    labels = labels.reshape(-1, 14, 3)
+    moved = labels[..., :2] + np.random.default_rng(0).normal(0, 8, labels[..., :2].shape)
+    right = total = 0
+    for points, truth in zip(moved, labels, strict=True):
+        if truth[9, 2] == 0 or truth[2, 2] == 0:
+            continue
+        torso = np.linalg.norm(truth[9, :2] - truth[2, :2])
+        near = np.linalg.norm(points - truth[:, :2], axis=1) <= 0.2 * torso
+        right += int(near[truth[:, 2] > 0].sum())
+        total += int((truth[:, 2] > 0).sum())
+    whole = Pck(LSPET14.keypoints, torso=torso_joints(LSPET14))
+    shards = [Pck(LSPET14.keypoints, torso=torso_joints(LSPET14)) for _ in range(2)]
+    whole.update(moved, labels)
+    for i, shard in enumerate(shards):
+        shard.update(moved[i::2], labels[i::2])
+    shards[0].merge(shards[1].state())
+    scores = whole.compute()
+    assert scores["people"] == 632
+    assert scores["people_seen"] == 800
+    assert scores["pck@0.2"] == right / total
+    assert 0.3 < scores["pck@0.2"] < 0.95
+    assert shards[0].compute() == scores
+
+
+def test_reference_joints_come_from_the_names() -> None:
+    assert torso_joints(LSPET14) == (9, 2)
+    assert torso_joints(COCO17) == (5, 12)
+    hand = Skeleton(name="hand", keypoints=("wrist", "tip"), flip_pairs=(), edges=(), sigmas=(0.1, 0.1))
+    with pytest.raises(ValueError, match="no left_shoulder and no right_hip"):
+        torso_joints(hand)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="torso"):
+        Pck(("a", "b"), torso=(0, 2))
+    with pytest.raises(ValueError, match="alpha"):
+        metric(alpha=0)
+    with pytest.raises(ValueError, match=r"\(1, 3, 3\)"):
+        metric().update(person()[..., :2], person()[:, :3])
+    with pytest.raises(ValueError, match="4 joints, got 3"):
+        metric().update(person()[:, :3, :2], person()[:, :3])
+    with pytest.raises(ValueError, match="a and b labelled"):
+        metric().compute()

@@ -1,0 +1,132 @@
+"""Weight files on disk: told apart by content, one clear error for everything else."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hrformer.models.pickles import CheckpointError
+from hrformer.models.weight_files import read_weights, stored_tensor, write_file
+
+TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
+
+
+def test_suffixes_do_not_matter(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "x.pth", metadata={"k": "v"})
+    torch.save(TENSORS, tmp_path / "x.safetensors")
+    torch.save(TENSORS, tmp_path / "noend", _use_new_zipfile_serialization=False)
+    for name in ("x.pth", "x.safetensors", "noend"):
+        file = read_weights(tmp_path / name)
+        assert set(file.tensors) == set(TENSORS)
+        assert all(torch.equal(file.tensors[key], value) for key, value in TENSORS.items())
+        assert file.metadata == ({"k": "v"} if name == "x.pth" else {})
+        assert file.label == name
+        assert file.sha256() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema"])
+def test_wrappers(wrapper: str) -> None:
+    file = read_weights({wrapper: TENSORS, "epoch": 3, "optimizer": {"state": {}}})
+    assert set(file.tensors) == set(TENSORS)
+    assert set(file.skipped) == {"epoch", "optimizer"}
+    assert file.extras["epoch"] == 3
+
+
+def test_nested_wrappers_and_a_name_where_others_keep_weights() -> None:
+    file = read_weights({"model": "pose_hrnet", "checkpoint": {"state_dict": TENSORS, "meta": {"epoch": 1}}})
+    assert set(file.tensors) == set(TENSORS)
+    assert file.extras["meta"] == {"epoch": 1}
+
+
+def test_state_dict_goes_before_averaged_weights() -> None:
+    other = {"a.weight": torch.zeros(1)}
+    file = read_weights({"state_dict_ema": other, "state_dict": TENSORS})
+    assert torch.equal(file.tensors["a.weight"], TENSORS["a.weight"])
+    assert file.skipped == {"state_dict_ema": "other weights; those under 'state_dict' are read"}
+
+
+def test_entries_that_are_no_tensors_are_reported() -> None:
+    assert read_weights({**TENSORS, "version": 2}).skipped == {"version": "not a tensor"}
+
+
+def test_parameters_lose_their_gradient() -> None:
+    assert not read_weights({"w": torch.nn.Parameter(torch.ones(1))}).tensors["w"].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"hello world\n" * 10, "is not a weight file but of another kind"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"PK\x03\x04" + bytes(100), "damaged or was not written by torch.save"),
+        (b"\x80\x02" + bytes(100), "damaged or was not written by torch.save"),
+        (b"\x7fELF" + bytes(100), "of another kind"),
+        (b"\xff" * 7 + b"\x00{" + bytes(50), r"header should be \d+ bytes of JSON, the whole file has 59"),
+        ((20).to_bytes(8, "little") + b'{"a": not JSON     }', "damaged safetensors"),
+    ],
+)
+def test_one_clear_error_each(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_weights(path)
+    assert "weights.pth" in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [4, 12, -1])
+def test_truncated_safetensors(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="damaged safetensors"):
+        read_weights(path)
+
+
+def test_text_called_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_text("just some text, longer than a few bytes")
+    with pytest.raises(CheckpointError, match="damaged safetensors"):
+        read_weights(path)
+
+
+def test_folders_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a folder"):
+        read_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no weight file .*nowhere\.pth"):
+        read_weights(tmp_path / "nowhere.pth")
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}, {"state_dict": {"a": 1}}])
+def test_no_tensors(content: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        read_weights(content)
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth holds no state dict"):
+        read_weights(tmp_path / "x.pth")
+
+
+def test_half_precision_keeps_what_would_overflow() -> None:
+    assert stored_tensor(torch.tensor([1.5]), half=True).dtype == torch.float16
+    assert stored_tensor(torch.tensor([1e6]), half=True).dtype == torch.float32
+    assert stored_tensor(torch.tensor(3), half=True).dtype == torch.int64
+    assert stored_tensor(torch.tensor([1.5]), half=False).dtype == torch.float32
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail(part: Path) -> None:
+        part.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_file(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
