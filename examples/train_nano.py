@@ -85,7 +85,8 @@ def read_rgb(path: Path) -> np.ndarray:
 class Cifar:
     """49,000 training pictures from parquet, 1,000 for validation from folders."""
 
-    score_name = "top1"
+    score_name = "top-1"
+    licence = "research use: CIFAR-10 states no licence (Krizhevsky, 2009)"
 
     def __init__(self, root: Path) -> None:
         import pyarrow.parquet as pq  # only this example needs it
@@ -132,7 +133,8 @@ class Cifar:
 class CamVid:
     """Street scenes, 11 classes; pictures are trained at reduced size and scored at 480 x 360."""
 
-    score_name = "miou"
+    score_name = "mIoU"
+    licence = "CC BY-NC 4.0: CamVid, personal and research use only"
     num_classes = 11
 
     def __init__(self, root: Path) -> None:
@@ -143,7 +145,7 @@ class CamVid:
         self.train, self.val = self._read("train"), self._read("val")
         counts = np.bincount(np.concatenate([m[m < 255] for _, m in self.train]), minlength=self.num_classes)
         share = counts / counts.sum()
-        weights = np.sqrt(np.median(share) / share).clip(0.4, 3.0)  # thin classes would vanish without it
+        weights = np.sqrt(np.median(share) / share.clip(1e-6)).clip(0.4, 3.0)  # thin classes would vanish without it
         self.weights = torch.tensor(weights, dtype=torch.float32)
 
     def _read(self, split: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -191,7 +193,8 @@ class CamVid:
 class Lspet:
     """Single people in sports poses, 14 joints."""
 
-    score_name = "pck@0.2"
+    score_name = "PCK@0.2"
+    licence = "research use: LSPET states no licence (Johnson and Everingham, CVPR 2011)"
 
     def __init__(self, root: Path) -> None:
         self.root = root / "lspet"
@@ -282,12 +285,56 @@ def save_atomically(state: Any, path: Path) -> None:
     os.replace(part, path)
 
 
-def finish(model: VisionModel, args: Args, size: tuple[int, int], score: float, name: str) -> None:
+def finish(model: VisionModel, data: Any, args: Args, size: tuple[int, int], score: float) -> None:
     """Write the half-precision model with everything a predictor needs."""
+    source = "examples/train_nano.py in the hrformer repository"
     spec = dataclasses.replace(model.info.input_spec, size=size)
-    source = f"examples/train_nano.py, {name} {score:.4f} on val"
     model.info = dataclasses.replace(model.info, input_spec=spec, source=source)
-    save_checkpoint(model, args.out / "model.safetensors", half=True)
+    metadata = {"score": f"{data.score_name} {score:.3f} on the {args.task} val split", "licence": data.licence}
+    save_checkpoint(model, args.out / "model.safetensors", half=True, metadata=metadata)
+
+
+def train_epoch(
+    model: VisionModel, data: Any, optimizer: torch.optim.Optimizer, args: Args, epoch: int, plan: Plan
+) -> float:
+    """One pass over the training pictures; returns the mean loss."""
+    torch.manual_seed(args.seed * 10000 + epoch)  # dropout then does not depend on what ran before a resume
+    model.train()
+    (h, w, batch), (begin, end) = plan.epochs[epoch], plan.shares[epoch : epoch + 2]
+    start, losses, steps = time.time(), [], len(data.train) // batch
+    for step, (images, targets, weights) in enumerate(batches(data, (h, w), batch, args.seed * 10000 + epoch)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(begin + (end - begin) * step / steps, args.lr)
+        loss = data.loss(model(images), targets, weights)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"loss became {loss.item()} in epoch {epoch}, step {step}; start again to resume")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        losses.append(loss.item())
+        if step % 50 == 0:
+            rate = (step + 1) * batch / (time.time() - start)
+            left = (steps - step) * batch / rate
+            mean = float(np.mean(losses[-50:]))
+            print(
+                f"epoch {epoch} step {step}/{steps} loss {mean:.4f} {rate:.1f} images/s, {left:.0f} s left", flush=True
+            )
+    return float(np.mean(losses))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Height, width and batch of every epoch, and the share of the whole work done before each."""
+
+    epochs: list[tuple[int, int, int]]
+    shares: list[float]
+
+    @classmethod
+    def of(cls, phases: tuple[tuple[int, int, int, int], ...]) -> Plan:
+        epochs = [(h, w, batch) for h, w, count, batch in phases for _ in range(count)]
+        work = np.cumsum([0, *(h * w for h, w, _ in epochs)])
+        return cls(epochs, [float(x) for x in work / work[-1]])
 
 
 def main(args: Args) -> None:
@@ -302,49 +349,28 @@ def main(args: Args) -> None:
     data = DATASETS[args.task](args.data)
     model: VisionModel = data.model()
     optimizer = optimizer_for(model, args)
-    epochs = [(h, w, batch) for h, w, count, batch in args.phases for _ in range(count)]
-    areas = np.cumsum([0, *(h * w for h, w, _ in epochs)]) / sum(h * w for h, w, _ in epochs)
+    plan = Plan.of(args.phases)
     first, state_file = 0, args.out / "last.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
-    for epoch in range(first, len(epochs)):
-        h, w, batch = epochs[epoch]
-        model.train()
-        start, losses, steps = time.time(), [], len(data.train) // batch
-        for step, (images, targets, weights) in enumerate(batches(data, (h, w), batch, args.seed * 10000 + epoch)):
-            share = areas[epoch] + (areas[epoch + 1] - areas[epoch]) * step / steps
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(float(share), args.lr)
-            loss = data.loss(model(images), targets, weights)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"loss became {loss.item()} in epoch {epoch}; last good state: {state_file}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
-            losses.append(loss.item())
-            if step % 50 == 0:
-                rate = (step + 1) * batch / (time.time() - start)
-                print(
-                    f"epoch {epoch} step {step}/{steps} loss {np.mean(losses[-50:]):.4f} {rate:.1f} images/s",
-                    flush=True,
-                )
-        save_atomically(
-            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}, state_file
-        )
-        row = {"epoch": epoch, "size": [h, w], "loss": float(np.mean(losses)), "seconds": time.time() - start}
-        if epoch + 1 == len(epochs) or epochs[epoch + 1][:2] != (h, w) or epoch % 5 == 4:
+    for epoch in range(first, len(plan.epochs)):
+        start, size = time.time(), plan.epochs[epoch][:2]
+        loss = train_epoch(model, data, optimizer, args, epoch, plan)
+        row = {"epoch": epoch, "size": size, "loss": loss, "seconds": time.time() - start}
+        last = epoch + 1 == len(plan.epochs)
+        if last or plan.epochs[epoch + 1][:2] != size or epoch % 5 == 4:
             model.eval()
             with torch.inference_mode():
-                row[data.score_name] = data.evaluate(model, (h, w))
+                row[data.score_name] = data.evaluate(model, size)
+            finish(model, data, args, size, row[data.score_name])
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
+        save_atomically(state, state_file)
         print(json.dumps(row), flush=True)
         with (args.out / "metrics.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
-        if data.score_name in row:
-            finish(model, args, (h, w), row[data.score_name], data.score_name)
     print(f"done: {args.out / 'model.safetensors'}")
 
 
