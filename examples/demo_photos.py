@@ -63,7 +63,8 @@ def package_photographs() -> list[Photograph]:
         credit="Astronaut Eileen Collins, by NASA, public domain; in scikit-image",
         link="https://flic.kr/p/r9qvLn",
         shows="an astronaut, to the waist",
-        box=(0, 0, 375, 512),
+        # Of the whole person, as in the training data: down to where her feet would be.
+        box=(0, 0, 400, 1000),
         joints={
             "head_top": (228, 16),
             "neck": (228, 200),
@@ -138,8 +139,9 @@ def _pose_caption(photograph: Photograph, result: Keypoints) -> str:
         x, y, _ = result.keypoints[0, result.names.index(name)]
         (near if np.hypot(x - point[0], y - point[1]) <= NEAR else far).append(name)
     return (
-        f"The box around her was given by hand. Of {len(photograph.joints)} joints marked by hand, the prediction is "
-        f"within {NEAR} pixels for {_listed(near)} and farther off for {_listed(far)}. {summary}"
+        "Her box was given by hand and ends where her feet would be, below the picture. "
+        f"Of {len(photograph.joints)} joints marked by hand, the prediction is within {NEAR} pixels for "
+        f"{_listed(near)} and farther off for {_listed(far)}. {summary}"
     )
 
 

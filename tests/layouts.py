@@ -9,8 +9,9 @@ import re
 
 import numpy as np
 import torch
-from parity import golden_value
 from torch import Tensor
+
+from parity import golden_value
 
 State = dict[str, Tensor]
 

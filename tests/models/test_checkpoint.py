@@ -77,6 +77,21 @@ def test_every_tensor_of_hrnet_arrives(task: Task) -> None:
     assert not model.training
 
 
+def test_norms_of_pytorch_04() -> None:
+    """InPlaceABN, which HRNet's segmentation used then, multiplies by |weight| + eps and keeps no counters."""
+    state = random_state(create_model("hrnet_w18", "segmentation", aux="hrnet").state_dict())
+    state["backbone.bn1.weight"][0] = -0.5
+    model, report = load_model({k: v for k, v in layouts.hrnet(state).items() if "num_batches" not in k})
+    assert "InPlaceABN" in report.notes[0]
+    loaded = model.state_dict()
+    assert torch.equal(loaded["backbone.bn1.weight"], state["backbone.bn1.weight"].abs() + 1e-5)
+    assert torch.equal(loaded["backbone.conv1.weight"], state["backbone.conv1.weight"])
+    assert torch.equal(loaded["backbone.bn1.bias"], state["backbone.bn1.bias"])
+    model, report = load_model(layouts.hrnet(state))
+    assert not report.notes
+    assert float(model.state_dict()["backbone.bn1.weight"][0]) == -0.5
+
+
 def test_settings_reach_the_model() -> None:
     model = nano("pose")
     report = load_checkpoint(model, official("pose"))

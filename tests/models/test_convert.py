@@ -66,9 +66,7 @@ def test_classes_and_palette_travel(tmp_path: Path) -> None:
     loaded, _ = load_model(save_checkpoint(model, tmp_path / "x.safetensors"))
     assert (loaded.info.class_names, loaded.info.palette) == (names, palette)
     assert loaded.info.options["aux"] == "hrnet"
-    x = torch.randn(1, 3, 33, 47)
-    with torch.inference_mode():
-        assert torch.equal(loaded(x), model.eval()(x))
+    assert same(dict(loaded.state_dict()), dict(model.state_dict()))
 
 
 def test_header(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ TINY, SMALL, BASE = (18, 36, 72, 144), (32, 64, 128, 256), (78, 156, 312, 624)
 
 
 def features(channels: tuple[int, ...], strides: tuple[int, ...] = (4, 8, 16, 32)) -> list[FeatureInfo]:
-    return [FeatureInfo(name=f"m{i}", channels=c, stride=s) for i, (c, s) in enumerate(zip(channels, strides))]
+    pairs = zip(channels, strides, strict=True)
+    return [FeatureInfo(name=f"m{i}", channels=c, stride=s) for i, (c, s) in enumerate(pairs)]
 
 
 def random_maps(infos: list[FeatureInfo], size: tuple[int, int], batch: int = 2) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ NAMES += [f"hrformer_{size}_window{k}" for size in ("tiny", "small", "base") for
 NAMES += ["hrnet_w18", "hrnet_w32", "hrnet_w48"]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def on_meta(*args, **options) -> VisionModel:
     """A model without memory, enough to count; never changed by a test."""
     with torch.device("meta"):

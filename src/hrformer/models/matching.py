@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from hrformer.layers.blocks import BN_EPS
 from hrformer.models.formats import OUTPUT_LAYERS, Arranged, window_of
 from hrformer.models.load_report import shorten
 from hrformer.models.model import TimmClassifier, VisionModel
@@ -72,6 +73,10 @@ def match(
             result.start_fresh("head")
         else:
             _fit(result, name, own, file, arranged, outputs, position_bias)
+    if found.absolute_norms:
+        for name in result.values:
+            if name.endswith(".weight") and f"{name.removesuffix('weight')}running_mean" in state:
+                result.values[name] = result.values[name].abs() + BN_EPS
     for name, keys in arranged.sources.items():
         if name not in state:
             reason = _reason_to_ignore(model, found, name, has_head)

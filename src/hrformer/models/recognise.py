@@ -42,6 +42,7 @@ class Recognised:
         notes: what the user should know.
         has_tables: the file has bias tables.
         single_output: the last fusion unit makes the finest map only, as in pose models.
+        absolute_norms: batch norms use |weight| + eps, as InPlaceABN did under PyTorch 0.4.
         shape: widths and modules in words.
     """
 
@@ -56,6 +57,7 @@ class Recognised:
     notes: tuple[str, ...] = ()
     has_tables: bool = False
     single_output: bool = False
+    absolute_norms: bool = False
     shape: str = ""
 
 
@@ -98,6 +100,7 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
         notes=notes if info is None else (),
         has_tables=has_tables(arranged),
         single_output=single_output(arranged),
+        absolute_norms=_absolute_norms(arranged, layout),
         shape=shape,
     )
 
@@ -108,7 +111,15 @@ def _notes(arranged: Arranged, layout: str, published: WeightEntry | None) -> tu
         notes.append("the file's segmentation head (HRNetV2 without OCR) has no counterpart here; the backbone is read")
     if layout in ("mmpose-0.x", "mmpose-1.x") and published is None:
         notes.append("decoding is the plain one; mmpose's DARK and UDP weights look the same")
+    if _absolute_norms(arranged, layout):
+        notes.append("batch norms without counters are taken for InPlaceABN's of PyTorch 0.4: weight = |weight| + 1e-5")
     return tuple(notes)
+
+
+def _absolute_norms(arranged: Arranged, layout: str) -> bool:
+    """HRNet-Semantic-Segmentation and openseg used InPlaceABN under PyTorch 0.4, which keeps no batch counters."""
+    counted = any(name.endswith(".num_batches_tracked") for name in arranged.sources)
+    return layout in ("hrnet-segmentation", "openseg") and not counted
 
 
 def _family(file: WeightFile, arranged: Arranged) -> Family:

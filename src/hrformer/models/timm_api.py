@@ -97,10 +97,9 @@ class TimmHRFormer(nn.Module):
         self.num_features = self.head.num_features
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool)
         self.reset_classifier(num_classes, global_pool)
-        self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": STEM_CHANNELS, "reduction": 2, "module": "backbone.conv1"},
-            *({"num_chs": f.channels, "reduction": f.stride, "module": "backbone.stage4"} for f in branches),
-        ]
+        maps: list[dict[str, Any]] = [{"num_chs": STEM_CHANNELS, "reduction": 2, "module": "backbone.conv1"}]
+        maps += [{"num_chs": f.channels, "reduction": f.stride, "module": "backbone.stage4"} for f in branches]
+        self.feature_info = maps
         self.to(device=device, dtype=dtype)
 
     @torch.jit.ignore
