@@ -139,7 +139,7 @@ def _pose_caption(photograph: Photograph, result: Keypoints) -> str:
         x, y, _ = result.keypoints[0, result.names.index(name)]
         (near if np.hypot(x - point[0], y - point[1]) <= NEAR else far).append(name)
     return (
-        "Her box was given by hand and ends where her feet would be, below the picture. "
+        "Her box was given by hand after trying others, and ends where her feet would be, below the picture. "
         f"Of {len(photograph.joints)} joints marked by hand, the prediction is within {NEAR} pixels for "
         f"{_listed(near)} and farther off for {_listed(far)}. {summary}"
     )
