@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_nano", ROOT / "examples" / "train_nano.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["train_nano"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

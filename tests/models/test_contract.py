@@ -13,16 +13,15 @@ from hrformer.models.model import TASKS, VisionModel
 from hrformer.models.zoo import create_model, list_models
 
 COUNT = 3
-EVERY = [(name, task) for name in list_models() for task in (*TASKS, None)]
-LIGHT = [(name, task) for name in ("hrformer_nano", "hrformer_tiny", "hrnet_w18") for task in TASKS]
-SIZES = [(64, 48), (61, 83)]
+EVERY = [(name, task) for name in list_models() for task in TASKS]
+LIGHT = [("hrformer_nano", task) for task in TASKS] + [("hrformer_tiny", "segmentation"), ("hrnet_w18", "pose")]
+ODD = (61, 83)
 
 
-def build(name: str, task: str | None, **options) -> VisionModel:
-    counts = {"classification": "num_classes", "segmentation": "num_classes", "pose": "num_keypoints"}
-    if task is not None:
-        options[counts[task]] = COUNT
-    return create_model(name, task, **options)
+def build(name: str, task: str, **options) -> VisionModel:
+    if task == "segmentation" and "_window" in name:
+        options |= {"ocr_channels": 64, "ocr_key_channels": 32}  # wide in the variants without a suffix
+    return create_model(name, task, **options, **{"num_keypoints" if task == "pose" else "num_classes": COUNT})
 
 
 def expected_shape(task: str, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -34,13 +33,11 @@ def expected_shape(task: str, batch: int, size: tuple[int, int]) -> tuple[int, .
     }[task]
 
 
-def as_tuple(outputs: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> tuple[Tensor, ...]:
-    if isinstance(outputs, dict):
-        return tuple(outputs.values())
+def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def objective(outputs: Tensor | tuple[Tensor, ...] | dict[str, Tensor]) -> Tensor:
+def objective(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
     """A number to differentiate in which no part of the output cancels."""
     generator = torch.Generator().manual_seed(5)
     return sum((y * torch.randn(y.shape, generator=generator)).sum() for y in as_tuple(outputs))
@@ -65,34 +62,18 @@ def model(request: pytest.FixtureRequest) -> VisionModel:
 
 
 class TestEveryModel:
-    @pytest.mark.parametrize("size", SIZES, ids=["64x48", "61x83"])
     @torch.no_grad()
-    def test_eval_shapes(self, model: VisionModel, size: tuple[int, int]) -> None:
-        output = model.eval()(torch.randn(1, 3, *size))
-        if model.task is None:
-            assert {name: tuple(y.shape) for name, y in output.items()} == {
-                f.name: (1, f.channels, math.ceil(size[0] / f.stride), math.ceil(size[1] / f.stride))
-                for f in model.feature_info
-            }
-        else:
-            assert tuple(output.shape) == expected_shape(model.task, 1, size)
-        assert all(torch.isfinite(y).all() for y in as_tuple(output))
-
-    @torch.no_grad()
-    def test_eval_is_deterministic(self, model: VisionModel) -> None:
-        x = torch.randn(1, 3, 32, 32)
-        kept = x.clone()
-        first, second = as_tuple(model.eval()(x)), as_tuple(model(x))
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-        assert torch.equal(x, kept), "the input is not written to"
+    def test_eval_shape(self, model: VisionModel) -> None:
+        output = model.eval()(torch.randn(1, 3, *ODD))
+        assert tuple(output.shape) == expected_shape(model.task, 1, ODD)
+        assert torch.isfinite(output).all()
 
     def test_training_reaches_every_parameter(self, model: VisionModel) -> None:
         outputs = model.train()(torch.randn(2, 3, 32, 32))
         if model.task == "segmentation":
             assert isinstance(outputs, tuple), "(auxiliary, main)"
             assert len(outputs) == 2
-        if model.task is not None:
-            assert all(tuple(y.shape) == expected_shape(model.task, 2, (32, 32)) for y in as_tuple(outputs))
+        assert all(tuple(y.shape) == expected_shape(model.task, 2, (32, 32)) for y in as_tuple(outputs))
         parameters = dict(model.named_parameters())
         gradients = torch.autograd.grad(objective(outputs), list(parameters.values()), allow_unused=True)
         found = dict(zip(parameters, gradients, strict=True))
@@ -113,11 +94,20 @@ def light(case: tuple[str, str]) -> VisionModel:
 
 
 class TestLightModels:
+    @pytest.mark.parametrize("size", [(64, 48), (32, 32), (7, 5), (1, 1)])
+    @torch.no_grad()
+    def test_any_size_gives_the_same_twice(self, light: VisionModel, size: tuple[int, int]) -> None:
+        x = torch.randn(1, 3, *size)
+        kept, first, second = x.clone(), light(x), light(x)
+        assert tuple(first.shape) == expected_shape(light.task, 1, size)
+        assert torch.equal(first, second)
+        assert torch.equal(x, kept), "the input is not written to"
+
     @torch.no_grad()
     def test_state_dict_survives(self, light: VisionModel, case: tuple[str, str]) -> None:
         torch.manual_seed(1)
         other = build(*case).eval()
-        x = torch.randn(1, 3, 61, 83)
+        x = torch.randn(1, 3, *ODD)
         output = light(x)
         assert not torch.allclose(other(x), output)
         other.load_state_dict(light.state_dict(), strict=True)
@@ -148,7 +138,7 @@ class TestLightModels:
             plain.load_state_dict(light.state_dict())
         thrifty = copy.deepcopy(plain)
         thrifty.backbone.set_grad_checkpointing()
-        x, results = torch.randn(2, 3, 48, 40), []
+        x, results = torch.randn(2, 3, 40, 32), []
         for m in (plain, thrifty):
             torch.manual_seed(2)
             loss = objective(m(x))

@@ -14,7 +14,7 @@ TINY, SMALL, BASE = (18, 36, 72, 144), (32, 64, 128, 256), (78, 156, 312, 624)
 
 
 def features(channels: tuple[int, ...], strides: tuple[int, ...] = (4, 8, 16, 32)) -> list[FeatureInfo]:
-    pairs = zip(channels, strides, strict=True)
+    pairs = zip(channels, strides[: len(channels)], strict=True)
     return [FeatureInfo(name=f"m{i}", channels=c, stride=s) for i, (c, s) in enumerate(pairs)]
 
 
@@ -150,7 +150,9 @@ class TestOCR:
 
     def test_hrnets_form(self) -> None:
         """Its repository keeps the input width in a 1x1 auxiliary head, and leaves out some biases."""
-        head = OCRHead(features((48, 96, 192, 384)), 19, OCRConfig(aux_channels=None, aux_kernel=1))
+        head = OCRHead(
+            features((48, 96, 192, 384)), 19, OCRConfig(aux_channels=None, aux_kernel=1, attention_bias=False)
+        )
         assert head.aux[0].weight.shape == (720, 720, 1, 1)
         without = {name for name, m in head.named_modules() if isinstance(m, nn.Conv2d) and m.bias is None}
         names = ("pixel.0", "pixel.3", "object.0", "object.3", "value.0", "up.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +28,17 @@ TIMM = (
 OUTPUTS = {"classification": (2, 5), "pose": (2, 5, 16, 24), "segmentation": (2, 5, 64, 96)}
 
 
-def counts(task: str, n: int = 5) -> dict[str, int]:
-    return {"num_keypoints" if task == "pose" else "num_classes": n}
+@functools.cache
+def backbone_of(name: str) -> TimmBackbone:
+    """In eval mode; shared by tests that only read it."""
+    return create_model(name).backbone.eval()
+
+
+def small_head(task: str) -> dict[str, int]:
+    """Five outputs, and a narrow OCR head."""
+    if task == "segmentation":
+        return {"num_classes": 5, "ocr_channels": 32, "ocr_key_channels": 16}
+    return {"num_keypoints" if task == "pose" else "num_classes": 5}
 
 
 def total(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
@@ -43,7 +53,7 @@ class TestTimmUnderEveryHead:
     """The sizes below are no model's own; 64 x 96 suits all of them."""
 
     def test_forward_and_backward(self, name: str, task: str) -> None:
-        model = create_model(name, task, **counts(task))
+        model = create_model(name, task, **small_head(task))
         x = torch.randn(2, 3, 64, 96)
         total(model.train()(x)).backward()
         unreached = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -57,7 +67,7 @@ class TestTimmUnderEveryHead:
 @pytest.mark.parametrize("name", TIMM)
 class TestTimmMaps:
     def test_maps_are_what_feature_info_says(self, name: str) -> None:
-        backbone = create_model(name).backbone.eval()
+        backbone = backbone_of(name)
         with torch.no_grad():
             maps = backbone(torch.randn(1, 3, 64, 96))
         assert [f.name for f in backbone.feature_info] == list(maps)
@@ -68,9 +78,11 @@ class TestTimmMaps:
         assert strides == ([16] * 3 if "patch16" in name else [4, 8, 16, 32])
 
     def test_our_classification_head_fits_too(self, name: str) -> None:
-        backbone = TimmBackbone(name)
+        backbone = backbone_of(name)
         head = build_head(backbone, "classification", 5, head_planes=4, head_width=32)
-        logits = head(backbone(torch.randn(2, 3, 64, 96)), (64, 96))
+        with torch.no_grad():
+            maps = backbone(torch.randn(2, 3, 64, 96))
+        logits = head(maps, (64, 96))
         logits.sum().backward()
         assert logits.shape == (2, 5)
         assert all(p.grad is not None for p in head.parameters())
@@ -110,7 +122,7 @@ def test_out_indices_choose_the_maps() -> None:
 
 
 def test_channels_last_maps_are_turned() -> None:
-    backbone = create_model("swin_tiny_patch4_window7_224").backbone.eval()
+    backbone = backbone_of("swin_tiny_patch4_window7_224")
     assert backbone.channels_last
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -221,6 +221,12 @@ def test_openseg_hrnet_wants_bgr() -> None:
     assert implied(found)["upsample"] == "bilinear_aligned"
 
 
+def test_openseg_hrnet_with_a_wide_auxiliary_head() -> None:
+    names = layouts.official(state("hrnet_w18", "segmentation", ocr_channels=64, ocr_key_channels=32, aux="wide"))
+    found = known(names)
+    assert found.options == {"ocr_channels": 64, "ocr_key_channels": 32, "aux": "wide"}
+
+
 def test_hrnet_segmentation_without_ocr(w18: dict[Task | None, State]) -> None:
     names = layouts.hrnet(w18[None]) | {"last_layer.0.weight": torch.zeros(270, 270, 1, 1)}
     found = known(names)

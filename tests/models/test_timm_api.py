@@ -42,7 +42,7 @@ def test_hrnet_stays_timm_s() -> None:
     assert timm.model_entrypoint("hrnet_w18").__module__ == "timm.models.hrnet"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["hrformer_nano", "hrformer_small", "hrformer_base_window15"])
 def test_classifier_equals_create_model(name: str) -> None:
     with torch.device("meta"):
         ours, theirs = create_model(name, "classification"), timm.create_model(name)
@@ -337,7 +337,7 @@ class TestSegmentationModels:
         assert output.shape == (2, 4, 32, 64)
         assert all(p.grad is not None for p in model.parameters())
 
-    @pytest.mark.parametrize("decoder", ["UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "UPerNet", "Segformer"])
+    @pytest.mark.parametrize("decoder", ["UnetPlusPlus", "Linknet", "FPN", "PSPNet", "UPerNet", "Segformer"])
     def test_decoders(self, decoder: str) -> None:
         model = getattr(smp, decoder)("tu-hrformer_nano", encoder_weights=None, classes=4).eval()
         with torch.no_grad():

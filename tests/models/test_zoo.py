@@ -244,7 +244,7 @@ def test_none_means_default() -> None:
         ("hrformer_nano", "classification", {"head_planes": 0}, "head_planes and head_width must be at least 1"),
         ("hrformer_nano", "segmentation", {"ocr_channels": 0}, "ocr_channels and ocr_key_channels must be at least"),
         ("hrformer_nano", "segmentation", {"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
-        ("hrformer_nano", "segmentation", {"aux": "mm"}, "aux must be 'openseg' or 'hrnet', got 'mm'"),
+        ("hrformer_nano", "segmentation", {"aux": "mm"}, "aux must be one of openseg, wide, hrnet, got 'mm'"),
         ("hrnet_w18", None, {"window_size": 7}, "hrnet_w18 is convolutional and takes no window_size"),
         ("hrnet_w18", "pose", {"position_bias": True}, "is convolutional and takes no position_bias"),
         ("resnet18", "pose", {"window_size": 7}, "timm's 'resnet18' does not take these options: .*window_size"),
@@ -311,3 +311,10 @@ class TestInitialisation:
         assert model.head.final_layer.weight.std().item() == pytest.approx(0.001, rel=0.05)
         assert not model.head.final_layer.bias.any()
         assert model.backbone.net.patch_embed.proj.weight.std() > 0.01, "the backbone keeps timm's initialisation"
+
+
+def test_wide_auxiliary_head_is_the_published_baseline() -> None:
+    """HRNet-W48 + OCR has 74.5 M parameters in the published comparisons (openseg's ``HRNet_W48_OCR``)."""
+    with torch.device("meta"):
+        model = create_model("hrnet_w48", "segmentation", num_classes=19, aux="wide")
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(74.52e6, abs=5e3)

@@ -148,8 +148,10 @@ class OCRConfig:
     Attributes:
         channels: of pixel features and object regions.
         key_channels: of the object attention.
-        aux_channels: hidden width of the auxiliary head; None keeps the input width, as HRNet's repository does.
+        aux_channels: hidden width of the auxiliary head; None keeps the input width, as HRNet's repository and
+            openseg's first HRNet-W48 model do.
         aux_kernel: of the auxiliary head's first convolution: 3, or 1 in HRNet's repository.
+        attention_bias: the attention's and the merge's convolutions carry a bias; not in HRNet's repository.
         dropout: channel dropout after merging.
     """
 
@@ -157,6 +159,7 @@ class OCRConfig:
     key_channels: int = 256
     aux_channels: int | None = 512
     aux_kernel: int = 3
+    attention_bias: bool = True
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
@@ -218,8 +221,7 @@ class OCRHead(nn.Module):
         self.names = [f.name for f in features]
         width = sum(f.channels for f in features)
         aux = config.aux_channels or width
-        # HRNet's repository leaves the bias out of the attention's and the merge's convolutions.
-        bias = config.aux_channels is not None
+        bias = config.attention_bias
         self.aux = nn.Sequential(*_conv_bn_relu(width, aux, config.aux_kernel), nn.Conv2d(aux, num_classes, 1))
         self.pixel = nn.Sequential(*_conv_bn_relu(width, config.channels, 3))
         self.attention = ObjectAttention(config.channels, config.key_channels, bias=bias)

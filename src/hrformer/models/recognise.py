@@ -216,8 +216,11 @@ def _options(file: WeightFile, arranged: Arranged, family: Family, task: Task | 
         pixel, key = shape("head.pixel.0.weight"), shape("head.attention.value.0.weight")
         options |= {"ocr_channels": pixel[0]} if pixel and pixel[0] != 512 else {}
         options |= {"ocr_key_channels": key[0]} if key and key[0] != 256 else {}
+        aux = shape("head.aux.0.weight")
         if "head.attention.pixel.0.bias" not in arranged.sources:
             options["aux"] = "hrnet"
+        elif aux and pixel and aux[0] == aux[1] != pixel[0]:
+            options["aux"] = "wide"
     return options
 
 

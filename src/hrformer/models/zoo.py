@@ -98,6 +98,14 @@ DROP_PATH: Mapping[Task, Mapping[str, float]] = {
     "segmentation": {"hrformer_small": 0.2, "hrformer_base": 0.2},
 }
 
+AUX_HEADS: Mapping[str, Mapping[str, Any]] = {
+    "openseg": {},
+    "wide": {"aux_channels": None},
+    "hrnet": {"aux_channels": None, "aux_kernel": 1, "attention_bias": False},
+}
+"""Auxiliary head of OCR models: as wide as the pixel features (HRFormer; openseg's ``HRNet_W48_OCR_B``), as wide as
+the input (openseg's ``HRNet_W48_OCR``, the 74.5 M baseline), or HRNet's own repository's."""
+
 BACKBONE_OPTIONS = ("window_size", "position_bias", "upsample", "drop_path_rate", "mlp_ratio", "in_chans")
 HEAD_OPTIONS: Mapping[Task | None, tuple[str, ...]] = {
     "classification": ("head_planes", "head_width", "drop_rate"),
@@ -167,7 +175,7 @@ def build_head(backbone: Any, task: Task, num_outputs: int, *, depthwise: bool =
         num_outputs: classes or keypoints.
         depthwise: classification: the published HRFormer head, or HRNet's with full convolutions.
         **options: ``head_planes``, ``head_width``, ``drop_rate`` (classification); ``ocr_channels``,
-            ``ocr_key_channels``, ``aux`` ("openseg" or "hrnet"), ``dropout`` (segmentation).
+            ``ocr_key_channels``, ``aux`` ("openseg", "wide" or "hrnet"), ``dropout`` (segmentation).
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -181,14 +189,12 @@ def build_head(backbone: Any, task: Task, num_outputs: int, *, depthwise: bool =
     if task == "pose":
         return PoseHead(features, num_outputs)
     aux = options.pop("aux", "openseg")
-    if aux not in ("openseg", "hrnet"):
-        raise ValueError(f"aux must be 'openseg' or 'hrnet', got {aux!r}")
+    if aux not in AUX_HEADS:
+        raise ValueError(f"aux must be one of {', '.join(AUX_HEADS)}, got {aux!r}")
     names = {"ocr_channels": "channels", "ocr_key_channels": "key_channels", "dropout": "dropout"}
     values: dict[str, Any] = {names[k]: v for k, v in options.items()}
-    # The auxiliary head is as wide as the pixel features in HRFormer and openseg, as the input in HRNet's repository.
     values["aux_channels"] = values.get("channels", OCRConfig().channels)
-    if aux == "hrnet":
-        values |= {"aux_channels": None, "aux_kernel": 1}
+    values |= AUX_HEADS[aux]
     return OCRHead(features, num_outputs, OCRConfig(**values))
 
 
@@ -276,7 +282,7 @@ def create_model(
         **options: backbone: ``position_bias`` (bool), ``upsample`` ("nearest", "bilinear",
             "bilinear_aligned"), ``drop_path_rate``, ``mlp_ratio``, ``in_chans``; classification head:
             ``head_planes``, ``head_width``, ``drop_rate``; segmentation head: ``ocr_channels``,
-            ``ocr_key_channels``, ``aux`` ("openseg" or "hrnet"), ``dropout``. For timm models: whatever
+            ``ocr_key_channels``, ``aux`` ("openseg", "wide" or "hrnet"), ``dropout``. For timm models: whatever
             ``timm.create_model`` takes.
 
     Returns:
