@@ -64,7 +64,7 @@ def package_photographs() -> list[Photograph]:
         link="https://flic.kr/p/r9qvLn",
         shows="an astronaut, to the waist",
         # Of the whole person, as in the training data: down to where her feet would be.
-        box=(0, 0, 400, 1000),
+        box=(0, 0, 400, 1200),
         joints={
             "head_top": (228, 16),
             "neck": (228, 200),

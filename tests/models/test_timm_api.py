@@ -166,7 +166,8 @@ class TestHead:
         assert (model(x).shape, model.global_pool.pool_type) == ((2, 4), "max")
         model.reset_classifier(3)
         assert model.global_pool.pool_type == "max", "the pooling stays unless another is named"
-        assert all(torch.equal(model.state_dict()[k], v) for k, v in body.items())
+        state = model.state_dict()
+        assert all(torch.equal(state[k], v) for k, v in body.items())
 
     @pytest.mark.parametrize("training", [True, False])
     def test_reset_classifier_keeps_device_type_and_mode(self, training: bool) -> None:
@@ -241,9 +242,10 @@ class TestConstruction:
             nano(pretrained=True)
 
     def test_checkpoint_path(self, tmp_path) -> None:
-        torch.save(frozen_nano().state_dict(), tmp_path / "weights.pth")
+        state = frozen_nano().state_dict()
+        torch.save(state, tmp_path / "weights.pth")
         model = nano(num_classes=5, checkpoint_path=str(tmp_path / "weights.pth"))
-        assert all(torch.equal(v, frozen_nano().state_dict()[k]) for k, v in model.state_dict().items())
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
 class TestTraining:
