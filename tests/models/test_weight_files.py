@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.weight_files import read_weights, stored_tensor, write_file
+from hrformer.models.zoo import create_model
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
@@ -130,3 +134,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_file(path, fail)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are POSIX's")
+def test_saved_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    """safetensors makes its files readable by the owner alone, so a shared folder or a wheel could not use them."""
+    (tmp_path / "ordinary").touch()
+    saved = save_checkpoint(create_model("hrformer_nano"), tmp_path / "x.safetensors")
+    assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)

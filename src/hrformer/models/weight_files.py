@@ -171,11 +171,24 @@ def stored_tensor(value: Tensor, half: bool) -> Tensor:
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name in the same folder, then rename, so that no half-written file is ever seen."""
+    """Write under another name in the same folder, made if absent, then rename: no half-written file is ever seen.
+
+    The file gets the permissions of any new file; safetensors' own writer would leave it to its owner alone.
+
+    Args:
+        path: final name.
+        write: called with the temporary name.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         write(part)
+        part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
