@@ -85,7 +85,7 @@ def test_file_put_there_by_hand_is_checked_once(target: Path, monkeypatch: pytes
         quick(url, target, DIGEST[:8])
     target.write_bytes(CONTENT)
     assert quick(url, target, DIGEST[:8]) == target
-    monkeypatch.setattr(module, "_sha256", lambda path: pytest.fail(f"{path} was hashed again"))
+    monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail(f"{path} was hashed again"))
     assert quick(url, target, DIGEST[:8]) == target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hrformer.cli.arguments import ConvertArguments
 from hrformer.cli.messages import note, say
-from hrformer.models.checkpoint import convert_checkpoint
+from hrformer.models.checkpoint import LOAD_SETTINGS, convert_checkpoint
 
 
 def run_convert(arguments: ConvertArguments) -> int:
@@ -13,11 +13,7 @@ def run_convert(arguments: ConvertArguments) -> int:
     Raises:
         FileNotFoundError, ValueError: see ``convert_checkpoint``.
     """
-    settings = {
-        name: getattr(arguments, name)
-        for name in ("position_bias", "upsample", "channel_order", "input_size", "decoder")
-        if getattr(arguments, name) is not None
-    }
+    settings = {name: getattr(arguments, name) for name in LOAD_SETTINGS}
     report = convert_checkpoint(
         arguments.source, arguments.destination, to=arguments.to, half=arguments.half, **settings
     )

@@ -6,7 +6,6 @@ and hash, rename.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -32,6 +31,7 @@ from hrformer.models.transfer import (
     read_json,
     require_reachable,
 )
+from hrformer.models.weight_files import sha256_of
 
 _FILE_SUFFIXES = {".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt", ".pdparams"}
 _OFFLINE_VARIABLES = ("HRFORMER_OFFLINE", "HF_HUB_OFFLINE")
@@ -131,7 +131,7 @@ def download(
 
 def _finish(part: PartialFile, destination: Path, sha256_prefix: str | None) -> None:
     """Check the completed file and give it its name."""
-    digest = _sha256(part.path)
+    digest = sha256_of(part.path)
     if sha256_prefix and not digest.startswith(sha256_prefix):
         part.discard()
         raise DownloadError(
@@ -168,7 +168,7 @@ def _require_hash(path: Path, sha256_prefix: str, problem: str) -> str:
     Raises:
         DownloadError: it does not start with ``sha256_prefix``.
     """
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if not digest.startswith(sha256_prefix):
         raise DownloadError(f"{problem}: expected a sha256 starting with {sha256_prefix}, got {digest}")
     return digest
@@ -183,14 +183,6 @@ def _remember_hash(path: Path, digest: str) -> None:
 
 def _hash_notes(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256.json")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _local_file(text: str) -> Path | None:

@@ -177,7 +177,7 @@ def mmpose_names(state: Mapping[str, Tensor], *, position_bias: bool, whole: boo
             if not position_bias:
                 continue
             window = window_of(value)
-            index = relative_position_index(window).view(window * window, -1).clone()
+            index = relative_position_index(window).view(window * window, -1)
             result[key.removesuffix("_bias_table") + "_index"] = index
         result[key] = value
     return result

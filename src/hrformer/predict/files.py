@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.models.weight_files import write_file
+
 JPEG_QUALITY = 92
 
 
@@ -20,15 +22,7 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_file(Path(path), lambda part: part.write_bytes(data))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
