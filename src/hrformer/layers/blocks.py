@@ -17,6 +17,14 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=BN_EPS, momentum=BN_MOMENTUM)
 
 
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int = 1, *, stride: int = 1, bias: bool = False
+) -> list[nn.Module]:
+    """Convolution padded to keep the size at stride 1 (odd ``kernel``), batch norm, ReLU: parts for a Sequential."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=bias)
+    return [conv, batch_norm(out_channels), nn.ReLU(inplace=True)]
+
+
 class ConvFFN(nn.Module):
     """Feed-forward network with a depthwise 3x3 convolution between its pointwise ones.
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.layers.blocks import Bottleneck, batch_norm
+from hrformer.layers.blocks import Bottleneck, batch_norm, conv_bn_relu
 from hrformer.models.trunk import FeatureInfo
 from hrformer.ops.resize import resize_bilinear
 
@@ -70,9 +70,7 @@ class ClassificationHead(nn.Module):
         self.downsamp_modules = nn.ModuleList(
             self._merge(widths[i], widths[i + 1], step, config.depthwise) for i, step in enumerate(steps)
         )
-        self.final_layer = nn.Sequential(
-            nn.Conv2d(widths[-1], config.width, 1), batch_norm(config.width), nn.ReLU(inplace=True)
-        )
+        self.final_layer = nn.Sequential(*conv_bn_relu(widths[-1], config.width, bias=True))
         self.classifier = nn.Linear(config.width, num_classes) if num_classes > 0 else nn.Identity()
 
     @staticmethod
@@ -81,12 +79,9 @@ class ClassificationHead(nn.Module):
             return nn.Sequential(
                 nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels),
                 batch_norm(in_channels),
-                nn.Conv2d(in_channels, out_channels, 1),
-                batch_norm(out_channels),
-                nn.ReLU(inplace=True),
+                *conv_bn_relu(in_channels, out_channels, bias=True),
             )
-        conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
-        return nn.Sequential(conv, batch_norm(out_channels), nn.ReLU(inplace=True))
+        return nn.Sequential(*conv_bn_relu(in_channels, out_channels, 3, stride=stride, bias=True))
 
     @torch.jit.unused
     def forward_features(self, features: Features) -> Tensor:
@@ -170,11 +165,6 @@ class OCRConfig:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
 
-def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 1, *, bias: bool = True) -> list[nn.Module]:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-    return [conv, batch_norm(out_channels), nn.ReLU(inplace=True)]
-
-
 class ObjectAttention(nn.Module):
     """Attention from pixels to object regions (Yuan et al., ECCV 2020, section 3.2).
 
@@ -189,13 +179,13 @@ class ObjectAttention(nn.Module):
         self.scale = key_channels**-0.5
 
         def two(width: int) -> nn.Sequential:
-            first = _conv_bn_relu(width, key_channels, bias=bias)
-            return nn.Sequential(*first, *_conv_bn_relu(key_channels, key_channels, bias=bias))
+            first = conv_bn_relu(width, key_channels, bias=bias)
+            return nn.Sequential(*first, *conv_bn_relu(key_channels, key_channels, bias=bias))
 
         self.pixel = two(channels)
         self.object = two(channels)
-        self.value = nn.Sequential(*_conv_bn_relu(channels, key_channels, bias=bias))
-        self.up = nn.Sequential(*_conv_bn_relu(key_channels, channels, bias=bias))
+        self.value = nn.Sequential(*conv_bn_relu(channels, key_channels, bias=bias))
+        self.up = nn.Sequential(*conv_bn_relu(key_channels, channels, bias=bias))
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
         """Pixels (B, C, H, W), regions (B, C, R, 1) -> context (B, C, H, W)."""
@@ -222,11 +212,13 @@ class OCRHead(nn.Module):
         width = sum(f.channels for f in features)
         aux = config.aux_channels or width
         bias = config.attention_bias
-        self.aux = nn.Sequential(*_conv_bn_relu(width, aux, config.aux_kernel), nn.Conv2d(aux, num_classes, 1))
-        self.pixel = nn.Sequential(*_conv_bn_relu(width, config.channels, 3))
+        self.aux = nn.Sequential(
+            *conv_bn_relu(width, aux, config.aux_kernel, bias=True), nn.Conv2d(aux, num_classes, 1)
+        )
+        self.pixel = nn.Sequential(*conv_bn_relu(width, config.channels, 3, bias=True))
         self.attention = ObjectAttention(config.channels, config.key_channels, bias=bias)
         self.merge = nn.Sequential(
-            *_conv_bn_relu(2 * config.channels, config.channels, bias=bias), nn.Dropout2d(config.dropout)
+            *conv_bn_relu(2 * config.channels, config.channels, bias=bias), nn.Dropout2d(config.dropout)
         )
         self.classifier = nn.Conv2d(config.channels, num_classes, 1)
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from hrformer.layers.attention import WindowAttention
-from hrformer.layers.blocks import Bottleneck, batch_norm
+from hrformer.layers.blocks import Bottleneck, batch_norm, conv_bn_relu
 from hrformer.layers.fusion import FusionUnit
 from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
 
@@ -72,11 +72,6 @@ class TrunkConfig:
     def depth(self) -> int:
         """Blocks one after the other in stages 2 to 4: 12 or 14 in the published HRFormers."""
         return sum(self.num_modules) * self.num_blocks
-
-
-def _conv_bn_relu(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-    return nn.Sequential(conv, batch_norm(out_channels), nn.ReLU(inplace=True))
 
 
 @contextmanager
@@ -144,7 +139,10 @@ class HighResolutionTrunk(nn.Module):
             *(Bottleneck(STEM_CHANNELS if i == 0 else width, STAGE1_PLANES) for i in range(config.stage1_blocks))
         )
         c = config.channels
-        self.transition1 = nn.ModuleList([_conv_bn_relu(width, c[0], 1), nn.Sequential(_conv_bn_relu(width, c[1], 2))])
+        same = nn.Sequential(*conv_bn_relu(width, c[0], 3))
+        half = nn.Sequential(*conv_bn_relu(width, c[1], 3, stride=2))
+        # The nesting is that of the published names.
+        self.transition1 = nn.ModuleList([same, nn.Sequential(half)])
         self.transition2 = self._transition(2)
         self.transition3 = self._transition(3)
         self.stage2 = self._stage(2, make_block)
@@ -153,8 +151,8 @@ class HighResolutionTrunk(nn.Module):
 
     def _transition(self, num_branches: int) -> nn.ModuleList:
         c = self.config.channels
-        new = nn.Sequential(_conv_bn_relu(c[num_branches - 1], c[num_branches], 2))
-        return nn.ModuleList([*(nn.Identity() for _ in range(num_branches)), new])
+        new = nn.Sequential(*conv_bn_relu(c[num_branches - 1], c[num_branches], 3, stride=2))
+        return nn.ModuleList([*(nn.Identity() for _ in range(num_branches)), nn.Sequential(new)])
 
     def _stage(self, stage: int, make_block: BlockFactory) -> nn.ModuleList:
         """Stage s has s branches."""
