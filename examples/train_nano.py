@@ -12,11 +12,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,10 +34,13 @@ from hrformer.geometry.flips import flip_keypoints
 from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
 from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from hrformer.geometry.skeletons import LSPET14
+from hrformer.losses import classification_cross_entropy, heatmap_mse, segmentation_losses
 from hrformer.metrics.pck import Pck, torso_joints
 from hrformer.metrics.segmentation import SegmentationScores
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
+from hrformer.models.weight_files import write_file
+from hrformer.predict.images import load_image
 
 Batch = tuple[Tensor, Tensor, Tensor]
 MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
@@ -74,14 +77,6 @@ def to_tensor(images: list[np.ndarray]) -> Tensor:
     return (batch - MEAN) / STD
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """Decoded picture as RGB."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise FileNotFoundError(f"cannot read the image {path}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 class Cifar:
     """49,000 training pictures from parquet, 1,000 for validation from folders."""
 
@@ -96,7 +91,7 @@ class Cifar:
         self.train = [(decode(r["image"]["bytes"]), r["label"]) for r in rows]
         self.names = tuple(sorted(p.name for p in (root / "cifar10" / "val").iterdir()))
         files = [(p, i) for i, n in enumerate(self.names) for p in sorted((root / "cifar10" / "val" / n).glob("*.jpg"))]
-        self.val = [(read_rgb(p), i) for p, i in files]
+        self.val = [(load_image(p).pixels, i) for p, i in files]
 
     def model(self) -> VisionModel:
         model = hrformer.create_model("hrformer_nano", "classification", num_classes=10, head_planes=8, head_width=512)
@@ -119,7 +114,7 @@ class Cifar:
         return image, label, 0
 
     def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
-        return F.cross_entropy(output, target, label_smoothing=0.1)
+        return classification_cross_entropy(output, target, label_smoothing=0.1)
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
         right = 0
@@ -152,7 +147,7 @@ class CamVid:
         pairs = []
         for path in sorted((self.root / "images" / split).glob("*.jpg")):
             mask = cv2.imread(str(self.root / "labels" / split / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED)
-            pairs.append((read_rgb(path), mask))
+            pairs.append((load_image(path).pixels, mask))
         return pairs
 
     def model(self) -> VisionModel:
@@ -177,9 +172,7 @@ class CamVid:
         return np.clip(image * gain + shift, 0, 255).astype(np.uint8), mask.astype(np.int64), 0
 
     def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
-        aux, main = output
-        ce = F.cross_entropy(main, target, self.weights, ignore_index=255)
-        return ce + 0.4 * F.cross_entropy(aux, target, self.weights, ignore_index=255)
+        return segmentation_losses(*output, target, class_weights=self.weights)["loss"]
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
         metric = SegmentationScores(self.num_classes)
@@ -205,7 +198,7 @@ class Lspet:
         files = {image["id"]: image["file_name"] for image in data["images"]}
         people = []
         for row in data["annotations"]:
-            image = read_rgb(self.root / "images" / split / files[row["image_id"]])
+            image = load_image(self.root / "images" / split / files[row["image_id"]]).pixels
             people.append((image, np.array(row["bbox"]), np.array(row["keypoints"], dtype=np.float64).reshape(-1, 3)))
         return people
 
@@ -236,7 +229,7 @@ class Lspet:
         return crop, targets[0], weights[0]
 
     def loss(self, output: Any, target: Tensor, weight: Tensor) -> Tensor:
-        return ((output - target).square() * weight[..., None, None]).mean() * 1000  # scaled to readable numbers
+        return heatmap_mse(output, target, weight) * 1000  # scaled to readable numbers
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
         metric = Pck(LSPET14.keypoints, torso=torso_joints(LSPET14))
@@ -276,13 +269,6 @@ def optimizer_for(model: VisionModel, args: Args) -> torch.optim.AdamW:
 def learning_rate(share: float, peak: float) -> float:
     """Linear warm-up over the first 5 % of the run, then cosine to zero; ``share`` in [0, 1]."""
     return peak * (share / 0.05 if share < 0.05 else 0.5 * (1 + math.cos(math.pi * (share - 0.05) / 0.95)))
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """Write beside the target, then move into place."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
 
 
 def finish(model: VisionModel, data: Any, args: Args, size: tuple[int, int], score: float) -> None:
@@ -367,7 +353,7 @@ def main(args: Args) -> None:
                 row[data.score_name] = data.evaluate(model, size)
             finish(model, data, args, size, row[data.score_name])
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1}
-        save_atomically(state, state_file)
+        write_file(state_file, partial(torch.save, state))
         print(json.dumps(row), flush=True)
         with (args.out / "metrics.jsonl").open("a") as log:
             log.write(json.dumps(row) + "\n")
