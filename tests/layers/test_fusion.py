@@ -30,8 +30,8 @@ def branches(sizes: list[tuple[int, int]]) -> list[Tensor]:
 
 
 def grow(y: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor:
-    if mode == "bilinear_aligned":
-        return F.interpolate(y, size, mode="bilinear", align_corners=True)
+    if mode in ("bilinear_aligned", "bilinear_to_size"):
+        return F.interpolate(y, size, mode="bilinear", align_corners=mode == "bilinear_aligned")
     corners = {"nearest": None, "bilinear": False}[mode]
     y = F.interpolate(y, scale_factor=factor, mode=mode, align_corners=corners)
     if tuple(y.shape[-2:]) != size:
@@ -68,7 +68,7 @@ def expected(fusion: FusionUnit, xs: list[Tensor], separable: bool, mode: str) -
 
 
 @pytest.mark.parametrize("sizes", [EVEN, ODD, SMALL], ids=["even", "odd", "one cell"])
-@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear_aligned"])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear_aligned", "bilinear_to_size"])
 @pytest.mark.parametrize("separable", [True, False])
 def test_fusion_follows_the_recipe(separable: bool, mode: str, sizes: list[tuple[int, int]]) -> None:
     fusion, xs = unit(separable=separable, upsample=mode), branches(sizes)

@@ -15,7 +15,7 @@ import layouts
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import LSPET14
 from hrformer.layers.attention import WindowAttention
-from hrformer.models.checkpoint import load_checkpoint, load_model
+from hrformer.models.checkpoint import load_checkpoint, load_model, save_checkpoint
 from hrformer.models.model import Task, VisionModel
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.registry import find_weights
@@ -65,9 +65,11 @@ def test_every_tensor_arrives(task: Task) -> None:
     assert sorted(names) == sorted(layouts.official(state, prefix="" if task == "classification" else "backbone."))
 
 
-@pytest.mark.parametrize("task", ["classification", "pose", "segmentation"])
-def test_every_tensor_of_hrnet_arrives(task: Task) -> None:
-    options = {"aux": "hrnet"} if task == "segmentation" else {}
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("classification", {}), ("pose", {}), ("segmentation", {"aux": "hrnet"}), ("segmentation", {"head": "fcn"})],
+)
+def test_every_tensor_of_hrnet_arrives(task: Task, options: dict[str, str]) -> None:
     state = random_state(create_model("hrnet_w18", task, **options).state_dict())  # type: ignore[arg-type]
     model, report = load_model(layouts.hrnet(state))
     loaded = model.state_dict()
@@ -75,6 +77,22 @@ def test_every_tensor_of_hrnet_arrives(task: Task) -> None:
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
     assert not report.unexpected
     assert not model.training
+
+
+def test_plain_hrnet_segmentation_resizes_as_its_trunk(tmp_path: Path) -> None:
+    state = random_state(create_model("hrnet_w18", "segmentation", head="fcn").state_dict())
+    model, report = load_model(layouts.hrnet(state))
+    head: Any = model.head
+    assert "bilinear_to_size" in report.assumed["upsample"]
+    assert not head.align_corners
+    aligned, report = load_model(layouts.hrnet(state), upsample="bilinear_aligned")
+    head = aligned.head
+    assert head.align_corners
+    again, _ = load_model(save_checkpoint(aligned, tmp_path / "x.safetensors"))
+    x = torch.randn(1, 3, 65, 75)
+    with torch.inference_mode():
+        assert torch.equal(again(x), aligned(x))
+        assert not torch.allclose(model(x), aligned(x), atol=1e-2)
 
 
 def test_norms_of_pytorch_04() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
+from hrformer.models.heads import ClassificationConfig, ClassificationHead, FCNHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.trunk import FeatureInfo
 
 TINY, SMALL, BASE = (18, 36, 72, 144), (32, 64, 128, 256), (78, 156, 312, 624)
@@ -157,6 +159,19 @@ class TestOCR:
         without = {name for name, m in head.named_modules() if isinstance(m, nn.Conv2d) and m.bias is None}
         names = ("pixel.0", "pixel.3", "object.0", "object.3", "value.0", "up.0")
         assert without == {f"attention.{name}" for name in names} | {"merge.0"}
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_fcn_head_is_two_convolutions_on_the_resized_maps(align: bool) -> None:
+    head = FCNHead(features(SMALL), 5).eval()
+    head.align_corners = align
+    maps = {f.name: torch.randn(2, f.channels, -(-61 // f.stride), -(-83 // f.stride)) for f in features(SMALL)}
+    first, *rest = maps.values()
+    options: dict[str, Any] = {"mode": "bilinear", "align_corners": align}
+    x = torch.cat([first, *(F.interpolate(m, first.shape[-2:], **options) for m in rest)], 1)
+    expected = F.interpolate(head.last_layer(x), (61, 83), **options)
+    torch.testing.assert_close(head(maps, (61, 83)), expected)
+    assert isinstance(head.train()(maps, (61, 83)), torch.Tensor), "there is no auxiliary output"
 
 
 @pytest.mark.parametrize(

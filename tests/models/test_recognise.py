@@ -228,9 +228,17 @@ def test_openseg_hrnet_with_a_wide_auxiliary_head() -> None:
 
 
 def test_hrnet_segmentation_without_ocr(w18: dict[Task | None, State]) -> None:
-    names = layouts.hrnet(w18[None]) | {"last_layer.0.weight": torch.zeros(270, 270, 1, 1)}
-    found = known(names)
-    assert (found.format, found.task) == ("hrnet-segmentation-plain", None)
+    for classes, mode in ((19, "bilinear_to_size"), (59, "bilinear_to_size"), (150, "bilinear_aligned")):
+        found = known(layouts.hrnet(state("hrnet_w18", "segmentation", num_classes=classes, head="fcn")))
+        assert (found.format, found.task, found.num_outputs) == ("hrnet-segmentation-plain", "segmentation", classes)
+        assert found.options == {"head": "fcn"}
+        assert found.settings["upsample"].value == mode
+        assert "the file does not say" in found.settings["upsample"].assumption
+
+
+def test_openseg_without_ocr_gives_its_backbone(w18: dict[Task | None, State]) -> None:
+    found = known(layouts.hrnet(w18[None]) | {"cls_head.3.weight": torch.zeros(19, 512, 1, 1)})
+    assert found.task is None
     assert "no counterpart here" in found.notes[0]
 
 

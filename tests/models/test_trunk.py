@@ -10,6 +10,7 @@ from hrformer.layers.attention import WindowAttention
 from hrformer.models.hrformer import HRFormerConfig
 from hrformer.models.trunk import HighResolutionTrunk, TrunkConfig
 from hrformer.models.zoo import backbone_config, build_backbone
+from hrformer.ops.resize import UPSAMPLE_MODES
 
 PARTS = {
     "hrformer_tiny": (145_408, 124_524, 49_164, 23_472, 583_440, 93_600, 1_513_932),
@@ -69,7 +70,7 @@ def test_set_upsample() -> None:
     trunk, x = nano(), torch.randn(1, 3, 61, 83)
     with torch.no_grad():
         results = {}
-        for mode in ("nearest", "bilinear", "bilinear_aligned"):
+        for mode in UPSAMPLE_MODES:
             trunk.set_upsample(mode)
             built = nano(upsample=mode)
             built.load_state_dict(trunk.state_dict())
@@ -77,7 +78,9 @@ def test_set_upsample() -> None:
             assert torch.equal(built(x)["stride4"], results[mode])
     assert (results["nearest"] - results["bilinear"]).abs().max() > 1e-3
     assert (results["nearest"] - results["bilinear_aligned"]).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="upsample must be one of nearest, bilinear, bilinear_aligned, got 'area'"):
+    assert (results["bilinear"] - results["bilinear_to_size"]).abs().max() > 1e-3
+    modes = "nearest, bilinear, bilinear_aligned, bilinear_to_size"
+    with pytest.raises(ValueError, match=f"upsample must be one of {modes}, got 'area'"):
         trunk.set_upsample("area")
 
 

@@ -244,6 +244,8 @@ def test_none_means_default() -> None:
         ("hrformer_nano", "classification", {"head_planes": 0}, "head_planes and head_width must be at least 1"),
         ("hrformer_nano", "segmentation", {"ocr_channels": 0}, "ocr_channels and ocr_key_channels must be at least"),
         ("hrformer_nano", "segmentation", {"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
+        ("hrformer_nano", "segmentation", {"head": "psp"}, "head must be 'ocr' or 'fcn', got 'psp'"),
+        ("hrnet_w18", "segmentation", {"head": "fcn", "aux": "wide"}, "unknown option 'aux' for the fcn head"),
         ("hrformer_nano", "segmentation", {"aux": "mm"}, "aux must be one of openseg, wide, hrnet, got 'mm'"),
         ("hrnet_w18", None, {"window_size": 7}, "hrnet_w18 is convolutional and takes no window_size"),
         ("hrnet_w18", "pose", {"position_bias": True}, "is convolutional and takes no position_bias"),

@@ -1,4 +1,4 @@
-"""The three ways of upsampling in the fusion unit, against plain numpy."""
+"""The four ways of upsampling in the fusion unit, against plain numpy."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def bilinear(x: np.ndarray, size: tuple[int, int], align_corners: bool) -> np.nd
 def expected_upsample(x: np.ndarray, factor: int, size: tuple[int, int], mode: str) -> np.ndarray:
     """The recipe's table of section 1.6, and HRNet-Semantic-Segmentation's single step."""
     grown = (x.shape[-2] * factor, x.shape[-1] * factor)
-    if mode == "bilinear_aligned":
-        return bilinear(x, size, True)
+    if mode in ("bilinear_aligned", "bilinear_to_size"):
+        return bilinear(x, size, mode == "bilinear_aligned")
     if mode == "nearest":
         y = x.repeat(factor, axis=-2).repeat(factor, axis=-1)
         return y if grown == size else bilinear(y, size, True)
@@ -66,10 +66,11 @@ def test_upsample_equals_numpy(size: tuple[int, int], factor: int, target: tuple
 
 def test_modes_differ() -> None:
     x = random_map(4, 3)
-    results = [upsample_to(x, 2, (8, 6), mode) for mode in UPSAMPLE_MODES]
-    for i in range(3):
-        for j in range(i):
-            assert (results[i] - results[j]).abs().max() > 0.1
+    for size, modes in (((8, 6), UPSAMPLE_MODES[:3]), ((7, 5), UPSAMPLE_MODES)):
+        results = [upsample_to(x, 2, size, mode) for mode in modes]
+        for i in range(len(modes)):
+            for j in range(i):
+                assert (results[i] - results[j]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

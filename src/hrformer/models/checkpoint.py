@@ -167,11 +167,10 @@ def _apply(model: VisionModel, tensors: Mapping[str, Tensor], decision: Decision
     state = model.state_dict()
     for name, tensor in tensors.items():
         state[name].copy_(tensor)
-    backbone = model.backbone
-    if isinstance(backbone, HighResolutionTrunk):
-        backbone.set_upsample(decision.values["upsample"])
+    if isinstance(model.backbone, HighResolutionTrunk):
+        model.set_upsample(decision.values["upsample"])
         if "position_bias" in decision.values:
-            backbone.set_position_bias(decision.values["position_bias"])
+            model.backbone.set_position_bias(decision.values["position_bias"])
     model.info = info
 
 

@@ -42,10 +42,11 @@ _HEADS = (
     (re.compile(r"aux_head\.[23]\.(\w+)"), r"head.aux.3.\1"),
     (re.compile(r"ocr_distri_head\.conv_bn_dropout\.([01])(?:\.0)?\.(\w+)"), r"head.merge.\1.\2"),
     (re.compile(r"cls_head\.(weight|bias)"), r"head.classifier.\1"),
+    (re.compile(r"(?:head\.)?(last_layer\.[013]\..+)"), r"head.\1"),
 )
 _OCR_ATTENTION = re.compile(r"ocr_distri_head\.object_context_block\.(f_\w+)\.([0-3])(?:\.0)?\.(\w+)")
 
-NO_OCR_HEAD = "head of HRNet segmentation without OCR, for which there is no head here"
+NO_OCR_HEAD = "head of openseg's segmentation without OCR, for which there is no head here"
 """Reason to ignore; the file is recognised by it too."""
 
 _IGNORED = (
@@ -53,10 +54,10 @@ _IGNORED = (
     (re.compile(r"loss\..+|criterion\..+"), "part of the training loss"),
     (re.compile(r"data_preprocessor\..+"), "pixel statistics, which the input specification holds"),
     (re.compile(r".*\btotal_(ops|params)"), "left there by a profiler"),
-    (re.compile(r"last_layer\..+|cls_head\.\d+\..+"), NO_OCR_HEAD),
+    (re.compile(r"cls_head\.\d+\..+"), NO_OCR_HEAD),
 )
 
-OUTPUT_LAYERS = ("head.classifier", "head.final_layer", "head.aux.3")
+OUTPUT_LAYERS = ("head.classifier", "head.final_layer", "head.aux.3", "head.last_layer.3")
 """Layers whose outputs are the classes or keypoints."""
 
 

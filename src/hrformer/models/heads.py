@@ -241,3 +241,29 @@ class OCRHead(nn.Module):
         if not self.training:
             return main
         return resize_bilinear(aux, image_size, align_corners=True), main
+
+
+class FCNHead(nn.Module):
+    """Two 1x1 convolutions on the concatenated maps: HRNetV2 without OCR (HRNet-Semantic-Segmentation).
+
+    Args:
+        features: the backbone's list; all maps are resized to the first and concatenated.
+        num_classes: R.
+
+    Attributes:
+        align_corners: of every resizing. The repository's runs use what its fusion units use, so
+            ``VisionModel.set_upsample`` sets both.
+    """
+
+    def __init__(self, features: Sequence[FeatureInfo], num_classes: int) -> None:
+        super().__init__()
+        self.names = [f.name for f in features]
+        self.align_corners = False
+        width = sum(f.channels for f in features)
+        self.last_layer = nn.Sequential(*conv_bn_relu(width, width, bias=True), nn.Conv2d(width, num_classes, 1))
+
+    def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor:
+        """Named maps -> logits (B, R, H, W) at ``image_size``, in training too: there is no auxiliary output."""
+        maps = [features[name] for name in self.names]
+        maps = [resize_bilinear(m, _size(maps[0]), align_corners=self.align_corners) for m in maps]
+        return resize_bilinear(self.last_layer(torch.cat(maps, 1)), image_size, align_corners=self.align_corners)

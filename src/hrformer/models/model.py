@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.models.trunk import FeatureInfo
+from hrformer.models.heads import FCNHead
+from hrformer.models.trunk import FeatureInfo, HighResolutionTrunk
+from hrformer.ops.resize import UpsampleMode
 
 Task = Literal["classification", "pose", "segmentation"]
 TASKS: tuple[Task, ...] = ("classification", "pose", "segmentation")
@@ -98,6 +100,18 @@ class VisionModel(nn.Module):
         """Maps that the backbone publishes, finest first."""
         return cast(Backbone, self.backbone).feature_info
 
+    def set_upsample(self, mode: UpsampleMode) -> None:
+        """Change the fusion upsampling in place, and with it the resizing of a head that follows it.
+
+        Raises:
+            ValueError: the mode is unknown, or the backbone has no fusion units.
+        """
+        if not isinstance(self.backbone, HighResolutionTrunk):
+            raise ValueError(f"{self.info.name} has no fusion units whose upsampling could be set")
+        self.backbone.set_upsample(mode)
+        if isinstance(self.head, FCNHead):
+            self.head.align_corners = mode == "bilinear_aligned"
+
     def forward(self, x: Tensor) -> Any:
         """Run the model.
 
@@ -106,7 +120,8 @@ class VisionModel(nn.Module):
 
         Returns:
             Classification: logits (B, C). Pose: heatmaps (B, K, ceil(H / 4), ceil(W / 4)). Segmentation: logits
-            (B, C, H, W), in training mode the pair (auxiliary, main). Without a head: maps by name.
+            (B, C, H, W), in training mode the pair (auxiliary, main) where the head has an auxiliary output. Without
+            a head: maps by name.
         """
         features = self.backbone(x)
         if self.head is None:

@@ -51,6 +51,7 @@ _HABITS: Mapping[tuple[str, Family], Mapping[str, Any]] = {
     ("hrnet-classification", "hrnet"): {**_RGB, "upsample": "nearest", "interpolation": "bilinear"},
     ("hrnet-pose", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "official"},
     ("hrnet-segmentation", "hrnet"): {**_RGB, "upsample": "bilinear_aligned", "interpolation": "bilinear"},
+    ("hrnet-segmentation-plain", "hrnet"): {**_RGB, "upsample": "bilinear_to_size", "interpolation": "bilinear"},
     ("openseg", "hrnet"): {"upsample": "bilinear_aligned", "channel_order": "BGR", "interpolation": "bicubic"},
 }
 
@@ -102,6 +103,11 @@ def layout_settings(
     settings = {name: Setting(value=value) for name, value in _HABITS.get((layout, family), {}).items()}
     if layout == "mmpose-0.x":
         settings["decoder"] = Setting(value="mmpose", assumption="mmpose 1.x reads these files too, and decodes so")
+    if layout == "hrnet-segmentation-plain":
+        # Their configurations: corners aligned for ADE20K and COCO-Stuff, not for the other sets.
+        mode = "bilinear_aligned" if num_outputs in (150, 171) else "bilinear_to_size"
+        why = "as the repository's runs without OCR on data with this many classes; the file does not say"
+        settings["upsample"] = Setting(value=mode, assumption=why)
     if not settings:
         settings = _backbone_settings(arranged, layout, family)
     if family == "hrformer":
@@ -128,9 +134,6 @@ def _bias_setting(arranged: Arranged, layout: str) -> dict[str, Setting]:
 
 def _backbone_settings(arranged: Arranged, layout: str, family: Family) -> dict[str, Setting]:
     """A file without a head cannot tell its task; a last fusion with one row is at least a pose model's."""
-    if layout == "hrnet-segmentation-plain":
-        why = "equal to what HRNet segmentation without OCR does, where 32 divides the size; otherwise different"
-        return {"upsample": Setting(value="bilinear", assumption=why)}
     pose = single_output(arranged)
     why = "a backbone alone does not tell its task; "
     why += "one output branch means pose" if pose else "four output branches suggest classification or segmentation"

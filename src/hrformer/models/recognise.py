@@ -108,7 +108,7 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
 def _notes(arranged: Arranged, layout: str, published: WeightEntry | None) -> tuple[str, ...]:
     notes = []
     if NO_OCR_HEAD in arranged.ignored.values():
-        notes.append("the file's segmentation head (HRNetV2 without OCR) has no counterpart here; the backbone is read")
+        notes.append("the file's segmentation head (openseg without OCR) has no counterpart here; the backbone is read")
     if layout in ("mmpose-0.x", "mmpose-1.x") and published is None:
         notes.append("decoding is the plain one; mmpose's DARK and UDP weights look the same")
     if _absolute_norms(arranged, layout):
@@ -119,7 +119,7 @@ def _notes(arranged: Arranged, layout: str, published: WeightEntry | None) -> tu
 def _absolute_norms(arranged: Arranged, layout: str) -> bool:
     """HRNet-Semantic-Segmentation and openseg used InPlaceABN under PyTorch 0.4, which keeps no batch counters."""
     counted = any(name.endswith(".num_batches_tracked") for name in arranged.sources)
-    return layout in ("hrnet-segmentation", "openseg") and not counted
+    return layout in ("hrnet-segmentation", "hrnet-segmentation-plain", "openseg") and not counted
 
 
 def _family(file: WeightFile, arranged: Arranged) -> Family:
@@ -142,6 +142,7 @@ def _task(file: WeightFile, arranged: Arranged) -> tuple[Task | None, int]:
     """Task of the head, and its classes or keypoints."""
     marks: tuple[tuple[Task, str, str], ...] = (
         ("segmentation", "head.pixel.0.weight", "head.classifier.weight"),
+        ("segmentation", "head.last_layer.0.weight", "head.last_layer.3.weight"),
         ("classification", "head.final_layer.0.weight", "head.classifier.weight"),
         ("pose", "head.final_layer.weight", "head.final_layer.weight"),
     )
@@ -166,8 +167,9 @@ def _layout(file: WeightFile, arranged: Arranged, family: Family, task: Task | N
         return "mmpose-1.x" if any(key.startswith("head.") for key in keys) else "hrnet-pose"
     if task == "segmentation" and any(key.startswith("conv3x3.") for key in keys):
         return "openseg"
-    plain = NO_OCR_HEAD in arranged.ignored.values()
-    return "hrnet-segmentation-plain" if plain else f"hrnet-{task or 'backbone'}"
+    if "head.last_layer.0.weight" in arranged.sources:
+        return "hrnet-segmentation-plain"
+    return f"hrnet-{task or 'backbone'}"
 
 
 def _variant(file: WeightFile, arranged: Arranged, family: Family) -> tuple[str, str]:
@@ -212,7 +214,9 @@ def _options(file: WeightFile, arranged: Arranged, family: Family, task: Task | 
         planes, final = shape("head.incre_modules.0.0.conv1.weight"), shape("head.final_layer.0.weight")
         options |= {"head_planes": planes[0]} if planes and planes[0] != 32 else {}
         options |= {"head_width": final[0]} if final and final[0] != 2048 else {}
-    if task == "segmentation":
+    if task == "segmentation" and "head.last_layer.0.weight" in arranged.sources:
+        options["head"] = "fcn"
+    elif task == "segmentation":
         pixel, key = shape("head.pixel.0.weight"), shape("head.attention.value.0.weight")
         options |= {"ocr_channels": pixel[0]} if pixel and pixel[0] != 512 else {}
         options |= {"ocr_key_channels": key[0]} if key and key[0] != 256 else {}

@@ -12,7 +12,7 @@ from torch import nn
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import skeleton_for
-from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
+from hrformer.models.heads import ClassificationConfig, ClassificationHead, FCNHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.hrformer import HRFormerConfig, build_hrformer
 from hrformer.models.hrnet import HRNetConfig, build_hrnet
 from hrformer.models.model import TASKS, ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel, init_weights
@@ -110,7 +110,7 @@ BACKBONE_OPTIONS = ("window_size", "position_bias", "upsample", "drop_path_rate"
 HEAD_OPTIONS: Mapping[Task | None, tuple[str, ...]] = {
     "classification": ("head_planes", "head_width", "drop_rate"),
     "pose": (),
-    "segmentation": ("ocr_channels", "ocr_key_channels", "aux", "dropout"),
+    "segmentation": ("head", "ocr_channels", "ocr_key_channels", "aux", "dropout"),
     None: (),
 }
 
@@ -174,8 +174,9 @@ def build_head(backbone: Any, task: Task, num_outputs: int, *, depthwise: bool =
         task: which head.
         num_outputs: classes or keypoints.
         depthwise: classification: the published HRFormer head, or HRNet's with full convolutions.
-        **options: ``head_planes``, ``head_width``, ``drop_rate`` (classification); ``ocr_channels``,
-            ``ocr_key_channels``, ``aux`` ("openseg", "wide" or "hrnet"), ``dropout`` (segmentation).
+        **options: ``head_planes``, ``head_width``, ``drop_rate`` (classification); ``head`` ("ocr" or "fcn"),
+            ``ocr_channels``, ``ocr_key_channels``, ``aux`` ("openseg", "wide" or "hrnet"), ``dropout``
+            (segmentation).
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -188,6 +189,12 @@ def build_head(backbone: Any, task: Task, num_outputs: int, *, depthwise: bool =
         return ClassificationHead(features, num_outputs, config)
     if task == "pose":
         return PoseHead(features, num_outputs)
+    kind = options.pop("head", "ocr")
+    if kind not in ("ocr", "fcn"):
+        raise ValueError(f"head must be 'ocr' or 'fcn', got {kind!r}")
+    if kind == "fcn":
+        _reject_unknown(options, ("head",), "the fcn head")
+        return FCNHead(features, num_outputs)
     aux = options.pop("aux", "openseg")
     if aux not in AUX_HEADS:
         raise ValueError(f"aux must be one of {', '.join(AUX_HEADS)}, got {aux!r}")
@@ -280,8 +287,9 @@ def create_model(
         num_keypoints: keypoints, for pose (default 17).
         window_size: side of the attention windows in cells.
         **options: backbone: ``position_bias`` (bool), ``upsample`` ("nearest", "bilinear",
-            "bilinear_aligned"), ``drop_path_rate``, ``mlp_ratio``, ``in_chans``; classification head:
-            ``head_planes``, ``head_width``, ``drop_rate``; segmentation head: ``ocr_channels``,
+            "bilinear_aligned", "bilinear_to_size"), ``drop_path_rate``, ``mlp_ratio``, ``in_chans``;
+            classification head: ``head_planes``, ``head_width``, ``drop_rate``; segmentation head:
+            ``head`` ("ocr", or "fcn" for HRNetV2's plain one, which has no auxiliary output), ``ocr_channels``,
             ``ocr_key_channels``, ``aux`` ("openseg", "wide" or "hrnet"), ``dropout``. For timm models: whatever
             ``timm.create_model`` takes.
 
@@ -311,5 +319,6 @@ def create_model(
         name=name, task=task, num_classes=count, input_spec=INPUT_SPECS[task], skeleton=skeleton, options=kept
     )
     model = VisionModel(backbone, head, info)
+    model.set_upsample(config.upsample)
     init_weights(model)
     return model

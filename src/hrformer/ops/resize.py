@@ -7,8 +7,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-UpsampleMode = Literal["nearest", "bilinear", "bilinear_aligned"]
-UPSAMPLE_MODES: tuple[UpsampleMode, ...] = ("nearest", "bilinear", "bilinear_aligned")
+UpsampleMode = Literal["nearest", "bilinear", "bilinear_aligned", "bilinear_to_size"]
+UPSAMPLE_MODES: tuple[UpsampleMode, ...] = ("nearest", "bilinear", "bilinear_aligned", "bilinear_to_size")
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
@@ -23,7 +23,8 @@ def upsample_to(x: Tensor, factor: int, size: tuple[int, int], mode: str) -> Ten
 
     ``nearest`` (classification and segmentation): nearest, then bilinear with aligned corners where the size
     still differs. ``bilinear`` (pose): both steps bilinear, corners not aligned. ``bilinear_aligned``
-    (HRNet-Semantic-Segmentation): one bilinear step to the target size, corners aligned.
+    (HRNet-Semantic-Segmentation with OCR): one bilinear step to the target size, corners aligned.
+    ``bilinear_to_size`` (the same repository without OCR): the same, corners not aligned.
 
     Args:
         x: (B, C, H, W).
@@ -37,4 +38,4 @@ def upsample_to(x: Tensor, factor: int, size: tuple[int, int], mode: str) -> Ten
     if mode == "bilinear":
         x = F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
         return resize_bilinear(x, size, align_corners=False)
-    return resize_bilinear(x, size, align_corners=True)
+    return resize_bilinear(x, size, align_corners=mode == "bilinear_aligned")
