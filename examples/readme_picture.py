@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.images import load_image
 from hrformer.predict.files import write_picture
-from hrformer.predict.images import load_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEMO = REPOSITORY / "demo"

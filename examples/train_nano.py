@@ -28,6 +28,7 @@ import tyro
 from torch import Tensor
 
 import hrformer
+from hrformer.data.images import load_image
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.flips import flip_keypoints
@@ -40,7 +41,6 @@ from hrformer.metrics.segmentation import SegmentationScores
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.weight_files import write_file
-from hrformer.predict.images import load_image
 
 Batch = tuple[Tensor, Tensor, Tensor]
 MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from hrformer.data.images import LoadedImage, load_image
 from hrformer.models.model import VisionModel
 from hrformer.models.zoo import create_model
-from hrformer.predict.images import LoadedImage, load_image
 
 
 def lively(model: VisionModel) -> VisionModel:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hrformer.data.images import LoadedImage
 from hrformer.predict.boxes import DetectionTable, given_boxes, pair_with_images
-from hrformer.predict.images import LoadedImage
 
 PICTURE = LoadedImage(pixels=np.zeros((40, 60, 3), np.uint8))
 RECORD = {"image_id": 785, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from hrformer.data.images import LoadedImage, load_image
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.flips import flip_keypoints
 from hrformer.geometry.oks import oks_nms
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.model import VisionModel
-from hrformer.predict.images import LoadedImage, load_image
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Keypoints
 

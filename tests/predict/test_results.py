@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from hrformer.data.images import load_image
 from hrformer.geometry.skeletons import COCO17
-from hrformer.predict.images import load_image
 from hrformer.predict.results import Classification, Keypoints, Segmentation
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from hrformer.predict.images import SUFFIXES
+from hrformer.data.images import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,10 +17,10 @@ from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArgu
 from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import note, say
 from hrformer.cli.output import OutputFolder
+from hrformer.data.images import ImageError, LoadedImage, load_image
 from hrformer.predict.boxes import DetectionTable
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.detector import PersonDetector
-from hrformer.predict.images import ImageError, LoadedImage, load_image
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.segment import SegmentationPredictor

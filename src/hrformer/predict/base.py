@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
+from hrformer.data.images import Picture, Pictures, is_single
+from hrformer.data.preprocess import normalise
 from hrformer.models.load_report import LoadReport
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.predict.images import Picture, Pictures, is_single
-from hrformer.predict.preprocess import normalise
 from hrformer.predict.results import Result
 
 ResultT = TypeVar("ResultT", bound=Result)
@@ -87,7 +87,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         """Predict.
 
         Args:
-            images: one picture or several, see ``hrformer.predict.images.load_images``.
+            images: one picture or several, see ``hrformer.data.images.load_images``.
             **options: see ``stream``.
 
         Returns:

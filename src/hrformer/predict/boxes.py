@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hrformer.predict.images import LoadedImage
+from hrformer.data.images import LoadedImage
 
 PERSON = 1
 """COCO's category id of a person."""

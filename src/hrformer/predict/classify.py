@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrformer.data.images import LoadedImage, Pictures, load_images
+from hrformer.data.preprocess import centre_crop
 from hrformer.geometry.flips import flip_image
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
-from hrformer.predict.images import LoadedImage, Pictures, load_images
-from hrformer.predict.preprocess import centre_crop
 from hrformer.predict.results import Classification
 
 

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrformer.data.images import LoadedImage, Pictures, is_single, load_images
+from hrformer.data.preprocess import crop_people, crop_people_on_device
 from hrformer.geometry.flips import flip_image, merge_flipped
 from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
@@ -20,8 +22,6 @@ from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
 from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, pair_with_images
 from hrformer.predict.detector import PersonDetector
-from hrformer.predict.images import LoadedImage, Pictures, is_single, load_images
-from hrformer.predict.preprocess import crop_people, crop_people_on_device
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrformer.data.images import LoadedImage, Pictures, load_images
+from hrformer.data.preprocess import resize_short_side
 from hrformer.geometry.tiles import fuse_scales, pad_to_multiple
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
-from hrformer.predict.images import LoadedImage, Pictures, load_images
-from hrformer.predict.preprocess import resize_short_side
 from hrformer.predict.results import Segmentation
 
 _CHUNK_ELEMENTS = 1 << 25

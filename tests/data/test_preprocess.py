@@ -12,12 +12,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as tv
 
-from hrformer.geometry.affine import crop_matrix
-from hrformer.geometry.boxes import box_to_crop
-from hrformer.geometry.input_spec import InputSpec
-from hrformer.geometry.tiles import pad_to_multiple
-from hrformer.predict.images import LoadedImage, load_image
-from hrformer.predict.preprocess import (
+from hrformer.data.images import LoadedImage, load_image
+from hrformer.data.preprocess import (
     centre_crop,
     crop_people,
     crop_people_on_device,
@@ -25,6 +21,10 @@ from hrformer.predict.preprocess import (
     resize_short_side,
     warp,
 )
+from hrformer.geometry.affine import crop_matrix
+from hrformer.geometry.boxes import box_to_crop
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.tiles import pad_to_multiple
 
 POSE = InputSpec(size=(256, 192))
 
