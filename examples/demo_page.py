@@ -8,7 +8,7 @@ from html import escape
 
 from demo_photos import EXPECT, SUITS, Photograph, caption, numbers
 
-from hrformer.predict.draw import LEFT, MIDDLE, RIGHT, color_of
+from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of
 from hrformer.predict.results import Keypoints, Result, Segmentation
 
 STYLE = """

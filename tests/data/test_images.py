@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hrformer.data import images
 from hrformer.data.images import ImageError, is_single, load_image, load_images
-from hrformer.predict import images
 
 
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.draw import draw_classification, draw_keypoints, draw_segmentation
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.predict.draw import draw_classification, draw_keypoints, draw_segmentation
 from hrformer.predict.files import write_json, write_picture
 
 

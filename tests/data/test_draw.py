@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from hrformer.data.draw import LEFT, RIGHT, color_of, draw_classification, draw_keypoints, draw_segmentation
 from hrformer.geometry.skeletons import COCO17
-from hrformer.predict.draw import LEFT, RIGHT, color_of, draw_classification, draw_keypoints, draw_segmentation
 
 GREY = np.full((480, 640, 3), 90, np.uint8)
 

@@ -1,0 +1,226 @@
+"""Items become batches: seeding, decoding, caching, worker processes. Errors name the file.
+
+A batch is a dictionary. Tensors of equal shape are stacked, those of differing shape stay lists; ``index`` (B,) holds
+the item numbers. Pictures stay uint8 until they are on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from hrformer.data.order import Key, mixed_seed
+from hrformer.data.sets import DataError, ImageSet
+
+Item = dict[str, Any]
+Batch = dict[str, Any]
+Transform = Callable[[Item], Item]
+
+CACHE_LIMIT = 2 << 30
+"""Bytes of decoded pictures that are kept at most when nothing else is said."""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from the global generators of torch, numpy and Python as if freshly seeded, and put them back after."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+class PictureCache:
+    """Decoded pictures in memory that all workers of a machine share.
+
+    Args:
+        source: whose pictures to keep.
+        limit: bytes that may be used.
+        threads: for decoding.
+
+    Raises:
+        hrformer.data.images.ImageError: a picture cannot be read.
+    """
+
+    def __init__(self, source: ImageSet, limit: int = CACHE_LIMIT, threads: int = 2) -> None:
+        owners = {source.picture(index): index for index in reversed(range(len(source)))}
+        self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self.complete = False
+        kept: dict[int, torch.Tensor] = {}
+        used = 0
+        numbers = sorted(owners)
+        with ThreadPoolExecutor(threads) as pool:
+            for low in range(0, len(numbers), 256):
+                chunk = numbers[low : low + 256]
+                for number, pixels in zip(chunk, pool.map(lambda n: source.pixels(owners[n]), chunk), strict=True):
+                    if used + pixels.nbytes > limit:
+                        return
+                    used += pixels.nbytes
+                    kept[number] = torch.from_numpy(pixels)
+        # One block: every tensor in shared memory costs a file descriptor.
+        block = torch.empty(max(used, 1), dtype=torch.uint8).share_memory_()
+        position = 0
+        for number in list(kept):
+            picture = kept.pop(number)
+            block[position : position + picture.numel()] = picture.flatten()
+            self._places[number] = (position, tuple(picture.shape))
+            position += picture.numel()
+        self._block = block
+        self.complete = True
+
+    def get(self, picture: int) -> NDArray[np.uint8] | None:
+        """(H, W, 3) over the shared memory, or None where it is not kept."""
+        place = self._places.get(picture)
+        if place is None:
+            return None
+        start, shape = place
+        return self._block[start : start + int(np.prod(shape))].numpy().reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Travels from a worker in place of a batch, since exceptions arrive wrapped in the worker's traceback."""
+
+    message: str
+
+
+class LoaderDataset(Dataset[Any]):
+    """Reads, seeds and transforms one item per key.
+
+    Args:
+        source: the set.
+        transform: from ``source.item`` to what is batched; draws from the global generators only. The item also holds
+            ``index`` and ``epoch``.
+        seed: of the augmentation, with index and epoch.
+        cache: decoded pictures, or None.
+    """
+
+    def __init__(self, source: ImageSet, transform: Transform, seed: int, cache: PictureCache | None = None) -> None:
+        self.source, self.transform, self.seed, self.cache = source, transform, seed, cache
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> Item | _Failure:
+        index, epoch = key
+        try:
+            pixels = self.cache.get(self.source.picture(index)) if self.cache else None
+            item = self.source.item(index, self.source.pixels(index) if pixels is None else pixels)
+            with seeded(mixed_seed(self.seed, epoch, index)):
+                item = self.transform(item | {"index": index, "epoch": epoch})
+            item.pop("epoch", None)
+        except ValueError as error:
+            name = self.source.file(index)
+            text = str(error)
+            return _Failure(text if name in text else f"{name}: {text}")
+        except Exception as error:
+            return _Failure(f"{self.source.file(index)}: {type(error).__name__}: {error}")
+        return item
+
+
+def collate(items: Sequence[Item | _Failure]) -> Batch | _Failure:
+    """Stack what has one shape, list what has not; plain numbers become tensors."""
+    rows: list[Item] = []
+    for item in items:
+        if isinstance(item, _Failure):
+            return item
+        rows.append(item)
+    return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
+
+
+def _stacked(values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, torch.Tensor):
+        plain = [value.as_subclass(torch.Tensor) for value in values]
+        if any(value.shape != first.shape for value in plain):
+            return [value.contiguous() for value in plain]
+        if torch.utils.data.get_worker_info() is None:
+            return torch.stack(plain)
+        # Written once, straight into the memory that the main process will read.
+        shape = (len(plain), *first.shape)
+        storage = (
+            plain[0]
+            .untyped_storage()
+            ._new_shared(  # torch's own collate does the same
+                int(np.prod(shape)) * first.element_size(), device=first.device
+            )
+        )
+        out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape, torch.empty(shape, device="meta").stride())
+        return torch.stack(plain, out=out)
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return torch.tensor(values)
+    return values
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def batches_of(
+    dataset: LoaderDataset,
+    order: Sequence[list[Key]] | Iterator[list[Key]],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Load batches in the given order.
+
+    Args:
+        dataset: what to read.
+        order: keys of each batch; need not be held in memory.
+        workers: processes that read ahead; 0 reads in this process.
+        pin_memory: copy batches to page-locked memory, for faster transfer to a GPU.
+
+    Yields:
+        Batches, in the order given whatever the number of workers.
+
+    Raises:
+        DataError: an item cannot be read or transformed; the message names its file.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker if workers else None,
+        prefetch_factor=2 if workers else None,
+    )
+    for batch in loader:
+        if isinstance(batch, _Failure):
+            raise DataError(batch.message)
+        yield batch
+
+
+def default_workers(world_size: int = 1) -> int:
+    """Worker processes for one of ``world_size`` processes: the cores it may use, less one for itself, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(cores // world_size - 1, 8), 0)
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
+    """Move all tensors of a batch, and those in lists, without waiting."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(device, non_blocking=True)
+        return [moved(one) for one in value] if isinstance(value, list) else value
+
+    return {name: moved(value) for name, value in batch.items()}

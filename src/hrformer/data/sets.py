@@ -1,0 +1,191 @@
+"""What a data set is: numbered items with files behind them. Readers derive from the class of their task.
+
+A set only reads; it neither augments nor resizes. Items are numbered from 0 in an order that depends on the files
+alone, so that the same number means the same item on every machine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from hrformer.geometry.skeletons import Skeleton
+
+IGNORE = 255
+"""Label of pixels that belong to no class."""
+
+
+class DataError(ValueError):
+    """A data set is not as it should be; the message names the file or folder and says what would be right."""
+
+
+class ImageSet(ABC):
+    """Numbered items, each with one picture.
+
+    Attributes:
+        name: of the data set, such as "CamVid".
+        task: "classification", "pose" or "segmentation".
+    """
+
+    name: str
+    task: ClassVar[str]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of items."""
+
+    @abstractmethod
+    def file(self, index: int) -> str:
+        """What to call the item's picture: its path, or "<shard>::<member>" inside an archive."""
+
+    @abstractmethod
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The item's picture, decoded: (H, W, 3) uint8 RGB, upright.
+
+        Raises:
+            hrformer.data.images.ImageError: it cannot be read; the message names it.
+        """
+
+    @abstractmethod
+    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """Picture and labels as torchvision's tv_tensors, ready for a transform.
+
+        Args:
+            index: number of the item.
+            pixels: from :meth:`pixels`, or from a cache of it; not to be written to.
+        """
+
+    def picture(self, index: int) -> int:
+        """Number of the item's picture; items that share a picture share its number."""
+        return index
+
+
+class ClassificationSet(ImageSet):
+    """One class per picture.
+
+    Attributes:
+        classes: names, in the order of their ids.
+    """
+
+    task = "classification"
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def label(self, index: int) -> int:
+        """Class id of an item, 0..C - 1."""
+
+    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """``image`` (3, H, W) uint8 and ``label``."""
+        return {"image": as_image(pixels), "label": self.label(index)}
+
+
+class SegmentationSet(ImageSet):
+    """One class per pixel.
+
+    Attributes:
+        classes: names, in the order of their ids.
+        palette: an RGB colour per class, or empty.
+        labelled: whether there are masks; test splits have none.
+    """
+
+    task = "segmentation"
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    labelled: bool = True
+
+    @abstractmethod
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """(H, W) uint8: class ids 0..C - 1, or ``IGNORE``; of the picture's size.
+
+        Raises:
+            DataError: it cannot be read, has another size than the picture, or holds an id that is no class.
+        """
+
+    def mask_file(self, index: int) -> str:
+        """What to call the item's mask in messages."""
+        return self.file(index)
+
+    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """``image`` (3, H, W) uint8 and, where there are labels, ``mask`` (H, W) uint8."""
+        item: dict[str, Any] = {"image": as_image(pixels)}
+        if self.labelled:
+            mask = self.mask(index)
+            if mask.shape != pixels.shape[:2]:
+                raise DataError(
+                    f"{self.mask_file(index)}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its picture "
+                    f"{self.file(index)} is {pixels.shape[1]} x {pixels.shape[0]}; they must have one size"
+                )
+            item["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
+        return item
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Person:
+    """One labelled person, or one detected box.
+
+    Attributes:
+        image_id: number of the picture in the annotation file.
+        person_id: number of the annotation; -1 for a detection.
+        box: (4,) float64 (x, y, width, height) in picture pixels, as it goes to ``box_to_crop``.
+        keypoints: (K, 3) float64 (x, y, v) in picture pixels, v = 0 not labelled, 1 hidden, 2 visible; all 0 for
+            a detection.
+        area: of the person's mask in square pixels; 0 where unknown.
+        score: 1 for a labelled person, else the detector's.
+        category_id: of the annotation file.
+    """
+
+    image_id: int
+    person_id: int
+    box: NDArray[np.float64]
+    keypoints: NDArray[np.float64]
+    area: float = 0.0
+    score: float = 1.0
+    category_id: int = 1
+
+
+class PoseSet(ImageSet):
+    """One person per item; several items may share a picture.
+
+    Attributes:
+        skeleton: joints in the order of the file.
+    """
+
+    task = "pose"
+    skeleton: Skeleton
+
+    @abstractmethod
+    def person(self, index: int) -> Person:
+        """Labels of an item."""
+
+    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """``image`` (3, H, W) uint8, ``keypoints`` (K, 2), ``visible`` (K,) with flags 0, 1, 2, and ``box`` (4,).
+
+        All but the picture are float32; the box is (x, y, width, height), a plain tensor.
+        """
+        person, (height, width) = self.person(index), pixels.shape[:2]
+        points = torch.from_numpy(person.keypoints.astype(np.float32))
+        return {
+            "image": as_image(pixels),
+            "keypoints": tv_tensors.KeyPoints(points[:, :2], canvas_size=(height, width)),
+            "visible": points[:, 2].clone(),
+            "box": torch.from_numpy(person.box.astype(np.float32)),
+        }
+
+
+def as_image(pixels: NDArray[np.uint8]) -> tv_tensors.Image:
+    """(H, W, 3) array as a (3, H, W) tv_tensor over the same memory."""
+    if not pixels.flags.writeable:
+        # A cache is shared; torch would warn that writing to it is undefined, and nobody here writes.
+        pixels = pixels.copy()
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def as_pixels(image: torch.Tensor) -> NDArray[np.uint8]:
+    """(3, H, W) tensor as an (H, W, 3) array for OpenCV and Pillow; no copy if it came from :func:`as_image`."""
+    return np.ascontiguousarray(image.as_subclass(torch.Tensor).permute(1, 2, 0).numpy())

@@ -1,0 +1,127 @@
+"""Where a data set lies and in which layout: plain configuration, opened by the ``open_*`` functions of the readers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hrformer.geometry.skeletons import Skeleton
+
+Split = Literal["train", "val", "test"]
+"""Which part of a set; each source says what its parts are called on disk."""
+
+ClassificationFormat = Literal["folders", "huggingface", "webdataset"]
+SegmentationFormat = Literal[
+    "folders",
+    "voc",
+    "official",
+    "cityscapes",
+    "pascal_context",
+    "coco_stuff_10k",
+    "coco_stuff_164k",
+    "ade20k",
+    "huggingface",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationSource:
+    """Pictures with one class each.
+
+    Attributes:
+        root: folder of the set; for "huggingface" also a name on the hub.
+        format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
+            arrow files), "webdataset" (tar shards).
+        train: folder, split or glob of files of the training part, relative to ``root``.
+        val: of the validation part.
+        test: of the test part; empty where there is none.
+        classes: names in the order of their ids, where the files do not tell.
+        image_column: "huggingface": column of the pictures.
+        label_column: "huggingface": column of the labels; "webdataset": ending of the label members.
+        val_root: where the validation part lies, if not under ``root``.
+        val_format: its layout, if another one.
+    """
+
+    root: Path = Path()
+    format: ClassificationFormat = "folders"
+    train: str = "train"
+    val: str = "val"
+    test: str = ""
+    classes: tuple[str, ...] = ()
+    image_column: str = "image"
+    label_column: str = "label"
+    val_root: Path | None = None
+    val_format: ClassificationFormat | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseSource:
+    """Pictures with people, labelled in COCO's keypoint format. ``{split}`` in a path becomes train, val or test.
+
+    Attributes:
+        root: folder of the set.
+        train_annotations: file of the training part, relative to ``root``.
+        val_annotations: of the validation part.
+        test_annotations: of the test part, or its list of pictures without labels; empty where there is none.
+        train_images: folder of the pictures of the training part; several candidates may be given, the first that
+            exists is taken (COCO: ``train2017`` and HRNet's ``images/train2017``).
+        val_images: of the validation part.
+        test_images: of the test part.
+        detections: file of person boxes in COCO's results format, for evaluation with detected boxes.
+        clip: how labelled boxes are clipped: "official" (HRNet, HRFormer), "mmpose", or "none".
+        flip_pairs: pairs of joint names that change places in a mirror image, where the names do not tell.
+        sigmas: one per joint, where they are not known.
+        skeleton: overrides all that the file says about joints.
+    """
+
+    root: Path = Path()
+    train_annotations: str = "annotations/person_keypoints_train2017.json"
+    val_annotations: str = "annotations/person_keypoints_val2017.json"
+    test_annotations: str = ""
+    train_images: tuple[str, ...] = ("train2017", "images/train2017", "images/train")
+    val_images: tuple[str, ...] = ("val2017", "images/val2017", "images/val")
+    test_images: tuple[str, ...] = ("test2017", "images/test2017", "images/test")
+    detections: Path | None = None
+    clip: Literal["official", "mmpose", "none"] = "official"
+    flip_pairs: tuple[tuple[str, str], ...] = ()
+    sigmas: tuple[float, ...] = ()
+    skeleton: Skeleton | None = field(default=None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationSource:
+    """Pictures with a class per pixel.
+
+    Attributes:
+        root: folder of the set; for "huggingface" also a name on the hub.
+        format: layout, see the reader of that name. "official" is ``{train,val}/{image,label}`` of the HRFormer
+            repository, whose ids are read by the rules of ``dataset``.
+        train: what the training part is called.
+        val: what the validation part is called.
+        test: what the test part is called; empty where there is none.
+        images: "folders", "voc": folder of the pictures, ``{split}`` standing for the part.
+        masks: "folders", "voc": folder of the masks.
+        lists: "voc": file with one name per line.
+        classes: names in the order of their ids, or a file with ``id name [R G B]`` per line relative to ``root``.
+        ignore: ids in the files that belong to no class, beside 255.
+        palette_masks: whether masks are colours to look up in the classes file rather than ids.
+        dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
+        image_column: "huggingface": column of the pictures.
+        mask_column: "huggingface": column of the masks.
+    """
+
+    root: Path = Path()
+    format: SegmentationFormat = "folders"
+    train: str = "train"
+    val: str = "val"
+    test: str = ""
+    images: str = "images/{split}"
+    masks: str = "labels/{split}"
+    lists: str = "ImageSets/Segmentation/{split}.txt"
+    classes: tuple[str, ...] | str = "classes.txt"
+    ignore: tuple[int, ...] = ()
+    palette_masks: bool = False
+    dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
+    image_column: str = "image"
+    mask_column: str = "annotation"

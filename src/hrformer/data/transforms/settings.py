@@ -1,0 +1,104 @@
+"""Parameters of the augmentations, with the values of the published runs as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationAugment:
+    """The DeiT family of augmentations, as the HRFormer repository uses it on ImageNet.
+
+    Attributes:
+        size: (height, width) of the training crop.
+        interpolation: of resizing.
+        crop: "random_resized" (area and ratio drawn), or "padded" (pad by ``padding``, cut ``size`` out of the enlarged
+            picture at random: small pictures).
+        area: share of the picture that a random resized crop covers.
+        ratio: width / height of the cut-out part.
+        padding: of "padded", in pixels of the picture before enlarging.
+        flip: probability of mirroring.
+        auto_augment: timm's policy string, such as RandAugment's; empty for none.
+        erasing: probability of random erasing, with noise per pixel.
+        mixup: alpha; 0 for none.
+        cutmix: alpha; 0 for none.
+        mix_probability: share of the batches that are mixed.
+        switch_probability: of cutmix, where both are on.
+        label_smoothing: share of the target spread over all classes.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    crop: Literal["random_resized", "padded"] = "random_resized"
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    padding: int = 4
+    flip: float = 0.5
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    mix_probability: float = 1.0
+    switch_probability: float = 0.5
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseAugment:
+    """The augmentations of the HRFormer repository (``style`` "official") or of mmpose 1.x.
+
+    Attributes:
+        size: (height, width) of the crop.
+        sigma: of the targets in cells.
+        style: which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale
+            after half body, flip last, no centre jitter).
+        shift: largest centre jitter as a share of the box (official) or the padded box (mmpose).
+        shift_probability: of the jitter.
+        shift_once: official: draw the jitter once per person and run, not in every epoch.
+        flip: probability of mirroring.
+        half_body: probability of keeping only the upper or lower body.
+        half_body_joints: more than this many joints must be visible for it.
+        scale: official and hrnet: standard deviation of the scale factor's normal draw, centre 1; it is clipped to
+            1 - scale .. 1 + scale. mmpose: half the range of the factor.
+        rotation: degrees; official and hrnet: standard deviation, clipped to twice that. mmpose: half of the range.
+        rotation_probability: of turning at all.
+        brightness: largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none.
+    """
+
+    size: tuple[int, int] = (256, 192)
+    sigma: float = 2.0
+    style: Literal["official", "mmpose", "hrnet"] = "official"
+    shift: float = 0.2
+    shift_probability: float = 0.3
+    shift_once: bool = True
+    flip: float = 0.5
+    half_body: float = 0.3
+    half_body_joints: int = 8
+    scale: float = 0.5
+    rotation: float = 40.0
+    rotation_probability: float = 0.6
+    brightness: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationAugment:
+    """The augmentations of the HRFormer repository's segmentation runs (openseg.pytorch).
+
+    Attributes:
+        size: (height, width) of the training crop.
+        short_side: first bring the short side to this many pixels; None keeps the size (Cityscapes).
+        scale: range of the factor of the random resizing, uniform.
+        aspect: range of the aspect factor a: width times sqrt(a), height times sqrt(1 / a).
+        flip: probability of mirroring.
+        brightness: largest number added to all channels, one integer for the picture; 0 for none.
+        contrast: largest factor on the pixel values is 1 + contrast, the smallest 1 - contrast; 0 for none.
+    """
+
+    size: tuple[int, int] = (512, 1024)
+    short_side: int | None = None
+    scale: tuple[float, float] = (0.5, 2.0)
+    aspect: tuple[float, float] = (0.9, 1.1)
+    flip: float = 0.5
+    brightness: int = 10
+    contrast: float = 0.0

@@ -1,0 +1,263 @@
+"""What a training run is: one frozen dataclass per task. A recipe returns one; ``config.json`` of a run holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
+from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
+from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
+from hrformer.ops.resize import UpsampleMode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network and where its weights come from. ``None`` means ``create_model``'s default.
+
+    Attributes:
+        name: variant or timm name.
+        init: weights to start from: file, or name in the registry; empty for fresh ones. A file of the same task and
+            classes is taken whole, of another task or other classes its backbone.
+        frozen: parts that are not trained: "stem", "stage1" to "stage4" (with the transition before), "backbone".
+            Their batch norms keep their statistics.
+        drop_path_rate: at the full depth.
+        window_size: side of the attention windows in cells.
+        position_bias: whether the relative position bias takes part.
+        upsample: of the fusion units.
+        head_planes: classification head.
+        head_width: classification head.
+        drop_rate: classification head.
+        head: segmentation: "ocr" or "fcn".
+        ocr_channels: segmentation.
+        ocr_key_channels: segmentation.
+        aux: segmentation: "openseg", "wide" or "hrnet".
+        dropout: segmentation.
+    """
+
+    name: str = "hrformer_small"
+    init: str = ""
+    frozen: tuple[str, ...] = ()
+    drop_path_rate: float | None = None
+    window_size: int | None = None
+    position_bias: bool | None = None
+    upsample: UpsampleMode | None = None
+    head_planes: int | None = None
+    head_width: int | None = None
+    drop_rate: float | None = None
+    head: Literal["ocr", "fcn"] | None = None
+    ocr_channels: int | None = None
+    ocr_key_channels: int | None = None
+    aux: Literal["openseg", "wide", "hrnet"] | None = None
+    dropout: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """Optimiser and rates.
+
+    Attributes:
+        name: optimiser.
+        lr: peak rate at the recipe's batch; see ``lr_batch``.
+        lr_batch: total batch that ``lr`` is for: the rate is lr x batch.total / lr_batch. 0 takes ``lr`` as it is.
+        weight_decay: on the weights that are not exempt.
+        exempt: whose rule says what is not decayed: "classification" (one-dimensional parameters and biases; bias
+            tables are decayed), "pose" (bias tables only), "segmentation" (biases, norms, bias tables), "none".
+        betas: of Adam and AdamW.
+        eps: of Adam and AdamW.
+        momentum: of SGD.
+        clip_norm: largest norm of the whole gradient; 0 for no clipping.
+        layer_decay: factor on the rate of each stage towards the input, for fine-tuning; 1 for none.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    lr_batch: int = 0
+    weight_decay: float = 0.05
+    exempt: Literal["classification", "pose", "segmentation", "none"] = "classification"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    clip_norm: float = 0.0
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Length of the run and how the rate changes; see :mod:`hrformer.train.schedules` for the three kinds.
+
+    Attributes:
+        kind: of schedule.
+        epochs: length in passes over the training set; give this or ``updates``.
+        updates: length in optimiser steps.
+        warmup_epochs: linear warm-up; give this or ``warmup_updates``.
+        warmup_updates: linear warm-up.
+        warmup_ratio: share of the peak at the first update.
+        floor_ratio: cosine: share of the peak at the end.
+        milestones: step: epochs after which the rate drops.
+        gamma: step: factor at each milestone.
+        power: poly.
+    """
+
+    kind: Literal["cosine", "step", "poly"] = "cosine"
+    epochs: float = 0.0
+    updates: int = 0
+    warmup_epochs: float = 0.0
+    warmup_updates: int = 0
+    warmup_ratio: float = 1e-3
+    floor_ratio: float = 0.01
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    power: float = 0.9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchConfig:
+    """How many samples one update sees, and how they are worked off.
+
+    Attributes:
+        total: samples per update over all processes; the rates belong to it.
+        per_device: samples that one process holds at once; the rest is accumulated. 0 finds the largest number that
+            fits into the GPU's memory; on the CPU everything at once.
+    """
+
+    total: int = 32
+    per_device: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeConfig:
+    """How the machine is used; nothing here changes what is computed beyond rounding.
+
+    Attributes:
+        precision: of forward and loss.
+        sync_bn: share batch-norm statistics between processes.
+        compile: ``torch.compile``.
+        channels_last: memory layout.
+        gradient_checkpointing: recompute each module in the backward pass instead of storing it.
+        workers: loader processes per process; None: one per core, less one.
+        threads: torch threads per process; 0 leaves torch's choice.
+        cache_gb: decoded pictures to keep in memory at most, if all fit; 0 for none.
+        cpu: run on the CPU even where there is a GPU.
+    """
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    sync_bn: bool = True
+    compile: bool = False
+    channels_last: bool = True
+    gradient_checkpointing: bool = False
+    workers: int | None = None
+    threads: int = 0
+    cache_gb: float = 2.0
+    cpu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SaveConfig:
+    """Which checkpoints are written and kept.
+
+    Attributes:
+        every_updates: write ``last`` that often; 0: at every validation.
+        every_minutes: also write ``last`` when so much time went by; 0 for no.
+        keep_every: keep a copy each so many validations; 0 for none.
+    """
+
+    every_updates: int = 0
+    every_minutes: float = 10.0
+    keep_every: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """What is told where.
+
+    Attributes:
+        every_updates: between two lines of the log.
+        trackers: of accelerate: "tensorboard", "wandb", "mlflow" and others.
+        pictures: validation pictures and worst examples in ``summary.html``.
+    """
+
+    every_updates: int = 20
+    trackers: tuple[str, ...] = ("tensorboard",)
+    pictures: int = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """What all tasks share.
+
+    Attributes:
+        recipe: name of the recipe that made it.
+        seed: of weights, order and augmentation.
+        validate_epochs: epochs between two validations; give this or ``validate_updates``. The end is always
+            validated.
+        validate_updates: updates between two validations.
+        ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none.
+    """
+
+    recipe: str = ""
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    validate_epochs: float = 1.0
+    validate_updates: int = 0
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationRun(RunConfig):
+    """Training a classifier."""
+
+    data: ClassificationSource = field(default_factory=ClassificationSource)
+    augment: ClassificationAugment = field(default_factory=ClassificationAugment)
+    evaluation: ClassificationProtocol = field(default_factory=ClassificationProtocol)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoseRun(RunConfig):
+    """Training a top-down pose model."""
+
+    data: PoseSource = field(default_factory=PoseSource)
+    augment: PoseAugment = field(default_factory=PoseAugment)
+    evaluation: PoseProtocol = field(default_factory=PoseProtocol)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationLoss:
+    """Loss of the main and the auxiliary output.
+
+    Attributes:
+        ohem: train the main output on hard pixels only.
+        hard: which ones.
+        class_weights: "none", "cityscapes" (the published 19), or "balanced" (square root of the median frequency over
+            each class's, counted in the training masks, clipped to 0.4..3).
+        auxiliary: weight of the auxiliary output.
+    """
+
+    ohem: bool = False
+    hard: HardPixels = field(default_factory=HardPixels)
+    class_weights: Literal["none", "cityscapes", "balanced"] = "none"
+    auxiliary: float = AUXILIARY_WEIGHT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationRun(RunConfig):
+    """Training a segmentation model."""
+
+    data: SegmentationSource = field(default_factory=SegmentationSource)
+    augment: SegmentationAugment = field(default_factory=SegmentationAugment)
+    loss: SegmentationLoss = field(default_factory=SegmentationLoss)
+    evaluation: SegmentationProtocol = field(default_factory=SegmentationProtocol)
+
+
+AnyRun = ClassificationRun | PoseRun | SegmentationRun
+
+DATA_ROOT = Path()
+"""``data.root`` of a recipe that has not been told where its data lies."""
