@@ -9,12 +9,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+from hrformer.data.images import LoadedImage, load_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -61,6 +65,30 @@ def fixed_seed() -> None:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the weight cache at a temporary folder: no test reads or fills the user's own."""
     monkeypatch.setenv("HRFORMER_HOME", str(tmp_path_factory.getbasetemp() / "hrformer-home"))
+
+
+@pytest.fixture(scope="session")
+def coco_images(data_dir: Path) -> list[Path]:
+    return sorted((data_dir / "coco_tiny" / "images").glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def coco_people(data_dir: Path) -> dict[str, Any]:
+    """The annotation file of coco_tiny."""
+    text = (data_dir / "coco_tiny" / "annotations" / "person_keypoints.json").read_text()
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+@pytest.fixture
+def skier(coco_images: list[Path]) -> LoadedImage:
+    """One person, 640 x 425."""
+    return load_image(coco_images[0])
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 
 def _subfolder(shared: Path, name: str) -> Path:

@@ -61,6 +61,7 @@ OPTIONAL = frozenset(
         "openvino",
         "pycocotools",
         "ray",
+        "scipy",
         "skimage",
         "sklearn",
         "tensorboard",

@@ -6,7 +6,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hrformer.data.draw import LEFT, RIGHT, color_of, draw_classification, draw_keypoints, draw_segmentation
+from hrformer.data.draw import (
+    LEFT,
+    RIGHT,
+    color_of,
+    draw_classification,
+    draw_joints,
+    draw_keypoints,
+    draw_segmentation,
+)
 from hrformer.geometry.skeletons import COCO17
 
 GREY = np.full((480, 640, 3), 90, np.uint8)
@@ -45,6 +53,17 @@ def test_weak_joints_and_weak_people_are_left_out() -> None:
     alone = draw(person())
     both = draw(np.concatenate([person(), person() + np.array([50, 0, 0])]), scores=(0.9, 0.05))
     assert np.array_equal(alone, both)
+
+
+def test_joints_alone_are_drawn_alike_without_caption_or_enlarging() -> None:
+    alone, captioned = draw_joints(GREY, person(), skeleton=COCO17), draw(person())
+    differs = (alone != captioned).any(axis=2)
+    assert differs.any()
+    assert not differs[60:].any()  # the caption stands above the box, at y = 30
+    small = draw_joints(GREY[:100, :100], person() / 5, skeleton=COCO17, joint_threshold=0)
+    assert small.shape == (100, 100, 3)
+    assert has(small, LEFT).any()
+    assert (GREY == 90).all()
 
 
 def test_pictures_without_people_say_so() -> None:

@@ -18,6 +18,7 @@ from hrformer.data.preprocess import (
     crop_people,
     crop_people_on_device,
     normalise,
+    normalise_planes,
     resize_short_side,
     warp,
 )
@@ -152,3 +153,16 @@ def test_channel_order_swaps_pixels_and_not_statistics() -> None:
 
 def test_picture_of_the_right_size_is_not_resampled(noise: np.ndarray) -> None:
     assert resize_short_side(noise, 60, "bicubic") is noise
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_planes_are_normalised_alike(order, layout: torch.memory_format) -> None:
+    spec = InputSpec(channel_order=order, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    pixels = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    planes = normalise_planes(pixels.permute(0, 3, 1, 2).contiguous(), spec, layout)
+    assert torch.equal(planes, normalise(pixels, spec))
+    assert planes.is_contiguous(memory_format=layout)
+    first = pixels[0, 0, 0].float() / 255
+    expected = (first if order == "RGB" else first.flip(0)) - torch.tensor([0.1, 0.2, 0.3])
+    assert torch.allclose(planes[0, :, 0, 0], expected / torch.tensor([0.4, 0.5, 0.6]))

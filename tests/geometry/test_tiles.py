@@ -1,7 +1,8 @@
-"""Test-time sizes and multi-scale fusion against the official segmentation code; sliding windows."""
+"""Test-time sizes, multi-scale fusion and label maps against the official segmentation code; sliding windows."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -11,11 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hrformer.geometry import tiles
 from hrformer.geometry.tiles import (
     MS3,
     MS6,
     MS7,
     fuse_scales,
+    fuse_windows,
+    label_map,
     pad_to_multiple,
     scaled_size,
     short_side_size,
@@ -110,6 +114,24 @@ def test_windows_in_order() -> None:
     assert sliding_windows((8, 4), (4, 4), (4, 4)) == [(0, 0, 4, 4), (4, 0, 8, 4)]
 
 
+def test_windows_are_averaged_where_they_overlap() -> None:
+    x = torch.rand(2, 3, 11, 17)
+    seen = []
+
+    def model(part: Tensor) -> Tensor:
+        seen.append(tuple(part.shape[2:]))
+        return part[:, :1] * 2
+
+    # A network that looks at single pixels gives the same whole or in windows.
+    torch.testing.assert_close(fuse_windows(model, x, (8, 8), (5, 3)), x[:, :1] * 2)
+    assert set(seen) == {(8, 8)}
+    assert len(seen) == 2 * 4
+    # A network that answers with the number of its window: columns 3..7 of a 4 wide step belong to both.
+    numbers = iter([1.0, 3.0])
+    fused = fuse_windows(lambda part: torch.full_like(part[:, :1], next(numbers)), x[:1, :, :8, :11], (8, 8), (8, 3))
+    assert fused[0, 0, 0].tolist() == [1.0] * 3 + [2.0] * 5 + [3.0] * 3
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match="width, height"):
         short_side_size((0, 4))
@@ -125,3 +147,31 @@ def test_errors() -> None:
         sliding_windows((10, 10), (4, 4), (5, 4))
     with pytest.raises(ValueError, match="above 0"):
         sliding_windows((10, 10), (4, 4), (0, 4))
+
+
+@pytest.mark.parametrize("case", ["ss", "ms3", "ms7"])
+def test_label_maps_match_the_golden(case: str, parity_dir: Path) -> None:
+    meta = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["fusion"]
+    arrays = np.load(parity_dir / "protocol" / "segmentation.npz")
+    weight, bias, x = (torch.from_numpy(arrays[f"fusion_{name}"]) for name in ("weight", "bias", "input"))
+    scales = meta[case]["scales"]
+    logits = fuse_scales(lambda x: F.conv2d(x, weight, bias, 4, 1), x, scales or (1.0,), flip=scales is not None)
+    width, height = meta["setup"]["border_wh"]
+    labels = label_map(logits[0, :, :height, :width], tuple(meta["setup"]["original_wh"]))
+    clear = arrays[f"fusion_{case}_label_margin"] > 1e-5 * meta[case]["logits_absmax"]
+    assert labels.dtype == np.uint8
+    assert clear.mean() > 0.99
+    assert np.array_equal(labels[clear], arrays[f"fusion_{case}_label"][clear])
+
+
+def test_label_map_is_the_same_in_chunks_and_by_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(23, 13, 17)
+    whole = label_map(logits, (40, 31))
+    monkeypatch.setattr(tiles, "_CHUNK_ELEMENTS", 40 * 31 * 3)
+    assert np.array_equal(label_map(logits, (40, 31)), whole)
+    enlarged = cv2.resize(logits.permute(1, 2, 0).numpy(), (40, 31), interpolation=cv2.INTER_CUBIC)
+    first, second = np.sort(enlarged, axis=2)[..., :-3:-1].transpose(2, 0, 1)
+    clear = first - second > 1e-4
+    assert np.array_equal(whole[clear], enlarged.argmax(2)[clear])
+    assert label_map(torch.randn(300, 4, 4), (4, 4)).dtype == np.uint16
+    assert label_map(torch.zeros(3, 4, 4), (9, 9)).max() == 0

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hrformer.data.images import LoadedImage, load_image
 from hrformer.models.model import VisionModel
 from hrformer.models.zoo import create_model
 
@@ -44,27 +39,3 @@ def segmentation_model() -> VisionModel:
 @pytest.fixture(scope="session")
 def classification_model() -> VisionModel:
     return lively(create_model("hrformer_nano", "classification", num_classes=10))
-
-
-@pytest.fixture(scope="session")
-def coco_images(data_dir: Path) -> list[Path]:
-    return sorted((data_dir / "coco_tiny" / "images").glob("*.jpg"))
-
-
-@pytest.fixture(scope="session")
-def coco_people(data_dir: Path) -> dict[str, Any]:
-    """The annotation file of coco_tiny."""
-    text = (data_dir / "coco_tiny" / "annotations" / "person_keypoints.json").read_text()
-    content: dict[str, Any] = json.loads(text)
-    return content
-
-
-@pytest.fixture
-def skier(coco_images: list[Path]) -> LoadedImage:
-    """One person, 640 x 425."""
-    return load_image(coco_images[0])
-
-
-@pytest.fixture
-def noise() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)

@@ -1,53 +1,20 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.geometry.tiles import fuse_scales
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.predict import segment
-from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor, default_options, label_map
+from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor, default_options
 
 
 @pytest.fixture
 def predictor(segmentation_model: VisionModel) -> SegmentationPredictor:
     return SegmentationPredictor(segmentation_model, SegmentationOptions(short_side=96), device="cpu")
-
-
-@pytest.mark.parametrize("case", ["ss", "ms3", "ms7"])
-def test_label_maps_match_the_golden(case: str, parity_dir: Path) -> None:
-    meta = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["fusion"]
-    arrays = np.load(parity_dir / "protocol" / "segmentation.npz")
-    weight, bias, x = (torch.from_numpy(arrays[f"fusion_{name}"]) for name in ("weight", "bias", "input"))
-    scales = meta[case]["scales"]
-    logits = fuse_scales(lambda x: F.conv2d(x, weight, bias, 4, 1), x, scales or (1.0,), flip=scales is not None)
-    width, height = meta["setup"]["border_wh"]
-    labels = label_map(logits[0, :, :height, :width], tuple(meta["setup"]["original_wh"]))
-    clear = arrays[f"fusion_{case}_label_margin"] > 1e-5 * meta[case]["logits_absmax"]
-    assert labels.dtype == np.uint8
-    assert clear.mean() > 0.99
-    assert np.array_equal(labels[clear], arrays[f"fusion_{case}_label"][clear])
-
-
-def test_label_map_is_the_same_in_chunks_and_by_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(23, 13, 17)
-    whole = label_map(logits, (40, 31))
-    monkeypatch.setattr(segment, "_CHUNK_ELEMENTS", 40 * 31 * 3)
-    assert np.array_equal(label_map(logits, (40, 31)), whole)
-    enlarged = cv2.resize(logits.permute(1, 2, 0).numpy(), (40, 31), interpolation=cv2.INTER_CUBIC)
-    first, second = np.sort(enlarged, axis=2)[..., :-3:-1].transpose(2, 0, 1)
-    clear = first - second > 1e-4
-    assert np.array_equal(whole[clear], enlarged.argmax(2)[clear])
-    assert label_map(torch.randn(300, 4, 4), (4, 4)).dtype == np.uint16
-    assert label_map(torch.zeros(3, 4, 4), (9, 9)).max() == 0
 
 
 def test_result_fits_the_picture(predictor: SegmentationPredictor, coco_images: list[Path], noise: np.ndarray) -> None:

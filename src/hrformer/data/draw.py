@@ -52,20 +52,36 @@ def draw_keypoints(
     if not shown.size:
         return _caption(scene, f"no person scored {min_score:g} or more" if len(scores) else "no person")
     # Half a pixel each way: coordinate 0 is the middle of the first pixel.
-    points = ((keypoints[shown, :, :2] + 0.5) * factor - 0.5).astype(np.float32)
-    # supervision leaves out joints at exactly (0, 0), in all its versions.
-    points[keypoints[shown, :, 2] <= joint_threshold] = 0
-    people = sv.KeyPoints(xy=points)
-    thickness = _line_thickness(scene)
-    for color, edges, joints in _sides(names or (skeleton.keypoints if skeleton else ()), skeleton, points.shape[1]):
-        if edges:
-            scene = sv.EdgeAnnotator(color=sv.Color(*color), thickness=thickness, edges=edges).annotate(scene, people)
-        if joints:
-            dots = sv.KeyPoints(xy=np.ascontiguousarray(points[:, joints]))
-            scene = sv.VertexAnnotator(color=sv.Color(*color), radius=thickness + 2).annotate(scene, dots)
+    points = keypoints[shown]
+    points[..., :2] = (points[..., :2] + 0.5) * factor - 0.5
+    scene = _skeletons(scene, points, names, skeleton, joint_threshold)
     corners = boxes[shown].astype(np.float32) * factor
     corners[:, 2:] += corners[:, :2]
     return _labels(scene, corners, [f"{scores[i]:.2f}" for i in shown], [(40, 40, 40)] * len(shown), "top")
+
+
+def draw_joints(
+    pixels: Pixels,
+    keypoints: NDArray[np.floating],
+    *,
+    names: Sequence[str] = (),
+    skeleton: Skeleton | None = None,
+    joint_threshold: float = 0.2,
+) -> Pixels:
+    """Draw people as :func:`draw_keypoints` does, but without captions and without enlarging the picture.
+
+    Args:
+        pixels: the picture.
+        keypoints: (N, K, 3), x and y in picture pixels, score.
+        names: K names, used to tell left from right.
+        skeleton: which joints to connect; None draws the joints alone.
+        joint_threshold: joints scored at or below this are left out.
+
+    Returns:
+        A new picture.
+    """
+    scene = _skeletons(np.ascontiguousarray(pixels[:, :, ::-1]), keypoints, names, skeleton, joint_threshold)
+    return np.ascontiguousarray(scene[:, :, ::-1])
 
 
 def draw_segmentation(
@@ -137,6 +153,28 @@ def _canvas(pixels: Pixels) -> tuple[Pixels, int]:
     if factor > 1:
         bgr = np.asarray(cv2.resize(bgr, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC), np.uint8)
     return bgr, factor
+
+
+def _skeletons(
+    scene: Pixels,
+    keypoints: NDArray[np.floating],
+    names: Sequence[str],
+    skeleton: Skeleton | None,
+    joint_threshold: float,
+) -> Pixels:
+    """Draw the people (N, K, 3) on a BGR picture."""
+    points = keypoints[..., :2].astype(np.float32)
+    # supervision leaves out joints at exactly (0, 0), in all its versions.
+    points[keypoints[..., 2] <= joint_threshold] = 0
+    people = sv.KeyPoints(xy=points)
+    thickness = _line_thickness(scene)
+    for color, edges, joints in _sides(names or (skeleton.keypoints if skeleton else ()), skeleton, points.shape[1]):
+        if edges:
+            scene = sv.EdgeAnnotator(color=sv.Color(*color), thickness=thickness, edges=edges).annotate(scene, people)
+        if joints:
+            dots = sv.KeyPoints(xy=np.ascontiguousarray(points[:, joints]))
+            scene = sv.VertexAnnotator(color=sv.Color(*color), radius=thickness + 2).annotate(scene, dots)
+    return scene
 
 
 def _line_thickness(scene: Pixels) -> int:

@@ -120,7 +120,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
         raise ImageError(f"{name}: the file is empty")
     bgr = None if _looks_cut_short(data) else _decode_by_opencv(data)
     if bgr is not None:
-        return np.ascontiguousarray(bgr[:, :, ::-1])
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _from_pil(image)

@@ -6,8 +6,10 @@ the item numbers. Pictures stay uint8 until they are on the device.
 
 from __future__ import annotations
 
+import math
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,12 +32,16 @@ Transform = Callable[[Item], Item]
 CACHE_LIMIT = 2 << 30
 """Bytes of decoded pictures that are kept at most when nothing else is said."""
 
+_PROBED = 32
+"""Pictures that are decoded to see whether all of them would fit."""
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from the global generators of torch, numpy and Python as if freshly seeded, and put them back after."""
+    """Draw from the CPU generators of torch, numpy and Python as if freshly seeded, and put them back after."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: that would reseed the GPUs as well, for good, and takes 100 times as long.
+    torch.default_generator.manual_seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     random.seed(seed)
     try:
@@ -47,7 +53,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class PictureCache:
-    """Decoded pictures in memory that all workers of a machine share.
+    """Decoded pictures in memory that all workers of a process share: all of the set, or none if they do not fit.
 
     Args:
         source: whose pictures to keep.
@@ -62,9 +68,12 @@ class PictureCache:
         owners = {source.picture(index): index for index in reversed(range(len(source)))}
         self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
         self.complete = False
-        kept: dict[int, torch.Tensor] = {}
+        kept: dict[int, NDArray[np.uint8]] = {}
         used = 0
         numbers = sorted(owners)
+        probe = numbers[:: max(len(numbers) // _PROBED, 1)][:_PROBED]
+        if sum(source.pixels(owners[number]).nbytes for number in probe) * len(numbers) > limit * len(probe):
+            return
         with ThreadPoolExecutor(threads) as pool:
             for low in range(0, len(numbers), 256):
                 chunk = numbers[low : low + 256]
@@ -72,15 +81,15 @@ class PictureCache:
                     if used + pixels.nbytes > limit:
                         return
                     used += pixels.nbytes
-                    kept[number] = torch.from_numpy(pixels)
+                    kept[number] = pixels
         # One block: every tensor in shared memory costs a file descriptor.
         block = torch.empty(max(used, 1), dtype=torch.uint8).share_memory_()
-        position = 0
+        memory, position = block.numpy(), 0
         for number in list(kept):
             picture = kept.pop(number)
-            block[position : position + picture.numel()] = picture.flatten()
-            self._places[number] = (position, tuple(picture.shape))
-            position += picture.numel()
+            memory[position : position + picture.size] = picture.ravel()
+            self._places[number] = (position, picture.shape)
+            position += picture.size
         self._block = block
         self.complete = True
 
@@ -90,7 +99,7 @@ class PictureCache:
         if place is None:
             return None
         start, shape = place
-        return self._block[start : start + int(np.prod(shape))].numpy().reshape(shape)
+        return self._block[start : start + math.prod(shape)].numpy().reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,9 @@ def _stacked(values: list[Any]) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    # The main process decides what Ctrl-C means; workers end with it. Its handler of SIGTERM is not theirs.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -192,7 +204,7 @@ def batches_of(
         Batches, in the order given whatever the number of workers.
 
     Raises:
-        DataError: an item cannot be read or transformed; the message names its file.
+        DataError: an item cannot be read or transformed; the message names its file. Or a worker process has died.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -202,11 +214,22 @@ def batches_of(
         pin_memory=pin_memory,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=2 if workers else None,
+        # Its own: the loader draws a seed at every start, which a run that is taken up again would draw once more.
+        generator=torch.Generator(),
     )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise DataError(batch.message)
-        yield batch
+    loaded = iter(loader)
+    try:
+        while (batch := next(loaded, None)) is not None:
+            if isinstance(batch, _Failure):
+                raise DataError(batch.message)
+            yield batch
+    except RuntimeError as error:
+        if not workers:
+            raise
+        raise DataError(f"a process that loads data failed, perhaps for want of memory: {error}") from error
+    finally:
+        # Now, and not when the garbage collector comes to the traceback: then torch waits 5 s for each worker.
+        del loaded
 
 
 def default_workers(world_size: int = 1) -> int:

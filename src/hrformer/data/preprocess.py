@@ -120,10 +120,20 @@ def resize_short_side(pixels: NDArray[np.uint8], short_side: int, interpolation:
     Returns:
         (H', W', 3) uint8.
     """
-    size = short_side_size((pixels.shape[1], pixels.shape[0]), short_side)
-    if size == (pixels.shape[1], pixels.shape[0]):
-        return pixels
-    return np.asarray(cv2.resize(pixels, size, interpolation=_OPENCV_FILTERS[interpolation]), dtype=np.uint8)
+    return resize(pixels, short_side_size((pixels.shape[1], pixels.shape[0]), short_side), interpolation)
+
+
+def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
+    """Resize a picture (H, W, 3) or a mask (H, W) by OpenCV.
+
+    Args:
+        values: returned as it is where it has the size already.
+        size: (width, height) afterwards.
+        interpolation: "nearest", "bilinear" or "bicubic".
+    """
+    if size == (values.shape[1], values.shape[0]):
+        return values
+    return np.asarray(cv2.resize(values, size, interpolation=_OPENCV_FILTERS[interpolation]), dtype=np.uint8)
 
 
 def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
@@ -131,14 +141,29 @@ def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
 
     Args:
         pixels: (B, H, W, 3) uint8, RGB, on any device.
-        spec: channel order, mean and std. With "BGR" the channels are swapped first, and mean and std apply to the
-            swapped channels in the order given.
+        spec: see :func:`normalise_planes`.
 
     Returns:
         (B, 3, H, W) float32 on the same device: ``(pixels / 255 - mean) / std``.
     """
-    planes = pixels.permute(0, 3, 1, 2)
+    return normalise_planes(pixels.permute(0, 3, 1, 2), spec)
+
+
+def normalise_planes(
+    planes: Tensor, spec: InputSpec, memory_format: torch.memory_format = torch.contiguous_format
+) -> Tensor:
+    """:func:`normalise` for pictures whose channels come first, as batches have them; the same values bit for bit.
+
+    Args:
+        planes: (B, 3, H, W) uint8, RGB, on any device.
+        spec: channel order, mean and std. With "BGR" the channels are swapped first, and mean and std apply to the
+            swapped channels in the order given.
+        memory_format: of the result.
+
+    Returns:
+        (B, 3, H, W) float32 on the same device.
+    """
     if spec.channel_order == "BGR":
         planes = planes.flip(1)
-    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
-    return planes.float().contiguous().div_(255).sub_(mean).div_(std)
+    mean, std = (torch.tensor(values, device=planes.device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    return planes.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)

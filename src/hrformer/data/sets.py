@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -132,7 +133,8 @@ class Person:
     Attributes:
         image_id: number of the picture in the annotation file.
         person_id: number of the annotation; -1 for a detection.
-        box: (4,) float64 (x, y, width, height) in picture pixels, as it goes to ``box_to_crop``.
+        box: (4,) (x, y, width, height) in picture pixels, as it goes to ``box_to_crop``: float64 for a labelled
+            person, float32 for a detection.
         keypoints: (K, 3) float64 (x, y, v) in picture pixels, v = 0 not labelled, 1 hidden, 2 visible; all 0 for
             a detection.
         area: of the person's mask in square pixels; 0 where unknown.
@@ -142,7 +144,7 @@ class Person:
 
     image_id: int
     person_id: int
-    box: NDArray[np.float64]
+    box: NDArray[np.floating]
     keypoints: NDArray[np.float64]
     area: float = 0.0
     score: float = 1.0
@@ -154,10 +156,14 @@ class PoseSet(ImageSet):
 
     Attributes:
         skeleton: joints in the order of the file.
+        annotations: file with the labels; None where there are none.
+        image_ids: numbers of all pictures of the part, those without people too.
     """
 
     task = "pose"
     skeleton: Skeleton
+    annotations: Path | None = None
+    image_ids: tuple[int, ...] | None = None
 
     @abstractmethod
     def person(self, index: int) -> Person:
@@ -166,7 +172,7 @@ class PoseSet(ImageSet):
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """``image`` (3, H, W) uint8, ``keypoints`` (K, 2), ``visible`` (K,) with flags 0, 1, 2, and ``box`` (4,).
 
-        All but the picture are float32; the box is (x, y, width, height), a plain tensor.
+        Joints and flags are float32; the box is (x, y, width, height) of the person's precision, a plain tensor.
         """
         person, (height, width) = self.person(index), pixels.shape[:2]
         points = torch.from_numpy(person.keypoints.astype(np.float32))
@@ -174,7 +180,7 @@ class PoseSet(ImageSet):
             "image": as_image(pixels),
             "keypoints": tv_tensors.KeyPoints(points[:, :2], canvas_size=(height, width)),
             "visible": points[:, 2].clone(),
-            "box": torch.from_numpy(person.box.astype(np.float32)),
+            "box": torch.from_numpy(person.box),
         }
 
 

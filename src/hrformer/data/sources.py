@@ -33,12 +33,14 @@ class ClassificationSource:
         root: folder of the set; for "huggingface" also a name on the hub.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
-        train: folder, split or glob of files of the training part, relative to ``root``.
+        train: folder, split or pattern of files of the training part, relative to ``root``; which files a word or a
+            pattern finds, :func:`hrformer.data.part_files.part_files` says.
         val: of the validation part.
         test: of the test part; empty where there is none.
         classes: names in the order of their ids, where the files do not tell.
         image_column: "huggingface": column of the pictures.
-        label_column: "huggingface": column of the labels; "webdataset": ending of the label members.
+        label_column: "huggingface": column of the labels; "webdataset": ending of the label members beside ``.cls``, or
+            key in the ``.json`` members.
         val_root: where the validation part lies, if not under ``root``.
         val_format: its layout, if another one.
     """

@@ -19,6 +19,9 @@ class ClassificationProtocol:
     batch_size: int = 64
     flip: bool = False
 
+    def __post_init__(self) -> None:
+        _require_positive("batch_size", self.batch_size)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseProtocol:
@@ -47,6 +50,16 @@ class PoseProtocol:
     nms_threshold: float | None = 0.9
     alpha: float = 0.2
 
+    def __post_init__(self) -> None:
+        _require_positive("batch_size", self.batch_size)
+        _require_positive("alpha", self.alpha)
+        if self.score not in ("coco", "pck", "both"):
+            raise ValueError(f"score must be 'coco', 'pck' or 'both', got {self.score!r}")
+        if self.nms_threshold is not None and not 0 < self.nms_threshold <= 1:
+            raise ValueError(f"nms_threshold must be None or lie in (0, 1], got {self.nms_threshold}")
+        if self.detections is not None and self.score != "coco":
+            raise ValueError("PCK compares each labelled person with its own prediction, so it needs labelled boxes")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationProtocol:
@@ -71,6 +84,35 @@ class SegmentationProtocol:
     pad: int | None = None
     window: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {"short_side": (self.short_side,), "pad": (self.pad,), "size": self.size, "window": self.window}
+        for name, values in {**lengths, "scales": self.scales, "batch_size": (self.batch_size,)}.items():
+            for value in values or ():
+                if value is not None:
+                    _require_positive(name, value)
+        if not self.scales:
+            raise ValueError("scales must hold at least one factor, (1.0,) for the picture as it is")
+        if self.short_side is not None and self.size is not None:
+            raise ValueError("give short_side or size, not both")
+        if self.stride is not None and self.window is None:
+            raise ValueError("a stride needs a window")
+        if self.window is not None and not all(1 <= s <= w for s, w in zip(self.steps, self.window, strict=True)):
+            raise ValueError(f"stride must lie in 1..window, so that no pixel is left out, got {self.stride}")
+
+    @property
+    def pad_multiple(self) -> int:
+        """Multiple of pixels that the network input is padded to; 1 for none."""
+        if self.pad is not None:
+            return self.pad
+        return 8 if tuple(self.scales) != (1.0,) else 1
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """(down, right) step of the window; (0, 0) without one."""
+        if self.window is None:
+            return 0, 0
+        return self.stride or (max(self.window[0] * 2 // 3, 1), max(self.window[1] * 2 // 3, 1))
 
 
 Protocol = ClassificationProtocol | PoseProtocol | SegmentationProtocol
@@ -121,3 +163,8 @@ class Evaluation:
     def value(self) -> float:
         """The main score."""
         return float(self.scores[self.main])
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, got {value}")

@@ -1,10 +1,13 @@
-"""Sizes at which segmentation networks see a picture, multi-scale fusion, and sliding windows."""
+"""Sizes at which segmentation networks see a picture, multi-scale fusion, sliding windows, and the way back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.geometry.flips import flip_image
@@ -17,6 +20,9 @@ MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 
 MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 """Default multi-scale test of the official Cityscapes script with window 15."""
+
+_CHUNK_ELEMENTS = 1 << 25
+"""Logits resized at once: 128 MiB of float32, so that 150 classes on a large photograph fit in memory."""
 
 
 def short_side_size(size: tuple[int, int], short: int = 520) -> tuple[int, int]:
@@ -104,6 +110,35 @@ def fuse_scales(
     return total
 
 
+def fuse_windows(
+    model: Callable[[Tensor], Tensor], x: Tensor, window: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """Run a network window by window; where windows overlap, their logits are averaged.
+
+    Args:
+        model: maps (B, 3, h, w) to logits (B, C, h, w); all windows have one size.
+        x: (B, 3, H, W) normalised and padded network input.
+        window: see :func:`sliding_windows`, as for ``stride``.
+        stride: (down, right) step.
+
+    Returns:
+        (B, C, H, W) logits.
+
+    Raises:
+        ValueError: window and stride do not cover the picture.
+    """
+    total: Tensor | None = None
+    cover = x.new_zeros(x.shape[2:], dtype=torch.float32)
+    for y0, x0, y1, x1 in sliding_windows((x.shape[2], x.shape[3]), window, stride):
+        logits = model(x[:, :, y0:y1, x0:x1])
+        if total is None:
+            total = logits.new_zeros((*logits.shape[:2], *x.shape[2:]))
+        total[:, :, y0:y1, x0:x1] += logits
+        cover[y0:y1, x0:x1] += 1
+    assert total is not None
+    return total / cover
+
+
 def sliding_windows(
     size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]
 ) -> list[tuple[int, int, int, int]]:
@@ -137,3 +172,34 @@ def _spans(length: int, window: int, stride: int) -> list[tuple[int, int]]:
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear, corners aligned; nothing to do at the right size already."""
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+@torch.inference_mode()
+def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize logits to the picture, bicubic as ``cv2.INTER_CUBIC``, and take the best class of each pixel.
+
+    Args:
+        logits: (C, h, w) on any device.
+        size: (width, height) of the picture.
+
+    Returns:
+        (height, width) int32 class ids on the same device. The lowest id wins a tie.
+    """
+    width, height = size
+    best = torch.full((height, width), -torch.inf, device=logits.device)
+    labels = torch.zeros((height, width), dtype=torch.int32, device=logits.device)
+    step = max(1, _CHUNK_ELEMENTS // (width * height))
+    for start in range(0, len(logits), step):
+        chunk = logits[None, start : start + step].float()
+        if chunk.shape[2:] != (height, width):
+            chunk = F.interpolate(chunk, size=(height, width), mode="bicubic", align_corners=False)
+        values, ids = chunk[0].max(dim=0)
+        better = values > best
+        labels = torch.where(better, ids.int() + start, labels)
+        best = torch.where(better, values, best)
+    return labels
+
+
+def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.unsignedinteger]:
+    """:func:`best_classes` as an array: uint8 for up to 256 classes, else uint16."""
+    return best_classes(logits, size).cpu().numpy().astype(np.uint8 if len(logits) <= 256 else np.uint16)

@@ -74,6 +74,32 @@ def fetch_weights(entry: WeightEntry | str, *, progress: bool = True) -> Path:
     return download(entry.url, destination, entry.sha256_prefix, progress)
 
 
+def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightEntry | None]:
+    """Local file of a network's weights, given by name or as a file.
+
+    Args:
+        name_or_path: a name that ``hrformer models`` lists, or a path.
+
+    Returns:
+        The file, and the registry's entry if it was given by name.
+
+    Raises:
+        ValueError: unknown name, or that of a person detector.
+        FileNotFoundError: no such file.
+        DownloadError: see :func:`fetch_weights`.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path, None
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"no weight file {name}; `hrformer models` lists the names of published weights")
+    entry = find_weights(name)
+    if entry.task == "detection":
+        raise ValueError(f"{name} is a person detector; use it with a pose model: predictor(..., detector={name!r})")
+    return fetch_weights(entry), entry
+
+
 def download(
     url: str,
     destination: Path | str,

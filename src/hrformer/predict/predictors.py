@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
 from hrformer.models.checkpoint import load_model
-from hrformer.models.download import fetch_weights
+from hrformer.models.download import resolve_weights
 from hrformer.models.model import VisionModel
-from hrformer.models.registry import WeightEntry, find_weights
 from hrformer.predict.base import Predictor
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.pose import PosePredictor
@@ -57,18 +55,7 @@ def load(
         FileNotFoundError: there is no such file.
         DownloadError: the weights could not be fetched.
     """
-    name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    published: WeightEntry | None = None
-    if not path.is_file():
-        if path.suffix or len(path.parts) > 1:
-            raise FileNotFoundError(f"no weight file {name}; `hrformer models` lists the names of published weights")
-        published = find_weights(name)
-        if published.task == "detection":
-            raise ValueError(
-                f"{name} is a person detector; use it with a pose model: predictor(..., detector={name!r})"
-            )
-        path = fetch_weights(published)
+    path, published = resolve_weights(name_or_path)
     model, report = load_model(path, published=published, **overrides)
     predictor = predictor_for(model, device=device, dtype=dtype)
     predictor.report = report

@@ -6,22 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.data.images import LoadedImage, Pictures, load_images
 from hrformer.data.preprocess import resize_short_side
-from hrformer.geometry.tiles import fuse_scales, pad_to_multiple
+from hrformer.geometry.tiles import fuse_scales, label_map, pad_to_multiple
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
 from hrformer.predict.results import Segmentation
-
-_CHUNK_ELEMENTS = 1 << 25
-"""Logits resized at once: 128 MiB of float32, so that 150 classes on a large photograph fit in memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,29 +102,3 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         padded = pad_to_multiple(self._network_input(pixels), options.pad_multiple)
         logits = fuse_scales(lambda x: self.model(x).float(), padded, options.scales, options.flip)
         return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])
-
-
-@torch.inference_mode()
-def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.unsignedinteger]:
-    """Resize logits to the picture, bicubic as ``cv2.INTER_CUBIC``, and take the best class of each pixel.
-
-    Args:
-        logits: (C, h, w) on any device.
-        size: (width, height) of the picture.
-
-    Returns:
-        (height, width) class ids, uint8 for up to 256 classes, else uint16. The lowest id wins a tie.
-    """
-    width, height = size
-    best = torch.full((height, width), -torch.inf, device=logits.device)
-    labels = torch.zeros((height, width), dtype=torch.int32, device=logits.device)
-    step = max(1, _CHUNK_ELEMENTS // (width * height))
-    for start in range(0, len(logits), step):
-        chunk = logits[None, start : start + step].float()
-        if chunk.shape[2:] != (height, width):
-            chunk = F.interpolate(chunk, size=(height, width), mode="bicubic", align_corners=False)
-        values, ids = chunk[0].max(dim=0)
-        better = values > best
-        labels = torch.where(better, ids.int() + start, labels)
-        best = torch.where(better, values, best)
-    return labels.cpu().numpy().astype(np.uint8 if len(logits) <= 256 else np.uint16)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +13,9 @@ from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
 from hrformer.ops.resize import UpsampleMode
+
+FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone")
+"""What ``model.frozen`` may name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,19 @@ class ModelConfig:
     aux: Literal["openseg", "wide", "hrnet"] | None = None
     dropout: float | None = None
 
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "model.name must name a variant or a timm model; `hrformer models` lists ours")
+        for part in self.frozen:
+            close = difflib.get_close_matches(part, FREEZABLE, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            _require(part in FREEZABLE, f"model.frozen must be among {', '.join(FREEZABLE)}, got {part!r}{hint}")
+        for name, rate in (("drop_path_rate", self.drop_path_rate), ("drop_rate", self.drop_rate)):
+            _require(rate is None or 0 <= rate < 1, f"model.{name} must lie in [0, 1), got {rate}")
+        _require(self.dropout is None or 0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
+        for name in ("window_size", "head_planes", "head_width", "ocr_channels", "ocr_key_channels"):
+            count = getattr(self, name)
+            _require(count is None or count >= 1, f"model.{name} must be at least 1, got {count}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -68,6 +86,8 @@ class OptimConfig:
         betas: of Adam and AdamW.
         eps: of Adam and AdamW.
         momentum: of SGD.
+        nesterov: whether SGD looks ahead by its momentum.
+        head_factor: factor on the rate of everything outside the backbone; 1 for none.
         clip_norm: largest norm of the whole gradient; 0 for no clipping.
         layer_decay: factor on the rate of each stage towards the input, for fine-tuning; 1 for none.
     """
@@ -80,8 +100,23 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     momentum: float = 0.9
+    nesterov: bool = True
+    head_factor: float = 1.0
     clip_norm: float = 0.0
     layer_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr < math.inf, f"optim.lr must be a rate above 0, got {self.lr}")
+        _require(self.lr_batch >= 0, f"optim.lr_batch must not be negative, got {self.lr_batch}; 0 takes lr as it is")
+        for name in ("weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"optim.{name} must not be negative, got {value}")
+        _require(all(0 <= b < 1 for b in self.betas), f"optim.betas must lie in [0, 1), got {self.betas}")
+        _require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), got {self.momentum}")
+        _require(self.momentum > 0 or not self.nesterov, "optim.nesterov needs a momentum above 0")
+        _require(self.eps > 0, f"optim.eps must be above 0, got {self.eps}")
+        _require(self.head_factor > 0, f"optim.head_factor must be above 0, got {self.head_factor}")
+        _require(0 < self.layer_decay <= 1, f"optim.layer_decay must lie in (0, 1], got {self.layer_decay}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +147,18 @@ class ScheduleConfig:
     gamma: float = 0.1
     power: float = 0.9
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "updates", "warmup_epochs", "warmup_updates"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"schedule.{name} must not be negative, got {value}")
+        for name in ("warmup_ratio", "floor_ratio"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"schedule.{name} must lie in [0, 1], got {value}")
+        _require(0 < self.gamma <= 1, f"schedule.gamma must lie in (0, 1], got {self.gamma}")
+        _require(self.power > 0, f"schedule.power must be above 0, got {self.power}")
+        rising = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
+        _require(rising, f"schedule.milestones must be rising numbers of epochs, got {self.milestones}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchConfig:
@@ -125,6 +172,10 @@ class BatchConfig:
 
     total: int = 32
     per_device: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.total >= 1, f"batch.total must be at least 1, got {self.total}")
+        _require(self.per_device >= 0, f"batch.per_device must not be negative, got {self.per_device}; 0 finds it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +204,11 @@ class RuntimeConfig:
     cache_gb: float = 2.0
     cpu: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads", "cache_gb"):
+            value = getattr(self, name)
+            _require(value is None or value >= 0, f"runtime.{name} must not be negative, got {value}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SaveConfig:
@@ -168,6 +224,11 @@ class SaveConfig:
     every_minutes: float = 10.0
     keep_every: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("every_updates", "every_minutes", "keep_every"):
+            value = getattr(self, name)
+            _require(value >= 0, f"save.{name} must not be negative, got {value}; 0 switches it off")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogConfig:
@@ -182,6 +243,10 @@ class LogConfig:
     every_updates: int = 20
     trackers: tuple[str, ...] = ("tensorboard",)
     pictures: int = 12
+
+    def __post_init__(self) -> None:
+        _require(self.every_updates >= 1, f"log.every_updates must be at least 1, got {self.every_updates}")
+        _require(self.pictures >= 0, f"log.pictures must not be negative, got {self.pictures}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +274,13 @@ class RunConfig:
     validate_epochs: float = 1.0
     validate_updates: int = 0
     ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        for name in ("validate_epochs", "validate_updates"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"{name} must not be negative, got {value}")
+        _require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0 for no average")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,6 +318,9 @@ class SegmentationLoss:
     class_weights: Literal["none", "cityscapes", "balanced"] = "none"
     auxiliary: float = AUXILIARY_WEIGHT
 
+    def __post_init__(self) -> None:
+        _require(self.auxiliary >= 0, f"loss.auxiliary must not be negative, got {self.auxiliary}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationRun(RunConfig):
@@ -261,3 +336,8 @@ AnyRun = ClassificationRun | PoseRun | SegmentationRun
 
 DATA_ROOT = Path()
 """``data.root`` of a recipe that has not been told where its data lies."""
+
+
+def _require(fulfilled: bool, text: str) -> None:
+    if not fulfilled:
+        raise ValueError(text)

@@ -1,0 +1,167 @@
+"""Sets in the layouts of Hugging Face ``datasets``: saved sets, parquet or arrow files, names on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.images import decode, load_image
+from hrformer.data.label_names import classes_of_ids
+from hrformer.data.part_files import part_files
+from hrformer.data.sets import ClassificationSet, DataError
+
+
+def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
+    """Rows of one part as a ``datasets.Dataset`` whose pictures stay encoded.
+
+    Looked for in this order: a set saved by ``save_to_disk`` in ``root / part``; part ``part`` of several saved
+    together in ``root``; arrow or parquet files, see :func:`hrformer.data.part_files.part_files`; and where no folder
+    ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped into memory, not read.
+    Parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
+
+    Args:
+        root: folder, or name on the hub such as "uoft-cs/cifar10".
+        part: as above; "." for ``root`` itself.
+        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes", "path"}``.
+
+    Raises:
+        DataError: there is no such set, part or column, or a column holds no pictures.
+        ImportError: ``datasets`` is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("reading Hugging Face data sets needs their package: pip install datasets") from error
+    where = f"{root}, part {part!r}"
+    try:
+        table = _load(datasets, root, part)
+    except DataError:
+        raise
+    except Exception as error:
+        # The package raises some twenty types here, from connection errors to pyarrow's.
+        raise DataError(f"{where}: {type(error).__name__}: {error}") from error
+    for column in pictures:
+        require_column(table, column, where)
+        try:
+            table = table.cast_column(column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise DataError(f"{where}: column {column!r} holds no pictures but {table.features[column]}") from error
+    return table
+
+
+def _load(datasets: Any, root: Path, part: str) -> Any:
+    if (root / part / "state.json").is_file():
+        return datasets.load_from_disk(str(root / part))
+    if (root / "dataset_dict.json").is_file():
+        raise DataError(f"{root}: has no part {part!r}; it has {sorted(p.name for p in root.iterdir() if p.is_dir())}")
+    if (root / "state.json").is_file():
+        raise DataError(f"{root}: is one saved set without parts; name it by the part '.', or give the other's root")
+    if root.is_dir():
+        files = part_files(root, part, (".parquet", ".arrow"))
+        if all(path.suffix == ".arrow" for path in files):
+            return datasets.concatenate_datasets([datasets.Dataset.from_file(str(path)) for path in files])
+        names = {"train": [str(path) for path in files if path.suffix == ".parquet"]}
+        return datasets.load_dataset("parquet", data_files=names, split="train")
+    if root.is_absolute() or len(root.parts) > 2:
+        raise DataError(f"{root}: no such folder")
+    return datasets.load_dataset(root.as_posix(), split=part)
+
+
+def require_column(table: Any, column: str, where: str) -> None:
+    """Refuse a set without this column.
+
+    Raises:
+        DataError: naming the columns there are.
+    """
+    if column not in table.column_names:
+        raise DataError(f"{where}: has no column {column!r}; it has {', '.join(map(repr, table.column_names))}")
+
+
+def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
+    """Decode a picture cell of :func:`open_table`.
+
+    Args:
+        cell: ``{"bytes": contents or None, "path": of the file if there are no bytes}``.
+        name: what to call it in an error.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: the cell is empty.
+        hrformer.data.images.ImageError: it cannot be decoded.
+    """
+    if cell and cell["bytes"] is not None:
+        return decode(cell["bytes"], name)
+    if cell and cell["path"]:
+        return load_image(cell["path"]).pixels
+    raise DataError(f"{name}: the row has no picture")
+
+
+class HuggingFaceClassification(ClassificationSet):
+    """Rows with a picture and a label.
+
+    Args:
+        root: see :func:`open_table`.
+        part: see :func:`open_table`.
+        image_column: of the pictures.
+        label_column: of the labels: numbers, with or without names, or texts that are among ``classes``.
+        classes: names, where the set has none; where it has, the same.
+
+    Raises:
+        DataError: it cannot be opened, a row has no label, or the names contradict each other.
+    """
+
+    def __init__(
+        self, root: Path, part: str, *, image_column: str, label_column: str, classes: Sequence[str] = ()
+    ) -> None:
+        table = open_table(root, part, (image_column,))
+        self.name = root.resolve().name if root.is_dir() else root.as_posix()
+        self._where = f"{root}::{part}"
+        require_column(table, label_column, self._where)
+        self._column = image_column
+        self._pictures = table.select_columns([image_column])
+        self._labels, self.classes = _labels(table, label_column, classes, self._where)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def file(self, index: int) -> str:
+        """``<root>::<part>[<row>]``."""
+        return f"{self._where}[{index}]"
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB."""
+        return cell_pixels(self._pictures[index][self._column], self.file(index))
+
+    def label(self, index: int) -> int:
+        """Class id."""
+        return int(self._labels[index])
+
+
+def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(N,) class ids, and the names of the classes."""
+    cells = table.select_columns([column])[:][column]
+    if None in cells:
+        raise DataError(f"{where}: row {cells.index(None)} has no label")
+    own = tuple(getattr(table.features[column], "names", ()))
+    if own and given and own != tuple(given):
+        raise DataError(f"{where}: the classes are {own[:10]}, but {tuple(given)[:10]} were given; leave them out")
+    names = own or tuple(given)
+    if cells and isinstance(cells[0], str):
+        if not names:
+            raise DataError(
+                f"{where}: the labels are texts such as {cells[0]!r}; give them all, in order, in 'classes'"
+            )
+        numbers = {name: number for number, name in enumerate(names)}
+        if unknown := next((cell for cell in cells if cell not in numbers), None):
+            raise DataError(f"{where}: the label {unknown!r} is not among the classes {names[:10]}")
+        cells = [numbers[cell] for cell in cells]
+    elif cells and not isinstance(cells[0], int):
+        raise DataError(f"{where}: column {column!r} must hold numbers or texts, got {type(cells[0]).__name__}")
+    labels = np.asarray(cells, dtype=np.int64)
+    return labels, classes_of_ids(labels, names, where)

@@ -1,0 +1,97 @@
+"""One folder of pictures per class: ``train/CLASS/*.jpg``, which is also ImageNet's ``train/WNID/*.JPEG``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.images import SUFFIXES, load_image
+from hrformer.data.packed_names import PackedNames
+from hrformer.data.sets import ClassificationSet, DataError
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the folders in ``folder``, sorted; hidden ones do not count.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder}: no such folder; it must hold one folder of pictures per class") from None
+
+
+class ImageFolder(ClassificationSet):
+    """Pictures in class folders, sorted by class and path.
+
+    Args:
+        folder: of the part, such as ``imagenet/train``. Each folder in it is a class, with pictures at any depth.
+        classes: names of the folders in the order of their ids, some of which may be absent; empty: sorted by name.
+        name: of the data set; default the name of the folder above.
+
+    Raises:
+        DataError: a folder is no class or holds no pictures, or there are none at all.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str] = (), name: str = "") -> None:
+        found = class_folders(folder)
+        self.name = name or folder.resolve().parent.name
+        self.classes = tuple(classes) or found
+        self._folder = folder
+        if not found:
+            raise DataError(
+                f"{folder}: has no class folders; the pictures of class X must lie in {folder / 'X'}. "
+                "ImageNet's validation pictures come unsorted and must be moved into folders first"
+            )
+        if unknown := sorted(set(found) - set(self.classes)):
+            raise DataError(
+                f"{folder}: folder(s) {unknown[:5]} are not among the {len(self.classes)} classes {self.classes[:5]}"
+            )
+        present = set(found)
+        names: list[str] = []
+        ends: list[int] = []
+        for name_of_class in self.classes:
+            if name_of_class in present:
+                pictures = sorted(_pictures_below(folder, name_of_class))
+                if not pictures:
+                    raise DataError(f"{folder / name_of_class}: holds no pictures")
+                names += pictures
+            ends.append(len(names))
+        self._names = PackedNames(names)
+        counts = np.diff(ends, prepend=0)
+        self._labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def file(self, index: int) -> str:
+        """Path of the picture."""
+        return str(self._folder / self._names[index])
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB."""
+        return load_image(self.file(index)).pixels
+
+    def label(self, index: int) -> int:
+        """Class id."""
+        return int(self._labels[index])
+
+
+def _pictures_below(folder: Path, name: str) -> Iterator[str]:
+    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth."""
+    above = os.path.join(folder, "")
+    for place, _, files in os.walk(above + name, followlinks=True, onerror=_raise):
+        inner = place[len(above) :].replace(os.sep, "/")
+        for file in files:
+            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
+                yield f"{inner}/{file}"
+
+
+def _raise(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {error.strerror}") from error

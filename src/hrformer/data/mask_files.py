@@ -1,0 +1,267 @@
+"""Sets of picture files with mask files beside them, and what their readers share: finding folders, pairing by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.class_names import Palette
+from hrformer.data.images import SUFFIXES, load_image
+from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask
+from hrformer.data.packed_names import PackedNames
+from hrformer.data.sets import DataError, SegmentationSet
+from hrformer.data.sources import SegmentationSource, Split
+
+_SHOWN = 8
+
+
+class MaskFiles(SegmentationSet):
+    """Pictures in files, each with a mask in a file, unless the part has no labels.
+
+    Args:
+        name: of the set.
+        classes: names, in the order of the class numbers.
+        pictures: files, in the order of the items.
+        masks: files in the same order; None for a part without labels.
+        table: what the ids or colours in the masks mean.
+        palette: an RGB colour per class, or empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        classes: tuple[str, ...],
+        pictures: Sequence[Path],
+        masks: Sequence[Path] | None,
+        table: MaskTable,
+        palette: Palette = (),
+    ) -> None:
+        self.name, self.classes, self.palette = name, classes, palette
+        self.labelled = masks is not None
+        self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def file(self, index: int) -> str:
+        """Path of the picture."""
+        return self._pictures[index]
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The decoded picture."""
+        return load_image(self._pictures[index]).pixels
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """The decoded mask, as class numbers."""
+        if not self.labelled:
+            raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
+        return read_mask(Path(self._masks[index]), self._table)
+
+    def mask_file(self, index: int) -> str:
+        """Path of the mask."""
+        return self._masks[index] if self.labelled else self.file(index)
+
+
+def part_name(source: SegmentationSource, split: Split) -> str:
+    """What a source calls a part.
+
+    Raises:
+        DataError: it names none.
+    """
+    name: str = getattr(source, split)
+    if not name:
+        raise DataError(
+            f"{source.root}: the source names no {split} part; set SegmentationSource.{split} to what it is called "
+            "there"
+        )
+    return name
+
+
+def find_folder(root: Path, candidates: Sequence[str], what: str, layout: str) -> Path:
+    """The first of several folders that exists.
+
+    Args:
+        root: of the set.
+        candidates: relative to ``root``.
+        what: is looked for, for the message.
+        layout: the set should have, for the message.
+
+    Raises:
+        DataError: there is none; the message says what is there instead.
+    """
+    for candidate in candidates:
+        if (root / candidate).is_dir():
+            return root / candidate
+    place = root / candidates[0]
+    while place != root and not place.is_dir():
+        place = place.parent
+    raise DataError(
+        f"{root}: no {what} here; looked for the folder{'s' if len(candidates) > 1 else ''} "
+        f"{' and '.join(candidates)}, found {_contents(place)} in {place}. Expected layout: {layout}"
+    )
+
+
+def find_root(root: Path, inside: Sequence[str], wanted: Sequence[str]) -> Path:
+    """The folder that holds the set, when its root or a folder above it is given.
+
+    Args:
+        root: as given.
+        inside: where the set may lie below it.
+        wanted: folders of which the set has at least one.
+
+    Returns:
+        The first of ``root`` and ``root / inside`` that has one of ``wanted``; ``root`` if none has.
+    """
+    for folder in (root, *(root / part for part in inside)):
+        if any((folder / name).is_dir() for name in wanted):
+            return folder
+    return root
+
+
+def files_below(
+    folder: Path, suffixes: Collection[str], key: Callable[[str], str | None] = lambda stem: stem
+) -> dict[str, Path]:
+    """Files of a folder and the folders in it.
+
+    Args:
+        folder: to search; hidden files and folders are passed over.
+        suffixes: endings that count, lower case.
+        key: from a file's path in ``folder`` without its ending to the name by which it is paired; None leaves the
+            file out.
+
+    Returns:
+        Files by name, in the order of the names.
+
+    Raises:
+        DataError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(place).relative_to(folder)
+        for name in files:
+            stem, suffix = os.path.splitext(name)
+            if name.startswith(".") or suffix.lower() not in suffixes:
+                continue
+            paired_by = key((inside / stem).as_posix())
+            if paired_by is None:
+                continue
+            path = Path(place, name)
+            if paired_by in found:
+                first, second = sorted((found[paired_by], path))
+                raise DataError(f"{first} and {second}: two files of one name; which one belongs to the set?")
+            found[paired_by] = path
+    return dict(sorted(found.items()))
+
+
+def pictures_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
+    """Pictures of a folder by name, see :func:`files_below`.
+
+    Raises:
+        DataError: there are none, or two have one name.
+    """
+    return _some(files_below(folder, SUFFIXES, key), folder, "pictures", SUFFIXES)
+
+
+def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
+    """Masks of a folder by name, see :func:`files_below`.
+
+    Raises:
+        DataError: there are none, or two have one name.
+    """
+    return _some(files_below(folder, MASK_SUFFIXES, key), folder, "masks", MASK_SUFFIXES)
+
+
+def paired(
+    pictures: Mapping[str, Path], masks: Mapping[str, Path], folders: tuple[Path, Path]
+) -> tuple[list[Path], list[Path]]:
+    """Pictures and masks of equal name, in the order of the names.
+
+    Args:
+        pictures: by name.
+        masks: by name.
+        folders: of the pictures and of the masks, for the message.
+
+    Raises:
+        DataError: a picture has no mask, or a mask no picture.
+    """
+    for (ours, what, own), (others, other, place) in (
+        ((pictures, "picture", folders[0]), (masks, "mask", folders[1])),
+        ((masks, "mask", folders[1]), (pictures, "picture", folders[0])),
+    ):
+        if alone := sorted(ours.keys() - others.keys()):
+            example = next(iter(others.values())).name if others else "nothing"
+            raise DataError(
+                f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
+                f"{len(others)} {other}(s) such as {example}; the same goes for {len(alone) - 1} more of the "
+                f"{len(ours)} {what}s in {own}. A {what} and its {other} must have the same name but for the ending"
+            )
+    names = sorted(pictures)
+    return [pictures[name] for name in names], [masks[name] for name in names]
+
+
+def names_in(path: Path) -> list[str]:
+    """First word of every line of a list file, without the ending of a picture or mask.
+
+    Raises:
+        DataError: it cannot be read, is empty, or a name comes twice.
+    """
+    try:
+        words = [line.split()[0] for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: {reason}; a list has one name per line. Beside it: {_contents(path.parent)}"
+        ) from error
+    names = [
+        stem if ending.lower() in SUFFIXES else word for word in words for stem, ending in [os.path.splitext(word)]
+    ]
+    if not names:
+        raise DataError(f"{path}: the list is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise DataError(f"{path}: {twice} is listed twice")
+    return names
+
+
+def listed(names: Sequence[str], found: Mapping[str, Path], folder: Path, what: str, origin: Path) -> list[Path]:
+    """The files of a list, in its order sorted by name.
+
+    Args:
+        names: from the list.
+        found: files of ``folder`` by name.
+        folder: searched.
+        what: the files are, for the message.
+        origin: the list file, for the message.
+
+    Raises:
+        DataError: a file of the list is missing.
+    """
+    if missing := [name for name in names if name not in found]:
+        example = next(iter(found.values())).name if found else "nothing"
+        raise DataError(
+            f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, and {len(missing) - 1} more are not; "
+            f"there are {len(found)} {what}s, such as {example}"
+        )
+    return [found[name] for name in sorted(names)]
+
+
+def _some(found: dict[str, Path], folder: Path, what: str, suffixes: Collection[str]) -> dict[str, Path]:
+    if not found:
+        raise DataError(f"{folder}: no {what} here ({' '.join(sorted(suffixes))}); found {_contents(folder)}")
+    return found
+
+
+def _contents(folder: Path) -> str:
+    """What a folder holds, in a few words."""
+    if not folder.is_dir():
+        return "no such folder" if not folder.exists() else "a file, not a folder"
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}" if names else "an empty folder"

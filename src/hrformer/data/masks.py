@@ -1,0 +1,202 @@
+"""Mask files as class numbers: ids in grey or palette pictures, colours, and MATLAB's ``.mat``.
+
+Values are taken as they stand in the file. OpenCV would turn a palette into colours and Pillow would stretch grey of
+fewer than 8 bits, so the kind of a PNG is read from its header first.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hrformer.data.images import SUFFIXES
+from hrformer.data.label_ids import LabelTable
+from hrformer.data.sets import DataError
+
+MASK_SUFFIXES = frozenset(".png .bmp .tif .tiff .mat".split())
+"""File endings taken for masks when a folder is searched. Not JPEG, which changes values, nor GIF, whose writers
+renumber the colours."""
+
+MAT_FIELDS = ("S", "LabelMap")
+"""Fields of ``.mat`` files that hold ids: COCO-Stuff-10K's and PASCAL-Context's."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_GREY = 0
+"""Colour type of grey in a PNG's header."""
+
+Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
+
+
+class ColourTable:
+    """Class number of every colour.
+
+    Args:
+        numbers: class number, or ``IGNORE``, of each (R, G, B).
+        origin: where the colours were listed, for messages.
+    """
+
+    def __init__(self, numbers: Mapping[tuple[int, int, int], int], origin: str) -> None:
+        codes = np.array([_code(*colour) for colour in numbers], np.uint32)
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        self._numbers = np.array(list(numbers.values()), np.uint8)[order]
+        self._origin = origin
+
+    def convert(self, colours: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+        """Class numbers of a mask.
+
+        Args:
+            colours: (H, W, 3) RGB.
+            name: of the file, for messages.
+
+        Raises:
+            DataError: a colour that is not in the list.
+        """
+        codes = _code(*np.moveaxis(colours.astype(np.uint32), -1, 0))
+        places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
+        unknown = self._codes[places] != codes
+        if unknown.any():
+            found = np.unique(codes[unknown])
+            shown = ", ".join(str((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:8])
+            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            raise DataError(
+                f"{name}: {int(unknown.sum())} pixel(s) have colours (R, G, B) that {self._origin} does not list: "
+                f"{shown}{more}. Add them there, with id 255 if they belong to no class"
+            )
+        return self._numbers[places]
+
+
+MaskTable: TypeAlias = "LabelTable | ColourTable"
+
+
+def read_mask(path: Path, table: MaskTable) -> NDArray[np.uint8]:
+    """Class numbers of a mask file.
+
+    Args:
+        path: a picture, or a ``.mat`` file.
+        table: what ids or colours mean.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        DataError: the file cannot be read, is of another kind, or holds what the table does not know.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    return decode_mask(data, str(path), table)
+
+
+def decode_mask(data: bytes, name: str, table: MaskTable) -> NDArray[np.uint8]:
+    """:func:`read_mask` of a file held in memory; ``name`` tells MATLAB's files by their ending."""
+    if isinstance(table, ColourTable):
+        return table.convert(decode_colours(data, name), name)
+    return table.convert(decode_mat(data, name) if name.endswith(".mat") else decode_ids(data, name), name)
+
+
+def decode_ids(data: bytes, name: str) -> Ids:
+    """Ids of a grey or palette picture, as they stand in the file.
+
+    Returns:
+        (H, W) uint8, or uint16 for grey of 16 bits.
+
+    Raises:
+        DataError: it cannot be decoded, or is a picture of colours.
+    """
+    is_png = data[:8] == _PNG and len(data) > 25
+    bits, kind = (data[24], data[25]) if is_png else (0, -1)
+    if kind == _GREY and bits in (8, 16):
+        values = _decode_by_opencv(data)
+        if values is not None:
+            return values
+    with _open(data, name) as image:
+        mode = image.mode
+        if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
+            raise DataError(
+                f"{name}: the mask is a picture of colours (mode {mode}), not of ids. If colours stand for classes, "
+                "set palette_masks=True and list R G B in the classes file; else save ids as grey or palette PNG"
+            )
+        if image.format == "JPEG":
+            raise DataError(f"{name}: JPEG changes values, so it cannot hold ids; save masks as PNG")
+        values = np.asarray(image)
+    if kind == _GREY and bits in (2, 4):
+        values = values // (255 // (2**bits - 1))
+    return _as_ids(values, name)
+
+
+def decode_colours(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Colours of a mask, (H, W, 3) RGB.
+
+    Raises:
+        DataError: it cannot be decoded.
+    """
+    with _open(data, name) as image:
+        if image.format == "JPEG":
+            raise DataError(f"{name}: JPEG changes colours, so it cannot hold a mask; save masks as PNG")
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def decode_mat(data: bytes, name: str) -> Ids:
+    """Ids from the field ``S`` (COCO-Stuff-10K) or ``LabelMap`` (PASCAL-Context) of a MATLAB file.
+
+    Raises:
+        DataError: scipy is not installed, the file cannot be read, or has neither field.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(f"{name}: reading .mat files needs scipy: pip install scipy") from error
+    try:
+        fields: dict[str, Any] = loadmat(io.BytesIO(data), variable_names=MAT_FIELDS)
+    # Whatever is broken in the file surfaces as one of many types.
+    except Exception as error:
+        raise DataError(f"{name}: cannot be read as a MATLAB file (version 7 or older): {error}") from error
+    for field in MAT_FIELDS:
+        if field in fields:
+            return _as_ids(fields[field], name)
+    raise DataError(f"{name}: has none of the fields {', '.join(MAT_FIELDS)}")
+
+
+def _code(red: Any, green: Any, blue: Any) -> Any:
+    return red << 16 | green << 8 | blue
+
+
+def _as_ids(values: NDArray[Any], name: str) -> Ids:
+    if values.ndim != 2 or values.dtype.kind not in "buif":
+        raise DataError(
+            f"{name}: a mask must be one table of numbers (H, W), got shape {values.shape} of {values.dtype}"
+        )
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    with np.errstate(invalid="ignore"):
+        whole = values.astype(np.int64)
+    if whole.size and (whole.min() < 0 or whole.max() > 65535 or not np.array_equal(whole, values)):
+        raise DataError(f"{name}: ids must be whole numbers in 0..65535, got {values.min():g} to {values.max():g}")
+    return whole.astype(np.uint8 if not whole.size or whole.max() <= 255 else np.uint16)
+
+
+def _decode_by_opencv(data: bytes) -> Ids | None:
+    try:
+        values: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+    return None if values is None or values.ndim != 2 else values
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        kinds = ", ".join(sorted(MASK_SUFFIXES & (SUFFIXES | {".mat"})))
+        raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {error}") from error
+    return image

@@ -1,0 +1,41 @@
+"""Opens the pose sets that a :class:`PoseSource` describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hrformer.data.coco_keypoints import CocoPeople
+from hrformer.data.sets import DataError
+from hrformer.data.sources import PoseSource, Split
+
+
+def open_pose(
+    source: PoseSource, split: Split, *, detections: Path | None = None, box_threshold: float = 0.0
+) -> CocoPeople:
+    """Read one part of a pose set.
+
+    Args:
+        source: where it lies.
+        split: which part.
+        detections: file of person boxes to take instead of the labelled people, as it stands or relative to the
+            source's root. A part without labels takes the source's own file if none is given.
+        box_threshold: detections scored below it are left out.
+
+    Raises:
+        DataError: the source names no such part, or its files are not as they should be; see :class:`CocoPeople`.
+    """
+    file, folders = {
+        "train": (source.train_annotations, source.train_images),
+        "val": (source.val_annotations, source.val_images),
+        "test": (source.test_annotations, source.test_images),
+    }[split]
+    if not file:
+        raise DataError(f"the pose set in {source.root} has no part {split!r}: PoseSource.{split}_annotations is empty")
+    return CocoPeople(
+        source.root / file.replace("{split}", split),
+        # Names in the file may hold the folder, hence the root itself.
+        [*(source.root / folder.replace("{split}", split) for folder in folders), source.root],
+        source,
+        detections=detections,
+        box_threshold=box_threshold,
+    )

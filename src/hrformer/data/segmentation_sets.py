@@ -1,0 +1,46 @@
+"""Opens a segmentation set in whichever layout its source names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hrformer.data.ade20k import open_ade20k
+from hrformer.data.cityscapes import open_cityscapes
+from hrformer.data.coco_stuff import open_coco_stuff_10k, open_coco_stuff_164k
+from hrformer.data.folders import open_folders
+from hrformer.data.huggingface_masks import HuggingFaceSegmentation
+from hrformer.data.official_segmentation import open_official
+from hrformer.data.pascal_context import open_pascal_context
+from hrformer.data.sets import DataError, SegmentationSet
+from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.voc import open_voc
+
+_READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
+    "folders": open_folders,
+    "voc": open_voc,
+    "official": open_official,
+    "cityscapes": open_cityscapes,
+    "pascal_context": open_pascal_context,
+    "coco_stuff_10k": open_coco_stuff_10k,
+    "coco_stuff_164k": open_coco_stuff_164k,
+    "ade20k": open_ade20k,
+    "huggingface": HuggingFaceSegmentation,
+}
+
+
+def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationSet:
+    """Open one part of a set.
+
+    The published sets may be named by their own folder or one above it, and know their parts' own names: "val" is
+    ADE20K's ``validation`` and COCO-Stuff-10K's list ``test``. Their classes are fixed, ``source.classes`` is not read.
+    A test part without masks is opened without labels.
+
+    Raises:
+        DataError: there is no such part, a picture has no mask or a mask no picture, or the classes cannot be read.
+        ImportError: a Hugging Face set without the package ``datasets``.
+    """
+    if source.format not in _READERS:
+        raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
+    if source.format != "huggingface" and not source.root.is_dir():
+        raise DataError(f"{source.root}: no such folder; it should hold a segmentation set ({source.format})")
+    return _READERS[source.format](source, split)

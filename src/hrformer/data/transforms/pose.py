@@ -1,0 +1,238 @@
+"""Crops of people, with heatmaps to learn from or without.
+
+Everything random about an item is drawn first, as :class:`PoseParams`, and then applied to picture and joints at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hrformer.data.order import mixed_seed
+from hrformer.data.preprocess import crop_people, warp
+from hrformer.data.sets import as_pixels
+from hrformer.data.transforms.settings import PoseAugment
+from hrformer.geometry.affine import crop_matrix, transform_points
+from hrformer.geometry.boxes import BOX_PADDING, box_to_crop
+from hrformer.geometry.flips import flip_keypoints
+from hrformer.geometry.heatmaps import HeatmapCodec
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.skeletons import Skeleton
+
+HALF_BODY_PADDING = 1.5
+"""How much larger the crop is than the box around the joints of one half of the body (HRNet's value)."""
+
+UPPER_SHARE = 0.7
+"""mmpose: probability of preferring the upper half."""
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PoseParams:
+    """What was drawn for one person.
+
+    Attributes:
+        flip: whether the picture is mirrored, before it is cropped.
+        center: (2,) middle of the crop, (x, y) in pixels of the picture as it was, not mirrored.
+        size: (2,) (width, height) of the crop in picture pixels, padded and of the crop's aspect ratio.
+        rotation: degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``.
+        gain: factor on the pixel values.
+    """
+
+    flip: bool
+    center: NDArray[np.float32]
+    size: NDArray[np.float32]
+    rotation: float
+    gain: float = 1.0
+
+
+class TrainPose:
+    """Cuts a person out with a random place, size, angle and mirroring, and draws the target heatmaps.
+
+    Draws come from numpy's global generator, but for the official code's centre jitter: it is drawn once when the
+    data set is built, hence here from a generator seeded with the item's number.
+
+    Args:
+        settings: distributions; see :class:`PoseAugment`.
+        skeleton: flip pairs, and the upper body, without which there is no half-body augmentation.
+        codec: draws the targets.
+
+    Raises:
+        ValueError: ``settings`` and ``codec`` disagree, or a setting is out of range.
+    """
+
+    def __init__(self, settings: PoseAugment, skeleton: Skeleton, codec: HeatmapCodec) -> None:
+        if (tuple(settings.size), settings.sigma) != (tuple(codec.input_size), codec.sigma):
+            raise ValueError(
+                f"settings and codec must have one size and sigma, got {settings.size}, {settings.sigma} and "
+                f"{codec.input_size}, {codec.sigma}"
+            )
+        if settings.style not in ("official", "mmpose", "hrnet"):
+            raise ValueError(f"style must be 'official', 'mmpose' or 'hrnet', got {settings.style!r}")
+        if not (0 <= settings.scale < 1 and 0 <= settings.brightness <= 1):
+            raise ValueError(
+                f"scale must lie in [0, 1) and brightness in [0, 1], got {settings.scale} and {settings.brightness}"
+            )
+        self.settings, self.skeleton, self.codec = settings, skeleton, codec
+        self._upper = np.isin(np.arange(skeleton.num_keypoints), skeleton.upper_body)
+
+    def __call__(self, item: Item) -> Item:
+        """See :meth:`apply` for what comes back.
+
+        Args:
+            item: ``image``, ``keypoints``, ``visible`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
+        """
+        return self.apply(item, self.make_params(item))
+
+    def make_params(self, item: Mapping[str, Any]) -> PoseParams:
+        """Draw for one item, in the order of the code that ``style`` names."""
+        settings = self.settings
+        box, joints = item["box"].numpy(), _joints(item)
+        shift = self._official_shift(int(item["index"])) if settings.style == "official" else np.zeros(2)
+        flip = settings.style != "hrnet" and self._draw_flip()
+        padding, middle = BOX_PADDING, None
+        half = self._draw_half(joints[:, 2] > 0)
+        if half is not None and np.ptp(joints[half, :2], axis=0).any():
+            low, high = joints[half, :2].min(axis=0), joints[half, :2].max(axis=0)
+            box, padding, middle = np.concatenate([low, high - low]), HALF_BODY_PADDING, joints[half, :2].mean(axis=0)
+        centers, sizes = box_to_crop(box[None], aspect=settings.size[1] / settings.size[0], padding=padding)
+        # The crop of half a body is around its own joints, whatever the jitter of the box was.
+        center = centers[0] + shift * box[2:] if middle is None else middle
+        if settings.style == "mmpose":
+            shift, factor, rotation = self._draw_mmpose()
+            center = center + shift * padding * box[2:]
+        else:
+            factor, rotation = self._draw_scale_and_rotation()
+        if settings.style == "hrnet":
+            flip = self._draw_flip()
+        gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
+        return PoseParams(
+            flip=flip,
+            center=np.asarray(center, dtype=np.float32),
+            size=(sizes[0] * factor).astype(np.float32),
+            rotation=rotation,
+            gain=gain,
+        )
+
+    def apply(self, item: Mapping[str, Any], params: PoseParams) -> Item:
+        """Do what was drawn.
+
+        Returns:
+            ``image`` (3, h, w) uint8, ``targets`` (K, h/4, w/4) float32, ``weights`` (K,) float32 (0 for joints that
+            are not labelled or too far outside the crop), ``index``.
+        """
+        pixels, joints, center = as_pixels(item["image"]), _joints(item), params.center
+        if params.flip:
+            width, pairs = pixels.shape[1], self.skeleton.flip_pairs
+            pixels = np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)
+            joints, center = flip_keypoints(joints, width, pairs), flip_keypoints(center[None], width, ())[0]
+        height, width = self.settings.size
+        matrix = crop_matrix(center, params.size, (width, height), params.rotation)
+        crop = warp(pixels, matrix, (width, height))
+        if params.gain != 1:
+            crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
+        targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])
+        return {
+            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "targets": torch.from_numpy(targets[0]),
+            "weights": torch.from_numpy(weights[0]),
+            "index": item["index"],
+        }
+
+    def _draw_flip(self) -> bool:
+        return bool(np.random.rand() < self.settings.flip)
+
+    def _official_shift(self, index: int) -> NDArray[np.float64]:
+        """(2,) centre jitter as a share of the box."""
+        settings = self.settings
+        draw = np.random.default_rng(mixed_seed(index)).random if settings.shift_once else np.random.random
+        if draw() >= settings.shift_probability:
+            return np.zeros(2)
+        return settings.shift * (2 * draw(2) - 1)
+
+    def _draw_half(self, visible: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+        """Numbers of the labelled joints of one half of the body, or None for all of it."""
+        settings = self.settings
+        if not self.skeleton.upper_body or visible.sum() <= settings.half_body_joints:
+            return None
+        if np.random.rand() >= settings.half_body:
+            return None
+        upper, lower = np.flatnonzero(visible & self._upper), np.flatnonzero(visible & ~self._upper)
+        if settings.style == "mmpose":
+            chosen = upper if np.random.rand() < UPPER_SHARE else lower
+            if len(lower) < 3:
+                chosen = upper
+            elif len(upper) < 2:
+                chosen = lower
+        else:
+            # A normal draw, so that 69 % are upper halves: the codes of HRNet and HRFormer do so.
+            chosen = upper if (np.random.randn() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
+        return chosen if len(chosen) >= 2 else None
+
+    def _draw_scale_and_rotation(self) -> tuple[float, float]:
+        """Factor on the crop's size, and degrees, as HRNet and HRFormer draw them."""
+        scale, rotation = self.settings.scale, self.settings.rotation
+        factor = float(np.clip(np.random.randn() * scale + 1, 1 - scale, 1 + scale))
+        degrees = float(np.clip(np.random.randn() * rotation, -2 * rotation, 2 * rotation))
+        return factor, degrees if np.random.rand() < self.settings.rotation_probability else 0.0
+
+    def _draw_mmpose(self) -> tuple[NDArray[np.float64], float, float]:
+        """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor, and degrees."""
+        settings, draws = self.settings, _truncated_normal(4)
+        shift = draws[:2] * settings.shift if np.random.rand() < settings.shift_probability else np.zeros(2)
+        rotated = np.random.rand() < settings.rotation_probability
+        return shift, 1 + settings.scale * draws[2], settings.rotation * draws[3] if rotated else 0.0
+
+
+class TestPose:
+    """Cuts a person out as :class:`PosePredictor` does.
+
+    Args:
+        spec: its ``size`` is the crop's.
+    """
+
+    # Its name begins like those of pytest's own test classes.
+    __test__ = False
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, item: Item) -> Item:
+        """Crop.
+
+        Args:
+            item: ``image`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
+
+        Returns:
+            ``image`` (3, h, w) uint8, ``center`` and ``size`` (2,) float32 of the padded box in picture pixels, which
+            ``cells_to_image`` needs, and ``index``.
+        """
+        crops, centers, sizes = crop_people(as_pixels(item["image"]), item["box"].numpy()[None], self.spec)
+        return {
+            "image": torch.from_numpy(crops[0]).permute(2, 0, 1),
+            "center": torch.from_numpy(centers[0]),
+            "size": torch.from_numpy(sizes[0]),
+            "index": item["index"],
+        }
+
+
+def _joints(item: Mapping[str, Any]) -> NDArray[np.float32]:
+    """(K, 3) of x, y and flag."""
+    points = item["keypoints"].as_subclass(torch.Tensor).numpy()
+    return np.concatenate([points, item["visible"].numpy()[:, None]], axis=1)
+
+
+def _truncated_normal(count: int) -> NDArray[np.float64]:
+    """Standard normal draws that lie in [-1, 1]."""
+    kept = np.empty(0)
+    while len(kept) < count:
+        draws = np.random.randn(2 * count)
+        kept = np.concatenate([kept, draws[np.abs(draws) <= 1]])
+    return kept[:count]

@@ -1,0 +1,190 @@
+"""Augmentation and test-time preparation of pictures with masks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from hrformer.data.preprocess import resize, resize_short_side
+from hrformer.data.sets import IGNORE, as_image, as_pixels
+from hrformer.data.transforms.settings import SegmentationAugment
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.tiles import short_side_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationDraw:
+    """Everything about one augmentation that was left to chance.
+
+    Attributes:
+        flip: mirror picture and mask.
+        sizes: (width, height) to resize to, one after the other.
+        crop: (y, x) of the cut-out part's corner in the resized picture.
+        extent: (y0, x0, y1, x1) of the cut-out part in the result.
+        brightness: number added to all channels.
+        contrast: factor on all channels afterwards.
+    """
+
+    flip: bool
+    sizes: tuple[tuple[int, int], ...]
+    crop: tuple[int, int]
+    extent: tuple[int, int, int, int]
+    brightness: int
+    contrast: float
+
+
+class TrainSegmentation(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
+    """The augmentation of the HRFormer repository (openseg.pytorch), picture and mask alike.
+
+    Short side to a fixed length where one is set, resizing by a random factor and aspect (picture bicubic, mask
+    nearest), a random part of the training size, brightness, contrast. Mirroring comes first where the short side is
+    set and after cutting out where it is not, as in the published runs. Where the resized picture is smaller than the
+    training size, it is put at a random place; ``extent`` says which.
+
+    Args:
+        settings: of the augmentation.
+        ignore: what masks hold outside the picture.
+    """
+
+    def __init__(self, settings: SegmentationAugment, ignore: int = IGNORE) -> None:
+        super().__init__()
+        self.settings, self.ignore = settings, ignore
+
+    def forward(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Augment one item.
+
+        Args:
+            item: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 and ``index``.
+
+        Returns:
+            ``image`` (3, h, w) uint8 and ``mask`` (h, w) uint8 of the training size, ``extent`` (4,) int64
+            (y0, x0, y1, x1) where the picture lies in them, and ``index``.
+
+        Raises:
+            ValueError: the item has no mask.
+        """
+        if "mask" not in item:
+            raise ValueError("training needs masks, and this part of the set has none")
+        draw = self.make_params([item["image"], item["mask"]])
+        return {
+            "image": self.transform(item["image"], draw),
+            "mask": self.transform(item["mask"], draw),
+            "extent": torch.tensor(draw.extent),
+            "index": item["index"],
+        }
+
+    def make_params(self, flat_inputs: list[Any]) -> SegmentationDraw:
+        """Draw for a picture of the size of the first input."""
+        settings = self.settings
+        height, width = flat_inputs[0].shape[-2:]
+        flip = _chance(settings.flip)
+        sizes = []
+        if settings.short_side is not None:
+            sizes.append(short_side_size((width, height), settings.short_side))
+            width, height = sizes[0]
+        scale, aspect = _uniform(*settings.scale), _uniform(*settings.aspect)
+        # Rounded down, as in the published runs.
+        width = max(int(width * math.sqrt(aspect) * scale), 1)
+        height = max(int(height * math.sqrt(1 / aspect) * scale), 1)
+        sizes.append((width, height))
+        down, right = settings.size[0] - height, settings.size[1] - width
+        y0, x0 = _whole(0, max(down, 0)), _whole(0, max(right, 0))
+        return SegmentationDraw(
+            flip=flip,
+            sizes=tuple(sizes),
+            crop=(_whole(0, max(-down, 0)), _whole(0, max(-right, 0))),
+            extent=(y0, x0, y0 + min(height, settings.size[0]), x0 + min(width, settings.size[1])),
+            brightness=_whole(-settings.brightness, settings.brightness),
+            contrast=_uniform(1 - settings.contrast, 1 + settings.contrast),
+        )
+
+    def transform(self, values: torch.Tensor, params: SegmentationDraw) -> torch.Tensor:
+        """Move a picture (3, H, W) or a mask (H, W) as drawn; pictures also change brightness."""
+        if isinstance(values, tv_tensors.Mask):
+            return tv_tensors.Mask(torch.from_numpy(self._move(values.numpy(), params, "nearest", self.ignore)))
+        # Black for now: after normalisation it becomes 0, by the extent.
+        pixels = self._move(as_pixels(values), params, "bicubic", 0)
+        return as_image(_brightened(pixels, params))
+
+    def _move(
+        self, values: NDArray[np.uint8], draw: SegmentationDraw, interpolation: str, outside: int
+    ) -> NDArray[np.uint8]:
+        flip_first = draw.flip and self.settings.short_side is not None
+        if flip_first:
+            values = np.asarray(cv2.flip(values, 1), dtype=np.uint8)
+        for size in draw.sizes:
+            values = resize(values, size, interpolation)
+        y0, x0, y1, x1 = draw.extent
+        (top, left), (height, width) = draw.crop, self.settings.size
+        part = values[top : top + y1 - y0, left : left + x1 - x0]
+        if draw.flip and not flip_first:
+            part = np.asarray(cv2.flip(part, 1), dtype=np.uint8)
+        if part.shape[:2] == (height, width):
+            return np.ascontiguousarray(part)
+        whole = np.full((height, width, *values.shape[2:]), outside, np.uint8)
+        whole[y0:y1, x0:x1] = part
+        return whole
+
+
+class TestSegmentation:
+    """Bring the picture to the test size; the mask keeps its own, at which scores are taken.
+
+    Args:
+        spec: of the model; its interpolation is used.
+        short_side: bring the short side to this many pixels.
+        size: (height, width) to resize to whatever the aspect ratio, instead; with neither, the size is kept.
+    """
+
+    __test__ = False
+    """Not a test case, whatever pytest makes of the name."""
+
+    def __init__(self, spec: InputSpec, *, short_side: int | None = None, size: tuple[int, int] | None = None) -> None:
+        if short_side is not None and size is not None:
+            raise ValueError(f"give short_side or size, not both; got {short_side} and {size}")
+        self.spec, self.short_side, self.size = spec, short_side, size
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Prepare one item.
+
+        Args:
+            item: ``image`` (3, H, W) uint8, ``index`` and, where there are labels, ``mask`` (H, W) uint8.
+
+        Returns:
+            ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came.
+        """
+        pixels = as_pixels(item["image"])
+        original = pixels.shape[:2]
+        if self.size is not None:
+            pixels = resize(pixels, (self.size[1], self.size[0]), self.spec.interpolation)
+        elif self.short_side is not None:
+            pixels = resize_short_side(pixels, self.short_side, self.spec.interpolation)
+        prepared = {"image": as_image(pixels), "original": torch.tensor(original), "index": item["index"]}
+        return prepared | {"mask": item["mask"]} if "mask" in item else prepared
+
+
+def _brightened(pixels: NDArray[np.uint8], draw: SegmentationDraw) -> NDArray[np.uint8]:
+    if draw.brightness == 0 and draw.contrast == 1:
+        return pixels
+    values = (np.arange(256) + draw.brightness).clip(0, 255) * draw.contrast
+    return np.asarray(cv2.LUT(pixels, values.round().clip(0, 255).astype(np.uint8)), dtype=np.uint8)
+
+
+def _chance(probability: float) -> bool:
+    return bool(torch.rand(()) < probability)
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _whole(low: int, high: int) -> int:
+    """One of low..high."""
+    return int(torch.randint(low, high + 1, ()))

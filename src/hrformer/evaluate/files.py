@@ -1,0 +1,292 @@
+"""Scoring predictions that lie in files: no model, no GPU, and whatever program wrote them.
+
+Each function takes what ``hrformer predict`` writes (give its folder) and the plain form of the task: COCO's result
+list, a folder of mask pictures, a table of classes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hrformer.data.label_ids import label_table, server_ids
+from hrformer.data.masks import MASK_SUFFIXES, decode_ids
+from hrformer.data.sets import IGNORE, ClassificationSet, DataError, SegmentationSet
+from hrformer.evaluate.class_files import read_class_file
+from hrformer.evaluate.classification import ClassificationScores
+from hrformer.evaluate.file_matching import NamedEntries, shortened
+from hrformer.evaluate.pose import Annotations, coco_intervals, joined, require_coco
+from hrformer.evaluate.processes import ALONE, Progress
+from hrformer.evaluate.protocols import Evaluation
+from hrformer.evaluate.scores import Resampling, Tally
+from hrformer.evaluate.segmentation import SegmentationSetScores
+from hrformer.geometry.skeletons import Skeleton
+from hrformer.metrics.coco_keypoints import CocoKeypoints, read_annotations
+from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
+from hrformer.metrics.resampling import PoissonBootstrap, quotient
+
+PREDICTIONS, IMAGES = "predictions.json", "images.json"
+"""What ``hrformer predict`` calls its results and its list of pictures."""
+
+_CHUNK = 1024
+
+
+def evaluate_keypoint_file(
+    path: Path,
+    annotations: Annotations,
+    skeleton: Skeleton,
+    *,
+    score: Literal["coco", "pck", "both"] = "coco",
+    alpha: float = 0.2,
+    image_ids: Collection[int] | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Score keypoints.
+
+    Args:
+        path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``,
+            whose pictures are recognised by their file names.
+        annotations: COCO keypoint annotations, a file or its content.
+        skeleton: joints of the annotations, in their order.
+        score: as in ``PoseProtocol``. PCK needs pictures of one labelled person with one result at most, since
+            results do not say whom they mean.
+        alpha: of PCK.
+        image_ids: pictures to evaluate; all of the annotations if left out. Pictures without results count.
+        bootstrap: samples for confidence intervals; 0 for none.
+        seed: of the bootstrap.
+
+    Returns:
+        As from ``evaluate``, without the worst items; "images_without_results" says how many pictures have none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: COCO's figures without faster-coco-eval.
+        ValueError: the file is not of this form, belongs to other pictures, or lacks some.
+    """
+    start = time.perf_counter()
+    content = annotations if isinstance(annotations, Mapping) else _read_json(Path(annotations))
+    labels = read_annotations(content, skeleton.num_keypoints, image_ids)
+    results = _results(path, content, labels, skeleton.num_keypoints)
+    resampling = Resampling(samples=bootstrap, seed=seed)
+    intervals: dict[str, tuple[float, float]] = {}
+    pck: dict[str, Any] = {}
+    coco: dict[str, Any] = {}
+    if score in ("pck", "both"):
+        pck, intervals = _pck(labels, results, skeleton, alpha, resampling)
+    if score in ("coco", "both"):
+        require_coco()
+        metric = CocoKeypoints(content, skeleton.sigmas, joint_names=skeleton.keypoints, image_ids=image_ids)
+        metric.update(results)
+        coco = metric.compute()
+        intervals |= coco_intervals(metric, resampling) if bootstrap else {}
+    without = len(labels["images"]) - len({result["image_id"] for result in results})
+    return Evaluation(
+        task="pose",
+        main="AP" if score == "coco" else f"pck@{alpha:g}",
+        scores={**joined(pck, coco), "images_without_results": without},
+        intervals=intervals,
+        confidence=resampling.confidence,
+        items=len(results),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def evaluate_masks(
+    folder: Path,
+    source: SegmentationSet,
+    *,
+    dataset: str = "",
+    bootstrap: int = 0,
+    seed: int = 0,
+    worst: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score masks.
+
+    Args:
+        folder: of ``hrformer predict``, or of masks (grey or palette PNG and other lossless formats) named like the
+            pictures.
+        source: the labelled set.
+        dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
+            empty: class numbers.
+        bootstrap: samples for confidence intervals; 0 for none.
+        seed: of the bootstrap.
+        worst: how many of the worst pictures to keep.
+        progress: called with the number of pictures done and of all.
+
+    Raises:
+        hrformer.data.sets.DataError: a mask cannot be read.
+        ValueError: masks are missing, of the wrong size, or hold what is no class; the message names them.
+    """
+    start = time.perf_counter()
+    if not source.labelled:
+        raise ValueError(f"{source.name} has no labels to compare with")
+    resampling = Resampling(samples=bootstrap, seed=seed)
+    files = [source.file(index) for index in range(len(source))]
+    masks = NamedEntries(_mask_files(folder), "mask", str(folder)).for_files(files)
+    tally = Tally(SegmentationSetScores(source, resampling), source, worst)
+    count = len(source.classes)
+    # Ids that stand for "none" are read as such, and refused below only where a class is labelled.
+    table = None
+    if dataset:
+        written = server_ids(dataset)
+        ids = [int(number) for number in written[:count]]
+        table = label_table(ids, {int(written[IGNORE])}, meaning=f"those of {dataset}'s server", advice="")
+    for index, path in enumerate(masks):
+        values: NDArray[Any] = decode_ids(path.read_bytes(), str(path))
+        predicted = values if table is None else table.convert(values, str(path))
+        labelled = source.mask(index)
+        if predicted.shape != labelled.shape:
+            raise ValueError(
+                f"{path}: the mask is {predicted.shape[1]} x {predicted.shape[0]} pixels, the labels of {files[index]} "
+                f"are {labelled.shape[1]} x {labelled.shape[0]}; predictions must have the picture's own size"
+            )
+        try:
+            tally.update({"index": [index], "mask": [labelled]}, [predicted.astype(np.int32)])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if progress is not None:
+            progress(index + 1, len(source))
+    return tally.finish(ALONE, time.perf_counter() - start, resampling.confidence)
+
+
+def evaluate_class_file(
+    path: Path, source: ClassificationSet, *, bootstrap: int = 0, seed: int = 0, worst: int = 0
+) -> Evaluation:
+    """Score classes.
+
+    Args:
+        path: of :func:`hrformer.evaluate.class_files.read_class_file`, or the folder of ``hrformer predict``.
+        source: the labelled set.
+        bootstrap: samples for confidence intervals; 0 for none.
+        seed: of the bootstrap.
+        worst: how many of the wrong pictures to keep.
+
+    Returns:
+        Top-1, and top-5 where there are more than five classes and every picture has five of them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of this form, or lacks pictures.
+    """
+    start = time.perf_counter()
+    file = path / PREDICTIONS if path.is_dir() else path
+    files = [source.file(index) for index in range(len(source))]
+    rows = NamedEntries(read_class_file(file, source.classes), "entry", str(file)).for_files(files)
+    count = len(source.classes)
+    ks = (1, 5) if count > 5 and min(map(len, rows)) >= 5 else (1,)
+    resampling = Resampling(samples=bootstrap, seed=seed)
+    tally = Tally(ClassificationScores(source, resampling, ks), source, worst)
+    for low in range(0, len(rows), _CHUNK):
+        part = rows[low : low + _CHUNK]
+        # Logits with the listed order; so far apart that the best class has all of the probability.
+        logits = torch.full((len(part), count), -torch.inf)
+        for line, ids in zip(logits, part, strict=True):
+            line[torch.tensor(ids)] = -1000.0 * torch.arange(len(ids))
+        numbers = range(low, low + len(part))
+        tally.update({"index": numbers, "label": torch.tensor([source.label(i) for i in numbers])}, list(logits))
+    return tally.finish(ALONE, time.perf_counter() - start, resampling.confidence)
+
+
+def _results(
+    path: Path, content: Mapping[str, Any], labels: Mapping[str, list[dict[str, Any]]], num_keypoints: int
+) -> list[dict[str, Any]]:
+    """Results of the evaluated pictures, with the picture numbers of the annotations."""
+    file = path / PREDICTIONS if path.is_dir() else path
+    records = _read_json(file)
+    if not isinstance(records, list):
+        raise ValueError(f"{file}: must hold a list of results, found {type(records).__name__}")
+    for place, record in enumerate(records):
+        keys = record if isinstance(record, Mapping) else ()
+        if missing := [key for key in ("image_id", "keypoints", "score") if key not in keys]:
+            raise ValueError(f"{file}: result {place} lacks {', '.join(missing)}; is this a file of keypoints?")
+    listing = file.with_name(IMAGES)
+    if file.name == PREDICTIONS and listing.is_file():
+        numbers = _numbers_by_file(listing, content, {image["id"] for image in labels["images"]})
+        records = [{**record, "image_id": numbers.get(record["image_id"])} for record in records]
+        records = [record for record in records if record["image_id"] is not None]
+    known = {image["id"] for image in labels["images"]}
+    if unknown := sorted({record["image_id"] for record in records} - known):
+        raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {shortened(unknown)}")
+    if not records:
+        raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
+    category = labels["categories"][0]["id"] if len(labels["categories"]) == 1 else None
+    if category is not None:
+        records = [{"category_id": category, **record} for record in records]
+    return records
+
+
+def _numbers_by_file(listing: Path, content: Mapping[str, Any], wanted: Collection[int]) -> dict[int, int]:
+    """From the picture numbers of ``hrformer predict`` to those of the annotations, for the wanted ones."""
+    rows = [(str(row["source"]), int(row["id"])) for row in _read_json(listing)["images"]]
+    images = [image for image in content["images"] if image["id"] in wanted]
+    if missing := [image["id"] for image in images if "file_name" not in image]:
+        raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {shortened(missing)}")
+    names = [str(image["file_name"]) for image in images]
+    ours = NamedEntries(rows, "result", str(listing)).for_files(names)
+    return {number: image["id"] for number, image in zip(ours, images, strict=True)}
+
+
+def _pck(
+    labels: Mapping[str, list[dict[str, Any]]],
+    results: Sequence[Mapping[str, Any]],
+    skeleton: Skeleton,
+    alpha: float,
+    resampling: Resampling,
+) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """PCK's scores and interval; people without a result have all joints wrong."""
+    people = [person for person in labels["annotations"] if any(flag > 0 for flag in person["keypoints"][2::3])]
+    for kind, rows in (("labelled people", people), ("results", results)):
+        numbers = Counter(row["image_id"] for row in rows)
+        if several := sorted(number for number, times in numbers.items() if times > 1):
+            raise ValueError(
+                f"PCK from a file needs pictures of one person, as results do not say whom they mean; {len(several)} "
+                f"pictures have several {kind}: {shortened(several)}. Use score='coco'"
+            )
+    joints = {row["image_id"]: np.asarray(row["keypoints"], np.float64).reshape(-1, 3) for row in results}
+    nowhere = np.full((skeleton.num_keypoints, 3), np.nan)
+    metric = Pck(skeleton.keypoints, torso=torso_joints(skeleton), alpha=alpha)
+    found = np.array([joints.get(person["image_id"], nowhere) for person in people]).reshape(-1, *nowhere.shape)
+    truth = np.array([person["keypoints"] for person in people], np.float64).reshape(found.shape)
+    metric.update(found, truth)
+    scores = metric.compute()
+    if not resampling.samples:
+        return scores, {}
+    bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
+    right, counted = correct_keypoints(found, truth, metric.torso, alpha)
+    counts = np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
+    bootstrap.update(counts, [person["image_id"] for person in people])
+    ends = bootstrap.interval(lambda sums: quotient(sums[:, 0], sums[:, 1]), confidence=resampling.confidence)
+    return scores, {f"pck@{alpha:g}": ends}
+
+
+def _mask_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names of pictures and the masks made for them."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give one with a mask for every picture")
+    listing = folder / IMAGES
+    if listing.is_file():
+        for row in _read_json(listing)["images"]:
+            if not row.get("mask"):
+                raise ValueError(f"{listing}: {row.get('file_name')} has no mask; were these pictures segmented?")
+            yield str(row["source"]), folder / row["mask"]
+        return
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in MASK_SUFFIXES - {".mat"} and path.is_file():
+            yield PurePath(path.relative_to(folder)).as_posix(), path
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,303 @@
+"""The log of a run: ``metrics.jsonl`` for programs, ``log.txt`` for people, a bar on the terminal, and trackers.
+
+``metrics.jsonl`` holds one JSON object per line with "event" ("start", "train", "validation" or "end"), "update" (how
+many are done), "epoch", "time" (UTC) and the event's own values. Numbers that are not finite stand there as the strings
+"nan", "inf" and "-inf", which ``float`` takes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hrformer.evaluate.protocols import Evaluation
+from hrformer.models.weight_files import write_file
+from hrformer.train.progress import (
+    PLAIN_SECONDS,
+    Counter,
+    Display,
+    Speed,
+    duration_text,
+    label_of,
+    share_text,
+    speed_text,
+    values_text,
+)
+from hrformer.train.trackers import Trackers
+from hrformer.train.versions import versions
+
+EVENTS_FILE, TEXT_FILE = "metrics.jsonl", "log.txt"
+
+_OWN_FIELDS = frozenset({"event", "update", "epoch", "time"})
+
+
+class Journal:
+    """Writes and shows what happens in a run. To be used as a context; only the main process does anything.
+
+    Leaving the context on an error notes that as the end of the run.
+
+    Args:
+        out: run directory.
+        total_updates: length of the run.
+        batch: samples per update, over all processes.
+        main: whether this is the main process.
+        first_update: updates done before; what the log holds of later ones is cut off, since they come again.
+        every: updates between two lines of ``metrics.jsonl``; see :meth:`due`.
+        trackers: names of accelerate's trackers to send scalars to.
+        config: of the run, in JSON types, for the trackers.
+        accelerator: made with ``log_with=trackers``; may be None without trackers.
+        quiet: show nothing on the terminal.
+
+    Raises:
+        ValueError: a tracker cannot be used.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        total_updates: int,
+        batch: int,
+        *,
+        main: bool = True,
+        first_update: int = 0,
+        every: int = 20,
+        trackers: Sequence[str] = (),
+        config: Mapping[str, Any],
+        accelerator: Any | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.out, self.total_updates, self.batch, self.every = out, total_updates, batch, every
+        self.main, self.first_update = main, first_update
+        self._trackers = Trackers(accelerator, trackers, out, first_update, config)
+        self._display = Display(total_updates, first_update, quiet or not main)
+        self._speed = Speed((total_updates - first_update) * batch)
+        self._place = (first_update, 0.0)
+        self._status = self._score = ""
+        self._best: float | None = None
+        self._last_line = -math.inf
+        self._ended = False
+
+    def __enter__(self) -> Journal:
+        if self.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            cut_events(self.out, self.first_update)
+            for event in read_events(self.out):
+                self._place = (event["update"], event["epoch"])
+                if event["event"] == "validation" and event.get("best"):
+                    self._best = _number(event.get("value"))
+            self._trackers.start()
+            self._display.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.main:
+            return
+        if error is not None and not self._ended:
+            stopped = isinstance(error, KeyboardInterrupt)
+            text = " ".join(str(error).split())
+            self.end(interrupted="interrupt" if stopped else "", error=f"{type(error).__name__}: {text}".rstrip(": "))
+        self._display.stop()
+        self._trackers.finish()
+
+    def due(self, update: int) -> bool:
+        """Whether a line of the log is due after so many updates."""
+        return update % self.every == 0 or update == self.total_updates
+
+    def start(self, **fields: Any) -> None:
+        """Note the beginning, with the versions it runs on.
+
+        Args:
+            fields: facts about the run, in JSON types.
+        """
+        if not self.main:
+            return
+        update, epoch = self.first_update, self._place[1]
+        told = {"updates": self.total_updates, "batch": self.batch, "resumed": update > 0} | fields
+        self._write("start", update, epoch, told | {"versions": versions()})
+        verb = f"taken up again after update {update}" if update else "started"
+        facts = ", ".join(f"{label_of(name)} {value}" for name, value in told.items() if name != "resumed")
+        self.note(f"{verb}: {facts}")
+
+    def tick(self, samples: int | None = None) -> None:
+        """One update is done; call it after each, it costs next to nothing.
+
+        Args:
+            samples: that it saw, over all processes; None for a whole batch.
+        """
+        if self.main:
+            self._speed.tick(self.batch if samples is None else samples)
+            self._display.advance(self._speed, self._status)
+
+    def log(self, update: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Note values averaged since the last line. On screen and in ``log.txt`` there is a line every half minute.
+
+        Args:
+            update: how many are done.
+            epoch: how often the training set was passed, with its fraction.
+            values: "loss" and its parts by name, "lr", and "grad_norm" where it is known. "images_per_second" is added.
+        """
+        if not self.main:
+            return
+        self._place = (update, epoch)
+        told = dict(values) | {"images_per_second": round(self._speed.window(), 2)}
+        self._write("train", update, epoch, told)
+        self._trackers.log(update, "train", told)
+        brief = {name: value for name, value in values.items() if name in ("loss", "lr")}
+        self._status = f"{values_text(brief)}  {self._score}".rstrip()
+        if monotonic() - self._last_line >= PLAIN_SECONDS or update == self.total_updates:
+            self._last_line = monotonic()
+            share = update / max(self.total_updates, 1)
+            line = f"update {update}/{self.total_updates} ({share:.0%}, epoch {epoch:.2f})  {values_text(values)}  "
+            self._say(line + speed_text(self._speed), shown=not self._display.has_bar)
+
+    @contextmanager
+    def aside(self, title: str) -> Iterator[Counter]:
+        """Work that is no training, such as validation: it has a bar of its own and does not count in the rate.
+
+        Yields:
+            To be called with how many items are done and how many there are.
+        """
+        with self._display.aside(title) as count:
+            yield count
+        self._speed.skip()
+
+    def validation(self, update: int, epoch: float, evaluation: Evaluation, best: bool) -> None:
+        """Note the scores; the time since the last update does not count in the training rate.
+
+        Args:
+            update: how many are done.
+            epoch: how often the training set was passed.
+            evaluation: of the model at this point.
+            best: whether its main score is the highest so far.
+        """
+        if not self.main:
+            return
+        self._place = (update, epoch)
+        fields = {
+            "task": evaluation.task,
+            "main": evaluation.main,
+            "value": evaluation.value,
+            "best": best,
+            "items": evaluation.items,
+            "seconds": round(evaluation.seconds, 3),
+            "scores": evaluation.scores,
+            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
+            "confidence": evaluation.confidence,
+            "worst": [{"index": e.index, "file": e.file, "score": e.score} for e in evaluation.worst],
+        }
+        self._write("validation", update, epoch, fields)
+        self._trackers.log(update, "validation", evaluation.scores)
+        before = "" if self._best is None else share_text(self._best)
+        if best:
+            self._best = evaluation.value
+            verdict = "best so far" + (f" ({before} before)" if before else "")
+        else:
+            verdict = f"the best is {before}" if before else "not the best"
+        name = label_of(evaluation.main)
+        self._score = f"best {name} {share_text(self._best)}" if self._best is not None else ""
+        took = f"{evaluation.items} items in {duration_text(evaluation.seconds)}"
+        self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
+        self._speed.skip()
+
+    def note(self, text: str) -> None:
+        """Say something in passing: on screen and in ``log.txt``."""
+        if self.main:
+            self._say(text, shown=True)
+
+    def end(self, *, interrupted: str = "", error: str = "", **fields: Any) -> None:
+        """Note the end.
+
+        Args:
+            interrupted: what stopped the run before its end; empty if nothing did.
+            error: what made it fail; empty if nothing did.
+            fields: facts about the end, in JSON types.
+        """
+        if not self.main:
+            return
+        self._ended = True
+        state = "interrupted" if interrupted else "failed" if error else "finished"
+        reasons = {name: text for name, text in (("interrupted", interrupted), ("error", error)) if text}
+        self._write("end", *self._place, {"state": state} | reasons | fields)
+        reason = interrupted or error
+        self.note(f"{state} after update {self._place[0]}/{self.total_updates}" + (f": {reason}" if reason else ""))
+
+    def _write(self, event: str, update: int, epoch: float, fields: Mapping[str, Any]) -> None:
+        if taken := _OWN_FIELDS & fields.keys():
+            raise ValueError(f"{', '.join(sorted(taken))} cannot be a name of a value; the log uses it itself")
+        line = {"event": event, "update": update, "epoch": round(epoch, 6), "time": _now()} | _json_types(fields)
+        _append(self.out / EVENTS_FILE, json.dumps(line, ensure_ascii=False, allow_nan=False))
+
+    def _say(self, text: str, *, shown: bool) -> None:
+        _append(self.out / TEXT_FILE, "\n".join(f"{_now()} {line}" for line in text.splitlines()))
+        if shown:
+            self._display.say(text)
+
+
+def read_events(out: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` that are whole, in their order; none where there is no file."""
+    return [event for _, event in _lines(out / EVENTS_FILE)]
+
+
+def cut_events(out: Path, update: int) -> None:
+    """Cut off what comes after so many updates, half-written lines too; at 0 updates everything goes."""
+    path = out / EVENTS_FILE
+    if not path.exists():
+        return
+    kept = "".join(f"{line}\n" for line, event in _lines(path) if update and event["update"] <= update)
+    if kept.encode() != path.read_bytes():
+        write_file(path, lambda part: part.write_bytes(kept.encode()))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Text and content of each whole line; a run that was killed may have left half of one."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and {"event", "update", "epoch", "time"} <= event.keys():
+            yield line, event
+
+
+def _append(path: Path, text: str) -> None:
+    """Add a line, in one write and at once, so that a reader beside sees whole lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _number(value: Any) -> float | None:
+    """A number of the log, "nan" included."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _json_types(value: Any) -> Any:
+    """Plain JSON types; numbers that JSON lacks become strings."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(name): _json_types(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_types(one) for one in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,251 @@
+"""Sets that bring their own classes: two folders, or VOC's lists; and the files that list classes."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from hrformer.data.segmentation_sets import open_segmentation
+from hrformer.data.sets import DataError, SegmentationSet
+from hrformer.data.sources import SegmentationSource
+from mask_trees import mask_of, write_mask, write_picture, write_text
+
+
+def opened(root: Path, split: str = "train", **options: object) -> SegmentationSet:
+    return open_segmentation(SegmentationSource(root=root, **options), split)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Two pairs, one in a folder below, and three classes."""
+    for name, values in (("b", [0, 1, 2, 255]), ("a/c", [2])):
+        write_picture(tmp_path / "images/train" / f"{name}.jpg")
+        write_mask(tmp_path / "labels/train" / f"{name}.png", values)
+    write_text(tmp_path / "classes.txt", "# id name\n0 sky\n1 road\n\n2 traffic light\n")
+    return tmp_path
+
+
+def test_camvid_needs_no_settings(data_dir: Path) -> None:
+    train, val = (opened(data_dir / "camvid", split) for split in ("train", "val"))
+    assert (train.name, len(train), len(val)) == ("camvid", 367, 101)
+    assert (train.classes[0], train.classes[6], train.classes[10]) == ("sky", "sign_symbol", "bicyclist")
+    assert train.palette[4] == (60, 40, 222)
+    files = [val.file(index) for index in range(len(val))]
+    assert files == sorted(files)
+    for index in (0, 50, 100):
+        item = val.item(index, val.pixels(index))
+        assert item["image"].shape == (3, 360, 480)
+        assert Path(val.mask_file(index)).stem == Path(files[index]).stem
+        assert np.array_equal(item["mask"], np.asarray(Image.open(val.mask_file(index))))
+    again = pickle.loads(pickle.dumps(val))
+    assert np.array_equal(again.mask(3), val.mask(3))
+
+
+def test_folders_below_and_order(tree: Path) -> None:
+    source = opened(tree)
+    assert source.classes == ("sky", "road", "traffic light")
+    assert source.palette == ()
+    assert [source.file(i) for i in range(2)] == [str(tree / "images/train" / name) for name in ("a/c.jpg", "b.jpg")]
+    assert source.mask(1).flatten()[:4].tolist() == [0, 1, 2, 255]
+    assert source.mask_file(0) == str(tree / "labels/train/a/c.png")
+
+
+def test_folders_of_other_names(tree: Path) -> None:
+    (tree / "images/train").rename(tree / "x")
+    (tree / "labels").rename(tree / "masks of")
+    assert len(opened(tree, images="x", masks="masks of/{split}")) == 2
+
+
+def test_test_part_may_have_no_masks(tree: Path) -> None:
+    write_picture(tree / "images/hidden/a.jpg")
+    source = opened(tree, "test", test="hidden")
+    assert not source.labelled
+    assert source.classes[1] == "road"
+    assert source.mask_file(0) == source.file(0)
+    # Where there are masks, they are read, and must be complete.
+    assert opened(tree, "test", test="train").labelled
+    write_mask(tree / "labels/hidden/b.png", [0])
+    with pytest.raises(DataError, match=r"hidden/a\.jpg: this picture has no mask: no file of the name a in"):
+        opened(tree, "test", test="hidden")
+
+
+def test_pictures_and_masks_must_pair_up(tree: Path) -> None:
+    write_mask(tree / "labels/train/d.png", [0])
+    with pytest.raises(
+        DataError,
+        match=r"labels/train/d\.png: this mask has no picture: no file of the name d in .*images/train, which holds "
+        r"2 picture\(s\) such as c\.jpg; the same goes for 0 more of the 3 masks",
+    ):
+        opened(tree)
+    write_picture(tree / "images/train/d.jpg")
+    write_picture(tree / "images/train/d.png")
+    with pytest.raises(DataError, match=r"d\.jpg and .*d\.png: two files of one name"):
+        opened(tree)
+
+
+def test_sizes_must_agree(tree: Path) -> None:
+    assert cv2.imwrite(str(tree / "labels/train/b.png"), np.zeros((6, 9), np.uint8))
+    source = opened(tree)
+    with pytest.raises(DataError, match=r"b\.png: the mask is 9 x 6 pixels, its picture .*b\.jpg is 8 x 6"):
+        source.item(1, source.pixels(1))
+
+
+def test_missing_folders_say_what_is_there(tree: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"no pictures here; looked for the folder images/val, found train/ in .*/images\. "
+        r"Expected layout: images/val/NAME.jpg and labels/val/NAME.png",
+    ):
+        opened(tree, "val")
+    write_picture(tree / "images/val/a.jpg")
+    with pytest.raises(DataError, match="no masks here; looked for the folder labels/val"):
+        opened(tree, "val")
+    write_text(tree / "labels/val/a.txt", "")
+    write_picture(tree / "labels/val/a.jpg")
+    with pytest.raises(DataError, match=r"labels/val: no masks here \(.*\.png.*\); found a\.jpg, a\.txt"):
+        opened(tree, "val")
+    (tree / "classes.txt").unlink()
+    with pytest.raises(DataError, match=r"classes\.txt: no such file. Name the classes: .*'id name R G B' per line"):
+        opened(tree)
+
+
+def test_ids_without_a_class(tree: Path) -> None:
+    write_mask(tree / "labels/train/b.png", [0, 3, 9, 9])
+    with pytest.raises(
+        DataError, match=r"b\.png: 3 pixel\(s\) hold the ids 3, 9, .*0..2 for classes; 255 for none.*ignore"
+    ):
+        opened(tree).mask(1)
+    assert opened(tree, ignore=(3, 9)).mask(1).flatten()[:5].tolist() == [0, 255, 255, 255, 0]
+
+
+def test_names_given_outright_skip_ignored_ids(tree: Path) -> None:
+    write_mask(tree / "labels/train/b.png", [0, 1, 2, 3, 255])
+    source = opened(tree, classes=("road", "car", "sky"), ignore=(0,))
+    assert source.classes == ("road", "car", "sky")
+    assert source.mask(1).flatten()[:5].tolist() == [255, 0, 1, 2, 255]
+
+
+def test_ids_in_the_file_may_be_any(tree: Path) -> None:
+    write_text(tree / "labels.txt", "\ufeff7: road\n33\tbicycle 119 11 32\n4,static thing\n255 void 0 0 0\n300 far\n")
+    write_mask(tree / "labels/train/b.png", [4, 7, 33, 255, 300, 301], np.uint16)
+    source = opened(tree, classes="labels.txt")
+    assert source.classes == ("static thing", "road", "bicycle", "far")
+    assert source.palette == ()
+    with pytest.raises(DataError, match=r"the id 301, .*labels.txt: 4, 7, 33, 300 for classes"):
+        source.mask(1)
+    source = opened(tree, classes="labels.txt", ignore=(301, 33))
+    assert source.classes == ("static thing", "road", "far")
+    assert source.mask(1).flatten()[:6].tolist() == [0, 1, 255, 255, 2, 255]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 a\nroad\n", r"list\.txt:2: expected 'id name' or 'id name R G B', got 'road'"),
+        ("0 a\n0 b\n", r"list\.txt:2: an id occurs once"),
+        ("0 a 1 2 256\n", "colours are 0..255"),
+        ("0 a\n1 a\n", "more than once: a"),
+        ("# nothing\n", "1 to 255 classes, got 0"),
+        ("\n".join(f"{n} c{n}" for n in range(300)), "1 to 255 classes, got 299"),
+    ],
+)
+def test_class_files_that_cannot_be(tree: Path, text: str, message: str) -> None:
+    write_text(tree / "list.txt", text)
+    with pytest.raises(DataError, match=message):
+        opened(tree, classes="list.txt")
+
+
+def test_no_names_at_all(tree: Path) -> None:
+    with pytest.raises(DataError, match="1 to 255 classes, got 0"):
+        opened(tree, classes=())
+
+
+def test_colour_masks(tree: Path) -> None:
+    write_text(tree / "classes.txt", "0 sky 128 128 128\n1 road 128 64 128\n2 car 64 0 128\n255 void 0 0 0\n")
+    lookup = np.zeros((256, 3), np.uint8)
+    lookup[:3] = [(128, 128, 128), (128, 64, 128), (64, 0, 128)]
+    expected = mask_of([0, 1, 2, 255, 1])
+    for name in ("b", "a/c"):
+        Image.fromarray(lookup[expected]).save(tree / "labels/train" / f"{name}.png")
+    source = opened(tree, palette_masks=True)
+    assert source.classes == ("sky", "road", "car")
+    assert source.palette == ((128, 128, 128), (128, 64, 128), (64, 0, 128))
+    assert np.array_equal(source.mask(1), expected)
+    with pytest.raises(DataError, match="palette_masks=True"):
+        opened(tree).mask(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 sky 1 2 3\n1 road\n", "need a colour for every class, .*without one: road"),
+        ("0 sky 1 2 3\n1 road 1 2 3\n", r"two classes have the colour \(1, 2, 3\)"),
+    ],
+)
+def test_colours_must_tell_classes_apart(tree: Path, text: str, message: str) -> None:
+    write_text(tree / "classes.txt", text)
+    with pytest.raises(DataError, match=message):
+        opened(tree, palette_masks=True)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """Three pictures, of which two are in the training list and have masks."""
+    for number in range(3):
+        write_picture(tmp_path / "JPEGImages" / f"2007_{number}.jpg")
+    palette = [(7 * number + channel) % 256 for number in range(256) for channel in range(3)]
+    (tmp_path / "SegmentationClass").mkdir()
+    for number in range(2):
+        image = Image.fromarray(mask_of([0, 20, 255, number]))
+        image.putpalette(palette)
+        image.save(tmp_path / "SegmentationClass" / f"2007_{number}.png")
+    write_text(tmp_path / "ImageSets/Segmentation/train.txt", "2007_1\n2007_0\n")
+    write_text(tmp_path / "ImageSets/Segmentation/test.txt", "2007_2\n")
+    return tmp_path
+
+
+def test_voc_without_settings(voc: Path) -> None:
+    source = opened(voc, format="voc")
+    assert (source.name, len(source), source.classes[20]) == ("PASCAL VOC", 2, "tvmonitor")
+    assert source.palette[15] == (192, 128, 128)
+    assert Path(source.file(1)).name == "2007_1.jpg"
+    assert source.mask(1).flatten()[:4].tolist() == [0, 20, 255, 1]
+    without_background = opened(voc, format="voc", ignore=(0,))
+    assert len(without_background.classes) == 20
+    assert without_background.mask(1).flatten()[:4].tolist() == [255, 19, 255, 0]
+    assert not opened(voc, "test", format="voc", test="test").labelled
+
+
+def test_voc_lists_of_another_set(voc: Path) -> None:
+    (voc / "SegmentationClass").rename(voc / "ids")
+    write_text(voc / "parts/mine.txt", "2007_0.jpg\n")
+    write_text(voc / "classes.txt", "0 nothing\n1 something\n20 else\n")
+    source = opened(voc, format="voc", train="mine", lists="parts/{split}.txt", masks="ids")
+    assert (source.name, len(source)) == (voc.name, 1)
+    assert source.mask(0).flatten()[:3].tolist() == [0, 2, 255]
+
+
+def test_incomplete_voc(voc: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"val\.txt: No such file .*one name per line. Beside it: test\.txt, train\.txt"
+    ):
+        opened(voc, "val", format="voc")
+    write_text(voc / "ImageSets/Segmentation/val.txt", "2007_0\n2007_2\n")
+    with pytest.raises(DataError, match=r"the mask 2007_2, listed in .*val\.txt, is not here, and 0 more"):
+        opened(voc, "val", format="voc")
+    write_text(voc / "ImageSets/Segmentation/val.txt", "2007_9\n2007_8\n2007_0\n")
+    with pytest.raises(
+        DataError, match=r"the picture 2007_9, .*and 1 more are not; there are 3 pictures, such as 2007_0"
+    ):
+        opened(voc, "val", format="voc")
+    write_text(voc / "ImageSets/Segmentation/val.txt", "2007_0\n2007_0\n")
+    with pytest.raises(DataError, match=r"2007_0 is listed twice"):
+        opened(voc, "val", format="voc")
+    write_text(voc / "ImageSets/Segmentation/val.txt", "\n")
+    with pytest.raises(DataError, match="the list is empty"):
+        opened(voc, "val", format="voc")

@@ -1,0 +1,259 @@
+"""Predictions in files: COCO results, masks, classes, and the folder of ``hrformer predict``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from hrformer.cli.output import OutputFolder
+from hrformer.data.coco_keypoints import CocoPeople
+from hrformer.data.label_ids import to_server_ids
+from hrformer.data.pose_sets import open_pose
+from hrformer.data.sets import ClassificationSet, SegmentationSet
+from hrformer.data.sources import PoseSource
+from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
+from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
+from hrformer.evaluate.submission import export_predictions
+from hrformer.geometry.skeletons import COCO17
+from hrformer.metrics.coco_keypoints import FIGURES
+from hrformer.models.model import VisionModel
+from hrformer.predict.classify import ClassificationPredictor
+from hrformer.predict.pose import PosePredictor
+from hrformer.predict.results import Result
+from hrformer.predict.segment import SegmentationPredictor
+
+
+class FirstClasses(ClassificationSet):
+    """Every twentieth picture of a set."""
+
+    def __init__(self, source: ClassificationSet) -> None:
+        self.name, self.classes, self._source = source.name, source.classes, source
+
+    def __len__(self) -> int:
+        return len(self._source) // 20
+
+    def file(self, index: int) -> str:
+        return self._source.file(20 * index)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._source.pixels(20 * index)
+
+    def label(self, index: int) -> int:
+        return self._source.label(20 * index)
+
+
+class Streets(SegmentationSet):
+    """The first pictures of a set."""
+
+    def __init__(self, source: SegmentationSet, count: int) -> None:
+        self.name, self.classes, self._source, self._count = source.name, source.classes, source, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def file(self, index: int) -> str:
+        return self._source.file(index)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._source.pixels(index)
+
+    def mask(self, index: int) -> np.ndarray:
+        return self._source.mask(index)
+
+
+def predict_folder(folder: Path, results: Iterable[Result]) -> Path:
+    """What ``hrformer predict`` leaves behind."""
+    found = list(results)
+    output = OutputFolder(folder, {"task": "test"}, pictures=False, resume=False)
+    output.plan([str(result.path) for result in found])
+    for result in found:
+        output.add(result)
+    output.flush()
+    return folder
+
+
+def few_athletes(athletes: CocoPeople, count: int) -> dict[str, Any]:
+    content = json.loads(athletes.annotations.read_text())
+    content["annotations"] = content["annotations"][:count]
+    kept = {row["image_id"] for row in content["annotations"]}
+    content["images"] = [row for row in content["images"] if row["id"] in kept]
+    return content
+
+
+@pytest.mark.parametrize("case", ["perfect", "jitter_5px", "jitter_8px_dropped", "jitter_20px_dropped"])
+def test_coco_results_match_the_goldens(case: str, parity_dir: Path, coco_source: PoseSource) -> None:
+    golden = json.loads((parity_dir / "protocol" / "ap.json").read_text())["figures"][case]
+    annotations = coco_source.root / coco_source.val_annotations
+    result = evaluate_keypoint_file(parity_dir / "protocol" / f"ap_{case}.json", annotations, COCO17, bootstrap=20)
+    assert [result.scores[key] for key in FIGURES] == pytest.approx([golden[key] for key in FIGURES], abs=1e-9)
+    assert (result.task, result.main, result.value) == ("pose", "AP", result.scores["AP"])
+    assert result.intervals["AP"][0] <= result.value <= result.intervals["AP"][1]
+    assert result.scores["images_without_results"] == 0
+
+
+def test_exported_keypoints_score_as_the_model(poser: VisionModel, athletes: CocoPeople, tmp_path: Path) -> None:
+    content = few_athletes(athletes, 8)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    source = open_pose(
+        PoseSource(root=tmp_path, val_annotations="a.json", val_images=(str(Path(athletes.file(0)).parent),)), "val"
+    )
+    protocol = PoseProtocol(score="both", flip=False, nms_threshold=None)
+    expected = evaluate(poser, source, protocol, bootstrap=20)
+    file = export_predictions(poser, source, protocol, tmp_path / "out")
+    found = evaluate_keypoint_file(file, content, source.skeleton, score="both", bootstrap=20)
+    assert found.main == expected.main == "pck@0.2"
+    assert found.value == expected.value
+    for key in FIGURES:
+        assert found.scores[key] == pytest.approx(expected.scores[key], abs=1e-6)
+    assert found.intervals["AP"] == pytest.approx(expected.intervals["AP"], abs=1e-6)
+    assert set(found.intervals) == set(expected.intervals)
+
+
+def test_folder_of_predict_for_pose(poser: VisionModel, athletes: CocoPeople, tmp_path: Path) -> None:
+    content = few_athletes(athletes, 6)
+    people = {row["image_id"]: row["bbox"] for row in content["annotations"]}
+    folder = Path(athletes.file(0)).parent
+    rows = [(folder / row["file_name"], people[row["id"]]) for row in content["images"]]
+    predictor = PosePredictor(poser, device="cpu")
+    results = predictor([path for path, _ in rows], boxes=[[box] for _, box in rows], flip=False)
+    # The command numbers these pictures from 1 on; the annotations have other numbers.
+    out = predict_folder(tmp_path / "out", results)
+    found = evaluate_keypoint_file(out, content, athletes.skeleton, score="both")
+    assert found.items == found.scores["people_seen"] == 6
+    assert 0 < found.value < 1
+    more = few_athletes(athletes, 9)
+    with pytest.raises(ValueError, match="3 of 9 pictures have no result: im"):
+        evaluate_keypoint_file(out, more, athletes.skeleton)
+
+
+def test_people_without_results_are_wrong(athletes: CocoPeople, tmp_path: Path) -> None:
+    content = few_athletes(athletes, 4)
+    rows = [
+        {"image_id": one["image_id"], "category_id": 1, "keypoints": one["keypoints"], "score": 1.0}
+        for one in content["annotations"]
+    ]
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(rows))
+    perfect = evaluate_keypoint_file(file, content, athletes.skeleton, score="both", bootstrap=10)
+    assert perfect.value == perfect.scores["AP"] == 1.0
+    assert perfect.intervals["pck@0.2"] == (1.0, 1.0)
+    file.write_text(json.dumps(rows[1:]))
+    lacking = evaluate_keypoint_file(file, content, athletes.skeleton, score="both")
+    assert lacking.scores["images_without_results"] == 1
+    assert lacking.scores["people_seen"] == 4
+    assert lacking.value < 1
+    assert lacking.scores["AR"] == 0.75
+
+
+def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, coco_source: PoseSource) -> None:
+    content = few_athletes(athletes, 3)
+    file = tmp_path / "results.json"
+    row = {"image_id": content["images"][0]["id"], "keypoints": [0.0] * 42, "score": 1.0}
+
+    def check(value: Any, message: str, **options: Any) -> None:
+        file.write_text(value if isinstance(value, str) else json.dumps(value))
+        with pytest.raises(ValueError, match=message):
+            evaluate_keypoint_file(file, content, athletes.skeleton, **options)
+
+    check("{", "is not JSON")
+    check({"results": []}, "must hold a list of results, found dict")
+    check([row, {"image_id": 1, "class": 2}], "result 1 lacks keypoints, score")
+    check([], "has no result for any of the 3 pictures")
+    check([{**row, "image_id": 999_999}, row], "1 picture numbers are not among the labels': 999999")
+    check([{**row, "keypoints": [0.0] * 51}], "51 numbers, not 3 x 14")
+    check([row, row], "1 pictures have several results", score="pck")
+    with pytest.raises(FileNotFoundError):
+        evaluate_keypoint_file(tmp_path / "absent.json", content, athletes.skeleton)
+    annotations = coco_source.root / coco_source.val_annotations
+    people = json.loads(annotations.read_text())["annotations"]
+    file.write_text(json.dumps([{**row, "image_id": people[0]["image_id"], "keypoints": [0.0] * 51}]))
+    with pytest.raises(ValueError, match="pictures have several labelled people"):
+        evaluate_keypoint_file(file, annotations, COCO17, score="both")
+
+
+def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationSet, tmp_path: Path) -> None:
+    source = Streets(streets, 3)
+    protocol = SegmentationProtocol(short_side=60)
+    expected = evaluate(segmenter, source, protocol, bootstrap=10, worst=2)
+    folder = export_predictions(segmenter, source, protocol, tmp_path)
+    done: list[tuple[int, int]] = []
+    found = evaluate_masks(folder, source, bootstrap=10, worst=2, progress=lambda *count: done.append(count))
+    assert found.scores == expected.scores
+    assert found.intervals == expected.intervals
+    assert [example.index for example in found.worst] == [example.index for example in expected.worst]
+    assert np.array_equal(found.worst[0].prediction, expected.worst[0].prediction)
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    predictor = SegmentationPredictor(segmenter, device="cpu")
+    paths = [source.file(index) for index in range(3)]
+    out = predict_folder(tmp_path / "out", predictor(paths, short_side=60))
+    assert evaluate_masks(out, source).scores == expected.scores
+
+
+def test_masks_with_the_ids_of_a_server(streets: SegmentationSet, tmp_path: Path) -> None:
+    class Nineteen(Streets):
+        """Eleven classes that occur, of nineteen."""
+
+        def __init__(self) -> None:
+            super().__init__(streets, 2)
+            self.classes = tuple(map(str, range(19)))
+
+    source = Nineteen()
+    for index in range(2):
+        labels = source.mask(index)
+        stored = to_server_ids("cityscapes", np.where(labels == 255, 0, labels))
+        cv2.imwrite(str(tmp_path / f"{Path(source.file(index)).stem}.png"), stored)
+    assert evaluate_masks(tmp_path, source, dataset="cityscapes").value == 1.0
+    with pytest.raises(ValueError, match=r"\.png: predictions must lie in 0\.\.18"):
+        evaluate_masks(tmp_path, source)
+
+
+def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None:
+    source = Streets(streets, 8)
+    with pytest.raises(ValueError, match="no such folder"):
+        evaluate_masks(tmp_path / "absent", source)
+    stems = [Path(source.file(index)).stem for index in range(8)]
+    for stem, index in zip(stems, range(2), strict=False):
+        cv2.imwrite(str(tmp_path / f"{stem}.png"), source.mask(index))
+    with pytest.raises(ValueError, match=rf"6 of 8 pictures have no mask: .*{stems[2]}.* and 1 more"):
+        evaluate_masks(tmp_path, source)
+    two = Streets(streets, 2)
+    cv2.imwrite(str(tmp_path / f"{stems[0]}.png"), np.where(source.mask(0) == 3, 11, 0))
+    with pytest.raises(ValueError, match=rf"{stems[0]}\.png: predictions must lie in 0\.\.10, got 0\.\.11"):
+        evaluate_masks(tmp_path, two)
+    cv2.imwrite(str(tmp_path / f"{stems[0]}.png"), np.zeros((180, 240), np.uint8))
+    with pytest.raises(ValueError, match=rf"{stems[0]}\.png: the mask is 240 x 180 pixels, the labels of .* 480 x 360"):
+        evaluate_masks(tmp_path, two)
+
+
+def test_classes_score_as_the_model(classifier: VisionModel, pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = FirstClasses(pictures)
+    expected = evaluate(classifier, source, ClassificationProtocol(), bootstrap=10)
+    file = export_predictions(classifier, source, ClassificationProtocol(), tmp_path)
+    assert file.name == "classes.txt"
+    found = evaluate_class_file(tmp_path / "classes.csv", source, bootstrap=10, worst=2)
+    assert found.scores == expected.scores
+    assert found.intervals == expected.intervals
+    assert found.worst[0].prediction != source.label(found.worst[0].index)
+    predictor = ClassificationPredictor(classifier, device="cpu")
+    paths = [source.file(index) for index in range(len(source))]
+    assert evaluate_class_file(predict_folder(tmp_path / "out", predictor(paths)), source).scores == expected.scores
+    # Pictures of one name in several class folders, and only the best class of each.
+    few = predict_folder(tmp_path / "top1", predictor(paths, top_k=1))
+    best = evaluate_class_file(few, source)
+    assert best.value == expected.value
+    assert "top5" not in best.scores
+
+
+def test_class_file_that_lacks_pictures(pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = FirstClasses(pictures)
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({source.file(index): source.label(index) for index in range(3)}))
+    with pytest.raises(ValueError, match=f"{len(source) - 3} of {len(source)} pictures have no entry"):
+        evaluate_class_file(file, source)

@@ -1,0 +1,95 @@
+"""The worst items, and memory over a long set."""
+
+from __future__ import annotations
+
+import random
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from hrformer.data.sets import ClassificationSet
+from hrformer.evaluate.classification import ClassificationScores
+from hrformer.evaluate.processes import ALONE, Processes
+from hrformer.evaluate.protocols import Example
+from hrformer.evaluate.scores import Resampling, Tally, Worst
+
+
+def example(index: int, score: float) -> Example:
+    return Example(index=index, file=str(index), score=score, prediction=None)
+
+
+class Endless(ClassificationSet):
+    """As many items as one likes, of ten classes."""
+
+    name, classes = "endless", tuple("abcdefghij")
+
+    def __len__(self) -> int:
+        return 1 << 40
+
+    def file(self, index: int) -> str:
+        return f"{index}.jpg"
+
+    def pixels(self, index: int) -> np.ndarray:
+        return np.zeros((1, 1, 3), np.uint8)
+
+    def label(self, index: int) -> int:
+        return index % 10
+
+
+def test_worst_items_in_any_order() -> None:
+    scores = [0.5, 0.25, float("nan"), 0.25, 1.0, 0.0, 0.25, 0.75]
+    for seed in range(5):
+        order = list(range(len(scores)))
+        random.Random(seed).shuffle(order)
+        worst = Worst(4)
+        for index in order:
+            worst.offer(index, scores[index], partial(example, index, 0.0))
+        assert [one.index for one in worst.examples()] == [2, 5, 1, 3]
+    assert Worst(0).examples() == []
+    with pytest.raises(ValueError, match="negative"):
+        Worst(-1)
+
+
+def test_predictions_of_items_that_are_not_kept_are_not_made() -> None:
+    worst = Worst(1)
+    worst.offer(0, 0.1, lambda: example(0, 0.1))
+    worst.offer(1, 0.2, lambda: pytest.fail("not among the worst"))
+    worst.offer(2, 0.1, lambda: pytest.fail("of equal scores the first is kept"))
+    assert [one.index for one in worst.examples()] == [0]
+
+
+def test_memory_stays_flat_over_100000_samples() -> None:
+    source = Endless()
+    scores = ClassificationScores(source, Resampling(samples=10))
+    tally = Tally(scores, source, worst=5)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2000, 10, generator=generator)
+    kept = []
+
+    def stream(low: int) -> None:
+        numbers = list(range(low, low + 2000))
+        tally.update({"index": numbers, "label": torch.tensor([i % 10 for i in numbers])}, list(logits))
+
+    stream(0)
+    for low in range(2000, 100_000, 2000):
+        stream(low)
+        kept.append(sys.getallocatedblocks())
+    # Objects, over 90,000 samples: one kept per sample, whatever its size, would show.
+    assert kept[-1] - kept[4] < 2000
+    assert sum(array.nbytes for part in scores.parts.values() for array in part.state().values()) < 1000
+    result = tally.finish(ALONE, 1.0, 0.95)
+    assert result.items == result.scores["images"] == 100_000
+    assert result.value == pytest.approx(0.1, abs=0.02)
+    assert len(result.worst) == 5
+    low, high = result.intervals["top1"]
+    assert low < result.value < high
+
+
+def test_settings_out_of_range() -> None:
+    with pytest.raises(ValueError, match="bootstrap samples"):
+        Resampling(samples=-1)
+    with pytest.raises(ValueError, match="rank must lie in"):
+        Processes(rank=2, world_size=2, gather=lambda value: [value])

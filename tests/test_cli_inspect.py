@@ -1,0 +1,164 @@
+"""``hrformer inspect data`` on the shared sets and on small broken ones, run in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hrformer.cli import main
+from hrformer.cli.inspect_report import ROWS_SHOWN, print_report
+from hrformer.data.inspection.parts import Part
+from hrformer.data.inspection.report import Report
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a set of two classes: three training pictures of each, two for validation."""
+    monkeypatch.chdir(tmp_path)
+    pictures = iter(np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                cv2.imwrite(str(folder / f"{number}.png"), next(pictures))
+    return tmp_path
+
+
+def inspect(recipe: str, *options: str) -> tuple[int, dict]:
+    code = main(["inspect", "data", recipe, "--out", "out", *options])
+    return code, json.loads(Path("out/report.json").read_text())
+
+
+CLASSES = ("--data.train", "train", "--data.val", "val", "--data.classes", "cat", "dog", "--data.root", "set")
+
+
+def test_sound_set(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, report = inspect("cifar10_5k_tiny", *CLASSES, "--batch.total", "4", "--samples", "5")
+    said = capfd.readouterr()
+    assert code == 0
+    assert (report["data"], report["task"], report["findings"]) == ("set", "classification", [])
+    assert report["statistics"]["val"]["classes"][1] == {"name": "dog", "pictures": 2, "share": 0.5}
+    assert "train: 6 pictures, all looked at" in said.out
+    assert (
+        "nothing wrong was found\n0 errors, 0 warnings\nreport: out/report.json; samples: out/contact_sheet.jpg"
+        in said.out
+    )
+    # Two rows of samples, and one of a mixed batch.
+    assert 3 * 280 < cv2.imread("out/contact_sheet.jpg").shape[0] < 4 * 280
+    assert "train pictures" in said.err
+    # A second run without samples leaves no picture of the first one behind.
+    inspect("cifar10_5k_tiny", *CLASSES, "--batch.total", "4", "--samples", "0")
+    assert not Path("out/contact_sheet.jpg").exists()
+    assert "samples" not in capfd.readouterr().out.splitlines()[-1]
+
+
+def test_errors_come_with_their_fix(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("set/train/cat/1.png").write_bytes(b"")
+    Path("set/val/dog/0.png").write_bytes(Path("set/train/dog/0.png").read_bytes())
+    code, report = inspect("cifar10_5k_tiny", *CLASSES)
+    assert code == 1
+    found = {one["kind"]: one for one in report["findings"]}
+    assert [one["kind"] for one in report["findings"]][-1] == "shared-picture"
+    assert found["unreadable-picture"]["where"] == ["set/train/cat/1.png"]
+    assert found["batch"]["what"] == "one batch needs 128 items, and there are 6"
+    assert found["batch"]["fix"] == "take smaller batches: --batch.total 6 at most"
+    said = capfd.readouterr().out
+    assert "error: train: 1 picture cannot be read: the file is empty: set/train/cat/1.png\n  fix: restore the" in said
+    assert "warning: val: 1 picture of val can be seen in train too" in said
+    assert "  fix: remove them from one of the two parts" in said
+
+
+def test_no_data(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code, report = inspect("camvid_tiny")
+    assert code == 1
+    assert {one["split"] for one in report["findings"]} == {"train", "val"}
+    assert {one["fix"] for one in report["findings"]} == {"say where the data lies: --data.root FOLDER"}
+    code, report = inspect("cifar10_5k_tiny", *CLASSES[:-1], "elsewhere")
+    assert code == 1
+    assert "elsewhere: no such folder" in report["findings"][0]["what"]
+    assert report["findings"][0]["fix"].startswith("put this right and inspect again")
+    assert report["statistics"] == {}
+
+
+def test_camvid(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, report = inspect("camvid_tiny", "--data.root", str(data_dir), "--limit", "12", "--samples", "2")
+    said = capfd.readouterr().out
+    assert (code, report["findings"]) == (0, [])
+    assert report["statistics"]["train"]["looked_at"] == 12
+    assert report["statistics"]["train"]["pictures"] == 367
+    assert "share of the labelled pixels" in said
+    road = next(line for line in said.splitlines() if line.startswith("road"))
+    assert road.count("%") == 2
+    assert "████" in road
+
+
+def test_people(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--split", "val", "--limit", "60", "--samples", "2", "--data.root", str(data_dir)]
+    code, report = inspect("lspet_tiny", *options)
+    assert (code, report["findings"]) == (0, [])
+    assert list(report["statistics"]) == ["val"]
+    assert report["statistics"]["val"]["annotations"] == 800
+    assert report["statistics"]["val"]["people"] == 60
+    wrong = ("--data.flip-pairs", "left_ankle", "right_wrist", "left_wrist", "right_ankle")
+    code, report = inspect("lspet_tiny", *options, *wrong)
+    assert code == 1
+    assert [one["kind"] for one in report["findings"]] == ["flip-pair-names"]
+    assert "leave data.flip_pairs empty" in report["findings"][0]["fix"]
+    assert Path("out/contact_sheet.jpg").exists()
+
+
+def test_detections_are_tried(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--split", "val", "--samples", "0", "--data.root", str(data_dir / "coco_tiny")]
+    options += ["--data.val-annotations", "annotations/person_keypoints.json", "--data.val-images", "images"]
+    boxes = "annotations/person_detections.json"
+    code, report = inspect("coco_small_256x192", *options, "--evaluation.detections", boxes)
+    assert (code, [one["kind"] for one in report["findings"]]) == (0, ["no-joints"])
+    code, report = inspect("coco_small_256x192", *options, "--evaluation.detections", "none.json")
+    assert code == 1
+    assert report["findings"][0]["kind"] == "detections"
+    assert "none.json" in report["findings"][0]["what"]
+    assert "leave it out to validate on labelled boxes" in report["findings"][0]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "name the recipe: hrformer inspect data RECIPE"),
+        (["no_such_recipe"], "no recipe is called 'no_such_recipe'"),
+        (["camvid_tiny", "--limit", "0"], "--limit must be at least 1"),
+        (["camvid_tiny", "--samples", "-1"], "--samples must not be negative"),
+    ],
+)
+def test_wrong_usage(options: list[str], message: str, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path)] if options else []
+    assert main(["inspect", "data", *options, *out]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_interrupt(folders: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Part, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Part, "look_through", stop)
+    assert main(["inspect", "data", "cifar10_5k_tiny", *CLASSES, "--out", "out"]) == 130
+    assert "interrupted" in capfd.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_long_lists_are_cut_in_print(capfd: pytest.CaptureFixture[str]) -> None:
+    classes = [{"name": f"class{number}", "pictures": 1, "share": 0.01} for number in range(100)]
+    numbers = {"items": 100, "pictures": 100, "looked_at": 100, "classes": classes}
+    print_report(Report(data="many", task="classification", statistics={"train": numbers}))
+    said = capfd.readouterr().out
+    assert f"… {100 - ROWS_SHOWN} more" in said
+    assert "class0 " in said
+    assert "class99" in said
+    assert "class50" not in said

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from hrformer.train.control import LossWindow, StopSignals, average, mean_of
+
+CPU = torch.device("cpu")
+
+
+def test_first_signal_asks_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        assert stop.requested == ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_window_means_parts_and_updates() -> None:
+    window = LossWindow(CPU)
+    for update, (first, second) in enumerate([(1.0, 3.0), (5.0, 7.0)]):
+        window.add({"loss": torch.tensor(first)}, 0.5, update)
+        window.add({"loss": torch.tensor(second)}, 0.5, update)
+    assert mean_of(window.sums()) == {"loss": 4.0}
+    window.reset()
+    assert mean_of(window.sums()) == {}
+
+
+def test_window_goes_on_where_it_was() -> None:
+    losses = [torch.rand(()) for _ in range(6)]
+    whole, first = LossWindow(CPU), LossWindow(CPU)
+    for update, loss in enumerate(losses):
+        whole.add({"loss": loss}, 1.0, update)
+    for update, loss in enumerate(losses[:4]):
+        first.add({"loss": loss}, 1.0, update)
+    second = LossWindow(CPU, first.sums())
+    for update, loss in enumerate(losses[4:]):
+        second.add({"loss": loss}, 1.0, update)
+    assert second.sums() == whole.sums()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_window_remembers_the_first_bad_update(bad: float) -> None:
+    window = LossWindow(CPU)
+    for update, value in enumerate([1.0, bad, 2.0, bad]):
+        window.add({"loss": torch.tensor(value)}, 1.0, 10 + update)
+    assert window.first_bad() == 11
+    assert LossWindow(CPU).first_bad() is None
+
+
+def test_average_of_processes() -> None:
+    assert average([{"loss": 2.0, "count": 2.0}, {"loss": 6.0, "count": 2.0}]) == {"loss": 4.0, "count": 2.0}

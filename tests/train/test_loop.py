@@ -1,0 +1,215 @@
+"""The loop on real pictures: every task learns, killed runs repeat themselves, processes change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hrformer.models.checkpoint import load_model
+from hrformer.train import loop
+from hrformer.train.config import AnyRun, BatchConfig, ClassificationRun, LogConfig, PoseRun, SaveConfig
+from hrformer.train.config_file import write_config
+from hrformer.train.control import NonFiniteLoss
+from hrformer.train.loop import train
+from hrformer.train.state import ResumeError, checkpoint_path, read_state
+from training import longer
+
+TASKS = ("classification", "pose", "segmentation")
+
+# Runs a saved configuration in a process of its own, so that it can be killed.
+SCRIPT = """
+import sys
+from pathlib import Path
+from hrformer.train.config_file import read_config
+from hrformer.train.loop import train
+result = train(read_config(Path(sys.argv[1])), Path(sys.argv[2]), resume=True)
+print("interrupted:", result.interrupted)
+"""
+
+
+def lines(out: Path, event: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == event]
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {row["update"]: row["loss"] for row in lines(out, "train")}
+
+
+def start(config: AnyRun, folder: Path, out: Path, **environment: str) -> subprocess.Popen[str]:
+    write_config(config, folder / "run.json")
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder / "run.json"), str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_run_directory(task: str, any_run: Callable[[str], AnyRun], tmp_path: Path) -> None:
+    config = any_run(task)
+    result = train(config, tmp_path / "run")
+    assert (result.update, result.interrupted) == (6, "")
+    assert sorted(losses(result.out)) == [1, 2, 3, 4, 5, 6]
+    assert [row["update"] for row in lines(result.out, "validation")] == [3, 6]
+    assert result.best == max(row["scores"][result.main] for row in lines(result.out, "validation"))
+    for name in (
+        "config.json",
+        "versions.json",
+        "log.txt",
+        "summary.html",
+        "checkpoints/last.pt",
+        "checkpoints/best.pt",
+    ):
+        assert (result.out / name).stat().st_size > 0, name
+    model, _ = load_model(result.out / "best.safetensors")
+    assert model.task == task
+    assert model.info.input_spec.size == config.augment.size
+    assert model.info.num_classes == {"classification": 3, "pose": 14, "segmentation": 11}[task]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_learns(task: str, any_run: Callable[[str], AnyRun], tmp_path: Path) -> None:
+    config = longer(any_run(task), 30)
+    config = replace(config, validate_updates=30, optim=replace(config.optim, lr=3e-3))
+    if isinstance(config, ClassificationRun):
+        config = replace(config, augment=replace(config.augment, mixup=0, cutmix=0, erasing=0, auto_augment=""))
+    train(config, tmp_path / "run")
+    values = list(losses(tmp_path / "run").values())
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+
+
+def test_existing_run_is_not_overwritten(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    train(longer(classification_run, 3), tmp_path)
+    with pytest.raises(ValueError, match="holds a run already: go on with --resume"):
+        train(classification_run, tmp_path)
+    with pytest.raises(ResumeError, match=r"schedule\.updates: 3 -> 6"):
+        train(classification_run, tmp_path, resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
+    task: str, any_run: Callable[[str], AnyRun], tmp_path: Path
+) -> None:
+    config = replace(longer(any_run(task), 10), ema_decay=0.9)
+    assert start(config, tmp_path, tmp_path / "whole").wait() == 0
+    kills = 0
+    for pause in (0.0, 0.35, 0.15):
+        process = start(config, tmp_path, tmp_path / "killed")
+        began, seen = time.monotonic(), len(losses(tmp_path / "killed")) if kills else 0
+        while process.poll() is None and time.monotonic() - began < 60:
+            log = tmp_path / "killed" / "metrics.jsonl"
+            if log.exists() and log.read_text().count('"event": "train"') > seen + 1:
+                time.sleep(pause)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.02)
+        process.wait()
+    assert kills > 0
+    assert start(config, tmp_path, tmp_path / "killed").wait() == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert [row["update"] for row in lines(tmp_path / "killed", "train")] == list(range(1, 11))
+    whole, killed = (read_state(checkpoint_path(tmp_path / name))[1] for name in ("whole", "killed"))
+    for part in ("model", "ema"):
+        for name, value in whole[part].items():
+            assert torch.equal(value, killed[part][name]), f"{part} {name}"
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_stops(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    config = replace(longer(classification_run, 5000), save=SaveConfig(every_minutes=0), validate_updates=5000)
+    out = tmp_path / "run"
+    process = start(config, tmp_path, out)
+    while not (out / "metrics.jsonl").exists() or '"event": "train"' not in (out / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.stdout.read() if process.stdout else ""
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert "interrupted: SIGTERM" in output
+    state, _ = read_state(checkpoint_path(out))
+    assert state.update == max(losses(out)) > 0
+
+
+def test_non_finite_loss_names_update_rate_and_checkpoint(
+    classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.task_for
+
+    def broken(config: AnyRun) -> Any:
+        task, seen = real(config), []
+        losses = task.losses
+
+        def at_the_fifth(output: Any, batch: Any) -> dict[str, torch.Tensor]:
+            seen.append(1)
+            return {
+                name: value * (float("nan") if len(seen) == 5 else 1) for name, value in losses(output, batch).items()
+            }
+
+        task.losses = at_the_fifth
+        return task
+
+    monkeypatch.setattr(loop, "task_for", broken)
+    with pytest.raises(NonFiniteLoss, match=r"not finite at update 4, learning rate .*checkpoints/last\.pt"):
+        train(classification_run, tmp_path)
+    state, content = read_state(checkpoint_path(tmp_path))
+    assert state.update == 4
+    assert all(torch.isfinite(value).all() for value in content["model"].values())
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(pose_run: PoseRun, tmp_path: Path) -> None:
+    # Batch norm sees the parts one by one, hence frozen.
+    config = longer(replace(pose_run, model=replace(pose_run.model, frozen=("backbone",))), 3)
+    train(config, tmp_path / "whole")
+    train(replace(config, batch=BatchConfig(total=8, per_device=2)), tmp_path / "parts")
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert lines(tmp_path / "parts", "start")[0]["parts"] == 4
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_fine_tuning_from_own_weights(classification_run: ClassificationRun, pose_run: PoseRun, tmp_path: Path) -> None:
+    train(longer(classification_run, 3), tmp_path / "first")
+    start_from = replace(pose_run.model, init=str(tmp_path / "first" / "best.safetensors"), frozen=("stem", "stage1"))
+    train(longer(replace(pose_run, model=start_from), 3), tmp_path / "second")
+    first, _ = load_model(tmp_path / "first" / "best.safetensors")
+    second, _ = load_model(tmp_path / "second" / "last.safetensors")
+    assert torch.equal(first.backbone.conv1.weight, second.backbone.conv1.weight)
+    assert "first" not in second.info.source
+    assert second.info.source.startswith("trained from")
+
+
+def test_kept_checkpoints(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    config = replace(classification_run, save=SaveConfig(keep_every=1, every_minutes=0), log=LogConfig(trackers=()))
+    train(config, tmp_path)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.pt", "best.pt", "update_3.pt", "update_6.pt"}
+
+
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"workers": 2}, {"channels_last": False}])
+def test_use_of_the_machine_changes_no_loss(pose_run: PoseRun, changes: dict[str, Any], tmp_path: Path) -> None:
+    train(longer(pose_run, 3), tmp_path / "plain")
+    train(longer(replace(pose_run, runtime=replace(pose_run.runtime, **changes)), 3), tmp_path / "changed")
+    assert losses(tmp_path / "changed") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
+
+
+def test_bf16_stays_close(pose_run: PoseRun, tmp_path: Path) -> None:
+    train(longer(pose_run, 3), tmp_path / "plain")
+    train(longer(replace(pose_run, runtime=replace(pose_run.runtime, precision="bf16")), 3), tmp_path / "bf16")
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
+    assert losses(tmp_path / "bf16") != losses(tmp_path / "plain")
