@@ -236,9 +236,9 @@ def test_required_packages_are_those_in_pyproject() -> None:
 LAWFUL = {
     "hrformer": "from hrformer.models.zoo import create\nfrom hrformer.cli import main",
     "hrformer.__main__": "from hrformer.cli import main",
-    "hrformer.cli": "import json\nimport tyro\nfrom hrformer.data.draw import paint\ndef main(): import onnx",
+    "hrformer.cli": "import json\nimport tyro\nfrom hrformer.predict.draw import paint\ndef main(): import onnx",
     "hrformer.predict": "",
-    "hrformer.data.draw": "import cv2\nfrom ..models import zoo\nfrom ..models.zoo import create",
+    "hrformer.predict.draw": "import cv2\nfrom ..models import zoo\nfrom ..models.zoo import create",
     "hrformer.models": "",
     "hrformer.models.zoo": "import torch\nfrom .trunk import Trunk\ndef create(): ...",
     "hrformer.models.trunk": "try:\n    import triton\nexcept ImportError:\n    triton = None\nclass Trunk: ...",

@@ -7,7 +7,7 @@ import io
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,8 @@ from hrformer.models.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS
 from hrformer.predict.classify import ClassificationOptions
 from hrformer.predict.pose import PoseOptions
 from hrformer.predict.segment import SegmentationOptions
+from hrformer.recipes.catalogue import list_recipes
+from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -118,7 +120,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run_predict", "run_models", "run_convert"):
+    for name in ("run_predict", "run_models", "run_convert", "run_train", "run_evaluate", "run_inspect"):
         monkeypatch.setattr(hrformer.cli, name, lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")
     for arguments in commands(text, "hrformer"):
@@ -201,3 +203,17 @@ def test_helpers_see_blocks_and_tables() -> None:
     assert commands(text, "hrformer") == [["models"]]
     assert table(text, "A", "B") == [["x", "2"]]
     assert anchors(text) == {"a-b"}
+
+
+def test_recipes_of_the_page_are_those_of_the_catalogue() -> None:
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = table(text, "Data", "`--data.root` holds", "Recipes")
+    named = [name for row in rows for name in re.findall(r"\w+_\w+", row[2])]
+    assert sorted(named) == sorted(list_recipes())
+
+
+def test_sections_of_a_run_are_complete() -> None:
+    text = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    listed = {name for row in table(text, "Section", "Says") for name in row[0].split(", ")}
+    runs = (ClassificationRun(), PoseRun(), SegmentationRun())
+    assert listed == {field.name for run in runs for field in fields(run) if is_dataclass(getattr(run, field.name))}

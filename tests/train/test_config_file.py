@@ -81,7 +81,7 @@ def test_what_a_file_leaves_out_takes_its_default() -> None:
         ({"task": "pose", "optim": {"lrr": 1}}, "unknown field optim.lrr; did you mean optim.lr?"),
         ({"task": "pose", "lr": 1}, "unknown field lr; did you mean optim.lr?"),
         ({"task": "pose", "data": {"lr_batch": 1}}, "unknown field data.lr_batch; did you mean optim.lr_batch?"),
-        ({"task": "pose", "shcedule": {}}, "unknown field shcedule; did you mean schedule?"),
+        ({"task": "pose", "scheduled": {}}, "unknown field scheduled; did you mean schedule?"),
         ({"task": "pose", "loss": {}}, "unknown field loss; a run has recipe, seed, model"),
         ({"task": "pose", "optim": 3}, "optim must be an object with fields of its own, got the whole number 3"),
         ({"task": "pose", "optim": {"lr": "fast"}}, "optim.lr must be a number, got the text 'fast'"),

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from hrformer.models.checkpoint import load_model
-from hrformer.train import loop
+from hrformer.train import run
 from hrformer.train.config import AnyRun, BatchConfig, ClassificationRun, LogConfig, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
 from hrformer.train.control import NonFiniteLoss
@@ -150,7 +150,7 @@ def test_sigterm_saves_and_stops(classification_run: ClassificationRun, tmp_path
 def test_non_finite_loss_names_update_rate_and_checkpoint(
     classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.task_for
+    real = run.task_for
 
     def broken(config: AnyRun) -> Any:
         task, seen = real(config), []
@@ -165,7 +165,7 @@ def test_non_finite_loss_names_update_rate_and_checkpoint(
         task.losses = at_the_fifth
         return task
 
-    monkeypatch.setattr(loop, "task_for", broken)
+    monkeypatch.setattr(run, "task_for", broken)
     with pytest.raises(NonFiniteLoss, match=r"not finite at update 4, learning rate .*checkpoints/last\.pt"):
         train(classification_run, tmp_path)
     state, content = read_state(checkpoint_path(tmp_path))

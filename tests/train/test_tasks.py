@@ -8,7 +8,7 @@ import torch
 
 from hrformer.data.sets import SegmentationSet
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.losses import pixel_cross_entropy
+from hrformer.losses import HardPixels, ohem_cross_entropy, pixel_cross_entropy
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationLoss, SegmentationRun
 from hrformer.train.tasks import CITYSCAPES_WEIGHTS, class_weights, require_same_names, task_for, zero_outside
 
@@ -58,7 +58,10 @@ def test_segmentation_loss_uses_weights_and_share(segmentation_run: Segmentation
     auxiliary = pixel_cross_entropy(logits, labels, task.weights)
     assert losses["loss"].item() == pytest.approx((main + 0.5 * auxiliary).item())
     # A head with one output, as HRNetV2's, has no auxiliary part.
-    assert task.losses(logits, {"mask": labels}).keys() == {"loss"}
+    assert task.losses(logits, {"mask": labels})["loss"].item() == pytest.approx(auxiliary.item())
+    hard = task_for(replace(config, loss=SegmentationLoss(ohem=True, hard=HardPixels(threshold=0.2, min_kept=5))))
+    wanted = ohem_cross_entropy(logits, labels, HardPixels(threshold=0.2, min_kept=5))
+    assert hard.losses(logits, {"mask": labels})["loss"].item() == pytest.approx(wanted.item())
 
 
 def test_pose_model_takes_the_joints_of_the_data(pose_run: PoseRun) -> None:

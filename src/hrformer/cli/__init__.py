@@ -5,16 +5,36 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
-from hrformer.cli.arguments import Command, ConvertArguments, ModelsArguments, PredictGroup
+from hrformer.cli.arguments import (
+    Command,
+    EvaluateArguments,
+    InspectArguments,
+    InspectDataArguments,
+    ModelsArguments,
+    PredictGroup,
+    TrainArguments,
+)
 from hrformer.cli.convert import run_convert
-from hrformer.cli.messages import note
+from hrformer.cli.evaluate import run_evaluate
+from hrformer.cli.inspect import run_inspect
+from hrformer.cli.messages import complain, note
 from hrformer.cli.models import run_models
 from hrformer.cli.predict import INTERRUPTED, run_predict
+from hrformer.cli.runs import RunCommand, parse_run
+from hrformer.cli.train import run_train
 
-DESCRIPTION = "HRFormer and HRNet: predictions on pictures, models and weights."
+DESCRIPTION = "HRFormer and HRNet: predictions on pictures, models and weights, training and evaluation."
+
+RUN_COMMANDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "train": (TrainArguments(), ()),
+    "eval": (EvaluateArguments(), ("data", "evaluation")),
+    "inspect data": (InspectDataArguments(), ()),
+}
+"""Commands about one run: their own options, and the sections of the run that they let be changed; none for all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,31 +47,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0; 1 if some inputs could not be read; 2 for wrong usage and every other error; 130 after Ctrl-C.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    # Looked for here because errors may come before the command is known.
+    debug = "--debug" in typed or os.environ.get("HRFORMER_DEBUG", "") not in ("", "0")
     try:
-        command = _parse(typed)
+        return _run(_parse(typed), typed)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    debug = os.environ.get("HRFORMER_DEBUG", "") not in ("", "0")
-    try:
-        if isinstance(command, PredictGroup):
-            debug = debug or command.task.debug
-            return run_predict(command.task, typed)
-        debug = debug or command.debug
-        return run_models(command) if isinstance(command, ModelsArguments) else run_convert(command)
     except KeyboardInterrupt:
         note("interrupted")
         return INTERRUPTED
     except Exception as error:
         if debug:
             raise
-        note(f"error: {_described(error)}")
+        complain(_described(error))
         return 2
 
 
-def _parse(typed: list[str]) -> PredictGroup | ModelsArguments | ConvertArguments:
+def _parse(typed: list[str]) -> Any:
+    # The fields of a run are known only with the run, so it is looked up before the rest is parsed.
+    for name, (options, sections) in RUN_COMMANDS.items():
+        words = len(name.split())
+        if " ".join(typed[:words]) == name and len(typed) > words and not typed[words].startswith("-"):
+            return parse_run(options, typed[words:], command=name, sections=sections)
     # Without prefixes the options read --out rather than --task.out.
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     return tyro.cli(Command, args=typed, prog="hrformer", description=DESCRIPTION, config=config)
+
+
+def _run(command: Any, typed: list[str]) -> int:
+    if isinstance(command, PredictGroup):
+        return run_predict(command.task, typed)
+    options = command.options if isinstance(command, RunCommand) else command
+    if isinstance(options, TrainArguments):
+        return run_train(command)
+    if isinstance(options, EvaluateArguments):
+        return run_evaluate(command)
+    if isinstance(options, InspectArguments | InspectDataArguments):
+        return run_inspect(command)
+    return run_models(options) if isinstance(options, ModelsArguments) else run_convert(options)
 
 
 def _described(error: Exception) -> str:
@@ -59,6 +92,6 @@ def _described(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     # DownloadError is a RuntimeError of ours; torch's own need the name to make sense.
-    if isinstance(error, ValueError | OSError) or type(error).__module__.startswith("hrformer."):
+    if isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("hrformer."):
         return str(error)
     return f"{type(error).__name__}: {error} (set HRFORMER_DEBUG=1 to see where)"

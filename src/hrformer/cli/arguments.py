@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
+from hrformer.data.sources import Split
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.models.model import BorderRule
 from hrformer.ops.resize import UpsampleMode
@@ -138,6 +139,83 @@ class ConvertArguments(General):
     """Pose: which published code decides about peaks beside the border."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments(General):
+    """Train a model. Without RECIPE: list the recipes; `hrformer train RECIPE --help` shows every field of the run."""
+
+    run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
+    """Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root and --optim.lr."""
+    out: Path | None = None
+    """Run directory. Default: runs/RECIPE; with --resume and a directory as RECIPE, that directory."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments(General):
+    """Score weights, or predictions in files, on a data set. Fields of the sections data and evaluation can be changed.
+
+    Prints the scores and writes them to scores.json, with protocol, weights' sha256, versions and date.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
+    """Recipe, JSON file of a run, or directory of a run: which data, and how it is tested."""
+    weights: str | None = None
+    """Name from `hrformer models`, or a weight file. Default: best.safetensors of the run directory."""
+    predictions: Path | None = None
+    """Score this instead of running a model: COCO results (JSON), a folder of masks, a table of classes (JSON or CSV),
+    or the folder of `hrformer predict`."""
+    split: Split = "val"
+    """Part of the set."""
+    out: Path = Path("evaluation")
+    """Folder for results; made if absent."""
+    bootstrap: int = 0
+    """Samples for 95 % confidence intervals, such as 1000; 0 for none."""
+    worst: int = 0
+    """List so many of the items with the lowest scores."""
+    limit: int | None = None
+    """Only the first so many items."""
+    submit: bool = False
+    """Write predictions for the set's test server instead of scoring them; the part may be without labels."""
+    server_ids: bool = False
+    """With --predictions: the masks hold the ids of the set's test server instead of class numbers."""
+    device: str | None = None
+    """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
+    workers: int | None = None
+    """Processes that read pictures ahead. Default: one per core, less one."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectDataArguments(General):
+    """Look through the data of a run before training on it.
+
+    Prints numbers, and what would break training with its fix; writes report.json and contact_sheet.jpg, a picture of
+    augmented samples with their labels. Exit code 1 if there are errors.
+    """
+
+    run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
+    """Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root."""
+    split: Split = "train"
+    """Part of the set. With train comes val, since training needs both; val and test are looked at alone."""
+    out: Path = Path("inspection")
+    """Folder for results; made if absent."""
+    limit: int | None = None
+    """Look at so many pictures of each part only, spread over it."""
+    samples: int = 24
+    """Augmented samples in the picture; 0 for no picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectArguments:
+    """Look at the data of a run: `hrformer inspect data RECIPE --data.root FOLDER`."""
+
+    what: Positional[Literal["data"]]
+    """What to look at."""
+    options: InspectDataArguments
+
+
 PredictCommand = (
     Annotated[PoseArguments, subcommand("pose")]
     | Annotated[SegmentArguments, subcommand("segment")]
@@ -156,4 +234,7 @@ Command = (
     Annotated[PredictGroup, subcommand("predict")]
     | Annotated[ModelsArguments, subcommand("models")]
     | Annotated[ConvertArguments, subcommand("convert")]
+    | Annotated[TrainArguments, subcommand("train")]
+    | Annotated[EvaluateArguments, subcommand("eval")]
+    | Annotated[InspectArguments, subcommand("inspect")]
 )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from hrformer.cli.arguments import ModelsArguments
 from hrformer.cli.complexity import DEFINITION, measure
-from hrformer.cli.messages import say
+from hrformer.cli.messages import say, wide_console
 from hrformer.cli.model_sizes import MEASURED
 from hrformer.models.model import TASKS
 from hrformer.models.registry import WeightEntry, list_weights
@@ -28,7 +27,7 @@ def run_models(arguments: ModelsArguments) -> int:
     models = [name for name in list_models() if _wanted(arguments.names, name)]
     if not models and not weights:
         raise ValueError(f"no model or weights match {' '.join(arguments.names)}; `hrformer models` lists all")
-    console = _console()
+    console = wide_console()
     if models:
         console.print(_model_table(models, weights, arguments.size))
         outputs = ", ".join(f"{task} {count}" for task, count in DEFAULT_CLASSES.items())
@@ -41,12 +40,6 @@ def run_models(arguments: ModelsArguments) -> int:
 
 def _wanted(patterns: Sequence[str], *names: str) -> bool:
     return not patterns or any(pattern in name for pattern in patterns for name in names)
-
-
-def _console() -> Console:
-    """As wide as the terminal; where there is none, wide enough for the tables in a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def _model_table(models: Sequence[str], weights: Sequence[WeightEntry], size: tuple[int, int] | None) -> Table:

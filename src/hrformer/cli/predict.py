@@ -138,7 +138,7 @@ def _recorded(arguments: PredictArguments) -> dict[str, Any]:
 
 def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any], output: OutputFolder) -> int:
     """Predict and write; returns the number of pictures done."""
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TextColumn("left:"), TimeRemainingColumn())
+    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left:"), TimeRemainingColumn())
     done = 0
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("pictures", total=len(files))
@@ -158,7 +158,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
     return done
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
     """Pictures per second."""
 
     def render(self, task: Task) -> Text:

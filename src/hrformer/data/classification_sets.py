@@ -26,6 +26,12 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
         DataError: there is no such part, or it is not as it should be.
         ImportError: a Hugging Face set without the package ``datasets``.
     """
+    opened = _opened(source, split)
+    opened.name = source.name or opened.name
+    return opened
+
+
+def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
     part = {"train": source.train, "val": source.val, "test": source.test}[split]
     if not part:
         raise DataError(f"{source.root}: the source names no {split} part; its field {split!r} is empty")

@@ -113,7 +113,7 @@ class CocoPeople(PoseSet):
         self.category_id: int = categories[0]["id"]
         self.annotations: Path | None = file if "annotations" in content else None
         self.image_ids: tuple[int, ...] = tuple(pictures.ids.tolist())
-        self.name = source.root.resolve().name
+        self.name = source.name or source.root.resolve().name
         ids = {category["id"] for category in categories}
         if detections is None and self.annotations is None:
             detections = source.detections

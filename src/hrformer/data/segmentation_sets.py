@@ -43,4 +43,6 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
     if source.format != "huggingface" and not source.root.is_dir():
         raise DataError(f"{source.root}: no such folder; it should hold a segmentation set ({source.format})")
-    return _READERS[source.format](source, split)
+    opened = _READERS[source.format](source, split)
+    opened.name = source.name or opened.name
+    return opened

@@ -30,6 +30,7 @@ class ClassificationSource:
     """Pictures with one class each.
 
     Attributes:
+        name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
@@ -45,6 +46,7 @@ class ClassificationSource:
         val_format: its layout, if another one.
     """
 
+    name: str = ""
     root: Path = Path()
     format: ClassificationFormat = "folders"
     train: str = "train"
@@ -62,6 +64,7 @@ class PoseSource:
     """Pictures with people, labelled in COCO's keypoint format. ``{split}`` in a path becomes train, val or test.
 
     Attributes:
+        name: of the set in results and cards; empty takes the folder's.
         root: folder of the set.
         train_annotations: file of the training part, relative to ``root``.
         val_annotations: of the validation part.
@@ -77,6 +80,7 @@ class PoseSource:
         skeleton: overrides all that the file says about joints.
     """
 
+    name: str = ""
     root: Path = Path()
     train_annotations: str = "annotations/person_keypoints_train2017.json"
     val_annotations: str = "annotations/person_keypoints_val2017.json"
@@ -96,6 +100,7 @@ class SegmentationSource:
     """Pictures with a class per pixel.
 
     Attributes:
+        name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
         format: layout, see the reader of that name. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
@@ -113,6 +118,7 @@ class SegmentationSource:
         mask_column: "huggingface": column of the masks.
     """
 
+    name: str = ""
     root: Path = Path()
     format: SegmentationFormat = "folders"
     train: str = "train"

@@ -21,11 +21,17 @@ from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.geometry.heatmaps import HeatmapCodec
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.losses import classification_cross_entropy, heatmap_mse, pixel_cross_entropy, segmentation_losses
+from hrformer.losses import (
+    classification_cross_entropy,
+    heatmap_mse,
+    ohem_cross_entropy,
+    pixel_cross_entropy,
+    segmentation_losses,
+)
 from hrformer.models.checkpoint import load_checkpoint
 from hrformer.models.download import resolve_weights
 from hrformer.models.load_report import LoadReport
-from hrformer.models.model import VisionModel
+from hrformer.models.model import BorderRule, VisionModel
 from hrformer.models.zoo import create_model
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
 
@@ -147,7 +153,11 @@ class PoseTask(TrainingTask[PoseRun]):
         name, options = self.config.model.name, model_options(self.config.model)
         model = create_model(name, "pose", num_keypoints=skeleton.num_keypoints, **options)
         spec = replace(model.info.input_spec, size=self.config.augment.size)
-        model.info = replace(model.info, skeleton=skeleton, dataset=self.train_set.name, input_spec=spec)
+        # Weights trained by mmpose's recipe are also decoded by its border rule.
+        decoder: BorderRule = "mmpose" if self.config.augment.style == "mmpose" else "official"
+        model.info = replace(
+            model.info, skeleton=skeleton, dataset=self.train_set.name, input_spec=spec, decoder=decoder
+        )
         return model
 
     def transform(self) -> Transform:
@@ -197,6 +207,8 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         loss, labels = self.config.loss, batch["mask"]
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
+            if loss.ohem:
+                return {"loss": ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)}
             return {"loss": pixel_cross_entropy(output, labels, weights, IGNORE)}
         auxiliary, main = output
         return segmentation_losses(

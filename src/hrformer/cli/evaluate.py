@@ -1,0 +1,259 @@
+"""``hrformer eval``: scores of weights, or of predictions in files, by the test protocol of a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hrformer.cli.arguments import EvaluateArguments
+from hrformer.cli.messages import note, process_number, say
+from hrformer.cli.runs import RunCommand, hinted
+from hrformer.cli.score_tables import show_scores
+from hrformer.data.classification_sets import open_classification
+from hrformer.data.loader import default_workers
+from hrformer.data.pose_sets import open_pose
+from hrformer.data.segmentation_sets import open_segmentation
+from hrformer.data.sets import ClassificationSet, DataError, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.sources import PoseSource, Split
+from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
+from hrformer.evaluate.processes import ALONE, Processes
+from hrformer.evaluate.protocols import Evaluation
+from hrformer.evaluate.submission import export_predictions
+from hrformer.models.checkpoint import load_model
+from hrformer.models.download import resolve_weights
+from hrformer.models.model import VisionModel
+from hrformer.models.weight_files import sha256_of, write_file
+from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
+from hrformer.train.config_file import to_dict
+from hrformer.train.distributed import processes
+from hrformer.train.versions import versions
+
+SCORES_FILE = "scores.json"
+BEST_WEIGHTS = "best.safetensors"
+
+_SERVER_SETS = ("cityscapes", "pascal_context", "coco_stuff_10k", "coco_stuff_164k", "ade20k")
+
+
+def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> int:
+    """Score, print and write ``scores.json``; or write the files of a test server.
+
+    Returns:
+        0.
+
+    Raises:
+        DataError: the data is not as it should be.
+        FileNotFoundError: there is no such weight file, or none with predictions.
+        ValueError: options that do not fit together, or weights that do not fit the data.
+    """
+    if isinstance(command, EvaluateArguments):
+        raise ValueError(
+            "name the recipe first: hrformer eval RECIPE --weights FILE [options]; `hrformer train` lists the recipes"
+        )
+    options, config = command.options, command.config
+    _check_options(options)
+    try:
+        if options.predictions is not None:
+            outcome, facts = _score_files(options, config), {"predictions": str(options.predictions)}
+        else:
+            with _group() as group:
+                found = _run_model(command, group)
+            if found is None:
+                return 0
+            outcome, facts = found
+    except DataError as error:
+        raise hinted(error, config) from error
+    if process_number() == 0:
+        _write_scores(command, outcome, facts)
+        show_scores(outcome)
+        say(f"scores: {options.out / SCORES_FILE}")
+    return 0
+
+
+def open_set(config: AnyRun, split: Split) -> ImageSet:
+    """The part of a run's data that is to be scored.
+
+    Raises:
+        DataError: it is not as it should be.
+    """
+    if isinstance(config, PoseRun):
+        protocol = config.evaluation
+        return open_pose(config.data, split, detections=protocol.detections, box_threshold=protocol.box_threshold)
+    if isinstance(config, SegmentationRun):
+        return open_segmentation(config.data, split)
+    return open_classification(config.data, split)
+
+
+def _check_options(options: EvaluateArguments) -> None:
+    for name in ("bootstrap", "worst"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"--{name} must not be negative, got {getattr(options, name)}")
+    for name in ("limit", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < (name == "limit"):
+            raise ValueError(f"--{name} must be at least {int(name == 'limit')}, got {value}")
+    if options.predictions is not None:
+        given = {"--weights": options.weights, "--submit": options.submit, "--limit": options.limit}
+        if both := [name for name, value in given.items() if value]:
+            raise ValueError(f"--predictions is scored without a model and as a whole: leave out {', '.join(both)}")
+    elif options.server_ids:
+        raise ValueError("--server-ids says what masks in files hold; it needs --predictions")
+
+
+def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tuple[Evaluation, dict[str, Any]] | None:
+    """Outcome, and facts about the weights; None where files for a test server were written instead."""
+    options, config = command.options, command.config
+    path, model = _load(command)
+    source = open_set(config, options.split)
+    device = _device(options.device)
+    shared: dict[str, Any] = {
+        "device": device,
+        "workers": default_workers(group.world_size) if options.workers is None else options.workers,
+        "precision": options.precision,
+        "processes": group,
+        "limit": options.limit,
+    }
+    note(f"{model.info.name} ({path}) on {source.name} {options.split}, {len(source)} items, {device}")
+    if options.submit:
+        with _progress() as progress:
+            written = export_predictions(
+                model, source, config.evaluation, options.out, dataset=server_set(config), progress=progress, **shared
+            )
+        say(f"predictions: {written}")
+        return None
+    with _progress() as progress:
+        outcome = evaluate(
+            model,
+            source,
+            config.evaluation,
+            bootstrap=options.bootstrap,
+            worst=options.worst,
+            progress=progress,
+            **shared,
+        )
+    return outcome, {
+        "weights": str(path),
+        "sha256": sha256_of(path),
+        "model": model.info.name,
+        "input": model.info.input_spec.to_dict(),
+        "precision": options.precision,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "processes": group.world_size,
+    }
+
+
+def _load(command: RunCommand[EvaluateArguments]) -> tuple[Path, VisionModel]:
+    name = command.options.weights
+    if name is None:
+        if command.folder is None or not (command.folder / BEST_WEIGHTS).is_file():
+            raise ValueError(
+                "give --weights, a file or a name from `hrformer models`; only the directory of a run that has "
+                f"validated once holds its own, {BEST_WEIGHTS}"
+            )
+        name = str(command.folder / BEST_WEIGHTS)
+    path, published = resolve_weights(name)
+    model, report = load_model(path, published=published)
+    for setting, text in report.assumed.items():
+        note(f"assumed: {setting} {text}")
+    return path, model
+
+
+def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
+    """Score predictions that lie in files."""
+    assert options.predictions is not None
+    settings: dict[str, Any] = {"bootstrap": options.bootstrap}
+    source = open_set(config, options.split)
+    if isinstance(source, PoseSet) and isinstance(config, PoseRun):
+        annotations = annotation_file(config.data, options.split)
+        protocol = config.evaluation
+        return evaluate_keypoint_file(
+            options.predictions, annotations, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
+        )
+    if isinstance(source, SegmentationSet):
+        dataset = server_set(config) if options.server_ids else ""
+        if options.server_ids and not dataset:
+            raise ValueError(f"--server-ids: {source.name} has no test server; known are {', '.join(_SERVER_SETS)}")
+        with _progress() as progress:
+            return evaluate_masks(
+                options.predictions, source, dataset=dataset, worst=options.worst, progress=progress, **settings
+            )
+    assert isinstance(source, ClassificationSet)
+    return evaluate_class_file(options.predictions, source, worst=options.worst, **settings)
+
+
+def annotation_file(source: PoseSource, split: Split) -> Path:
+    """Where the labels of a part lie."""
+    return source.root / str(getattr(source, f"{split}_annotations")).replace("{split}", split)
+
+
+def server_set(config: AnyRun) -> str:
+    """Set whose test server decides about the ids in masks; empty where there is none."""
+    if not isinstance(config, SegmentationRun):
+        return ""
+    name = config.data.dataset if config.data.format == "official" else config.data.format
+    return name if name in _SERVER_SETS else ""
+
+
+def _device(name: str | None) -> torch.device:
+    if name is not None:
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def _group() -> Iterator[Processes]:
+    """The processes that a launcher such as torchrun started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    # Only small Python objects are exchanged, at the end, and the model may be anywhere.
+    dist.init_process_group("gloo")
+    try:
+        yield processes() or ALONE
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A bar on standard error, moved by a function of the items done and of all."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, quiet=process_number() > 0)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("items", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _write_scores(command: RunCommand[EvaluateArguments], outcome: Evaluation, facts: dict[str, Any]) -> None:
+    options, settings = command.options, to_dict(command.config)
+    content = {
+        "recipe": command.config.recipe or options.run,
+        "task": outcome.task,
+        "main": outcome.main,
+        "scores": outcome.scores,
+        "intervals": {name: list(ends) for name, ends in outcome.intervals.items()},
+        "confidence": outcome.confidence,
+        "items": outcome.items,
+        "seconds": round(outcome.seconds, 3),
+        "worst": [{"file": one.file, "index": one.index, "score": one.score} for one in outcome.worst],
+        "split": options.split,
+        "limit": options.limit,
+        "bootstrap": options.bootstrap,
+        "data": settings["data"],
+        "protocol": settings["evaluation"],
+        **facts,
+        "versions": versions(),
+    }
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_file(options.out / SCORES_FILE, lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,0 +1,261 @@
+"""``hrformer inspect data``: a report of what would break training, and a picture of augmented samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from hrformer.cli.arguments import InspectArguments, InspectDataArguments
+from hrformer.cli.inspect_report import print_report
+from hrformer.cli.messages import say
+from hrformer.cli.predict import Rate
+from hrformer.cli.runs import RunCommand
+from hrformer.data.classification_sets import open_classification
+from hrformer.data.inspection.annotations import annotation_file, check_annotations
+from hrformer.data.inspection.parts import Part, compare
+from hrformer.data.inspection.report import Finding, Report, counted, sorted_findings
+from hrformer.data.inspection.samples import draw_samples
+from hrformer.data.loader import Transform, default_workers
+from hrformer.data.pose_sets import open_pose
+from hrformer.data.segmentation_sets import open_segmentation
+from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet
+from hrformer.data.sources import Split
+from hrformer.data.transforms.classification import BatchMixer, TrainClassification
+from hrformer.data.transforms.pose import TrainPose
+from hrformer.data.transforms.segmentation import TrainSegmentation
+from hrformer.data.transforms.settings import ClassificationAugment
+from hrformer.geometry.heatmaps import HeatmapCodec
+from hrformer.predict.files import write_json, write_picture
+from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
+
+REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
+
+TASKS: Mapping[type[RunConfig], str] = {
+    ClassificationRun: "classification",
+    PoseRun: "pose",
+    SegmentationRun: "segmentation",
+}
+
+Progress = Callable[[str, int, int], object]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) -> int:
+    """Inspect, print and write.
+
+    Returns:
+        0; 1 if something would break the training.
+
+    Raises:
+        ValueError: no run is named, or an option is out of range.
+        OSError: the results cannot be written.
+    """
+    if isinstance(command, InspectArguments):
+        raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
+    options = command.options
+    # OpenCV's own remarks on broken files would tear the progress bar; the findings name them.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    with _bars() as progress:
+        report = inspect_data(
+            command.config,
+            options.split,
+            options.out,
+            limit=options.limit,
+            samples=options.samples,
+            seed=command.config.seed,
+            progress=progress,
+        )
+    print_report(report)
+    say(f"{counted(report.errors, 'error')}, {counted(len(report.findings) - report.errors, 'warning')}")
+    sheet = options.out / SHEET_FILE
+    say(f"report: {options.out / REPORT_FILE}" + (f"; samples: {sheet}" if sheet.exists() else ""))
+    return 1 if report.errors else 0
+
+
+def inspect_data(
+    config: AnyRun,
+    split: Split,
+    out: Path,
+    *,
+    limit: int | None = None,
+    samples: int = 24,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Look through the data of a run and write ``report.json`` and ``contact_sheet.jpg``.
+
+    With the training part comes the validation part, since both are needed for training; "val" and "test" are looked at
+    alone.
+
+    Args:
+        config: of the run.
+        split: part of the set.
+        out: folder to write to, made if absent.
+        limit: look at so many pictures of each part only, spread over it.
+        samples: augmented samples on the sheet; 0 for no sheet.
+        seed: of choice and augmentation of the samples.
+        progress: told how far it is.
+
+    Raises:
+        ValueError: ``limit`` or ``samples`` is out of range, or a setting of the augmentation.
+        OSError: the results cannot be written.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {limit}")
+    if samples < 0:
+        raise ValueError(f"--samples must not be negative, got {samples}")
+    findings: list[Finding] = []
+    parts: list[Part] = []
+    statistics: dict[str, dict[str, object]] = {}
+    wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
+    for name in wanted:
+        numbers = _annotations(config, name, findings)
+        part = _part(config, name, findings)
+        if part is not None:
+            part.look_through(limit=limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures"))
+            findings += part.findings()
+            statistics[name] = part.statistics() | numbers
+            parts.append(part)
+    if len(parts) == 2:
+        findings += compare(*parts)
+    findings += _about_run(config, parts)
+    sheet = out / SHEET_FILE
+    sheet.unlink(missing_ok=True)
+    if samples and parts and parts[0].split == split and parts[0].labelled:
+        findings += _draw(config, parts[0], sheet, samples, seed, progress)
+    report = Report(
+        data=parts[0].source.name if parts else "",
+        task=TASKS[type(config)],
+        findings=sorted_findings(findings),
+        statistics=statistics,
+    )
+    write_json(out / REPORT_FILE, report.to_dict())
+    return report
+
+
+def open_part(config: AnyRun, split: Split) -> ImageSet:
+    """Open one part of a run's data.
+
+    Raises:
+        ValueError: it is not as it should be.
+    """
+    if isinstance(config, ClassificationRun):
+        return open_classification(config.data, split)
+    if isinstance(config, PoseRun):
+        return open_pose(config.data, split)
+    return open_segmentation(config.data, split)
+
+
+def training_transform(config: AnyRun, source: ImageSet) -> Transform:
+    """The augmentation of a run."""
+    if isinstance(config, ClassificationRun):
+        return TrainClassification(config.augment)
+    if isinstance(config, PoseRun):
+        assert isinstance(source, PoseSet)
+        codec = HeatmapCodec(input_size=config.augment.size, sigma=config.augment.sigma)
+        return TrainPose(config.augment, source.skeleton, codec)
+    return TrainSegmentation(config.augment)
+
+
+def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[str, Any]:
+    """Pose: what is odd in the annotation file itself, and numbers about it."""
+    file = annotation_file(config.data, split) if isinstance(config, PoseRun) else None
+    if file is None:
+        return {}
+    found, numbers = check_annotations(file, split)
+    findings += found
+    return numbers
+
+
+def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
+    """An opened part; None, and a finding, if that fails."""
+    try:
+        source = open_part(config, split)
+        return Part(
+            source,
+            split,
+            crop=config.augment.size,
+            # Small pictures are enlarged on purpose there.
+            may_enlarge=isinstance(config, ClassificationRun) and config.augment.crop == "padded",
+            short_side=config.augment.short_side if isinstance(config, SegmentationRun) else None,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        fix = "put this right and inspect again, since nothing else could be looked at in this part"
+        if config.data.root == DATA_ROOT:
+            fix = "say where the data lies: --data.root FOLDER"
+        findings.append(Finding(severity="error", kind="open", split=split, what=str(error), fix=fix))
+        return None
+
+
+def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
+    """What fits neither the data nor the run alone."""
+    train = next((part for part in parts if part.split == "train"), None)
+    if train is not None and len(train.source) < config.batch.total:
+        what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
+        fix = f"take smaller batches: --batch.total {len(train.source)} at most"
+        yield Finding(severity="error", kind="batch", split="train", what=what, fix=fix)
+    if isinstance(config, PoseRun) and config.evaluation.detections is not None:
+        try:
+            open_pose(config.data, "val", detections=config.evaluation.detections)
+        except (ValueError, OSError) as error:
+            fix = "correct --evaluation.detections, or leave it out to validate on labelled boxes"
+            yield Finding(severity="error", kind="detections", split="val", what=str(error), fix=fix)
+
+
+def _draw(
+    config: AnyRun, part: Part, file: Path, samples: int, seed: int, progress: Progress | None
+) -> Iterable[Finding]:
+    """Write the sheet; what went wrong."""
+    source, mixer = part.source, None
+    if isinstance(config, ClassificationRun) and isinstance(source, ClassificationSet) and _mixes(config.augment):
+        mixer = BatchMixer(config.augment, len(source.classes))
+    sheet, findings = draw_samples(
+        source,
+        training_transform(config, source),
+        f"{source.name}, {part.split}" + (f", recipe {config.recipe}" if config.recipe else ""),
+        samples=samples,
+        seed=seed,
+        split=part.split,
+        avoid=part.unusable,
+        mixer=mixer,
+        progress=_stage(progress, "samples"),
+    )
+    if sheet is not None:
+        write_picture(file, sheet)
+    return findings
+
+
+def _mixes(augment: ClassificationAugment) -> bool:
+    return max(augment.erasing, augment.mixup, augment.cutmix) > 0
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """A bar on standard error for each thing that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            # Not before there is something to show, so that early errors stand alone.
+            bars.start()
+            tasks[name] = bars.add_task(name, total=total)
+        bars.update(tasks[name], completed=done)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bars.stop()
+
+
+def _stage(progress: Progress | None, name: str) -> Callable[[int, int], object] | None:
+    return None if progress is None else lambda done, total: progress(name, done, total)

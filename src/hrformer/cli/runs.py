@@ -1,0 +1,134 @@
+"""From ``RECIPE --section.field value ...`` to a typed run: the values of a recipe or a file, the typed ones on top."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from hrformer.data.sets import DataError
+from hrformer.recipes.catalogue import RECIPES, find_recipe
+from hrformer.train.config import DATA_ROOT, AnyRun
+from hrformer.train.config_file import read_config
+from hrformer.train.config_rules import ALTERNATIVES, check
+
+CONFIG_FILE = "config.json"
+"""Where a run directory keeps its configuration."""
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(Generic[Options]):
+    """A command about one run.
+
+    Attributes:
+        options: of the command itself.
+        config: the run, checked.
+        folder: of the run, where it was named by its directory or the file in there.
+    """
+
+    options: Options
+    config: AnyRun
+    folder: Path | None = None
+
+
+def parse_run(
+    options: Options, typed: Sequence[str], *, command: str, sections: Sequence[str] = ()
+) -> RunCommand[Options]:
+    """Parse a command line whose first word names a run.
+
+    Args:
+        options: the command's own options at their defaults; a dataclass whose positional field takes the first word.
+        typed: what stands behind the command's name; the first word is no option.
+        command: its name, for help and messages.
+        sections: parts of the run that may be changed; empty for all.
+
+    Raises:
+        SystemExit: after help (0), or for an option that is unknown or ill-typed (2), which tyro has explained.
+        ValueError: no such recipe or file, or fields that do not go together.
+        OSError: the file cannot be read.
+    """
+    name = typed[0]
+    config, folder = find_run(name)
+    changeable: dict[str, Any] = {part: getattr(config, part) for part in sections} or {"config": config}
+    # An empty name leaves the prefix out: --optim.lr, not --config.optim.lr.
+    members = [("options", Annotated[type(options), tyro.conf.arg(name="")])] + [
+        (part, Annotated[type(value), tyro.conf.arg(name=part if sections else "")])
+        for part, value in changeable.items()
+    ]
+    both = make_dataclass("both", members, kw_only=True)
+    result = tyro.cli(
+        both,
+        args=list(typed),
+        default=both(options=options, **changeable),
+        prog=f"hrformer {command} {name}",
+        description=_described(name, config),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    found = {part: getattr(result, part) for part in changeable}
+    chosen = _settled(found["config"], config) if not sections else replace(config, **found)
+    check(chosen)
+    return RunCommand(options=result.options, config=chosen, folder=folder)
+
+
+def find_run(name: str) -> tuple[AnyRun, Path | None]:
+    """Run of this name.
+
+    Args:
+        name: of a recipe, of a JSON file that ``config_file`` reads, or of a run directory.
+
+    Returns:
+        The run, and its directory where it has one.
+
+    Raises:
+        ValueError: there is none, or the file is not one of a run; the message names recipes spelt alike.
+        OSError: the file cannot be read.
+    """
+    path = Path(name)
+    if name in RECIPES:
+        return find_recipe(name)(), None
+    if path.is_dir():
+        if not (path / CONFIG_FILE).is_file():
+            raise ValueError(f"{name} is neither a recipe nor the directory of a run: it holds no {CONFIG_FILE}")
+        return read_config(path / CONFIG_FILE), path
+    if path.suffix == ".json":
+        return read_config(path), path.parent if path.name == CONFIG_FILE else None
+    return find_recipe(name)(), None
+
+
+def hinted(error: DataError, config: AnyRun) -> DataError:
+    """The error, with a hint where nobody said where the data is."""
+    if config.data.root != DATA_ROOT:
+        return error
+    return DataError(f"{error} (there is no --data.root, so the data was looked for in the current folder)")
+
+
+def _described(name: str, config: AnyRun) -> str:
+    """What help says about the run."""
+    return (inspect.getdoc(RECIPES[name]) if name in RECIPES else inspect.getdoc(type(config))) or ""
+
+
+def _settled(config: AnyRun, before: AnyRun) -> AnyRun:
+    """Give way to the one of two alternatives that was typed: ``--schedule.updates`` ends the recipe's ``epochs``."""
+    for pair in ALTERNATIVES:
+        new, old = [_get(config, name) for name in pair], [_get(before, name) for name in pair]
+        changed = [value != was for value, was in zip(new, old, strict=True)]
+        if all(value > 0 for value in new) and changed.count(True) == 1:
+            config = _with(config, pair[changed.index(False)], 0)
+    return config
+
+
+def _get(config: AnyRun, name: str) -> Any:
+    section, _, field = name.rpartition(".")
+    return getattr(getattr(config, section) if section else config, field)
+
+
+def _with(config: AnyRun, name: str, value: Any) -> AnyRun:
+    section, _, field = name.rpartition(".")
+    changes = {section: replace(getattr(config, section), **{field: value})} if section else {field: value}
+    return replace(config, **changes)

@@ -1,0 +1,75 @@
+"""``hrformer train``: a recipe, or a saved configuration, to a folder with weights."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.table import Table
+
+from hrformer.cli.arguments import TrainArguments
+from hrformer.cli.messages import note, say, wide_console
+from hrformer.cli.runs import RunCommand, hinted
+from hrformer.data.sets import DataError
+from hrformer.recipes.catalogue import list_recipes, recipe_facts
+from hrformer.train.loop import train
+
+INTERRUPTED = 130
+"""Exit code of a run that was stopped by a signal and can go on."""
+
+RUNS = Path("runs")
+"""Where runs go that are given no ``--out``."""
+
+
+def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
+    """Train, or list the recipes where none is named.
+
+    Returns:
+        0; 130 if a signal ended the run before its time.
+
+    Raises:
+        DataError: the data is not as it should be.
+        ImportError: accelerate is not installed.
+        ValueError: see ``hrformer.train.loop.train``.
+    """
+    if isinstance(command, TrainArguments):
+        if command.out is not None or command.resume:
+            raise ValueError("name the recipe first: hrformer train RECIPE [options]; `hrformer train` lists them")
+        show_recipes()
+        return 0
+    out = run_folder(command)
+    try:
+        result = train(command.config, out, resume=command.options.resume)
+    except DataError as error:
+        raise hinted(error, command.config) from error
+    if result.interrupted:
+        note(f"stopped by {result.interrupted} after {result.update} updates")
+        note(f"to go on: {shlex.join(['hrformer', 'train', str(out), '--resume'])}")
+        return INTERRUPTED
+    if result.best is not None:
+        say(f"best {result.main}: {result.best:.4f}, after {result.best_update} updates")
+    say(f"weights: {out / 'best.safetensors'}; summary: {out / 'summary.html'}")
+    return 0
+
+
+def run_folder(command: RunCommand[TrainArguments]) -> Path:
+    """Where the run goes: ``--out``, the directory that is to be resumed, or a folder named like the recipe."""
+    options = command.options
+    if options.out is not None:
+        return options.out
+    if options.resume and command.folder is not None:
+        return command.folder
+    return RUNS / (command.config.recipe or Path(options.run).stem)
+
+
+def show_recipes() -> None:
+    """Print all recipes."""
+    table = Table(title="Recipes", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    for title in ("task", "what it trains", "score"):
+        table.add_column(title)
+    for name in list_recipes():
+        facts = recipe_facts(name)
+        table.add_row(name, facts.task, facts.title, facts.score)
+    wide_console().print(table)
+    say("Start one with `hrformer train NAME --data.root FOLDER`; `hrformer train NAME --help` shows every field.")

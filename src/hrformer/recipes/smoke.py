@@ -1,0 +1,102 @@
+"""One short run per task on the small sets, for a processor: long enough that a model that works clears its range.
+
+``--data.root`` as in ``small_sets``.
+"""
+
+from __future__ import annotations
+
+from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
+from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
+from hrformer.recipes.small_sets import CAMVID, CIFAR10_5K, LSPET
+from hrformer.train.config import (
+    BatchConfig,
+    ClassificationRun,
+    LogConfig,
+    ModelConfig,
+    OptimConfig,
+    PoseRun,
+    RuntimeConfig,
+    ScheduleConfig,
+    SegmentationLoss,
+    SegmentationRun,
+)
+
+_RUNTIME = RuntimeConfig(cpu=True, workers=0, threads=1)
+_LOG = LogConfig(every_updates=20, trackers=(), pictures=4)
+
+
+def smoke_classification() -> ClassificationRun:
+    """HRFormer-nano on 5,000 pictures of CIFAR-10 at 32 x 32.
+
+    Command: ``hrformer train smoke_classification --data.root DATA``
+    Hardware: one processor core.
+    Time: not measured yet.
+    Score: not measured yet.
+    """
+    return ClassificationRun(
+        recipe="smoke_classification",
+        model=ModelConfig(name="hrformer_nano", head_planes=8, head_width=256),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.05, exempt="classification", clip_norm=5.0),
+        schedule=ScheduleConfig(kind="cosine", updates=150, warmup_updates=15),
+        batch=BatchConfig(total=64),
+        runtime=_RUNTIME,
+        log=_LOG,
+        validate_epochs=0,
+        validate_updates=150,
+        data=CIFAR10_5K,
+        augment=ClassificationAugment(
+            size=(32, 32), crop="padded", auto_augment="", erasing=0, mixup=0, cutmix=0, label_smoothing=0.1
+        ),
+    )
+
+
+def smoke_pose() -> PoseRun:
+    """The bundled HRFormer-nano of sports poses, trained on for a minute.
+
+    Command: ``hrformer train smoke_pose --data.root DATA``
+    Hardware: one processor core.
+    Time: not measured yet.
+    Score: not measured yet.
+
+    Poses cannot be learnt in a minute: the mean pose scores 4 %. A model, a loss or an augmentation that is broken
+    spoils these weights within a few updates.
+    """
+    return PoseRun(
+        recipe="smoke_pose",
+        model=ModelConfig(name="hrformer_nano", init="hrformer_nano_lspet"),
+        optim=OptimConfig(lr=5e-4, weight_decay=0.01, exempt="pose"),
+        schedule=ScheduleConfig(kind="cosine", updates=40, warmup_updates=5),
+        batch=BatchConfig(total=16),
+        runtime=_RUNTIME,
+        log=_LOG,
+        validate_epochs=0,
+        validate_updates=40,
+        data=LSPET,
+        augment=PoseAugment(size=(128, 128), sigma=1.8, shift_once=False, half_body=0.0, scale=0.25, rotation=45.0),
+        evaluation=PoseProtocol(score="pck", flip=False),
+    )
+
+
+def smoke_segmentation() -> SegmentationRun:
+    """HRFormer-nano with a small OCR head on CamVid at a third of its size.
+
+    Command: ``hrformer train smoke_segmentation --data.root DATA``
+    Hardware: one processor core.
+    Time: not measured yet.
+    Score: not measured yet.
+    """
+    return SegmentationRun(
+        recipe="smoke_segmentation",
+        model=ModelConfig(name="hrformer_nano", ocr_channels=32, ocr_key_channels=16),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.01, exempt="segmentation", clip_norm=5.0),
+        schedule=ScheduleConfig(kind="poly", updates=100, warmup_updates=10),
+        batch=BatchConfig(total=8),
+        runtime=_RUNTIME,
+        log=_LOG,
+        validate_epochs=0,
+        validate_updates=100,
+        data=CAMVID,
+        augment=SegmentationAugment(size=(120, 160), short_side=120, scale=(1.0, 1.5), aspect=(1.0, 1.0)),
+        loss=SegmentationLoss(class_weights="balanced"),
+        evaluation=SegmentationProtocol(short_side=120),
+    )

@@ -1,0 +1,223 @@
+"""What a run consists of: data, model, optimiser, state and journal, made from its configuration or a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from hrformer.data.loader import LoaderDataset, batches_of, to_device
+from hrformer.data.order import Key, TrainOrder
+from hrformer.evaluate.protocols import Evaluation
+from hrformer.models.checkpoint import save_checkpoint
+from hrformer.models.model import VisionModel
+from hrformer.models.trunk import HighResolutionTrunk
+from hrformer.train.config import AnyRun
+from hrformer.train.config_file import to_dict, write_config
+from hrformer.train.control import LossWindow, average
+from hrformer.train.distributed import processes, share_batch_norm
+from hrformer.train.journal import Journal
+from hrformer.train.machine import BuffersKept, Machine, find_batch_size
+from hrformer.train.optim import (
+    freeze,
+    make_optimizer,
+    parameter_groups,
+    set_training,
+    total_updates,
+)
+from hrformer.train.state import (
+    BEST,
+    TrainState,
+    check_same_run,
+    checkpoint_path,
+    keep_as,
+    read_state,
+    save_state,
+)
+from hrformer.train.tasks import task_for
+from hrformer.train.versions import write_versions
+
+FREE_TO_CHANGE = ("data.root", "data.val_root", "runtime.", "save.", "log.", "batch.per_device", "recipe")
+"""Settings that a resumed run may change; all others would make it another run."""
+
+
+class Run:
+    """One run, ready for its next update: new, or taken up from ``checkpoints/last.pt``.
+
+    Args:
+        config: what to do.
+        out: run directory.
+        machine: the processes it has.
+        resume: whether ``out`` may hold a run already.
+
+    Raises:
+        ValueError: see :func:`hrformer.train.loop.train`.
+    """
+
+    def __init__(self, config: AnyRun, out: Path, machine: Machine, *, resume: bool) -> None:
+        self.config, self.out, self.machine = config, out, machine
+        last = checkpoint_path(out)
+        if last.exists() and not resume:
+            raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
+        self.task = task_for(config)
+        torch.manual_seed(config.seed)
+        model, self.loaded = self.task.build()
+        self.frozen = freeze(model, config.model.frozen)
+        self.spec = model.info.input_spec
+        self.groups = parameter_groups(model, config.optim)
+        model = self._placed(model)
+        self.order = self._order(model)
+        self.per_epoch = self.order.updates_per_epoch
+        if config.runtime.sync_bn and machine.world_size > 1:
+            model = cast(VisionModel, share_batch_norm(model, machine.device))
+        self.ema = machine.average_of(model, config.ema_decay)
+        # FSDP leaves no whole model behind; this one gets the weights that are written to files.
+        self.shell = copy.deepcopy(model).cpu() if machine.sharded else None
+        self.total = total_updates(config.schedule, self.per_epoch)
+        self.model, self.optimizer = machine.prepare(model, make_optimizer(self.groups, config.optim))
+        self.plain: VisionModel = machine.unwrap(self.model)
+        self.state = TrainState()
+        self.resumed = last.exists()
+        if self.resumed:
+            self._restore(last)
+        self.window = LossWindow(machine.device, self.state.window)
+        self.journal = self._journal()
+        self.main = ""
+        self.evaluation: Evaluation | None = None
+
+    def _placed(self, model: VisionModel) -> VisionModel:
+        runtime, machine = self.config.runtime, self.machine
+        if runtime.gradient_checkpointing:
+            if not isinstance(model.backbone, HighResolutionTrunk):
+                raise ValueError(f"runtime.gradient_checkpointing: {model.info.name} cannot recompute its activations")
+            model.backbone.set_grad_checkpointing(True)
+        if runtime.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        model = model.to(machine.device)
+        if runtime.compile:
+            model.compile()
+        return model
+
+    def _order(self, model: VisionModel) -> TrainOrder:
+        batch, machine = self.config.batch, self.machine
+        share = batch.total // machine.world_size
+        size = batch.per_device
+        if not size:
+            size = find_batch_size(share, lambda count: self._probe(model, count), machine.device)
+            group = processes()
+            size = min(group.gather(size)) if group else size
+        return TrainOrder(
+            num_items=len(self.task.train_set),
+            batch_size=batch.total,
+            world_size=machine.world_size,
+            rank=machine.rank,
+            parts=max(-(-share // size), 1),
+            seed=self.config.seed,
+        )
+
+    def _probe(self, model: VisionModel, count: int) -> None:
+        """One forward and backward pass with so many items, to see whether they fit into memory."""
+        items = LoaderDataset(self.task.train_set, self.task.transform(), self.config.seed)
+        batch = next(batches_of(items, [[Key(0, 0)] * count]))
+        batch = self.task.prepare(to_device(batch, self.machine.device), self.spec)
+        set_training(model, self.frozen)
+        # Adam's two moments will need as much memory as the gradients, twice.
+        moments = [torch.empty_like(p) for p in model.parameters() if p.requires_grad for _ in range(2)]
+        with BuffersKept(model), self.machine.autocast():
+            self.task.losses(model(batch["image"]), batch)["loss"].backward()
+        model.zero_grad(set_to_none=True)
+        del moments
+
+    def _journal(self) -> Journal:
+        config, machine = self.config, self.machine
+        if machine.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_config(config, self.out / "config.json")
+            write_versions(self.out)
+        return Journal(
+            self.out,
+            self.total,
+            config.batch.total,
+            main=machine.main,
+            first_update=self.state.update,
+            every=config.log.every_updates,
+            trackers=config.log.trackers,
+            config=to_dict(config),
+            accelerator=machine.accelerator,
+        )
+
+    def model_to_keep(self) -> VisionModel:
+        """The model that is validated and kept: the averaged one where there is one."""
+        return self.ema.module if self.ema is not None else self.plain
+
+    def window_of_all(self) -> dict[str, float]:
+        """Sums of the losses since the last line of the log, averaged over the processes."""
+        group, sums = processes(), self.window.sums()
+        return average(group.gather(sums)) if group else sums
+
+    def write_weights(self, name: str, evaluation: Evaluation | None) -> None:
+        """Write the model for ``hrformer.load``; every process must take part."""
+        facts = {} if evaluation is None else {"score": f"{evaluation.main} {evaluation.value:.4f} on val"}
+        facts["recipe"] = f"{self.config.recipe}, update {self.state.update} of {self.total}"
+        model = self.model_to_keep()
+        if self.shell is not None:
+            weights, _ = self.machine.state_dicts(self.model, self.optimizer)
+            model = self.shell
+            if self.machine.main:
+                model.load_state_dict(weights)
+        if self.machine.main:
+            save_checkpoint(model, self.out / name, metadata=facts)
+
+    def save(self) -> None:
+        """Write the checkpoint, and keep it under other names where that is due; every process must take part."""
+        machine, state = self.machine, self.state
+        state.window = self.window_of_all()
+        model, optimizer = machine.state_dicts(self.model, self.optimizer)
+        if machine.main:
+            ema = None if self.ema is None else self.ema.module.state_dict()
+            save_state(
+                self.out,
+                state,
+                config=to_dict(self.config),
+                model=model,
+                optimizer=optimizer,
+                ema=ema,
+                scaler=machine.scaler_state(),
+            )
+            if state.best_update == state.update:
+                keep_as(self.out, BEST)
+            every = self.config.save.keep_every
+            if every and state.last_validation == state.update and state.validations % every == 0:
+                keep_as(self.out, f"update_{state.update}.pt")
+        machine.wait()
+
+    def _restore(self, path: Path) -> None:
+        self.state, content = read_state(path)
+        check_same_run(content["config"], to_dict(self.config), FREE_TO_CHANGE)
+        self.machine.load_state_dicts(self.model, self.optimizer, content["model"], content["optimizer"])
+        self.machine.load_scaler_state(content["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(content["ema"])
+
+    def introduce(self) -> None:
+        """Tell the journal what is about to happen."""
+        task, order, machine = self.task, self.order, self.machine
+        parameters = sum(p.numel() for group in self.groups for p in group["params"])
+        self.journal.start(
+            resumed=self.resumed,
+            model=self.plain.info.name,
+            trained_parameters=parameters,
+            train_items=len(task.train_set),
+            val_items=len(task.val_set),
+            updates=self.total,
+            updates_per_epoch=self.per_epoch,
+            batch=self.config.batch.total,
+            parts=order.parts,
+            processes=machine.world_size,
+            device=str(machine.device),
+            precision=self.config.runtime.precision,
+        )
+        if self.loaded is not None and not self.resumed:
+            self.journal.note(str(self.loaded))
