@@ -78,25 +78,29 @@ def smoke_pose() -> PoseRun:
 
 
 def smoke_segmentation() -> SegmentationRun:
-    """HRFormer-nano with a small OCR head on CamVid at a third of its size.
+    """The bundled HRFormer-nano of CamVid, trained on for a minute.
 
     Command: ``hrformer train smoke_segmentation --data.root DATA``
     Hardware: one processor core.
     Time: not measured yet.
     Score: not measured yet.
+
+    From fresh weights a minute is enough for 18 %, little more than the most frequent class at each position scores.
     """
     return SegmentationRun(
         recipe="smoke_segmentation",
-        model=ModelConfig(name="hrformer_nano", ocr_channels=32, ocr_key_channels=16),
-        optim=OptimConfig(lr=3e-3, weight_decay=0.01, exempt="segmentation", clip_norm=5.0),
-        schedule=ScheduleConfig(kind="poly", updates=100, warmup_updates=10),
-        batch=BatchConfig(total=8),
+        model=ModelConfig(
+            name="hrformer_nano", init="hrformer_nano_camvid", ocr_channels=64, ocr_key_channels=32, drop_path_rate=0.0
+        ),
+        optim=OptimConfig(lr=5e-4, weight_decay=0.01, exempt="segmentation"),
+        schedule=ScheduleConfig(kind="poly", updates=40, warmup_updates=5),
+        batch=BatchConfig(total=4),
         runtime=_RUNTIME,
         log=_LOG,
         validate_epochs=0,
-        validate_updates=100,
+        validate_updates=40,
         data=CAMVID,
-        augment=SegmentationAugment(size=(120, 160), short_side=120, scale=(1.0, 1.5), aspect=(1.0, 1.0)),
+        augment=SegmentationAugment(size=(180, 240), short_side=180, scale=(1.0, 2.0), contrast=0.3),
         loss=SegmentationLoss(class_weights="balanced"),
-        evaluation=SegmentationProtocol(short_side=120),
+        evaluation=SegmentationProtocol(short_side=180),
     )
