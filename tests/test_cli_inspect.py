@@ -41,7 +41,7 @@ def test_sound_set(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, report = inspect("cifar10_5k_tiny", *CLASSES, "--batch.total", "4", "--samples", "5")
     said = capfd.readouterr()
     assert code == 0
-    assert (report["data"], report["task"], report["findings"]) == ("set", "classification", [])
+    assert (report["data"], report["task"], report["findings"]) == ("CIFAR-10", "classification", [])
     assert report["statistics"]["val"]["classes"][1] == {"name": "dog", "pictures": 2, "share": 0.5}
     assert "train: 6 pictures, all looked at" in said.out
     assert (

@@ -96,7 +96,9 @@ def test_published_runs_are_all_there() -> None:
     small = {
         f"{name}_{model}" for name in ("cifar10", "cifar10_5k", "lspet", "camvid") for model in ("tiny", "hrnet_w18")
     }
-    wanted |= small | {f"smoke_{task}" for task in ("classification", "pose", "segmentation")}
+    tasks = ("classification", "pose", "segmentation")
+    wanted |= small | {f"{kind}_{task}" for kind in ("smoke", "finetune") for task in tasks}
+    wanted |= {f"{name}_short" for name in small if not name.startswith("cifar10_5k")}
     wanted |= {f"imagenet_deit_{size}" for size in ("small", "base")}
     wanted |= {f"imagenet_swin_{size}" for size in ("tiny", "small", "base")}
     assert wanted == set(list_recipes())

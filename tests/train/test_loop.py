@@ -194,6 +194,18 @@ def test_fine_tuning_from_own_weights(classification_run: ClassificationRun, pos
     assert second.info.source.startswith("trained from")
 
 
+def test_average_follows_short_runs(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    config = replace(longer(classification_run, 6), ema_decay=0.9999)
+    train(config, tmp_path)
+    content = read_state(checkpoint_path(tmp_path))[1]
+    torch.manual_seed(config.seed)
+    first = run.task_for(config).build()[0].state_dict()
+    name = "head.classifier.weight"
+    moved = (content["model"][name] - first[name]).norm()
+    behind = (content["model"][name] - content["ema"][name]).norm()
+    assert 0 < behind < 0.7 * moved
+
+
 def test_kept_checkpoints(classification_run: ClassificationRun, tmp_path: Path) -> None:
     config = replace(classification_run, save=SaveConfig(keep_every=1, every_minutes=0), log=LogConfig(trackers=()))
     train(config, tmp_path)

@@ -1,7 +1,7 @@
 """The small sets again, in the half hour to an hour that one processor core has: small inputs, few epochs.
 
-These runs made the figures below; ``small_sets`` holds recipes for those who have more time. Each HRFormer-T stands beside
-an HRNet-W18 with the same data, augmentation, schedule and number of updates. ``--data.root`` as in ``small_sets``.
+These runs made the figures below; ``small_sets`` holds recipes for those who have more time. Beside each HRFormer-T
+stands an HRNet-W18 with the same data, augmentation and schedule. ``--data.root`` as in ``small_sets``.
 """
 
 from __future__ import annotations

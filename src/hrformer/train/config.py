@@ -259,7 +259,8 @@ class RunConfig:
         validate_epochs: epochs between two validations; give this or ``validate_updates``. The end is always
             validated.
         validate_updates: updates between two validations.
-        ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none.
+        ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none. The decay
+            rises to it, as 1 - (1 + update)^(-2/3) (timm), so that short runs are averaged over their own end.
     """
 
     recipe: str = ""

@@ -149,7 +149,7 @@ class _Loop(Run):
             norm = machine.accelerator.clip_grad_norm_(self.model.parameters(), config.optim.clip_norm)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.plain)
+            self.ema.update(self.plain, step=self.state.update)
         return norm
 
     def _seed(self, part: int) -> None:

@@ -90,7 +90,8 @@ class Machine:
             return None
         if self.sharded:
             raise ValueError("ema_decay: an average of the weights needs whole parameters; use DDP or set it to 0")
-        return ModelEmaV3(model, decay=decay)
+        # Short runs would otherwise end near the weights they began with.
+        return ModelEmaV3(model, decay=decay, use_warmup=True)
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         """Wrap both for the processes and the precision."""

@@ -1,0 +1,98 @@
+"""Fine-tuning on your own pictures: one recipe per task, for one GPU, or a processor and patience.
+
+They start from published weights, which are downloaded at the first run; ``--model.init`` takes any other file or
+name, such as a bundled one without a network (``--model.name hrformer_nano --model.init hrformer_nano_lspet``). A batch
+that does not fit a GPU is worked off in parts.
+"""
+
+from __future__ import annotations
+
+from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
+from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
+from hrformer.train.config import (
+    BatchConfig,
+    ClassificationRun,
+    ModelConfig,
+    OptimConfig,
+    PoseRun,
+    ScheduleConfig,
+    SegmentationLoss,
+    SegmentationRun,
+)
+
+
+def finetune_classification() -> ClassificationRun:
+    """HRFormer-S on folders of pictures, one folder per class: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
+
+    Command: ``hrformer train finetune_classification --data.root PICTURES``
+    Hardware: one GPU or a processor.
+    Time: not measured yet.
+    Score: depends on the pictures.
+
+    Stages nearer to the input learn more slowly, by a factor of 0.8 each; a mean of the weights is kept.
+    """
+    return ClassificationRun(
+        recipe="finetune_classification",
+        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
+        optim=OptimConfig(lr=3e-4, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
+        batch=BatchConfig(total=32),
+        ema_decay=0.998,
+        data=ClassificationSource(),
+        augment=ClassificationAugment(area=(0.3, 1.0), mixup=0, cutmix=0, erasing=0.1),
+    )
+
+
+def finetune_pose() -> PoseRun:
+    """HRFormer-S for people, animals or things with joints of your own, labelled in COCO's keypoint format.
+
+    Command: ``hrformer train finetune_pose --data.root PICTURES``
+    Hardware: one GPU or a processor.
+    Time: not measured yet.
+    Score: depends on the pictures.
+
+    The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
+    ``images/val``. Joints may have any names; left and right are told from them, or by ``--data.flip-pairs``.
+    """
+    return PoseRun(
+        recipe="finetune_pose",
+        model=ModelConfig(name="hrformer_small", init="hrformer_small_coco_256x192", drop_path_rate=0.1),
+        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="pose", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
+        batch=BatchConfig(total=32),
+        ema_decay=0.998,
+        data=PoseSource(
+            train_annotations="annotations/train.json",
+            val_annotations="annotations/val.json",
+            train_images=("images/train", "images"),
+            val_images=("images/val", "images"),
+        ),
+        augment=PoseAugment(shift_once=False, scale=0.35),
+        evaluation=PoseProtocol(score="coco"),
+    )
+
+
+def finetune_segmentation() -> SegmentationRun:
+    """HRFormer-S with OCR on pictures and masks: ``images/{train,val}/x.jpg`` and ``labels/{train,val}/x.png``.
+
+    Command: ``hrformer train finetune_segmentation --data.root PICTURES``
+    Hardware: one GPU or a processor.
+    Time: not measured yet.
+    Score: depends on the pictures.
+
+    Masks hold class numbers, 255 for no class; ``classes.txt`` names them, ``0 road`` on a line. Rare classes weigh
+    more in the loss.
+    """
+    return SegmentationRun(
+        recipe="finetune_segmentation",
+        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
+        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="poly", epochs=50, warmup_epochs=1),
+        batch=BatchConfig(total=8),
+        ema_decay=0.998,
+        data=SegmentationSource(),
+        augment=SegmentationAugment(size=(480, 480), short_side=480, contrast=0.2),
+        loss=SegmentationLoss(class_weights="balanced"),
+        evaluation=SegmentationProtocol(short_side=480),
+    )
