@@ -31,8 +31,8 @@ def cifar10_tiny_short() -> ClassificationRun:
 
     Command: ``hrformer train cifar10_tiny_short --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 79 minutes of one core that was shared with other work.
+    Score: top-1 59.9 on val, the best; 59.3 at the end (us).
 
     At 28 pixels the four branches are 7, 4, 2 and 1 cells wide, so that the finest one is a single attention window.
     """
@@ -69,8 +69,8 @@ def lspet_tiny_short() -> PoseRun:
 
     Command: ``hrformer train lspet_tiny_short --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 67 minutes of one core that was shared with other work.
+    Score: PCK@0.2 29.5, AP 7.8 on val (us).
 
     The gradients of heatmaps are tiny, hence the small eps of AdamW.
     """

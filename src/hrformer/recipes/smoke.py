@@ -30,8 +30,8 @@ def smoke_classification() -> ClassificationRun:
 
     Command: ``hrformer train smoke_classification --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 85 seconds of one core that was shared with other work.
+    Score: top-1 36.2 on val (us).
     """
     return ClassificationRun(
         recipe="smoke_classification",
@@ -55,8 +55,8 @@ def smoke_pose() -> PoseRun:
 
     Command: ``hrformer train smoke_pose --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 82 seconds of one core that was shared with other work.
+    Score: PCK@0.2 34.9 on val (us); 35.0 before.
 
     Poses cannot be learnt in a minute: the mean pose scores 4 %. A model, a loss or an augmentation that is broken
     spoils these weights within a few updates.
@@ -82,8 +82,8 @@ def smoke_segmentation() -> SegmentationRun:
 
     Command: ``hrformer train smoke_segmentation --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 62 seconds of one core that was shared with other work.
+    Score: mIoU 59.0 on val (us); 59.3 before.
 
     From fresh weights a minute is enough for 18 %, little more than the most frequent class at each position scores.
     """
