@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from hrformer.data.sets import DataError
 from hrformer.models.checkpoint import load_model
-from hrformer.train import run
+from hrformer.train import loop, run
 from hrformer.train.config import AnyRun, BatchConfig, ClassificationRun, LogConfig, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
 from hrformer.train.control import NonFiniteLoss
@@ -225,3 +227,37 @@ def test_bf16_stays_close(pose_run: PoseRun, tmp_path: Path) -> None:
     train(longer(replace(pose_run, runtime=replace(pose_run.runtime, precision="bf16")), 3), tmp_path / "bf16")
     assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
     assert losses(tmp_path / "bf16") != losses(tmp_path / "plain")
+
+
+def test_broken_picture_in_the_middle_is_told_everywhere(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(classification_run.data.root, root)
+    broken = next((root / "train" / "ship").glob("*.jpg"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    config = replace(
+        longer(classification_run, 20),
+        data=replace(classification_run.data, root=root),
+        runtime=replace(classification_run.runtime, cache_gb=0),
+        batch=BatchConfig(total=2),
+        log=LogConfig(every_updates=20, trackers=(), pictures=0),
+        validate_updates=20,
+    )
+    with pytest.raises(DataError, match=broken.name):
+        train(config, tmp_path / "run")
+    end = lines(tmp_path / "run", "end")[0]
+    # With 28 of 30 pictures before it at most, 14 updates, and the checkpoint is never more than one behind.
+    assert end["state"] == "failed"
+    assert read_state(checkpoint_path(tmp_path / "run"))[0].update in (end["update"], end["update"] - 1)
+    assert broken.name in (tmp_path / "run" / "summary.html").read_text()
+
+
+def test_process_stopped_by_another_ends_as_interrupted(
+    classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the other processes of a run see when a signal reaches only one of them.
+    monkeypatch.setattr(loop, "any_process", lambda flag, device: lines(tmp_path, "train") != [] and flag is False)
+    monkeypatch.setattr(loop._Loop, "_require_finite", lambda self, rate: None)
+    result = train(classification_run, tmp_path)
+    assert (result.update, result.interrupted) == (2, "a signal")
+    end = lines(tmp_path, "end")[0]
+    assert (end["state"], end["update"]) == ("interrupted", 2)

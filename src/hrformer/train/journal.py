@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from time import monotonic
@@ -106,7 +106,11 @@ class Journal:
         if error is not None and not self._ended:
             stopped = isinstance(error, KeyboardInterrupt)
             text = " ".join(str(error).split())
-            self.end(interrupted="interrupt" if stopped else "", error=f"{type(error).__name__}: {text}".rstrip(": "))
+            # A full disk, for one, takes no last line either; the error itself is on its way to the user.
+            with suppress(OSError):
+                self.end(
+                    interrupted="interrupt" if stopped else "", error=f"{type(error).__name__}: {text}".rstrip(": ")
+                )
         self._display.stop()
         self._trackers.finish()
 
@@ -129,13 +133,17 @@ class Journal:
         facts = ", ".join(f"{label_of(name)} {value}" for name, value in told.items() if name != "resumed")
         self.note(f"{verb}: {facts}")
 
-    def tick(self, samples: int | None = None) -> None:
+    def tick(self, samples: int | None = None, *, update: int | None = None, epoch: float = 0.0) -> None:
         """One update is done; call it after each, it costs next to nothing.
 
         Args:
             samples: that it saw, over all processes; None for a whole batch.
+            update: how many are done, for the end of the run; None keeps what the last line said.
+            epoch: how often the training set was passed, with its fraction.
         """
         if self.main:
+            if update is not None:
+                self._place = (update, epoch)
             self._speed.tick(self.batch if samples is None else samples)
             self._display.advance(self._speed, self._status)
 

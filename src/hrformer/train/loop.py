@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,8 @@ class _Loop(Run):
     def to_the_end(self, stop: StopSignals) -> RunResult:
         """Every update from where the run stands."""
         config, machine, state = self.config, self.machine, self.state
-        last_saved, began = time.monotonic(), time.monotonic() - state.seconds
-        with self.journal as journal:
+        last_saved, began, stopped = time.monotonic(), time.monotonic() - state.seconds, ""
+        with self._told_in_summary(), self.journal as journal:
             self.introduce()
             batches = self._batches()
             set_training(self.model, self.frozen)
@@ -97,7 +98,7 @@ class _Loop(Run):
                 norm = self._update(batches)
                 state.update += 1
                 state.seconds = time.monotonic() - began
-                journal.tick(config.batch.total)
+                journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
                 validates = ends or self._is_due(state.update)
@@ -117,9 +118,23 @@ class _Loop(Run):
                     self.save()
                     last_saved = time.monotonic()
                 if stops and not ends:
-                    journal.note(f"{stop.requested or 'a signal'}: saved {checkpoint_path(self.out)} and stopped")
+                    # The signal may have reached only another process, which has stopped all of them.
+                    stopped = stop.requested or "a signal"
+                    journal.note(f"{stopped}: saved {checkpoint_path(self.out)} and stopped")
                     break
-            return self._finish(stop.requested if state.update < self.total else "")
+            return self._finish(stopped)
+
+    @contextmanager
+    def _told_in_summary(self) -> Iterator[None]:
+        """Context of a run; if it fails, the page says so, too."""
+        try:
+            yield
+        except BaseException:
+            # What ended the run may keep the page from being written as well, such as a full disk.
+            with suppress(OSError, ValueError):
+                if self.machine.main:
+                    write_summary(self.out)
+            raise
 
     def _batches(self) -> Any:
         config, runtime = self.config, self.config.runtime
