@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,25 @@ def test_saved_files_have_the_permissions_of_any_new_file(tmp_path: Path) -> Non
     (tmp_path / "ordinary").touch()
     saved = save_checkpoint(create_model("hrformer_nano"), tmp_path / "x.safetensors")
     assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda part: torch.save({"x": torch.zeros(99_999)}, part),
+        lambda part: save_file({"x": torch.zeros(99_999)}, part),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_named(write: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A file may not grow beyond that: to the writers the same as a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"last\.pt could not be written; there are \d+ MiB left on its disk"):
+            write_file(path, write)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+    assert path.read_text() == "old"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import uuid
 from collections.abc import Callable, Mapping
@@ -180,14 +181,21 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         write: called with the temporary name.
 
     Raises:
-        OSError: the folder cannot be written to.
+        OSError: the folder cannot be written to, or its disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         part.touch()
         mode = part.stat().st_mode
-        write(part)
+        try:
+            write(part)
+        except (RuntimeError, SafetensorError) as error:
+            # The writers of torch and safetensors say "unexpected pos 12488256" and the like where a disk is full.
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise OSError(
+                f"{path} could not be written; there are {free:.0f} MiB left on its disk ({error})"
+            ) from error
         part.chmod(mode)
         os.replace(part, path)
     finally:
