@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -228,6 +229,21 @@ def test_workers_end_at_once_after_an_error() -> None:
         assert not multiprocessing.active_children(), number
     assert "memory/0.png" in str(kept)
     assert time.monotonic() - start < 5  # torch's patience with one worker
+
+
+def test_workers_leave_sigterm_to_the_process_that_loads() -> None:
+    # Schedulers and `timeout` send it to every process; the run wants to save, with its workers alive.
+    batches = batches_of(LoaderDataset(Memory(), FailsAt(-1, None), 0), [[Key(0, 0)]] * 9, workers=1)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert len(list(batches)) == 8
+    start = time.monotonic()
+    while multiprocessing.active_children() and time.monotonic() - start < 3:
+        time.sleep(0.02)
+    assert not multiprocessing.active_children()
 
 
 def test_cache_holds_every_picture_once_or_none() -> None:

@@ -178,9 +178,10 @@ def _stacked(values: list[Any]) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    # The main process decides what Ctrl-C means; workers end with it. Its handler of SIGTERM is not theirs.
+    # The main process decides what these mean, and workers end with it. Schedulers send SIGTERM to all of a job's
+    # processes, and a run that is about to save must not lose its workers first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
