@@ -19,9 +19,10 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("cli",),
     ("serve",),
-    ("recipes", "export"),
+    ("recipes", "export", "benchmark"),
     ("train", "predict"),
     ("evaluate",),
+    ("fast",),
     ("data", "metrics", "losses", "models"),
     ("layers",),
     ("ops",),
