@@ -17,6 +17,9 @@ from hrformer.ops.resize import UpsampleMode
 FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone")
 """What ``model.frozen`` may name."""
 
+RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")
+"""What ``model.fresh`` may name."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -25,7 +28,10 @@ class ModelConfig:
     Attributes:
         name: variant or timm name.
         init: weights to start from: file, or name in the registry; empty for fresh ones. A file of the same task and
-            classes is taken whole, of another task or other classes its backbone.
+            classes is taken whole, of another task or with a head of other sizes its backbone; of other classes all
+            but the last layer.
+        fresh: parts that start fresh although ``init`` has them: "head", "stem", "stage1" to "stage4" (with the
+            transition before).
         frozen: parts that are not trained: "stem", "stage1" to "stage4" (with the transition before), "backbone".
             Their batch norms keep their statistics.
         drop_path_rate: at the full depth.
@@ -44,6 +50,7 @@ class ModelConfig:
 
     name: str = "hrformer_small"
     init: str = ""
+    fresh: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     drop_path_rate: float | None = None
     window_size: int | None = None
@@ -60,10 +67,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "model.name must name a variant or a timm model; `hrformer models` lists ours")
-        for part in self.frozen:
-            close = difflib.get_close_matches(part, FREEZABLE, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            _require(part in FREEZABLE, f"model.frozen must be among {', '.join(FREEZABLE)}, got {part!r}{hint}")
+        _require_parts("model.frozen", self.frozen, FREEZABLE)
+        _require_parts("model.fresh", self.fresh, RESETTABLE)
         for name, rate in (("drop_path_rate", self.drop_path_rate), ("drop_rate", self.drop_rate)):
             _require(rate is None or 0 <= rate < 1, f"model.{name} must lie in [0, 1), got {rate}")
         _require(self.dropout is None or 0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
@@ -337,6 +342,13 @@ AnyRun = ClassificationRun | PoseRun | SegmentationRun
 
 DATA_ROOT = Path()
 """``data.root`` of a recipe that has not been told where its data lies."""
+
+
+def _require_parts(field_name: str, parts: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for part in parts:
+        close = difflib.get_close_matches(part, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        _require(part in known, f"{field_name} must be among {', '.join(known)}, got {part!r}{hint}")
 
 
 def _require(fulfilled: bool, text: str) -> None:

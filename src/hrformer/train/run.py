@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
-from hrformer.train.config_file import to_dict, write_config
+from hrformer.train.config_file import from_dict, to_dict, write_config
 from hrformer.train.control import LossWindow, average
 from hrformer.train.distributed import processes, share_batch_norm
 from hrformer.train.journal import Journal
@@ -29,6 +29,7 @@ from hrformer.train.optim import (
 )
 from hrformer.train.state import (
     BEST,
+    ResumeError,
     TrainState,
     check_same_run,
     checkpoint_path,
@@ -195,7 +196,7 @@ class Run:
 
     def _restore(self, path: Path) -> None:
         self.state, content = read_state(path)
-        check_same_run(content["config"], to_dict(self.config), FREE_TO_CHANGE)
+        check_same_run(_as_now(content["config"], path), to_dict(self.config), FREE_TO_CHANGE)
         self.machine.load_state_dicts(self.model, self.optimizer, content["model"], content["optimizer"])
         self.machine.load_scaler_state(content["scaler"])
         if self.ema is not None:
@@ -221,3 +222,15 @@ class Run:
         )
         if self.loaded is not None and not self.resumed:
             self.journal.note(str(self.loaded))
+
+
+def _as_now(saved: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A saved configuration with the fields that have come since, at their defaults.
+
+    Raises:
+        ResumeError: this version cannot express it.
+    """
+    try:
+        return to_dict(from_dict(saved))
+    except ValueError as error:
+        raise ResumeError(f"{path} was written by another version: {error}") from error

@@ -28,12 +28,11 @@ from hrformer.losses import (
     pixel_cross_entropy,
     segmentation_losses,
 )
-from hrformer.models.checkpoint import load_checkpoint
-from hrformer.models.download import resolve_weights
 from hrformer.models.load_report import LoadReport
 from hrformer.models.model import BorderRule, VisionModel
 from hrformer.models.zoo import create_model
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
+from hrformer.train.initial import load_first_weights
 
 CITYSCAPES_WEIGHTS = (
     *(0.8373, 0.9180, 0.8660, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
@@ -41,7 +40,7 @@ CITYSCAPES_WEIGHTS = (
 )
 """Class weights of the published Cityscapes runs (openseg.pytorch and HRFormer repositories)."""
 
-_NOT_OPTIONS = ("name", "init", "frozen")
+_NOT_OPTIONS = ("name", "init", "fresh", "frozen")
 
 Run = TypeVar("Run", ClassificationRun, PoseRun, SegmentationRun)
 
@@ -90,8 +89,7 @@ class TrainingTask(ABC, Generic[Run]):
         model, report = self.make_model(), None
         if self.config.model.init:
             info = model.info
-            path, entry = resolve_weights(self.config.model.init)
-            report = load_checkpoint(model, path, published=entry)
+            report = load_first_weights(model, self.config.model)
             # The new run decides about classes and pixels, the file only about what the trunk does with them.
             model.info = replace(info, source=f"trained from {report.source}")
         return model, report

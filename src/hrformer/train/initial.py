@@ -1,0 +1,142 @@
+"""First weights of a run: those of a file, as far as they fit, and fresh ones for what is to be learnt anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hrformer.models.checkpoint import load_checkpoint
+from hrformer.models.download import resolve_weights
+from hrformer.models.load_report import LoadReport
+from hrformer.models.load_settings import decide
+from hrformer.models.matching import match
+from hrformer.models.model import VisionModel
+from hrformer.models.pickles import CheckpointError
+from hrformer.models.recognise import Recognised, inspect
+from hrformer.models.registry import WeightEntry
+from hrformer.models.trunk import HighResolutionTrunk
+from hrformer.models.weight_files import read_weights
+from hrformer.models.zoo import HEAD_OPTIONS
+from hrformer.train.config import ModelConfig
+from hrformer.train.optim import TRUNK_PARTS
+
+# Pose models fuse into the finest map only, so their files lack what other tasks need behind the last module.
+_COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")
+# These change no shape.
+_NO_SIZES = ("drop_rate", "dropout")
+
+
+def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
+    """Load ``config.init`` into a fresh model.
+
+    A head of other sizes than the file's, such as other widths, stays fresh as a whole; so do the parts named in
+    ``config.fresh``. Everything else must fit.
+
+    Args:
+        model: fresh; changed in place.
+        config: what to load, and which parts to leave alone.
+
+    Returns:
+        What became of the file's entries; its notes say which options would have taken over the file's head.
+
+    Raises:
+        CheckpointError: the backbone does not fit; the message names the options that would help.
+        ValueError: the model has no part that ``config.fresh`` names.
+    """
+    path, entry = resolve_weights(config.init)
+    kept = {part: _copies(model, _prefixes(model, part)) for part in config.fresh}
+    head = _copies(model, ("head.",))
+    try:
+        report = load_checkpoint(model, path, published=entry)
+    except CheckpointError as error:
+        note = _require_backbone(model, path, entry, config, error)
+        report = load_checkpoint(model, path, published=entry, strict=False)
+        if note:
+            kept.setdefault("head", head)
+            report = replace(report, notes=(*report.notes, note))
+    _put_back(model, kept.values())
+    return _without(report, model, path, entry, kept) if kept else report
+
+
+def _prefixes(model: VisionModel, part: str) -> tuple[str, ...]:
+    """What the names of a part's parameters begin with.
+
+    Raises:
+        ValueError: the model has no such part.
+    """
+    if part == "head" and model.head is not None:
+        return ("head.",)
+    if part == "head" or not isinstance(model.backbone, HighResolutionTrunk):
+        raise ValueError(f"model.fresh: {model.info.name} has no part {part!r} that could stay fresh by itself")
+    return tuple(f"backbone.{name}." for name in TRUNK_PARTS[part])
+
+
+def _copies(model: VisionModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items() if name.startswith(prefixes)}
+
+
+@torch.no_grad()
+def _put_back(model: VisionModel, parts: Iterable[dict[str, Tensor]]) -> None:
+    state = model.state_dict()
+    for values in parts:
+        for name, value in values.items():
+            state[name].copy_(value)
+
+
+def _require_backbone(
+    model: VisionModel, path: Path, entry: WeightEntry | None, config: ModelConfig, error: CheckpointError
+) -> str:
+    """Raise unless only the head, or the coarse outputs that pose models lack, do not fit.
+
+    Returns:
+        How to take over the file's head; empty if the head is not what does not fit.
+
+    Raises:
+        CheckpointError: with the mismatch, and the option that would help where it is known.
+    """
+    file = read_weights(path)
+    arranged, found = inspect(model, file, entry)
+    bias = decide(model, found, {}).values.get("position_bias", False)
+    fit = match(model, file, arranged, found, position_bias=bias, strict=False)
+    extra = {name for name, keys in arranged.sources.items() if not set(fit.extra).isdisjoint(keys)}
+    misfits = {*fit.lacking, *fit.wrong, *extra}
+    if any(not name.startswith("head.") and not _COARSE_OUTPUTS.match(name) for name in misfits):
+        other = found.model and found.model != config.name
+        hint = f"\n  give --model.name {found.model}, or other weights with --model.init" if other else ""
+        raise CheckpointError(f"model.init: {error}{hint}") from error
+    return _advice(found, config, model) if any(name.startswith("head.") for name in misfits) else ""
+
+
+def _advice(found: Recognised, config: ModelConfig, model: VisionModel) -> str:
+    """The options of the file's head, where they differ from the model's."""
+    names = [name for name in HEAD_OPTIONS[model.task] if name not in _NO_SIZES]
+    other = [
+        f"--model.{name.replace('_', '-')} {found.options.get(name)}"
+        for name in names
+        if found.options.get(name) != getattr(config, name)
+    ]
+    return f"the head starts fresh, since the file's has other sizes; to start from it, give {' '.join(other)}"
+
+
+def _without(
+    report: LoadReport, model: VisionModel, path: Path, entry: WeightEntry | None, parts: Collection[str]
+) -> LoadReport:
+    """The report, with the entries of parts that stay fresh among those left out."""
+    arranged, _ = inspect(model, read_weights(path), entry)
+    prefixes = tuple(prefix for part in parts for prefix in _prefixes(model, part))
+    keys = {key for name, found in arranged.sources.items() if name.startswith(prefixes) for key in found}
+    reason = f"of {' and '.join(parts)}, which {'starts' if len(parts) == 1 else 'start'} fresh"
+    fresh = [layer for layer in report.fresh if not f"{layer}.".startswith(prefixes)]
+    return replace(
+        report,
+        used=tuple(key for key in report.used if key not in keys),
+        converted={key: name for key, name in report.converted.items() if key not in keys},
+        unexpected=tuple(key for key in report.unexpected if key not in keys),
+        ignored={**report.ignored, **dict.fromkeys(sorted(keys), reason)},
+        fresh=(*parts, *fresh),
+    )

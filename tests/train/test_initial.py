@@ -1,0 +1,95 @@
+"""Runs that start from weights: what is taken over, what starts fresh, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from hrformer.models.checkpoint import load_model
+from hrformer.models.download import resolve_weights
+from hrformer.models.pickles import CheckpointError
+from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
+from hrformer.train.tasks import task_for
+
+
+def built(run: AnyRun, **model: object) -> tuple[dict[str, torch.Tensor], Any]:
+    """State of the run's model and what was loaded; fresh weights are the same in every call."""
+    torch.manual_seed(0)
+    network, report = task_for(replace(run, model=replace(run.model, **model))).build()
+    return {name: value.clone() for name, value in network.state_dict().items()}, report
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    """State of a bundled model."""
+    return load_model(resolve_weights(name)[0])[0].state_dict()
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], prefix: str) -> bool:
+    names = [name for name in ours if name.startswith(prefix) and name.endswith("weight")]
+    assert names
+    return all(torch.equal(ours[name], theirs[name]) for name in names)
+
+
+def test_head_of_other_sizes_starts_fresh(segmentation_run: SegmentationRun) -> None:
+    fresh, _ = built(segmentation_run)
+    state, report = built(segmentation_run, init="hrformer_nano_camvid")
+    trained = weights("hrformer_nano_camvid")
+    assert same(state, trained, "backbone.")
+    assert same(state, fresh, "head.")
+    assert report.fresh == ("head",)
+    assert report.unexpected == ()
+    left_out = [key for key, reason in report.ignored.items() if reason == "of head, which starts fresh"]
+    assert len(left_out) == sum(name.startswith("head.") for name in trained)
+    assert not any(key.startswith("head.") for key in report.used)
+    assert "--model.ocr-channels 64 --model.ocr-key-channels 32" in str(report)
+
+
+def test_the_options_it_names_take_over_the_head(segmentation_run: SegmentationRun) -> None:
+    state, report = built(segmentation_run, init="hrformer_nano_camvid", ocr_channels=64, ocr_key_channels=32)
+    assert same(state, weights("hrformer_nano_camvid"), "head.")
+    assert report.fresh == ()
+    assert report.notes == ()
+
+
+def test_head_of_other_sizes_and_classes(classification_run: ClassificationRun) -> None:
+    state, report = built(classification_run, init="hrformer_nano_cifar10")
+    assert same(state, weights("hrformer_nano_cifar10"), "backbone.")
+    assert "--model.head-planes 8 --model.head-width 512" in str(report)
+    # Fitting sizes with other classes keep all of the head but its last layer.
+    _, report = built(classification_run, init="hrformer_nano_cifar10", head_planes=8, head_width=512)
+    assert report.fresh == ("head.classifier",)
+
+
+def test_pose_weights_start_a_classifier(classification_run: ClassificationRun) -> None:
+    fresh, _ = built(classification_run)
+    state, report = built(classification_run, init="hrformer_nano_lspet")
+    trained = weights("hrformer_nano_lspet")
+    assert same(state, trained, "backbone.stage3.")
+    assert same(state, trained, "backbone.stage4.0.branches.")
+    assert same(state, fresh, "backbone.stage4.0.fuse.paths.1.")
+    assert any(layer.startswith("backbone.stage4.0.fuse.paths.3.") for layer in report.fresh)
+
+
+def test_another_backbone_is_refused(pose_run: PoseRun) -> None:
+    with pytest.raises(CheckpointError, match=r"(?s)model\.init: .*does not fit.*give --model\.name hrformer_nano"):
+        built(pose_run, name="hrformer_tiny", init="hrformer_nano_lspet")
+
+
+def test_parts_that_are_to_start_fresh(pose_run: PoseRun) -> None:
+    fresh, _ = built(pose_run)
+    state, report = built(pose_run, init="hrformer_nano_lspet", fresh=("stage4", "head"))
+    trained = weights("hrformer_nano_lspet")
+    assert same(state, trained, "backbone.stage3.")
+    for part in ("backbone.transition3.", "backbone.stage4.", "head."):
+        assert same(state, fresh, part)
+        assert not same(state, trained, part)
+    assert report.fresh == ("stage4", "head")
+    assert "of stage4 and head, which start fresh" in str(report)
+
+
+def test_unknown_part() -> None:
+    with pytest.raises(ValueError, match=r"model\.fresh must be among head, stem.*did you mean 'stage4'"):
+        ModelConfig(init="hrformer_nano_lspet", fresh=("stage_4",))
