@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 import torch
 
+# Read when a kernel is defined, hence set before anything imports one: without a GPU, kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from hrformer.data.images import LoadedImage, load_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,0 +1,183 @@
+"""Matrix product over the channels of a map, with LayerNorm before it and activation and residual after it.
+
+Dimension letters: M pixels of all pictures, K input channels, N output channels.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hrformer.kernels.launch import activate, device_of, inner_block, jit, pad_to, power_of_two, round_up, tl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedPointwise:
+    """Weights as the kernel reads them: rounded up to whole blocks with zeros, so that it loads without masks.
+
+    Attributes:
+        weight: (K up, N up), in the precision of the map.
+        bias: (N up) float32.
+        norm: LayerNorm's scale and shift, (2, K up) float32, or None.
+        channels: K and N without rounding.
+        blocks: side of a block along K and along N.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    norm: Tensor | None
+    channels: tuple[int, int]
+    blocks: tuple[int, int]
+
+
+def pack_pointwise(
+    weight: Tensor, bias: Tensor, norm: tuple[Tensor, Tensor] | None, dtype: torch.dtype, *, widest: int = 128
+) -> PackedPointwise:
+    """Lay out weight (N, K), bias (N,) and LayerNorm's (K,) scale and shift for maps of ``dtype``.
+
+    ``widest`` bounds the block along N.
+    """
+    out_channels, in_channels = weight.shape
+    block_k, block_n = inner_block(in_channels), min(power_of_two(out_channels), widest)
+    padded_k, padded_n = round_up(in_channels, block_k), round_up(out_channels, block_n)
+    return PackedPointwise(
+        weight=pad_to(weight.T.to(dtype), padded_k, padded_n),
+        bias=pad_to(bias.float(), padded_n),
+        norm=None if norm is None else pad_to(torch.stack(norm).float(), 2, padded_k),
+        channels=(in_channels, out_channels),
+        blocks=(block_k, block_n),
+    )
+
+
+@jit()
+def _row_statistics(
+    x_ptr,
+    offsets,
+    inside,
+    eps,
+    K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Mean and 1 / standard deviation of each row; chunks are merged by Chan's formula, so nothing cancels."""
+    mean = tl.zeros((BLOCK_M,), tl.float32)
+    squares = tl.zeros((BLOCK_M,), tl.float32)
+    for start in range(0, K, BLOCK_K):
+        cols = start + tl.arange(0, BLOCK_K)
+        mask = inside[:, None] & (cols < K)[None, :]
+        chunk = tl.load(x_ptr + offsets[:, None] + cols[None, :], mask=mask, other=0.0).to(tl.float32)
+        count = tl.minimum(K - start, BLOCK_K).to(tl.float32)
+        seen = start * 1.0
+        chunk_mean = tl.sum(chunk, 1) / count
+        centred = tl.where(mask, chunk - chunk_mean[:, None], 0.0)
+        step = chunk_mean - mean
+        squares += tl.sum(centred * centred, 1) + step * step * (seen * count / (seen + count))
+        mean += step * (count / (seen + count))
+    return mean, tl.rsqrt(squares / K + eps)
+
+
+@jit(do_not_specialize=["rows"])
+def _pointwise_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    norm_ptr,
+    residual_ptr,
+    out_ptr,
+    rows,
+    eps,
+    K: tl.constexpr,
+    N: tl.constexpr,
+    PADDED_K: tl.constexpr,
+    PADDED_N: tl.constexpr,
+    NORM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """One block of the output; neighbouring programs share rows, so the map comes from memory once."""
+    COLUMN_BLOCKS: tl.constexpr = PADDED_N // BLOCK_N
+    pid = tl.program_id(0)
+    row = (pid // COLUMN_BLOCKS).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = (pid % COLUMN_BLOCKS) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = row < rows
+    if NORM:
+        mean, scale = _row_statistics(x_ptr, row * K, inside, eps, K, BLOCK_M, BLOCK_K)
+    total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for start in range(0, PADDED_K, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        mask = inside[:, None] & (k < K)[None, :]
+        a = tl.load(x_ptr + (row * K)[:, None] + k[None, :], mask=mask, other=0.0)
+        if NORM:
+            gain = tl.load(norm_ptr + k)
+            shift = tl.load(norm_ptr + PADDED_K + k)
+            a = ((a.to(tl.float32) - mean[:, None]) * scale[:, None] * gain[None, :] + shift[None, :]).to(a.dtype)
+        w = tl.load(weight_ptr + k[:, None] * PADDED_N + n[None, :])
+        total = tl.dot(a, w, total, input_precision="ieee")
+    total = activate(total + tl.load(bias_ptr + n)[None, :], ACTIVATION)
+    offsets = (row * N)[:, None] + n[None, :]
+    mask = inside[:, None] & (n < N)[None, :]
+    if RESIDUAL:
+        total += tl.load(residual_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def pointwise(
+    x: Tensor,
+    packed: PackedPointwise,
+    *,
+    eps: float = 0.0,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(LayerNorm(x) @ weight.T + bias) + residual, LayerNorm where ``packed`` holds one.
+
+    Args:
+        x: (..., K) contiguous, in the precision of ``packed``.
+        packed: see ``pack_pointwise``.
+        eps: of LayerNorm.
+        activation: "none", "gelu" or "relu".
+        residual: (..., N) contiguous, or None.
+
+    Returns:
+        (..., N).
+    """
+    in_channels, out_channels = packed.channels
+    x = x.contiguous()
+    out = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)
+    rows = out.numel() // out_channels
+    if rows == 0:
+        return out
+    padded_k, padded_n = packed.weight.shape
+    block_k, block_n = packed.blocks
+    block_m = 128 if rows >= 128 * 132 else 64
+    with device_of(x):
+        _pointwise_kernel[(-(-rows // block_m) * (padded_n // block_n),)](
+            x,
+            packed.weight,
+            packed.bias,
+            packed.bias if packed.norm is None else packed.norm,
+            x if residual is None else residual.contiguous(),
+            out,
+            rows,
+            eps,
+            K=in_channels,
+            N=out_channels,
+            PADDED_K=padded_k,
+            PADDED_N=padded_n,
+            NORM=packed.norm is not None,
+            ACTIVATION=activation,
+            RESIDUAL=residual is not None,
+            BLOCK_M=block_m,
+            BLOCK_N=block_n,
+            BLOCK_K=block_k,
+            num_warps=8 if block_m * block_n >= 128 * 128 else 4,
+            num_stages=3,
+        )
+    return out
