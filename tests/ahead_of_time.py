@@ -1,0 +1,115 @@
+"""Compile kernel launches for a GPU that is not there: the compiler and ptxas come with Triton's wheel.
+
+Run as a script, in a process whose kernels are not interpreted: ``TRITON_INTERPRET=0 python tests/ahead_of_time.py``
+writes what the kernels of HRFormer-B need on Hopper, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction, mangle_type
+
+from hrformer.fast.cuda_blocks import fuse_block, fuse_fusion
+from hrformer.layers.blocks import TransformerBlock
+from hrformer.layers.fusion import FusionUnit
+from hrformer.ops import fused
+
+HOPPER = GPUTarget("cuda", 90, 32)
+"""H100 and H200."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compiled:
+    """One kernel as compiled: bytes of shared memory, registers per thread, bytes of the stack (with spills)."""
+
+    name: str
+    num_warps: int
+    shared_bytes: int
+    registers: int
+    stack_bytes: int
+
+
+@contextmanager
+def compiled_launches() -> Iterator[list[Compiled]]:
+    """Launches inside compile for Hopper with their very arguments, and run nothing; fills the list given."""
+    found: list[Compiled] = []
+
+    def compile_instead(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        found.append(_compile(kernel, args, kwargs))
+
+    with mock.patch.object(JITFunction, "run", compile_instead):
+        yield found
+
+
+def _compile(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
+    options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+    values = kernel.signature.bind(*args, **kwargs).arguments
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = values[parameter.name]
+        if parameter.is_constexpr:
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        signature[parameter.name] = mangle_type(value)
+        aligned = isinstance(value, torch.Tensor) and value.data_ptr() % 16 == 0
+        if aligned:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    binary = triton.compile(source, target=HOPPER, options=options)
+    registers, stack = _resources(binary.asm["cubin"])
+    return Compiled(
+        name=kernel.__name__,
+        num_warps=binary.metadata.num_warps,
+        shared_bytes=binary.metadata.shared,
+        registers=registers,
+        stack_bytes=stack,
+    )
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes of a kernel, by ``cuobjdump`` from Triton's wheel."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2])
+
+
+def compile_models() -> list[Compiled]:
+    """Every kind of kernel that HRFormer-B launches in bfloat16, for the finest maps of 256 x 192 images."""
+    dtype = torch.bfloat16
+    channels = (78, 156)
+    with compiled_launches() as found, mock.patch.object(fused, "kernel_refusal", return_value=None), torch.no_grad():
+        for width, window in ((78, 7), (312, 7)):
+            block = fuse_block(TransformerBlock(width, width // 39, window=window).eval().to(dtype))
+            block(torch.zeros(1, width, 64, 48, dtype=dtype))
+        for mode in ("nearest", "bilinear"):
+            unit = FusionUnit(channels, num_outputs=2, separable=True, upsample=mode).eval().to(dtype)
+            sizes = [(64 >> i, 48 >> i) for i in range(2)]
+            maps = [torch.zeros(1, c, *size, dtype=dtype) for c, size in zip(channels, sizes, strict=True)]
+            fuse_fusion(unit)(maps)
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps([asdict(kernel) for kernel in compile_models()]))

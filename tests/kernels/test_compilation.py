@@ -1,0 +1,40 @@
+"""Kernels compile for H100 and H200 without one, and fit: shared memory, registers, no large spills."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).resolve().parents[1] / "ahead_of_time.py"
+SHARED_BYTES = 232_448
+"""What one program may use on compute capability 9.0 (CUDA programming guide: 227 KiB)."""
+STACK_BYTES = 256
+"""Per thread; a few spilled registers cost little, arrays on the stack would."""
+
+
+@pytest.mark.slow
+def test_kernels_of_the_base_model_fit_hopper(tmp_path: Path) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    finished = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    kernels = json.loads(finished.stdout)
+    assert {kernel["name"] for kernel in kernels} == {
+        "_window_block_kernel",
+        "_pointwise_kernel",
+        "forward_kernel",
+        "_depthwise_pointwise_kernel",
+        "_fusion_sum_kernel",
+    }
+    for kernel in kernels:
+        assert kernel["shared_bytes"] <= SHARED_BYTES, kernel
+        assert kernel["stack_bytes"] <= STACK_BYTES, kernel
+        assert kernel["registers"] * kernel["num_warps"] * 32 <= 65_536, kernel
