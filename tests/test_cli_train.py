@@ -14,7 +14,7 @@ import pytest
 
 import hrformer.cli
 from hrformer.cli import main
-from hrformer.cli.runs import RunCommand
+from hrformer.cli.runs import RunCommand, option_names
 from hrformer.cli.train import run_folder
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.checkpoint import save_checkpoint
@@ -148,7 +148,22 @@ def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -
         ("train smoke_pose --optim.name adamv", "Expected one of ('adamw', 'adam', 'sgd')"),
         ("train smoke_pose", "person_keypoints_train.json: no such file"),
         ("train smoke_pose", "there is no --data.root, so the data was looked for in the current folder"),
-        ("train smoke_pose --data.root away --model.name hrformer_nan", "away/lspet"),
+        ("train smoke_pose", "--data.train-annotations is lspet/annotations/person_keypoints_train.json, relative to"),
+        (
+            "train smoke_pose --data.root away --model.name hrformer_nan",
+            "away: no such folder; --data.root is the folder",
+        ),
+        ("train smoke_pose --data.root SETS/lspet", "SETS, the folder that holds lspet/annotations"),
+        (
+            "train smoke_segmentation --data.root SETS/camvid",
+            "--data.root should be SETS, the folder that holds camvid/",
+        ),
+        ("train smoke_segmentation --data.root SETS/lspet", "text file in --data.root with 'id name'"),
+        (
+            "train smoke_classification --data.root SETS/cifar10",
+            "--data.root should be SETS, the folder that holds cifar",
+        ),
+        ("train smoke_segmentation --data.root SETS --data.classes names.txt", "SETS/names.txt: no such file"),
         ("eval", "name the recipe first: hrformer eval RECIPE"),
         ("eval smoke_pose", "give --weights, a file or a name from `hrformer models`"),
         ("eval empty_run", "only the directory of a run that has validated once holds its own, best.safetensors"),
@@ -173,11 +188,35 @@ def test_errors_are_one_message_with_exit_code_2(line: str, message: str, here: 
         '{"task": "pose", "schedule": {"epochs": 1}, "evaluation": {"score": "pck"}}'
     )
     if "SETS" in line:
-        line = line.replace("SETS", str(request.getfixturevalue("small_sets")))
+        sets = str(request.getfixturevalue("small_sets"))
+        line, message = line.replace("SETS", sets), message.replace("SETS", sets)
     assert main(shlex.split(line)) == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert message in " ".join(said.replace("│", " ").split())
+
+
+def test_warnings_name_options(small_sets: Path, here: Path, capfd) -> None:
+    root = here / "own"
+    for split in ("train", "val"):
+        content = json.loads((small_sets / f"lspet/annotations/person_keypoints_{split}.json").read_text())
+        for category in content["categories"]:
+            # With a name of its own it is no skeleton that the package knows.
+            category["keypoints"][-1] = "crown"
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        (root / f"annotations/{split}.json").write_text(json.dumps(content))
+    (root / "images").symlink_to(small_sets / "lspet/images")
+    line = f"eval finetune_pose --data.root {root} --weights hrformer_nano_lspet --limit 1 --device cpu --workers 0"
+    assert main(line.split()) == 0
+    said = capfd.readouterr().err
+    assert "Set --data.flip-pairs if this is wrong" in said
+    assert "PoseSource" not in said
+
+
+def test_field_names_become_options() -> None:
+    text = "set PoseSource.val_images or SegmentationSource.root, or PoseSource.skeleton"
+    expected = "set --data.val-images or --data.root, or data.skeleton in a JSON file of the run"
+    assert option_names(text) == expected
 
 
 def test_recipes_are_listed(capfd) -> None:

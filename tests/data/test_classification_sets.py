@@ -12,7 +12,7 @@ from hrformer.data.sources import ClassificationSource
 def test_parts_have_their_own_root(data_dir: Path, tmp_path: Path) -> None:
     source = ClassificationSource(root=tmp_path, train="x", val="val", val_root=data_dir / "cifar10", test="")
     assert len(open_classification(source, "val")) == 1000
-    with pytest.raises(DataError, match="the source names no test part; its field 'test' is empty"):
+    with pytest.raises(DataError, match=r"the set has no part 'test': ClassificationSource\.test is empty"):
         open_classification(source, "test")
 
 

@@ -92,7 +92,9 @@ def test_ids_of_16_bits() -> None:
 
 
 def test_pictures_of_colours_are_no_ids() -> None:
-    with pytest.raises(DataError, match=r"m\.png: .*picture of colours \(mode RGB\).*palette_masks=True"):
+    with pytest.raises(
+        DataError, match=r"m\.png: .*picture of colours \(mode RGB\).*set SegmentationSource\.palette_masks"
+    ):
         decode_ids(encoded(np.zeros((2, 2, 3), np.uint8)), "m.png")
     with pytest.raises(DataError, match="mode RGBA"):
         decode_ids(encoded(np.zeros((2, 2, 4), np.uint8)), "m.png")

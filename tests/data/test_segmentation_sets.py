@@ -215,7 +215,7 @@ def test_incomplete_official_layout(tmp_path: Path) -> None:
 
 
 def test_sources_that_name_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone: no such folder; it should hold a segmentation set \(ade20k\)"):
+    with pytest.raises(DataError, match=r"gone: no such folder; SegmentationSource\.root is that of the set"):
         opened(tmp_path / "gone", "ade20k")
     with pytest.raises(DataError, match=r"names no test part; set SegmentationSource.test"):
         opened(tmp_path, "ade20k", "test")

@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hrformer.cli.arguments import EvaluateArguments
 from hrformer.cli.messages import note, process_number, say
-from hrformer.cli.runs import RunCommand, hinted
+from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.cli.score_tables import show_scores
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, DataError, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.sources import PoseSource, Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
@@ -61,7 +61,7 @@ def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> 
         )
     options, config = command.options, command.config
     _check_options(options)
-    try:
+    with speaking_of_options(config):
         if options.predictions is not None:
             outcome, facts = _score_files(options, config), {"predictions": str(options.predictions)}
         else:
@@ -70,8 +70,6 @@ def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> 
             if found is None:
                 return 0
             outcome, facts = found
-    except DataError as error:
-        raise hinted(error, config) from error
     if process_number() == 0:
         _write_scores(command, outcome, facts)
         show_scores(outcome)

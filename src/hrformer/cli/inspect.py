@@ -16,7 +16,7 @@ from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
 from hrformer.cli.messages import say
 from hrformer.cli.predict import Rate
-from hrformer.cli.runs import RunCommand
+from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
 from hrformer.data.inspection.parts import Part, compare
@@ -62,7 +62,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     options = command.options
     # OpenCV's own remarks on broken files would tear the progress bar; the findings name them.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with _bars() as progress:
+    with speaking_of_options(command.config), _bars() as progress:
         report = inspect_data(
             command.config,
             options.split,
@@ -190,7 +190,7 @@ def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
         fix = "put this right and inspect again, since nothing else could be looked at in this part"
         if config.data.root == DATA_ROOT:
             fix = "say where the data lies: --data.root FOLDER"
-        findings.append(Finding(severity="error", kind="open", split=split, what=str(error), fix=fix))
+        findings.append(Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix))
         return None
 
 

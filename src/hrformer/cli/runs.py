@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from hrformer.cli.messages import note
 from hrformer.data.sets import DataError
 from hrformer.recipes.catalogue import RECIPES, find_recipe
 from hrformer.train.config import DATA_ROOT, AnyRun
@@ -20,6 +24,8 @@ CONFIG_FILE = "config.json"
 """Where a run directory keeps its configuration."""
 
 Options = TypeVar("Options")
+
+_FIELD = re.compile(r"\b(?:Classification|Pose|Segmentation)Source\.(\w+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +107,39 @@ def find_run(name: str) -> tuple[AnyRun, Path | None]:
     return find_recipe(name)(), None
 
 
-def hinted(error: DataError, config: AnyRun) -> DataError:
-    """The error, with a hint where nobody said where the data is."""
-    if config.data.root != DATA_ROOT:
-        return error
-    return DataError(f"{error} (there is no --data.root, so the data was looked for in the current folder)")
+@contextmanager
+def speaking_of_options(config: AnyRun) -> Iterator[None]:
+    """Context of work with a run's data: errors and warnings name the options to set, not the fields of sources.
+
+    Raises:
+        DataError: in those words, with a hint where nobody said where the data is.
+    """
+    log, handler = logging.getLogger("hrformer"), _Notes(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    except DataError as error:
+        hint = " (there is no --data.root, so the data was looked for in the current folder)"
+        raise DataError(f"{option_names(str(error))}{hint * (config.data.root == DATA_ROOT)}") from error
+    finally:
+        log.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    """Warnings of the readers as lines about the work."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {option_names(record.getMessage())}")
+
+
+def option_names(text: str) -> str:
+    """A message to Python users, with options in place of fields: "PoseSource.val_images" is "--data.val-images"."""
+    return _FIELD.sub(lambda found: _option(found[1]), text)
+
+
+def _option(field: str) -> str:
+    # A skeleton has too many parts for a command line.
+    return "data.skeleton in a JSON file of the run" if field == "skeleton" else f"--data.{field.replace('_', '-')}"
 
 
 def _described(name: str, config: AnyRun) -> str:

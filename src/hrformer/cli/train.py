@@ -9,8 +9,7 @@ from rich.table import Table
 
 from hrformer.cli.arguments import TrainArguments
 from hrformer.cli.messages import note, say, wide_console
-from hrformer.cli.runs import RunCommand, hinted
-from hrformer.data.sets import DataError
+from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
 
@@ -38,10 +37,8 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
         show_recipes()
         return 0
     out = run_folder(command)
-    try:
+    with speaking_of_options(command.config):
         result = train(command.config, out, resume=command.options.resume)
-    except DataError as error:
-        raise hinted(error, command.config) from error
     if result.interrupted:
         note(f"stopped by {result.interrupted} after {result.update} updates")
         note(f"to go on: {shlex.join(['hrformer', 'train', str(out), '--resume'])}")

@@ -67,7 +67,8 @@ class ClassList:
         """
         if self.colourless or not self.palette:
             raise DataError(
-                f"{self.origin}: masks of colours (palette_masks) need a colour for every class, lines 'id name R G B'"
+                f"{self.origin}: masks of colours (SegmentationSource.palette_masks) need a colour for every class, "
+                "lines 'id name R G B'"
                 + (f"; without one: {', '.join(self.colourless[:8])}" if self.colourless else "")
             )
         numbers: dict[tuple[int, int, int], int] = {}
@@ -104,8 +105,8 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
         if default is not None and source.classes == "classes.txt":
             return default
         raise DataError(
-            f"{path}: no such file. Name the classes: SegmentationSource(classes=('sky', 'road', ...)) in the order of "
-            f"their ids, or a text file with {_FORM} per line"
+            f"{path}: no such file. SegmentationSource.classes must be the names of the classes in the order of their "
+            f"ids, such as sky road car, or a text file in SegmentationSource.root with {_FORM} per line"
         )
     return _read(path, ignored)
 

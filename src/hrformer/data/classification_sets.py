@@ -8,8 +8,9 @@ from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.image_folder import ImageFolder, class_folders
 from hrformer.data.label_names import listed_classes
 from hrformer.data.part_files import part_files
+from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError
-from hrformer.data.sources import ClassificationSource, Split
+from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
 from hrformer.data.webdataset import TarShards
 from hrformer.data.zip_archive import ZipPictures
 
@@ -34,10 +35,21 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
     part = {"train": source.train, "val": source.val, "test": source.test}[split]
     if not part:
-        raise DataError(f"{source.root}: the source names no {split} part; its field {split!r} is empty")
-    root, layout = source.root, source.format
+        raise DataError(f"{source.root}: the set has no part {split!r}: ClassificationSource.{split} is empty")
+    root, layout, field = source.root, source.format, "ClassificationSource.root"
     if split == "val":
-        root, layout = source.val_root or root, source.val_format or layout
+        layout = source.val_format or layout
+        if source.val_root is not None:
+            root, field = source.val_root, "ClassificationSource.val_root"
+    with advising(field, root, [part, f"{part}.zip"]):
+        if layout != "huggingface" and not root.is_dir():
+            raise DataError(f"{root}: no such folder; {field} is that of a set in the layout {layout!r}")
+        return _read(source, split, root, layout, part)
+
+
+def _read(
+    source: ClassificationSource, split: Split, root: Path, layout: ClassificationFormat, part: str
+) -> ClassificationSet:
     if layout == "huggingface":
         return HuggingFaceClassification(
             root,
@@ -46,8 +58,6 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
             label_column=source.label_column,
             classes=listed_classes(root, source.classes),
         )
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; it should hold a classification set in the layout {layout!r}")
     classes, name = listed_classes(root, source.classes), root.resolve().name
     if layout == "webdataset":
         return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)

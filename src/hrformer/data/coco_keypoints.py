@@ -124,7 +124,7 @@ class CocoPeople(PoseSet):
             people = _read_people(content["annotations"], pictures, ids, self.skeleton.num_keypoints, file)
             people = _clipped(people, pictures, source.clip, file)
         else:
-            raise DataError(f"{file} lists pictures without labels: give a file of detected boxes (detections)")
+            raise DataError(f"{file} lists pictures without labels: name a file of boxes in PoseSource.detections")
         if not len(people.picture):
             raise DataError(
                 f"{detections or file}: nobody is left; people must not be a crowd (iscrowd) and need a category of "
@@ -173,7 +173,7 @@ def _read_json(file: Path) -> Any:
         with file.open(encoding="utf-8") as stream:
             return json.load(stream, object_hook=_needed)
     except FileNotFoundError:
-        raise DataError(f"{file}: no such file; check the root and the annotations of the PoseSource") from None
+        raise DataError(f"{file}: no such file") from None
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from error
     except ValueError as error:
@@ -339,7 +339,10 @@ def _folder_of(names: Sequence[str], folders: Sequence[Path], file: Path) -> str
     folder = next((one for one in folders if (one / names[0]).is_file()), None)
     if folder is None:
         tried = ", ".join(str(one) for one in folders)
-        raise DataError(f"{file} lists the picture {names[0]}, which is in none of {tried}; set the images folder")
+        raise DataError(
+            f"{file} lists the picture {names[0]}, which is in none of {tried}; PoseSource.train_images, "
+            "PoseSource.val_images and PoseSource.test_images say where they are"
+        )
     # Listing folders once takes a fraction of the time of asking for each file.
     held: dict[str, set[str]] = {}
     missing = []

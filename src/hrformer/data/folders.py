@@ -20,7 +20,7 @@ def open_folders(source: SegmentationSource, split: Split) -> MaskFiles:
     """
     part = part_name(source, split)
     pictures_at, masks_at = (text.replace("{split}", part) for text in (source.images, source.masks))
-    layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png"
+    layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
     classes = class_list(source)
     pictures_in = find_folder(source.root, [pictures_at], "pictures", layout)
     pictures = pictures_below(pictures_in)

@@ -150,12 +150,16 @@ def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[
         raise DataError(f"{where}: row {cells.index(None)} has no label")
     own = tuple(getattr(table.features[column], "names", ()))
     if own and given and own != tuple(given):
-        raise DataError(f"{where}: the classes are {own[:10]}, but {tuple(given)[:10]} were given; leave them out")
+        raise DataError(
+            f"{where}: the classes are {own[:10]}, but {tuple(given)[:10]} were given; leave "
+            "ClassificationSource.classes empty"
+        )
     names = own or tuple(given)
     if cells and isinstance(cells[0], str):
         if not names:
             raise DataError(
-                f"{where}: the labels are texts such as {cells[0]!r}; give them all, in order, in 'classes'"
+                f"{where}: the labels are texts such as {cells[0]!r}; list them all, in order, in "
+                "ClassificationSource.classes"
             )
         numbers = {name: number for number, name in enumerate(names)}
         if unknown := next((cell for cell in cells if cell not in numbers), None):

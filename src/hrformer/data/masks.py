@@ -123,7 +123,8 @@ def decode_ids(data: bytes, name: str) -> Ids:
         if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
             raise DataError(
                 f"{name}: the mask is a picture of colours (mode {mode}), not of ids. If colours stand for classes, "
-                "set palette_masks=True and list R G B in the classes file; else save ids as grey or palette PNG"
+                "set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as grey or "
+                "palette PNG"
             )
         if image.format == "JPEG":
             raise DataError(f"{name}: JPEG changes values, so it cannot hold ids; save masks as PNG")

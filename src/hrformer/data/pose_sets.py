@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hrformer.data.coco_keypoints import CocoPeople
+from hrformer.data.places import advising
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 
@@ -31,11 +32,17 @@ def open_pose(
     }[split]
     if not file:
         raise DataError(f"the pose set in {source.root} has no part {split!r}: PoseSource.{split}_annotations is empty")
-    return CocoPeople(
-        source.root / file.replace("{split}", split),
-        # Names in the file may hold the folder, hence the root itself.
-        [*(source.root / folder.replace("{split}", split) for folder in folders), source.root],
-        source,
-        detections=detections,
-        box_threshold=box_threshold,
-    )
+    place, file = f"PoseSource.{split}_annotations", file.replace("{split}", split)
+    with advising("PoseSource.root", source.root, [file]):
+        if not source.root.is_dir():
+            raise DataError(f"{source.root}: no such folder; PoseSource.root is the folder of the set")
+        if not (source.root / file).exists():
+            raise DataError(f"{source.root / file}: no such file; {place} is {file}, relative to PoseSource.root")
+        return CocoPeople(
+            source.root / file,
+            # Names in the file may hold the folder, hence the root itself.
+            [*(source.root / folder.replace("{split}", split) for folder in folders), source.root],
+            source,
+            detections=detections,
+            box_threshold=box_threshold,
+        )

@@ -11,6 +11,7 @@ from hrformer.data.folders import open_folders
 from hrformer.data.huggingface_masks import HuggingFaceSegmentation
 from hrformer.data.official_segmentation import open_official
 from hrformer.data.pascal_context import open_pascal_context
+from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.voc import open_voc
@@ -42,7 +43,16 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     if source.format not in _READERS:
         raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
     if source.format != "huggingface" and not source.root.is_dir():
-        raise DataError(f"{source.root}: no such folder; it should hold a segmentation set ({source.format})")
-    opened = _READERS[source.format](source, split)
+        raise DataError(f"{source.root}: no such folder; SegmentationSource.root is that of the set")
+    with advising("SegmentationSource.root", source.root, _wanted(source, split)):
+        opened = _READERS[source.format](source, split)
     opened.name = source.name or opened.name
     return opened
+
+
+def _wanted(source: SegmentationSource, split: Split) -> list[str]:
+    """What the root must hold, where the source says so; readers of published sets look for their layouts."""
+    part: str = getattr(source, split)
+    if source.format in ("folders", "voc"):
+        return [text.replace("{split}", part) for text in (source.images, source.masks)]
+    return [part] if source.format == "huggingface" else []

@@ -60,7 +60,9 @@ def skeleton_of(category: Mapping[str, Any], source: PoseSource, file: str) -> S
             skeleton = replace(skeleton, flip_pairs=_numbered(source.flip_pairs, names))
         return replace(skeleton, sigmas=tuple(map(float, source.sigmas))) if source.sigmas else skeleton
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file}: {error}; PoseSource.flip_pairs, .sigmas or .skeleton can replace it") from error
+        raise DataError(
+            f"{file}: {error}; PoseSource.flip_pairs, PoseSource.sigmas or PoseSource.skeleton can replace it"
+        ) from error
 
 
 def words_of(name: str) -> tuple[str, ...]:

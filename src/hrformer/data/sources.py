@@ -127,7 +127,7 @@ class SegmentationSource:
     images: str = "images/{split}"
     masks: str = "labels/{split}"
     lists: str = "ImageSets/Segmentation/{split}.txt"
-    classes: tuple[str, ...] | str = "classes.txt"
+    classes: str | tuple[str, ...] = "classes.txt"
     ignore: tuple[int, ...] = ()
     palette_masks: bool = False
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
