@@ -149,6 +149,41 @@ def test_sigterm_saves_and_stops(classification_run: ClassificationRun, tmp_path
     assert state.update == max(losses(out)) > 0
 
 
+@pytest.mark.parametrize("at", [3, 6])
+def test_signal_within_a_validation(
+    at: int, classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(classification_run, ema_decay=0.9)
+    whole = train(config, tmp_path / "whole")
+    real, items = loop.evaluate, []
+
+    def stopped(*arguments: Any, progress: Callable[[int, int], object], **options: Any) -> Any:
+        def told(done: int, total: int) -> None:
+            if done and len(losses(tmp_path / "cut")) == at:
+                items.append(done)
+                os.kill(os.getpid(), signal.SIGTERM)
+            progress(done, total)
+
+        return real(*arguments, progress=told, **options)
+
+    monkeypatch.setattr(loop, "evaluate", stopped)
+    cut = train(config, tmp_path / "cut")
+    assert (cut.update, cut.interrupted) == (at, "SIGTERM")
+    # One batch of the 12 items, and no score of half a set.
+    assert items == [8]
+    assert at not in [row["update"] for row in lines(tmp_path / "cut", "validation")]
+    monkeypatch.setattr(loop, "evaluate", real)
+    again = train(config, tmp_path / "cut", resume=True)
+    assert (again.update, again.interrupted, again.best, again.best_update) == (6, "", whole.best, whole.best_update)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    scores = [
+        [(row["update"], row["scores"]) for row in lines(tmp_path / name, "validation")] for name in ("whole", "cut")
+    ]
+    assert scores[0] == scores[1]
+    states = [read_state(checkpoint_path(tmp_path / name))[1]["model"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_non_finite_loss_names_update_rate_and_checkpoint(
     classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,10 @@ class NonFiniteLoss(ValueError):
     """The loss became infinite or not a number; the message names update, rate and the last good checkpoint."""
 
 
+class ValidationStopped(Exception):
+    """A signal ended a validation before its last batch; no score came of it."""
+
+
 class StopSignals:
     """While active, SIGTERM and the first Ctrl-C only set ``requested``; a second Ctrl-C interrupts at once."""
 

@@ -21,9 +21,10 @@ import torch
 from hrformer.data.loader import LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
 from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.protocols import Evaluation
 from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
-from hrformer.train.control import NonFiniteLoss, StopSignals, mean_of
+from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
 from hrformer.train.distributed import any_process, processes
 from hrformer.train.machine import Machine
 from hrformer.train.optim import (
@@ -90,6 +91,11 @@ class _Loop(Run):
         last_saved, began, stopped = time.monotonic(), time.monotonic() - state.seconds, ""
         with self._told_in_summary(), self.journal as journal:
             self.introduce()
+            if self._owes_validation():
+                complete = self._validate(stop)
+                self.save()
+                if not complete:
+                    return self._finish(self._note_stop(stop))
             batches = self._batches()
             set_training(self.model, self.frozen)
             while state.update < self.total:
@@ -101,7 +107,7 @@ class _Loop(Run):
                 journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
-                validates = ends or self._is_due(state.update)
+                validates = self._validates_at(state.update)
                 saves = validates or self._saves_at(state.update)
                 # All processes must ask at the same updates, and rarely on a GPU, where an answer has to wait.
                 asks = logs or saves or machine.waits_for_nothing
@@ -111,16 +117,14 @@ class _Loop(Run):
                     self._require_finite(rate)
                 if logs:
                     self._log(rate, norm)
+                complete = not validates or self._validate(stop)
                 if validates:
-                    self._validate()
                     set_training(self.model, self.frozen)
                 if saves or overdue or stops:
                     self.save()
                     last_saved = time.monotonic()
-                if stops and not ends:
-                    # The signal may have reached only another process, which has stopped all of them.
-                    stopped = stop.requested or "a signal"
-                    journal.note(f"{stopped}: saved {checkpoint_path(self.out)} and stopped")
+                if (stops and not ends) or not complete:
+                    stopped = self._note_stop(stop)
                     break
             return self._finish(stopped)
 
@@ -175,9 +179,20 @@ class _Loop(Run):
         np.random.seed(seed & 0xFFFFFFFF)
         random.seed(seed)
 
-    def _is_due(self, update: int) -> bool:
+    def _validates_at(self, update: int) -> bool:
         every = self.config.validate_updates or max(round(self.config.validate_epochs * self.per_epoch), 1)
-        return update % every == 0
+        return update == self.total or update % every == 0
+
+    def _owes_validation(self) -> bool:
+        """Whether the run was stopped within a validation, which then has to be done before the next update."""
+        update = self.state.update
+        return update > max(self.state.last_validation, 0) and self._validates_at(update)
+
+    def _note_stop(self, stop: StopSignals) -> str:
+        # The signal may have reached only another process, which has stopped all of them.
+        stopped = stop.requested or "a signal"
+        self.journal.note(f"{stopped}: saved {checkpoint_path(self.out)} and stopped")
+        return stopped
 
     def _is_overdue(self, last_saved: float) -> bool:
         minutes = self.config.save.every_minutes
@@ -205,23 +220,14 @@ class _Loop(Run):
         self.journal.log(self.state.update, self.state.update / self.per_epoch, values)
         self.window.reset()
 
-    def _validate(self) -> None:
-        config, state = self.config, self.state
-        self.machine.share_buffers(self.plain)
-        workers = default_workers(self.machine.world_size) if config.runtime.workers is None else config.runtime.workers
-        with self.journal.aside("validation") as count:
-            self.evaluation = evaluation = evaluate(
-                self.model_to_keep(),
-                self.task.val_set,
-                config.evaluation,
-                device=self.machine.device,
-                workers=workers,
-                precision=config.runtime.precision,
-                processes=processes(),
-                progress=count,
-                worst=config.log.pictures,
-            )
-        self.main = evaluation.main
+    def _validate(self, stop: StopSignals) -> bool:
+        """Score the model; False if a signal came before that was done."""
+        try:
+            evaluation = self._evaluate(stop)
+        except ValidationStopped:
+            return False
+        self.evaluation, self.main = evaluation, evaluation.main
+        state = self.state
         state.last_validation, state.validations = state.update, state.validations + 1
         best = state.best is None or evaluation.value > state.best
         if best:
@@ -231,6 +237,31 @@ class _Loop(Run):
             write_summary(self.out)
         if best:
             self.write_weights("best.safetensors", evaluation)
+        return True
+
+    def _evaluate(self, stop: StopSignals) -> Evaluation:
+        config, group = self.config, processes()
+        self.machine.share_buffers(self.plain)
+        workers = default_workers(self.machine.world_size) if config.runtime.workers is None else config.runtime.workers
+        with self.journal.aside("validation") as count:
+
+            def tell(done: int, total: int) -> None:
+                count(done, total)
+                # Several processes would have to agree on the batch to stop at, so they finish the validation.
+                if stop.requested and group is None and done < total:
+                    raise ValidationStopped
+
+            return evaluate(
+                self.model_to_keep(),
+                self.task.val_set,
+                config.evaluation,
+                device=self.machine.device,
+                workers=workers,
+                precision=config.runtime.precision,
+                processes=group,
+                progress=tell,
+                worst=config.log.pictures,
+            )
 
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
