@@ -1,12 +1,16 @@
 ## make demo   predict on photographs and write demo/index.html; on your own too: make demo IMAGES="a.jpg b.png"
 ## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
 ## make lint   ruff, mypy, codespell
+## make bench  measure speed side by side into benchmarks/RESULTS.md: make bench PRESET=gpu BENCH_ARGS="--peer official=PATH"
 ## make clean  remove what the others wrote, except the environment in .venv
 
 PYTHON ?= python3
 # Test processes, one torch thread each.
 WORKERS ?= 2
 IMAGES ?=
+# Standard set of measurements (cpu or gpu), and further options of `hrformer bench`.
+PRESET ?= cpu
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +18,7 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint bench clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -30,6 +34,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+bench: $(INSTALLED)
+	$(BIN)/hrformer bench --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
 
 clean:
 	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache

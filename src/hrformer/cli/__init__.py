@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -18,6 +18,7 @@ from hrformer.cli.arguments import (
     PredictGroup,
     TrainArguments,
 )
+from hrformer.cli.bench import BenchArguments, run_bench
 from hrformer.cli.convert import run_convert
 from hrformer.cli.evaluate import run_evaluate
 from hrformer.cli.inspect import run_inspect
@@ -71,13 +72,16 @@ def _parse(typed: list[str]) -> Any:
             return parse_run(options, typed[words:], command=name, sections=sections)
     # Without prefixes the options read --out rather than --task.out.
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    return tyro.cli(Command, args=typed, prog="hrformer", description=DESCRIPTION, config=config)
+    commands = Command | Annotated[BenchArguments, tyro.conf.subcommand("bench")]
+    return tyro.cli(commands, args=typed, prog="hrformer", description=DESCRIPTION, config=config)
 
 
 def _run(command: Any, typed: list[str]) -> int:
     if isinstance(command, PredictGroup):
         return run_predict(command.task, typed)
     options = command.options if isinstance(command, RunCommand) else command
+    if isinstance(options, BenchArguments):
+        return run_bench(options, typed)
     if isinstance(options, TrainArguments):
         return run_train(command)
     if isinstance(options, EvaluateArguments):

@@ -1,0 +1,203 @@
+"""What a run leaves behind: one record per candidate, batch, size and kind, and the document around them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hrformer.benchmark.candidates import Candidate
+from hrformer.benchmark.statistics import Summary, summarise
+from hrformer.models.weight_files import write_file
+
+FORMAT = 1
+"""Of the JSON file; raised when its fields change their meaning."""
+
+Kind = Literal["forward", "train", "memory", "train-memory", "stages", "start"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+UNITS: Mapping[Kind, str] = {
+    "forward": "s",
+    "train": "s",
+    "memory": "MiB",
+    "train-memory": "MiB",
+    "stages": "s",
+    "start": "s",
+}
+
+NEEDED = ("date", "python", "torch", "platform", "cpu", "cores", "gpus", "device", "threads", "malloc", "commit")
+"""Conditions without which a figure means nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """Figures of one candidate at one batch and size.
+
+    Attributes:
+        group: title of the group it was measured in, all of whose members took turns.
+        kind: what was measured.
+        candidate: who.
+        batch: pictures.
+        size: (height, width) of the input, pixels.
+        part: stage of ``stages`` and ``start``; empty else.
+        rounds: values by round, in the kind's unit.
+        first: seconds of the slowest of the first calls, compilation included; None where there is none.
+        failure: why there are no values.
+        note: how it was measured, where that can differ.
+    """
+
+    group: str
+    kind: Kind
+    candidate: Candidate
+    batch: int
+    size: tuple[int, int]
+    part: str = ""
+    rounds: tuple[tuple[float, ...], ...] = ()
+    first: float | None = None
+    failure: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if bool(self.failure) == bool(self.rounds):
+            raise ValueError(f"{self.candidate.label}: needs either values or a reason why there are none")
+
+    @property
+    def summary(self) -> Summary:
+        """Of all values.
+
+        Raises:
+            ValueError: there are none.
+        """
+        return summarise([value for values in self.rounds for value in values])
+
+    @property
+    def images_per_second(self) -> float | None:
+        """At the median, for kinds that run batch after batch."""
+        return self.batch / self.summary.median if self.kind in ("forward", "train") and self.rounds else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Growth:
+    """How one candidate's time grows.
+
+    Attributes:
+        label: of the candidate.
+        over: "batch" or "pixels".
+        exponent: 1 for growth in proportion.
+        r_squared: how well a power law fits.
+    """
+
+    label: str
+    over: str
+    exponent: float
+    r_squared: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """A target and what was measured.
+
+    Attributes:
+        name: what is compared.
+        due: value to reach.
+        then: value hoped for later; None where there is none.
+        measured: None where it could not be measured.
+        unit: "x" for a ratio (at least), "s" or "ms" for a time (at most), "exponent" (at most).
+        spread: quartiles of the measured value, where it is a ratio.
+        winners: labels of the candidates compared: ours, and the other's best.
+        reason: why nothing was measured.
+    """
+
+    name: str
+    due: float
+    then: float | None = None
+    measured: float | None = None
+    unit: str = "x"
+    spread: tuple[float, float] | None = None
+    winners: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """None where nothing was measured."""
+        if self.measured is None:
+            return None
+        return self.measured >= self.due if self.unit == "x" else self.measured <= self.due
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """A whole run.
+
+    Attributes:
+        name: of the plan.
+        command: that repeats it.
+        conditions: machine, versions, date and settings; holds at least ``NEEDED``.
+        records: figures.
+        growth: of sweeps.
+        verdicts: of the preset's targets.
+        baseline: label of the candidate that ratios are taken against; empty for the first of each group.
+    """
+
+    name: str
+    command: str
+    conditions: Mapping[str, Any]
+    records: tuple[Record, ...]
+    growth: tuple[Growth, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    baseline: str = ""
+    format: int = field(default=FORMAT)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in NEEDED if name not in self.conditions]:
+            raise ValueError(f"the conditions of a run lack {', '.join(missing)}")
+
+
+def write_document(document: Document, path: Path) -> None:
+    """Write the JSON file whole."""
+    text = json.dumps(_shortened(asdict(document)), indent=1, ensure_ascii=False) + "\n"
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_document(path: Path) -> Document:
+    """Read what :func:`write_document` wrote.
+
+    Raises:
+        ValueError: it is not such a file.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
+        records = tuple(_record(one) for one in content.pop("records"))
+        growth = tuple(Growth(**one) for one in content.pop("growth"))
+        verdicts = tuple(_verdict(one) for one in content.pop("verdicts"))
+        return Document(records=records, growth=growth, verdicts=verdicts, **content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} holds no measurements of hrformer bench: {error}") from error
+
+
+def _record(content: dict[str, Any]) -> Record:
+    candidate = Candidate(**content.pop("candidate"))
+    height, width = content.pop("size")
+    rounds = tuple(tuple(values) for values in content.pop("rounds"))
+    return Record(candidate=candidate, size=(height, width), rounds=rounds, **content)
+
+
+def _verdict(content: dict[str, Any]) -> Verdict:
+    spread, winners = content.pop("spread"), content.pop("winners")
+    return Verdict(spread=None if spread is None else (spread[0], spread[1]), winners=tuple(winners), **content)
+
+
+def _shortened(value: Any) -> Any:
+    """Numbers to six digits: clocks are no better, and files get short. No NaN, which JSON does not have."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _shortened(one) for key, one in value.items()}
+    return [_shortened(one) for one in value] if isinstance(value, list | tuple) else value
