@@ -1,0 +1,53 @@
+"""What tests of kernels share: where they run, buffers that show unwritten elements, and the bound on their error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# Triton's interpreter multiplies raw bits of bfloat16, so that needs a GPU.
+DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE.type == "cuda" else [])
+
+
+@contextmanager
+def nan_filled_buffers() -> Iterator[None]:
+    """``torch.empty`` and ``torch.empty_like`` give NaN, so that elements a kernel does not write show."""
+
+    def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def make_filled(*args: Any, **kwargs: Any) -> Tensor:
+            buffer = make(*args, **kwargs)
+            return buffer.fill_(float("nan")) if buffer.is_floating_point() else buffer
+
+        return make_filled
+
+    empty, empty_like = filled(torch.empty), filled(torch.empty_like)
+    with mock.patch.object(torch, "empty", empty), mock.patch.object(torch, "empty_like", empty_like):
+        yield
+
+
+def assert_accurate(
+    ours: Mapping[str, Tensor], plain: Mapping[str, Tensor], exact: Mapping[str, Tensor], dtype: torch.dtype
+) -> None:
+    """The error of each result is at most twice that of plain PyTorch at the same precision.
+
+    Errors are norms of the difference from float64. Half a unit in the last place of ``dtype`` on every element is
+    forgiven: plain PyTorch may happen to round nothing.
+    """
+    for name, wanted in exact.items():
+        assert ours[name].shape == wanted.shape, name
+        assert ours[name].isfinite().all(), f"{name} has unwritten or non-finite elements"
+        floor = torch.finfo(dtype).eps / 2 * wanted.norm()
+        allowed = 2 * (plain[name].double() - wanted).norm() + floor
+        error = (ours[name].double() - wanted).norm()
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def rounded(dtype: torch.dtype, *size: int) -> Tensor:
+    """Normal float64 numbers that ``dtype`` holds exactly, so that errors are those of the computation alone."""
+    return torch.randn(size, device=DEVICE).to(dtype).double()
