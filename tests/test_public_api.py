@@ -20,13 +20,15 @@ PUBLIC = [
     "list_models",
     "load",
     "load_checkpoint",
+    "optimize",
 ]
 
 # Parameters as called; types and values of defaults may grow, names, order and kind may not change.
 SIGNATURES = {
     "create_model": "name, task=, *, num_classes=, num_keypoints=, window_size=, **options",
     "list_models": "",
-    "load": "name_or_path, device=, *, dtype=, **overrides",
+    "load": "name_or_path, device=, *, dtype=, fast=, **overrides",
+    "optimize": "model, *, backend=, threads=, precision=, cache=",
     "load_checkpoint": (
         "model, source, *, position_bias=, upsample=, channel_order=, input_size=, decoder=, published=, strict="
     ),

@@ -6,6 +6,7 @@ Importing the package also registers the HRFormer names with timm.
 from __future__ import annotations
 
 import hrformer.models.timm_api  # noqa: F401  registers the names with timm
+from hrformer.fast.optimize import optimize
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.checkpoint import load_checkpoint
 from hrformer.models.zoo import create_model, list_models
@@ -23,4 +24,5 @@ __all__ = [
     "list_models",
     "load",
     "load_checkpoint",
+    "optimize",
 ]

@@ -37,6 +37,9 @@ class PredictArguments(General):
     """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
     batch_size: int = 8
     """How many pictures, or people for pose, go through the network at once."""
+    fast: bool = False
+    """Run through `hrformer.optimize`: fused kernels on a GPU, OpenVINO or ONNX Runtime on a processor. The first run
+    compiles for some seconds; results differ by rounding."""
     resume: bool = False
     """Skip pictures whose results are in --out already."""
     pictures: bool = True
@@ -185,6 +188,8 @@ class EvaluateArguments(General):
     """Processes that read pictures ahead. Default: one per core, less one."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward pass."""
+    fast: bool = False
+    """Run through `hrformer.optimize`, so that scores are those of the fast path; needs --precision fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file,
 from hrformer.evaluate.processes import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
+from hrformer.fast.optimize import FastModel, optimize
 from hrformer.models.checkpoint import load_model
 from hrformer.models.download import resolve_weights
 from hrformer.models.model import VisionModel
@@ -105,6 +106,8 @@ def _check_options(options: EvaluateArguments) -> None:
             raise ValueError(f"--predictions is scored without a model and as a whole: leave out {', '.join(both)}")
     elif options.server_ids:
         raise ValueError("--server-ids says what masks in files hold; it needs --predictions")
+    if options.fast and (options.precision != "fp32" or options.predictions is not None):
+        raise ValueError("--fast runs weights in --precision fp32; leave out --fast, or --precision and --predictions")
 
 
 def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tuple[Evaluation, dict[str, Any]] | None:
@@ -120,6 +123,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
         "processes": group,
         "limit": options.limit,
     }
+    if options.fast:
+        model = optimize(model.to(device))
     note(f"{model.info.name} ({path}) on {source.name} {options.split}, {len(source)} items, {device}")
     if options.submit:
         with _progress() as progress:
@@ -144,6 +149,7 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
         "model": model.info.name,
         "input": model.info.input_spec.to_dict(),
         "precision": options.precision,
+        "path": model.backend if isinstance(model, FastModel) else "reference",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": group.world_size,
     }

@@ -50,7 +50,7 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         OSError: results cannot be written.
     """
     inputs = _checked_inputs(arguments)
-    predictor = load(arguments.weights, arguments.device)
+    predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
     wanted = _TASKS[type(arguments)]
     if not isinstance(predictor, wanted):
         raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted.task}")

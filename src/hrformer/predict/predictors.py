@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from hrformer.fast.optimize import optimize
 from hrformer.models.checkpoint import load_model
 from hrformer.models.download import resolve_weights
 from hrformer.models.model import VisionModel
@@ -37,6 +38,7 @@ def load(
     device: str | torch.device | None = None,
     *,
     dtype: torch.dtype = torch.float32,
+    fast: bool = False,
     **overrides: Any,
 ) -> AnyPredictor:
     """Make a predictor from published weights or a weight file.
@@ -45,6 +47,7 @@ def load(
         name_or_path: a name that ``hrformer models`` lists, downloaded once, or the path of a weight file.
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic.
+        fast: run through ``hrformer.optimize``; results differ by rounding.
         **overrides: what a file cannot tell, see ``hrformer.models.checkpoint.load_model``.
 
     Returns:
@@ -59,6 +62,8 @@ def load(
     model, report = load_model(path, published=published, **overrides)
     predictor = predictor_for(model, device=device, dtype=dtype)
     predictor.report = report
+    if fast:
+        predictor.model = optimize(model)
     return predictor
 
 

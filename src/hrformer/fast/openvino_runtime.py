@@ -1,0 +1,142 @@
+"""Models executed by OpenVINO on the CPU, compiled once per input size and kept on disk."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hrformer.fast.fingerprint import module_fingerprint
+from hrformer.fast.openvino_graph import UnknownOperationError, build_graph
+from hrformer.fast.runtime_model import runtime_module
+from hrformer.models.weight_files import write_file
+
+logger = logging.getLogger("hrformer")
+
+Plane = tuple[int, int, int]
+"""(C, H, W) of one picture."""
+
+
+class OpenVINORuntime:
+    """Runs a module on batches of float32 pictures.
+
+    Two programs per size, each compiled when first needed. One works on a single picture with all threads. The other
+    has a stream per thread, each with a picture of its own: as pictures do not wait for each other, and one picture's
+    maps fit into a core's caches where a batch's do not, a batch takes less time than in one piece.
+
+    Args:
+        module: in evaluation mode; maps (B, C, H, W) to a tensor or several.
+        threads: at least 1.
+        bf16: compute in bfloat16 where the processor has it. Off, every product is float32, also on processors
+            where OpenVINO would choose bfloat16 by itself.
+        folder: where compiled programs are kept, or None.
+    """
+
+    name = "openvino"
+
+    def __init__(self, module: nn.Module, *, threads: int, bf16: bool = False, folder: Path | None = None) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._module = module
+        self._threads = threads
+        self._settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        }
+        self._folder = folder
+        self._about = (
+            openvino.get_version(),
+            self._core.get_property("CPU", "FULL_DEVICE_NAME"),
+            self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+            torch.backends.cpu.get_cpu_capability(),
+        )
+        self._fingerprint = ""
+        self._prepared: nn.Module | None = None
+        self._graphs: dict[Plane, Any] = {}
+        self._requests: dict[tuple[Plane, int], list[Any]] = {}
+
+    def forget(self, plane: Plane) -> None:
+        """Drop the programs for a size."""
+        for streams in {1, self._threads}:
+            self._requests.pop((plane, streams), None)
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        """(B, C, H, W) float32 on the CPU, B >= 1 -> the module's outputs in order, in tensors of their own."""
+        plane = (x.shape[1], x.shape[2], x.shape[3])
+        streams = self._threads if x.shape[0] >= self._threads else 1
+        requests = self._requests_for(plane, streams)
+        pictures = x.contiguous().numpy()
+        found: list[list[Tensor]] = []
+        for start in range(0, len(pictures), len(requests)):
+            busy = list(zip(requests, pictures[start : start + len(requests)], strict=False))
+            for request, picture in busy:
+                request.start_async({0: picture[None]}, share_inputs=True)
+            for request, _ in busy:
+                request.wait()
+            found += [[torch.from_numpy(o.data.copy()) for o in request.output_tensors] for request, _ in busy]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def _requests_for(self, plane: Plane, streams: int) -> list[Any]:
+        key = (plane, streams)
+        if key not in self._requests:
+            program = self._program(plane, streams)
+            self._requests[key] = [program.create_infer_request() for _ in range(streams)]
+        return self._requests[key]
+
+    def _program(self, plane: Plane, streams: int) -> Any:
+        settings = self._settings | {"NUM_STREAMS": streams}
+        path = self._path(plane, streams)
+        if path is not None and path.is_file():
+            try:
+                return self._core.import_model(io.BytesIO(path.read_bytes()), "CPU", settings)
+            except RuntimeError as error:
+                logger.warning("%s cannot be used and is made anew: %s", path, str(error).partition("\n")[0])
+        program = self._core.compile_model(self._graph(plane), "CPU", settings)
+        if path is not None:
+            self._keep(path, program)
+        return program
+
+    def _path(self, plane: Plane, streams: int) -> Path | None:
+        if self._folder is None:
+            return None
+        if not self._fingerprint:
+            self._fingerprint = module_fingerprint(self._module, (*self._about, *self._settings.items()))[:24]
+        size = "x".join(map(str, plane))
+        return self._folder / f"openvino-{self._fingerprint}-{size}-{streams}.blob"
+
+    def _keep(self, path: Path, program: Any) -> None:
+        exported = program.export_model().getvalue()
+        try:
+            write_file(path, lambda part: part.write_bytes(exported))
+        except OSError as error:
+            logger.warning("the compiled model is not kept: %s", error)
+
+    def _graph(self, plane: Plane) -> Any:
+        if plane not in self._graphs:
+            if self._prepared is None:
+                self._prepared = runtime_module(self._module)
+            self._graphs = {plane: openvino_graph(self._prepared, (1, *plane))}  # both programs come one after another
+        return self._graphs[plane]
+
+
+def openvino_graph(module: nn.Module, shape: Sequence[int]) -> Any:
+    """The graph of a module: ours where it knows all its functions, else OpenVINO's own conversion, which is slow.
+
+    Raises:
+        RuntimeError: OpenVINO cannot convert the module.
+    """
+    import openvino
+
+    try:
+        return build_graph(module, shape)
+    except UnknownOperationError as error:
+        logger.info("%s goes through OpenVINO's converter: %s", type(module).__name__, error)
+    # Not zeros: a network may branch on its input's values while it is traced.
+    example = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
+    return openvino.convert_model(module, example_input=example, input=[tuple(shape)])

@@ -1,0 +1,242 @@
+"""``optimize`` as its users see it: same results, any size, one log line where it cannot, clear errors."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hrformer.fast.optimize as module
+from hrformer.fast.optimize import BACKENDS, MAX_SIZES, FastModel, optimize
+from hrformer.models.model import TASKS, VisionModel
+from hrformer.models.zoo import create_model
+
+pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
+
+TOLERANCE = 1e-5
+"""Of the largest absolute output, as for the goldens of the reference code."""
+
+
+def lively(name: str, task: str | None, **options) -> VisionModel:
+    """A model whose outputs depend on everything in it."""
+    torch.manual_seed(0)
+    model = create_model(name, task, **options).eval().requires_grad_(False)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, 0.0, m.weight[0].numel() ** -0.5)
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def small(name: str, task: str | None) -> VisionModel:
+    count = {"pose": {"num_keypoints": 3}, None: {}}.get(task, {"num_classes": 3})
+    extra = {"ocr_channels": 32, "ocr_key_channels": 16} if task == "segmentation" and "hrformer" in name else {}
+    return lively(name, task, **count, **extra)
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HRFORMER_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_gives_the_same_result(task: str) -> None:
+    model = small("hrformer_nano", task)
+    fast = optimize(model, backend="openvino", cache=False)
+    for batch in (1, 3):
+        x = torch.randn(batch, 3, 61, 83)
+        assert_same(fast(x), model(x))
+    assert fast.backend == "openvino"
+    assert isinstance(fast, VisionModel)
+    assert (fast.info, fast.task) == (model.info, task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task"), [("hrformer_base", "pose"), ("hrformer_tiny", "segmentation"), ("hrnet_w18", "classification")]
+)
+def test_published_sizes_give_the_same_result(name: str, task: str) -> None:
+    model = small(name, task)
+    x = torch.randn(2, 3, 64, 48)
+    assert_same(optimize(model, backend="openvino", cache=False)(x), model(x))
+
+
+def test_onnx_runtime_gives_the_same_result() -> None:
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, from the extra 'fast-cpu'")
+    model = small("hrformer_nano", "pose")
+    fast = optimize(model, backend="onnxruntime")
+    x = torch.randn(2, 3, 64, 48)
+    assert_same(fast(x), model(x))
+    assert fast.backend == "onnxruntime"
+
+
+def test_backbone_keeps_its_names_and_channels() -> None:
+    model = small("hrformer_nano", None)  # 18 channels, which grow to 24 inside
+    x = torch.randn(1, 3, 40, 32)
+    expected, found = model(x), optimize(model, backend="openvino", cache=False)(x)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert_same(found[name], value)
+
+
+def test_foreign_module_goes_through_the_converter() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus()).eval()
+    x = torch.randn(2, 3, 9, 8)
+    assert_same(optimize(model, backend="openvino", cache=False)(x), model(x).detach())
+
+
+def test_weights_are_those_of_the_moment() -> None:
+    model = small("hrformer_nano", "pose")
+    x = torch.randn(1, 3, 32, 32)
+    before = model(x)
+    fast = optimize(model, backend="openvino", cache=False)
+    nn.init.zeros_(model.head.final_layer.weight)
+    assert_same(fast(x), before)
+
+
+def test_channels_last_and_sliced_inputs() -> None:
+    model = small("hrformer_nano", "pose")
+    fast = optimize(model, backend="openvino", cache=False)
+    x = torch.randn(2, 3, 32, 64)[..., ::2].contiguous(memory_format=torch.channels_last)
+    assert_same(fast(x), model(x))
+
+
+def test_what_no_runtime_takes_is_answered_all_the_same() -> None:
+    model = small("hrformer_nano", "pose")
+    fast = optimize(model, backend="openvino", cache=False)
+    assert fast(torch.empty(0, 3, 32, 32)).shape == (0, 3, 8, 8)
+    double = model.double()
+    assert optimize(double)(torch.randn(1, 3, 32, 32).double()).dtype == torch.float64
+
+
+def test_results_are_copies_without_gradient() -> None:
+    model = small("hrformer_nano", "pose")
+    fast = optimize(model, backend="openvino", cache=False)
+    x = torch.randn(1, 3, 32, 32, requires_grad=True)
+    first = fast(x)
+    kept = first.clone()
+    fast(torch.randn(1, 3, 32, 32))
+    assert torch.equal(first, kept)
+    assert not first.requires_grad
+
+
+class Counting:
+    """A runtime that remembers what it was asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+        self.forgotten: list[int] = []
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        self.ran.append(x.shape[-1])
+        return [x.mean((2, 3))]
+
+    def forget(self, plane: tuple[int, int, int]) -> None:
+        self.forgotten.append(plane[2])
+
+
+def test_sizes_are_compiled_when_they_come_again_and_forgotten_in_turn() -> None:
+    runtime = Counting()
+    fast = FastModel(nn.Flatten(), runtime, None, "openvino")
+    fast(torch.zeros(1, 1, 1, 5))
+    assert runtime.ran == [5]  # the first size at once
+    fast(torch.zeros(1, 1, 1, 6))
+    assert runtime.ran == [5]  # seen once: not worth a program
+    fast(torch.zeros(1, 1, 1, 6))
+    assert runtime.ran == [5, 6]
+    for width in range(7, 7 + MAX_SIZES):
+        fast(torch.zeros(1, 1, 1, 5))  # in use all the time
+        fast(torch.zeros(1, 1, 1, width))
+        fast(torch.zeros(1, 1, 1, width))
+    assert runtime.forgotten == [6, 7]
+
+
+def test_failing_runtime_gives_way_to_the_plain_network(caplog) -> None:
+    class Failing(Counting):
+        def run(self, x: Tensor) -> list[Tensor]:
+            raise RuntimeError("no memory left\nand more")
+
+    fast = FastModel(nn.Flatten(), Failing(), None, "openvino")
+    with caplog.at_level(logging.WARNING, "hrformer"):
+        for _ in range(3):
+            assert fast(torch.ones(2, 1, 1, 3)).shape == (2, 3)
+    assert [record.message for record in caplog.records] == [
+        "openvino fails, the plain network runs from now on: no memory left"
+    ]
+    assert fast.backend == "reference"
+
+
+def test_without_runtimes_one_line_says_so(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    model = small("hrformer_nano", "pose")
+    with caplog.at_level(logging.INFO, "hrformer"):
+        fast = optimize(model)
+    assert fast.backend == "reference"
+    assert ["fast-cpu" in record.message for record in caplog.records] == [True]
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(fast(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"backend": "tensorrt"}, f"must be one of {', '.join(BACKENDS)}, got 'tensorrt'"),
+        ({"precision": "fp8"}, "'fp32' or 'bf16', got 'fp8'"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"backend": "triton"}, "runs on CUDA, but the model is on cpu"),
+    ],
+)
+def test_wrong_options_are_named(options, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        optimize(nn.Conv2d(3, 3, 1), **options)
+
+
+def test_other_dtypes_are_refused_by_name_only() -> None:
+    half = nn.Conv2d(3, 3, 1).to(torch.bfloat16)
+    with pytest.raises(ValueError, match=r"float32 models on the CPU, this one is torch\.bfloat16"):
+        optimize(half, backend="openvino")
+    assert optimize(half).backend == "reference"
+
+
+def test_it_cannot_be_trained_or_changed() -> None:
+    fast = optimize(small("hrformer_nano", "pose"), backend="reference")
+    assert fast.eval() is fast
+    with pytest.raises(ValueError, match="train the model that it was made from"):
+        fast.train()
+    with pytest.raises(ValueError, match="set the upsampling first"):
+        fast.set_upsample("nearest")
+
+
+def test_compiled_programs_are_kept_and_broken_ones_replaced(tmp_path, caplog) -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    expected = optimize(model)(x)
+    (blob,) = (tmp_path / "runtimes").glob("*.blob")
+    written = blob.stat().st_mtime_ns
+    assert torch.equal(optimize(model)(x), expected)
+    assert blob.stat().st_mtime_ns == written
+    blob.write_bytes(blob.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING, "hrformer"):
+        assert torch.equal(optimize(model)(x), expected)
+    assert "cannot be used and is made anew" in caplog.text
+    assert blob.stat().st_size > 1000
+    assert math.isfinite(expected.sum())
+
+
+def test_unwritable_cache_only_warns(tmp_path, monkeypatch, caplog) -> None:
+    (tmp_path / "runtimes").write_text("a file where a folder should be")
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    with caplog.at_level(logging.WARNING, "hrformer"):
+        assert_same(optimize(model)(x), model(x))
+    assert "is not kept" in caplog.text
