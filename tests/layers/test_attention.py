@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from hrformer.layers import attention as attention_module
 from hrformer.layers.attention import WindowAttention
 from hrformer.ops.windows import resize_bias_table
 
@@ -113,6 +114,19 @@ def test_layer_built_after_one_on_meta_works() -> None:
     with torch.device("meta"):
         assert WindowAttention(8, 2, 7).relative_position_index.is_meta
     assert not WindowAttention(8, 2, 7).relative_position_index.is_meta
+
+
+@pytest.mark.parametrize("size", [(7, 14), (9, 5)])
+def test_training_with_the_operator_changes_nothing(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that CUDA tensors go in training; on the CPU the operator's plain reference runs."""
+    attention, x = layer(), torch.randn(2, *size, 8)
+    plain = attention(x)
+    expected = torch.autograd.grad(plain.square().sum(), list(attention.parameters()))
+    monkeypatch.setattr(attention_module, "kernels_train", lambda _: True)
+    output = attention(x)
+    torch.testing.assert_close(output, plain)
+    got = torch.autograd.grad(output.square().sum(), list(attention.parameters()))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,16 @@
 
 # No postponed annotations here: TorchScript reads the buffer's annotation as an object.
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrformer.ops.attention import window_attention_core
 from hrformer.ops.windows import gather_bias, relative_position_index, resize_bias_table, window_attention
+
+
+def kernels_train(x: Tensor) -> bool:
+    """Whether training on this tensor takes the operator that may run kernels; inference stays plain operations."""
+    return x.is_cuda
 
 
 class WindowAttention(nn.Module):
@@ -56,11 +63,20 @@ class WindowAttention(nn.Module):
         self.relative_position_index = relative_position_index(window).to(table.device)
         self.window = window
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def gathered_bias(self) -> Tensor | None:
+        """(h, N, N) added to the scores of a window's N tokens, or None where the bias is off."""
         bias: Tensor | None = None
         if self.position_bias:
             bias = gather_bias(self.relative_position_bias_table, self.relative_position_index, self.window)
+        return bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        bias = self.gathered_bias()
+        if not torch.jit.is_scripting() and self.training and kernels_train(x):
+            packed = F.linear(x, self.qkv.weight, self.qkv.bias)
+            out = window_attention_core(packed, self.qkv.bias, bias, window=self.window, num_heads=self.num_heads)
+            return F.linear(out, self.proj.weight, self.proj.bias)
         return window_attention(
             x,
             self.qkv.weight,

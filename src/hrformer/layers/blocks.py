@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from hrformer.layers.attention import WindowAttention
+from hrformer.layers.training import (
+    attention_applies,
+    feed_forward_applies,
+    normed_attention,
+    normed_feed_forward,
+)
 
 BN_MOMENTUM = 0.1
 BN_EPS = 1e-5
@@ -46,6 +53,8 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        if not torch.jit.is_scripting() and feed_forward_applies(x, None, self):
+            return normed_feed_forward(x, None, self)
         x = self.act(self.norm1(self.fc1(x)))
         x = self.act(self.norm2(self.dw3x3(x)))
         return self.act(self.norm3(self.fc2(x)))
@@ -77,9 +86,20 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = x.permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        hidden = self.ffn(self.norm2(x).permute(0, 3, 1, 2))
-        return x.permute(0, 3, 1, 2) + self.drop_path(hidden)
+        x = (x + self.drop_path(self._attend(x))).permute(0, 3, 1, 2)
+        return x + self.drop_path(self._feed_forward(x))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """Attention of the normalised tokens (B, H, W, C)."""
+        if not torch.jit.is_scripting() and attention_applies(x, self.norm1, self.attn):
+            return normed_attention(x, self.norm1, self.attn)
+        return self.attn(self.norm1(x))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """Feed-forward network on the normalised map (B, C, H, W)."""
+        if not torch.jit.is_scripting() and feed_forward_applies(x, self.norm2, self.ffn):
+            return normed_feed_forward(x, self.norm2, self.ffn)
+        return self.ffn(self.norm2(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class BasicBlock(nn.Module):

@@ -1,0 +1,150 @@
+"""When a block in training on the CPU may run as one operation with its own backward pass, and that operation.
+
+Only unchanged modules qualify: a hook, a subclass (batch norm over processes, an adapter, a parametrised weight)
+or a mode that watches operations would be passed over, so anything of that kind takes the plain modules.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from hrformer.layers.attention import WindowAttention
+from hrformer.ops.feed_forward import FeedForwardWeights, Running, feed_forward_training
+from hrformer.ops.normalisation import RunningStatistics
+from hrformer.ops.window_training import AttentionWeights, window_attention_training
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class FeedForward(Protocol):
+    """The layers of ``hrformer.layers.blocks.ConvFFN``, which is built on this module."""
+
+    training: bool
+    fc1: nn.Conv2d
+    norm1: nn.BatchNorm2d
+    dw3x3: nn.Conv2d
+    norm2: nn.BatchNorm2d
+    fc2: nn.Conv2d
+    norm3: nn.BatchNorm2d
+    act: nn.GELU
+
+
+def attention_applies(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> bool:
+    """Whether :func:`normed_attention` may stand in for ``attn(norm(x))``."""
+    return (
+        attn.training
+        and _plainly_trained(x)
+        and _unchanged(attn, WindowAttention)
+        and _is_layer_norm(norm, x.dtype)
+        and all(_is_linear(m, x.dtype) for m in (attn.qkv, attn.proj))
+    )
+
+
+def normed_attention(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> Tensor:
+    """``attn(norm(x))`` of (B, H, W, C) tokens, storing less and in fewer passes."""
+    parameters = (norm.weight, norm.bias, attn.qkv.weight, attn.qkv.bias, attn.proj.weight, attn.proj.bias)
+    weights = AttentionWeights(*parameters, attn.gathered_bias())
+    return window_attention_training(x, weights, window=attn.window, num_heads=attn.num_heads, layer_eps=norm.eps)
+
+
+def feed_forward_applies(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward) -> bool:
+    """Whether :func:`normed_feed_forward` may stand in for ``ffn(norm(x))``.
+
+    Args:
+        x: (B, C, H, W). One cell in all has no variance; batch norm says so itself.
+        norm: layer norm over C, or None.
+        ffn: the network.
+    """
+    return (
+        ffn.training
+        and _plainly_trained(x)
+        and x.numel() > x.shape[1]
+        and (norm is None or _is_layer_norm(norm, x.dtype))
+        and not _has_hooks(cast(nn.Module, ffn))
+        and type(ffn.act) is nn.GELU
+        and ffn.act.approximate == "none"
+        and not _has_hooks(ffn.act)
+        and all(_is_convolution(m, x.dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
+        and all(_is_batch_norm(m, x.dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+    )
+
+
+def normed_feed_forward(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward) -> Tensor:
+    """``ffn(norm(x))`` of a map (B, C, H, W), storing less; counts the batch in the running statistics."""
+    layer = (None, None) if norm is None else (norm.weight, norm.bias)
+    pairs = (ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)
+    weights = FeedForwardWeights(*layer, *(p for m in pairs for p in (m.weight, m.bias)))
+    running: Running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
+    return feed_forward_training(x, weights, running, 0.0 if norm is None else norm.eps)
+
+
+def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
+    """The statistics to move, after counting the batch; recomputation takes the counter away for a while."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    return RunningStatistics(norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+
+
+def _plainly_trained(x: Tensor) -> bool:
+    """An ordinary tensor on the CPU, of exact precision, recorded by autograd and by nothing else."""
+    if (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()
+    ):  # before the size is asked for: a traced size is a tensor
+        return False
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.device.type == "cpu"
+        and x.dtype in DTYPES
+        and x.numel() > 0
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and not _has_any_global_hook()
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return type(module) is kind and not _has_hooks(module) and "forward" not in module.__dict__
+
+
+def _is_linear(module: nn.Module, dtype: torch.dtype) -> bool:
+    return _unchanged(module, nn.Linear) and module.weight.dtype == dtype and module.bias is not None
+
+
+def _is_convolution(module: nn.Module, dtype: torch.dtype) -> bool:
+    return _unchanged(module, nn.Conv2d) and module.weight.dtype == dtype and module.bias is not None
+
+
+def _is_layer_norm(module: nn.Module, dtype: torch.dtype) -> bool:
+    return (
+        _unchanged(module, nn.LayerNorm)
+        and module.weight is not None
+        and module.weight.dtype == dtype
+        and module.bias is not None
+    )
+
+
+def _is_batch_norm(module: nn.Module, dtype: torch.dtype) -> bool:
+    """With statistics of the batch, a fixed momentum and parameters."""
+    return (
+        _unchanged(module, nn.BatchNorm2d)
+        and module.training
+        and module.weight is not None
+        and module.weight.dtype == dtype
+        and module.running_mean is not None
+        and module.momentum is not None
+    )
