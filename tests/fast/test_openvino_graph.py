@@ -41,6 +41,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "grouped convolution": lambda x: F.conv2d(x, WEIGHT.view(6, 4)[:, :1, None, None], stride=2, groups=6),
     "batch norm": lambda x: F.batch_norm(x, WEIGHT[0], WEIGHT[3].abs() + 0.1, WEIGHT[1], WEIGHT[2], eps=1e-3),
     "sums": lambda x: x.sum(1, keepdim=True) + x.mean((2, 3), keepdim=True) + x.sum(),
+    "lengths": lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True),
     "root": lambda x: torch.rsqrt(x * x + 1),
     "attention": lambda x: torch.matmul(x, x.transpose(-1, -2)).softmax(-1),
     "reshaping": lambda x: x.view(1, 2, 3, -1).flatten(1, 2).unsqueeze(3).reshape(6, 35),
@@ -81,6 +82,7 @@ def test_several_outputs_keep_their_order() -> None:
         lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"),
         lambda x: F.interpolate(x, size=[4, 4], mode="bicubic"),
         lambda x: F.batch_norm(x, None, None, training=True),
+        lambda x: torch.linalg.vector_norm(x, 1, 1),
         lambda x: 3,
     ],
 )

@@ -199,6 +199,12 @@ def _reduce(name: str) -> Callable[..., Traced]:
     return reduce
 
 
+def _vector_norm(x: Traced, ord: float = 2, dim: Any = None, keepdim: bool = False) -> Traced:
+    if ord != 2:
+        raise UnknownOperationError(f"no node for the norm of order {ord}")
+    return _reduce("reduce_l2")(x, dim, keepdim)
+
+
 def _matmul(a: Any, b: Any) -> Traced:
     return _wrap(_ops().matmul(_node(a), _node(b), False, False))
 
@@ -311,6 +317,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rsqrt": _rsqrt,
     "sum": _reduce("reduce_sum"),
     "mean": _reduce("reduce_mean"),
+    "linalg_vector_norm": _vector_norm,
     "matmul": _matmul,
     "softmax": _softmax,
     "permute": _permute,

@@ -50,8 +50,8 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean = x.sum(1, keepdim=True) / self.channels
         deviation = x - mean * self.mask if self.filled else x - mean
-        squares = (deviation * deviation).sum(1, keepdim=True)
-        return deviation * torch.rsqrt(squares / self.channels + self.eps)
+        length = torch.linalg.vector_norm(deviation, dim=1, keepdim=True)  # runtimes have this as one pass
+        return deviation * torch.rsqrt(length * length / self.channels + self.eps)
 
 
 class RuntimeAttention(nn.Module):
