@@ -57,5 +57,5 @@ def onnx_graph(module: nn.Module, plane: Plane) -> bytes:
     example = torch.rand((1, *plane), generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing remarks on sizes, which are constants here on purpose
-        torch.onnx.export(module, (example,), buffer, dynamo=False, opset_version=20)
+        torch.onnx.export(module, (example,), buffer, dynamo=False, opset_version=20)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -128,9 +128,10 @@ class FastModel(VisionModel):
     """
 
     def __init__(self, model: nn.Module, runtime: Runtime | None, graphed: nn.Module | None, backend: Backend) -> None:
-        own = isinstance(model, VisionModel)
-        info = model.info if own else ModelInfo(name=type(model).__name__)
-        super().__init__(model.backbone if own else model, model.head if own else None, info)
+        if isinstance(model, VisionModel):
+            super().__init__(model.backbone, model.head, model.info)
+        else:
+            super().__init__(model, None, ModelInfo(name=type(model).__name__))
         self.graphed = graphed
         self.backend: Backend = backend
         self._runtime = runtime
