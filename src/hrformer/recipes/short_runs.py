@@ -139,9 +139,9 @@ def camvid_hrnet_w18_short() -> SegmentationRun:
     """HRNet-W18 with a small OCR head on CamVid, otherwise as ``camvid_tiny_short``.
 
     Command: ``hrformer train camvid_hrnet_w18_short --data.root DATA``
-    Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Hardware: one processor core (AVX2).
+    Time: 49 minutes of processor time.
+    Score: mIoU 45.0 on val, the best; 44.5 at the end (us).
     """
     model = ModelConfig(name="hrnet_w18", ocr_channels=64, ocr_key_channels=32)
     return replace(camvid_tiny_short(), recipe="camvid_hrnet_w18_short", model=model)
