@@ -200,3 +200,27 @@ def test_compiled_blocks_have_no_graph_break(calls: list[str]) -> None:
     y = compiled(x)
     assert calls == []
     torch.testing.assert_close(y, theirs(x))
+
+
+@pytest.mark.parametrize("drop_statistics", [False, True])
+def test_feed_forward_through_the_depthwise_stage_equals_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, drop_statistics: bool
+) -> None:
+    """What CUDA takes, with the stage's plain reference in the kernels' place."""
+    torch.manual_seed(1)
+    made = block().ffn
+    if drop_statistics:
+        made.norm2.num_batches_tracked = None
+    x = torch.randn(2, 8, 9, 7).contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(blocks, "feed_forward_applies", lambda *_: False)
+    theirs = step(copy.deepcopy(made), x)
+    monkeypatch.setattr(training, "kernels_train", lambda _: True)
+    seen: list[Tensor] = []
+    run = training.conv_ffn_training
+    monkeypatch.setattr(training, "conv_ffn_training", lambda x, *rest: (seen.append(x), run(x, *rest))[1])
+    assert_equal(step(made, x), theirs, 1e-4)
+    assert len(seen) == 1
+    made.norm1.register_forward_hook(lambda *_: None)
+    made(x)
+    made.eval()(x)
+    assert len(seen) == 1

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from hrformer.layers.attention import WindowAttention
 from hrformer.layers.training import (
     attention_applies,
+    depthwise_stage_applies,
     feed_forward_applies,
     normed_attention,
     normed_feed_forward,
+    staged_feed_forward,
 )
 
 BN_MOMENTUM = 0.1
@@ -53,9 +55,11 @@ class ConvFFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips the body of this test alone
+        if not torch.jit.is_scripting():
             if feed_forward_applies(x, None, self):
                 return normed_feed_forward(x, None, self)
+            if depthwise_stage_applies(x, self):
+                return staged_feed_forward(x, self)
         x = self.act(self.norm1(self.fc1(x)))
         x = self.act(self.norm2(self.dw3x3(x)))
         return self.act(self.norm3(self.fc2(x)))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from hrformer.layers.attention import WindowAttention
+from hrformer.layers.attention import WindowAttention, kernels_train
+from hrformer.ops.conv_ffn import BatchNormState, conv_ffn_training
 from hrformer.ops.feed_forward import FeedForwardWeights, Running, feed_forward_training
 from hrformer.ops.normalisation import RunningStatistics
 from hrformer.ops.window_training import AttentionWeights, window_attention_training
@@ -80,6 +81,43 @@ def normed_feed_forward(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward) 
     weights = FeedForwardWeights(*layer, *(p for m in pairs for p in (m.weight, m.bias)))
     running: Running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
     return feed_forward_training(x, weights, running, 0.0 if norm is None else norm.eps)
+
+
+def depthwise_stage_applies(x: Tensor, ffn: FeedForward) -> bool:
+    """Whether :func:`staged_feed_forward` may stand in for ``ffn(x)``: on a GPU, in training, with plain batch norms."""
+    return (
+        ffn.training
+        and kernels_train(x)
+        and not torch.jit.is_tracing()
+        and x.numel() > x.shape[1]
+        and not _has_hooks(cast(nn.Module, ffn))
+        and type(ffn.act) is nn.GELU
+        and ffn.act.approximate == "none"
+        and all(_is_convolution(m, ffn.fc1.weight.dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
+        and all(_is_batch_norm(m, ffn.norm1.weight.dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+    )
+
+
+def staged_feed_forward(x: Tensor, ffn: FeedForward) -> Tensor:
+    """``ffn(x)`` of a map (B, C, H, W) through the fused depthwise stage; counts the batch as ``ffn`` does."""
+    y = conv_ffn_training(
+        x.permute(0, 2, 3, 1).contiguous(),
+        (ffn.fc1.weight.flatten(1), cast(Tensor, ffn.fc1.bias)),
+        _batch_norm_state(ffn.norm1),
+        (ffn.dw3x3.weight, cast(Tensor, ffn.dw3x3.bias)),
+        _batch_norm_state(ffn.norm2),
+        (ffn.fc2.weight.flatten(1), cast(Tensor, ffn.fc2.bias)),
+        _batch_norm_state(ffn.norm3),
+    )
+    return y.permute(0, 3, 1, 2)
+
+
+def _batch_norm_state(norm: nn.BatchNorm2d) -> BatchNormState:
+    """A batch norm's parameters and statistics, after counting the batch."""
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    assert norm.momentum is not None
+    return BatchNormState(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)
 
 
 def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
