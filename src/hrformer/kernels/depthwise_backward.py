@@ -28,6 +28,15 @@ NUM_SUMS = 12
 
 
 @jit()
+def load_three(a, b, c, channels, known):
+    """Three numbers of each channel, as rows (1, BLOCK)."""
+    first = tl.load(a + channels, mask=known, other=0.0)[None, :]
+    second = tl.load(b + channels, mask=known, other=0.0)[None, :]
+    third = tl.load(c + channels, mask=known, other=0.0)[None, :]
+    return first, second, third
+
+
+@jit()
 def load_gradient(grad_y, y, cells, row, offset, height, inside, stride, mean, grad_mean, grad_variance):
     """Gradient of one row of y: that of the map, and what the statistics pass on; 0 outside the map."""
     used = inside & (row + offset >= 0) & (row + offset < height)
@@ -46,10 +55,34 @@ def load_input(u, cells, row, offset, height, inside, stride, mean):
 
 
 @jit()
-def gelu_and_slope(x):
-    """GELU and its derivative."""
+def load_six_gradients(grad_y, y, cells, row, height, inside, stride, mean, grad_mean, grad_variance):
+    """Gradients of the rows of y from the one above the strip to the one below it."""
+    r0 = load_gradient(grad_y, y, cells, row, -1, height, inside, stride, mean, grad_mean, grad_variance)
+    r1 = load_gradient(grad_y, y, cells, row, 0, height, inside, stride, mean, grad_mean, grad_variance)
+    r2 = load_gradient(grad_y, y, cells, row, 1, height, inside, stride, mean, grad_mean, grad_variance)
+    r3 = load_gradient(grad_y, y, cells, row, 2, height, inside, stride, mean, grad_mean, grad_variance)
+    r4 = load_gradient(grad_y, y, cells, row, 3, height, inside, stride, mean, grad_mean, grad_variance)
+    r5 = load_gradient(grad_y, y, cells, row, 4, height, inside, stride, mean, grad_mean, grad_variance)
+    return r0, r1, r2, r3, r4, r5
+
+
+@jit()
+def load_activated(u, cells, row, offset, height, inside, stride, mean, scale, shift):
+    """One row of u - mean, its GELU after the norm and the derivative there, 0 outside, and which of it is inside."""
+    centred, used = load_input(u, cells, row, offset, height, inside, stride, mean)
+    x = centred * scale + shift
     cumulative = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
-    return x * cumulative, cumulative + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+    slope = cumulative + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+    return centred, tl.where(used, x * cumulative, 0.0), tl.where(used, slope, 0.0), used
+
+
+@jit()
+def store_four(target, stride, a, b, c, d, scale, used_a, used_b, used_c, used_d):
+    """Write four rows of gradients times the scale."""
+    tl.store(target, (a * scale).to(target.dtype.element_ty), mask=used_a)
+    tl.store(target + stride, (b * scale).to(target.dtype.element_ty), mask=used_b)
+    tl.store(target + 2 * stride, (c * scale).to(target.dtype.element_ty), mask=used_c)
+    tl.store(target + 3 * stride, (d * scale).to(target.dtype.element_ty), mask=used_d)
 
 
 @jit()
@@ -67,12 +100,8 @@ def backward_kernel(
     """Gradient of u and partial sums (slots, 12, C); program axes: block of channels, slot."""
     channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = channels < C
-    mean = tl.load(mean + channels, mask=known, other=0.0)[None, :]
-    scale = tl.load(scale + channels, mask=known, other=0.0)[None, :]
-    shift = tl.load(shift + channels, mask=known, other=0.0)[None, :]
-    y_mean = tl.load(y_mean + channels, mask=known, other=0.0)[None, :]
-    grad_mean = tl.load(grad_mean + channels, mask=known, other=0.0)[None, :]
-    grad_variance = tl.load(grad_variance + channels, mask=known, other=0.0)[None, :]
+    mean, scale, shift = load_three(mean, scale, shift, channels, known)
+    y_mean, grad_mean, grad_variance = load_three(y_mean, grad_mean, grad_variance, channels, known)
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = load_taps(weight, channels, known)
     stride = width * C
     zero = tl.zeros((STRIPS, BLOCK), tl.float32)
@@ -88,36 +117,23 @@ def backward_kernel(
         for step in range(-1, length + 1):
             inside = (column + step >= 0) & (column + step < width) & known[None, :]
             at = corner + step * C
-            r0 = load_gradient(grad_y, y, at, row, -1, height, inside, stride, y_mean, grad_mean, grad_variance)
-            r1 = load_gradient(grad_y, y, at, row, 0, height, inside, stride, y_mean, grad_mean, grad_variance)
-            r2 = load_gradient(grad_y, y, at, row, 1, height, inside, stride, y_mean, grad_mean, grad_variance)
-            r3 = load_gradient(grad_y, y, at, row, 2, height, inside, stride, y_mean, grad_mean, grad_variance)
-            r4 = load_gradient(grad_y, y, at, row, 3, height, inside, stride, y_mean, grad_mean, grad_variance)
-            r5 = load_gradient(grad_y, y, at, row, 4, height, inside, stride, y_mean, grad_mean, grad_variance)
+            r0, r1, r2, r3, r4, r5 = load_six_gradients(
+                grad_y, y, at, row, height, inside, stride, y_mean, grad_mean, grad_variance
+            )
             done = (step >= 1) & (column + step <= width) & known[None, :]
             at -= C
-            u0, used0 = load_input(u, at, row, 0, height, done, stride, mean)
-            u1, used1 = load_input(u, at, row, 1, height, done, stride, mean)
-            u2, used2 = load_input(u, at, row, 2, height, done, stride, mean)
-            u3, used3 = load_input(u, at, row, 3, height, done, stride, mean)
-            g0, slope0 = gelu_and_slope(u0 * scale + shift)
-            g1, slope1 = gelu_and_slope(u1 * scale + shift)
-            g2, slope2 = gelu_and_slope(u2 * scale + shift)
-            g3, slope3 = gelu_and_slope(u3 * scale + shift)
-            g0, g1 = tl.where(used0, g0, 0.0), tl.where(used1, g1, 0.0)
-            g2, g3 = tl.where(used2, g2, 0.0), tl.where(used3, g3, 0.0)
+            u0, g0, slope0, used0 = load_activated(u, at, row, 0, height, done, stride, mean, scale, shift)
+            u1, g1, slope1, used1 = load_activated(u, at, row, 1, height, done, stride, mean, scale, shift)
+            u2, g2, slope2, used2 = load_activated(u, at, row, 2, height, done, stride, mean, scale, shift)
+            u3, g3, slope3, used3 = load_activated(u, at, row, 3, height, done, stride, mean, scale, shift)
             # An input cell reaches the outputs around it through the mirrored weights.
             d0 = three(l0, l1, l2, w8, w5, w2) + three(m0, m1, m2, w7, w4, w1) + three(r0, r1, r2, w6, w3, w0)
             d1 = three(l1, l2, l3, w8, w5, w2) + three(m1, m2, m3, w7, w4, w1) + three(r1, r2, r3, w6, w3, w0)
             d2 = three(l2, l3, l4, w8, w5, w2) + three(m2, m3, m4, w7, w4, w1) + three(r2, r3, r4, w6, w3, w0)
             d3 = three(l3, l4, l5, w8, w5, w2) + three(m3, m4, m5, w7, w4, w1) + three(r3, r4, r5, w6, w3, w0)
-            d0, d1 = tl.where(used0, d0 * slope0, 0.0), tl.where(used1, d1 * slope1, 0.0)
-            d2, d3 = tl.where(used2, d2 * slope2, 0.0), tl.where(used3, d3 * slope3, 0.0)
-            target = grad_u + at
-            tl.store(target, (d0 * scale).to(grad_u.dtype.element_ty), mask=used0)
-            tl.store(target + stride, (d1 * scale).to(grad_u.dtype.element_ty), mask=used1)
-            tl.store(target + 2 * stride, (d2 * scale).to(grad_u.dtype.element_ty), mask=used2)
-            tl.store(target + 3 * stride, (d3 * scale).to(grad_u.dtype.element_ty), mask=used3)
+            # slope is 0 outside the map
+            d0, d1, d2, d3 = d0 * slope0, d1 * slope1, d2 * slope2, d3 * slope3
+            store_four(grad_u + at, stride, d0, d1, d2, d3, scale, used0, used1, used2, used3)
             sum_scale += correlate(d0, d1, d2, d3, u0, u1, u2, u3)
             sum_shift += d0 + d1 + d2 + d3
             # Rows below the map hold 0, so only columns of other segments are to be left out.

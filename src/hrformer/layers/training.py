@@ -84,7 +84,7 @@ def normed_feed_forward(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward) 
 
 
 def depthwise_stage_applies(x: Tensor, ffn: FeedForward) -> bool:
-    """Whether :func:`staged_feed_forward` may stand in for ``ffn(x)``: on a GPU, in training, with plain batch norms."""
+    """Whether :func:`staged_feed_forward` may stand in for ``ffn(x)``: on a GPU, in training, plain batch norms."""
     return (
         ffn.training
         and kernels_train(x)
