@@ -120,7 +120,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run_predict", "run_models", "run_convert", "run_train", "run_evaluate", "run_inspect"):
+    for name in ("run_predict", "run_models", "run_convert", "run_train", "run_evaluate", "run_inspect", "run_bench"):
         monkeypatch.setattr(hrformer.cli, name, lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")
     for arguments in commands(text, "hrformer"):
