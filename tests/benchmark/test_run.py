@@ -44,7 +44,7 @@ def test_failures_do_not_stop_the_others() -> None:
 
 
 def test_training_and_growth() -> None:
-    sweep = sweep_group("growth", [NANO], "batch", (1, 4), batch=1, size=(64, 64))
+    sweep = sweep_group("growth", [NANO], "batch", (1, 16), batch=1, size=(64, 64))
     found = run_plan(Plan(name="custom", groups=(group("train", NANO, batch=2), sweep)), QUICK, "x")
     assert all(record.rounds for record in found.records)
     (growth,) = found.growth

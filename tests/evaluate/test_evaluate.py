@@ -40,6 +40,21 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
         assert np.allclose(a.prediction, b.prediction, atol=1e-3)
 
 
+def assert_same_pixels(one: Evaluation, other: Evaluation, *, moved: int) -> None:
+    """Masks that differ in at most ``moved`` pixels of the set: where two classes are equal up to rounding.
+
+    With AVX-512 a batch of another size gave the same masks; with AVX2 one pixel of a million came out otherwise.
+    """
+    pixels = one.scores["pixels"]
+    assert other.scores["pixels"] == pixels > 1e6
+    for key in ("pixel_accuracy", "frequency_weighted_iou"):
+        assert abs(one.scores[key] - other.scores[key]) * pixels <= 2 * moved, key
+    assert one.scores["mean_iou"] == pytest.approx(other.scores["mean_iou"], abs=1e-5)
+    assert one.items == other.items
+    assert [example.index for example in one.worst] == [example.index for example in other.worst]
+    assert sum((a.prediction != b.prediction).sum() for a, b in zip(one.worst, other.worst, strict=True)) <= moved
+
+
 def test_classification_scores(classifier: VisionModel, pictures) -> None:
     done: list[tuple[int, int]] = []
     result = evaluate(
@@ -102,7 +117,10 @@ def test_batch_size_and_workers_change_no_score(name: str, task) -> None:
     options: dict[str, Any] = {"bootstrap": 20, "worst": 2, "limit": limit}
     alone = evaluate(model, source, protocol, **options)
     other = evaluate(model, source, replace(protocol, batch_size=7 if name != "segmentation" else 4), **options)
-    assert_same(other, alone)
+    if name == "segmentation":
+        assert_same_pixels(other, alone, moved=3)
+    else:
+        assert_same(other, alone)
     if name == "classification":
         assert_same(evaluate(model, source, protocol, workers=2, **options), alone)
 

@@ -100,7 +100,7 @@ def test_what_a_file_leaves_out_takes_its_default() -> None:
         ({"task": "pose", "schedule": {"milestones": 3}}, "schedule.milestones must be a list, each a number"),
         ({"task": "pose", "data": {"root": 3}}, "data.root must be a path, got the whole number 3"),
         ({"task": "pose", "data": {"skeleton": {"name": "x"}}}, "data.skeleton: a skeleton has"),
-        ({"task": "segmentation", "data": {"classes": 11}}, "data.classes must be a list, each a text or a text"),
+        ({"task": "segmentation", "data": {"classes": 11}}, "data.classes must be a text or a list, each a text"),
         ({"task": "pose", "optim": {"lr": -1}}, "optim.lr must be a rate above 0, got -1"),
         ({"task": "pose", "evaluation": {"alpha": 0}}, "evaluation: alpha must be above 0, got 0"),
         ({"task": "segmentation", "loss": {"hard": {"threshold": 2}}}, "loss.hard: threshold must lie in (0, 1]"),
