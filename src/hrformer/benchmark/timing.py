@@ -79,7 +79,7 @@ def time_interleaved(
     try:
         for number in range(config.rounds):
             order = range(len(calls))
-            # To and back: nobody always comes after the same neighbour.
+            # Back and forth: nobody always comes after the same neighbour.
             for index in order if number % 2 == 0 else reversed(order):
                 samples[index].append(_turn(calls[index], device, config))
             progress(number + 1)
