@@ -11,7 +11,7 @@ from hrformer.ops.windows import gather_bias, relative_position_index, resize_bi
 
 def kernels_train(x: Tensor) -> bool:
     """Whether training on this tensor takes the operator that may run kernels; inference stays plain operations."""
-    return x.is_cuda
+    return isinstance(x, Tensor) and x.is_cuda  # torch.fx traces with stand-ins, which no condition may ask
 
 
 class WindowAttention(nn.Module):

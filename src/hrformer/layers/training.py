@@ -65,12 +65,7 @@ def feed_forward_applies(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward)
         and _plainly_trained(x)
         and x.numel() > x.shape[1]
         and (norm is None or _is_layer_norm(norm, x.dtype))
-        and not _has_hooks(cast(nn.Module, ffn))
-        and type(ffn.act) is nn.GELU
-        and ffn.act.approximate == "none"
-        and not _has_hooks(ffn.act)
-        and all(_is_convolution(m, x.dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
-        and all(_is_batch_norm(m, x.dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+        and _is_feed_forward(ffn, x.dtype)
     )
 
 
@@ -90,11 +85,7 @@ def depthwise_stage_applies(x: Tensor, ffn: FeedForward) -> bool:
         and kernels_train(x)
         and not torch.jit.is_tracing()
         and x.numel() > x.shape[1]
-        and not _has_hooks(cast(nn.Module, ffn))
-        and type(ffn.act) is nn.GELU
-        and ffn.act.approximate == "none"
-        and all(_is_convolution(m, ffn.fc1.weight.dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
-        and all(_is_batch_norm(m, ffn.norm1.weight.dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+        and _is_feed_forward(ffn, ffn.fc1.weight.dtype)
     )
 
 
@@ -114,16 +105,20 @@ def staged_feed_forward(x: Tensor, ffn: FeedForward) -> Tensor:
 
 def _batch_norm_state(norm: nn.BatchNorm2d) -> BatchNormState:
     """A batch norm's parameters and statistics, after counting the batch."""
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
+    _count_batch(norm)
     assert norm.momentum is not None
     return BatchNormState(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.momentum, norm.eps)
 
 
-def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
-    """The statistics to move, after counting the batch; recomputation takes the counter away for a while."""
+def _count_batch(norm: nn.BatchNorm2d) -> None:
+    """As the module itself does; recomputation takes the counter away for a while."""
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
+
+
+def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
+    """The statistics to move, after counting the batch."""
+    _count_batch(norm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
@@ -157,6 +152,18 @@ def _has_hooks(module: nn.Module) -> bool:
 
 def _unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
     return type(module) is kind and not _has_hooks(module) and "forward" not in module.__dict__
+
+
+def _is_feed_forward(ffn: FeedForward, dtype: torch.dtype) -> bool:
+    """The plain modules with exact GELU and batch norms of the batch, all of one dtype."""
+    return (
+        not _has_hooks(cast(nn.Module, ffn))
+        and type(ffn.act) is nn.GELU
+        and ffn.act.approximate == "none"
+        and not _has_hooks(ffn.act)
+        and all(_is_convolution(m, dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
+        and all(_is_batch_norm(m, dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+    )
 
 
 def _is_linear(module: nn.Module, dtype: torch.dtype) -> bool:
