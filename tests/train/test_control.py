@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from hrformer.train.control import LossWindow, StopSignals, average, mean_of
+from hrformer.train.control import LossWindow, average, mean_of
 
 CPU = torch.device("cpu")
 

