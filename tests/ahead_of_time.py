@@ -1,7 +1,7 @@
 """Compile kernel launches for a GPU that is not there: the compiler and ptxas come with Triton's wheel.
 
-Run as a script, in a process whose kernels are not interpreted: ``TRITON_INTERPRET=0 python tests/ahead_of_time.py``
-writes what the kernels of HRFormer-B need on Hopper, as JSON.
+Run as a script, in a process whose kernels are not interpreted: ``TRITON_INTERPRET=0 python tests/ahead_of_time.py
+models`` (or ``training``) writes what the kernels of HRFormer-B need on Hopper, as JSON.
 """
 
 from __future__ import annotations
@@ -24,10 +24,18 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from hrformer.fast.cuda_blocks import fuse_block, fuse_fusion
+from hrformer.fast.cuda_blocks import ALIGN, fuse_block, fuse_fusion
+from hrformer.fast.fold import rounded_up
+from hrformer.kernels.depthwise import depthwise_forward
+from hrformer.kernels.depthwise_backward import depthwise_backward
+from hrformer.kernels.window_attention import attention_forward
+from hrformer.kernels.window_attention_backward import attention_backward
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.ops import fused
+
+LOOP_HEADS = re.compile(r"scf\.for .*iter_args\((.*?)\) ->")
+"""What a loop carries, as Triton's first intermediate form writes it."""
 
 HOPPER = GPUTarget("cuda", 90, 32)
 """H100 and H200."""
@@ -35,13 +43,21 @@ HOPPER = GPUTarget("cuda", 90, 32)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiled:
-    """One kernel as compiled: bytes of shared memory, registers per thread, bytes of the stack (with spills)."""
+    """One kernel as compiled.
+
+    Attributes:
+        name: of the function.
+        num_warps: of a program. ``registers``: of a thread.
+        shared_bytes: of a program. ``stack_bytes``: of a thread, spilled registers included.
+        carried: values that the loop with most of them hands from one round to the next.
+    """
 
     name: str
     num_warps: int
     shared_bytes: int
     registers: int
     stack_bytes: int
+    carried: int
 
 
 @contextmanager
@@ -79,6 +95,7 @@ def _compile(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, 
         shared_bytes=binary.metadata.shared,
         registers=registers,
         stack_bytes=stack,
+        carried=max((head.count(" = ") for head in LOOP_HEADS.findall(binary.asm["ttir"])), default=0),
     )
 
 
@@ -98,11 +115,11 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 def compile_models() -> list[Compiled]:
     """Every kind of kernel that HRFormer-B launches in bfloat16, for the finest maps of 256 x 192 images."""
     dtype = torch.bfloat16
-    channels = (78, 156)
+    channels = (80, 160)
     with compiled_launches() as found, mock.patch.object(fused, "kernel_refusal", return_value=None), torch.no_grad():
         for width, window in ((78, 7), (312, 7)):
-            block = fuse_block(TransformerBlock(width, width // 39, window=window).eval().to(dtype))
-            block(torch.zeros(1, width, 64, 48, dtype=dtype))
+            block = fuse_block(TransformerBlock(width, width // 39, window=window).eval().to(dtype), ALIGN)
+            block(torch.zeros(1, rounded_up(width, ALIGN), 64, 48, dtype=dtype))
         for mode in ("nearest", "bilinear"):
             unit = FusionUnit(channels, num_outputs=2, separable=True, upsample=mode).eval().to(dtype)
             sizes = [(64 >> i, 48 >> i) for i in range(2)]
@@ -111,5 +128,21 @@ def compile_models() -> list[Compiled]:
     return found
 
 
+def compile_training() -> list[Compiled]:
+    """The kernels of training, for a small map, heads of 39 channels and a feed-forward network of 20."""
+    size, channels, heads, window = (1, 5, 3), 20, 2, 7
+    vectors = [torch.zeros(channels) for _ in range(6)]
+    weight, hidden = torch.zeros(channels, 1, 3, 3), torch.zeros(*size, channels, dtype=torch.bfloat16)
+    qkv = torch.zeros(*size, 3 * heads * 39, dtype=torch.bfloat16)
+    padding, bias = qkv[0, 0, 0].clone(), torch.zeros(heads, window**2, window**2)
+    with compiled_launches() as found:
+        y, mean, _ = depthwise_forward(hidden, *vectors[:3], weight, vectors[3])
+        depthwise_backward(hidden, *vectors[4:], y, mean, hidden, *vectors[:3], weight)
+        out, softmax = attention_forward(qkv, padding, bias, window=window, num_heads=heads)
+        attention_backward(out, qkv, padding, bias, out, softmax, window=window, num_heads=heads, bias_grad=True)
+    return found
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps([asdict(kernel) for kernel in compile_models()]))
+    parts = {"models": compile_models, "training": compile_training}
+    sys.stdout.write(json.dumps([asdict(kernel) for kernel in parts[sys.argv[1]]()]))

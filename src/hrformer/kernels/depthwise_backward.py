@@ -105,6 +105,8 @@ def backward_kernel(
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = load_taps(weight, channels, known)
     stride = width * C
     zero = tl.zeros((STRIPS, BLOCK), tl.float32)
+    # Not the same zeros for left and middle: Triton would take left = middle for no change and keep left at zero.
+    empty = tl.zeros((STRIPS, BLOCK), tl.float32)
     s0, s1, s2, s3, s4, s5, s6, s7, s8 = zero, zero, zero, zero, zero, zero, zero, zero, zero
     sum_bias, sum_scale, sum_shift = zero, zero, zero
     for tile in range(tl.program_id(1), tl.cdiv(num_strips, STRIPS), tl.num_programs(1)):
@@ -113,7 +115,7 @@ def backward_kernel(
         corner = corner * C + channels[None, :]
         # Gradients of six rows of y in three columns: l left, m middle, r right; the middle is the column written.
         l0, l1, l2, l3, l4, l5 = zero, zero, zero, zero, zero, zero
-        m0, m1, m2, m3, m4, m5 = zero, zero, zero, zero, zero, zero
+        m0, m1, m2, m3, m4, m5 = empty, empty, empty, empty, empty, empty
         for step in range(-1, length + 1):
             inside = (column + step >= 0) & (column + step < width) & known[None, :]
             at = corner + step * C
@@ -131,13 +133,11 @@ def backward_kernel(
             d1 = three(l1, l2, l3, w8, w5, w2) + three(m1, m2, m3, w7, w4, w1) + three(r1, r2, r3, w6, w3, w0)
             d2 = three(l2, l3, l4, w8, w5, w2) + three(m2, m3, m4, w7, w4, w1) + three(r2, r3, r4, w6, w3, w0)
             d3 = three(l3, l4, l5, w8, w5, w2) + three(m3, m4, m5, w7, w4, w1) + three(r3, r4, r5, w6, w3, w0)
-            # slope is 0 outside the map
-            d0, d1, d2, d3 = d0 * slope0, d1 * slope1, d2 * slope2, d3 * slope3
+            d0, d1, d2, d3 = d0 * slope0, d1 * slope1, d2 * slope2, d3 * slope3  # slope is 0 outside the map
             store_four(grad_u + at, stride, d0, d1, d2, d3, scale, used0, used1, used2, used3)
             sum_scale += correlate(d0, d1, d2, d3, u0, u1, u2, u3)
             sum_shift += d0 + d1 + d2 + d3
-            # Rows below the map hold 0, so only columns of other segments are to be left out.
-            sum_bias += tl.where(done, m1 + m2 + m3 + m4, 0.0)
+            sum_bias += tl.where(done, m1 + m2 + m3 + m4, 0.0)  # rows below the map hold 0, other segments do not
             s0 += correlate(g0, g1, g2, g3, r2, r3, r4, r5)
             s1 += correlate(g0, g1, g2, g3, m2, m3, m4, m5)
             s2 += correlate(g0, g1, g2, g3, l2, l3, l4, l5)
