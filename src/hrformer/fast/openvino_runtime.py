@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,6 @@ class OpenVINORuntime:
     name = "openvino"
 
     def __init__(self, module: nn.Module, *, threads: int, bf16: bool = False, folder: Path | None = None) -> None:
-        import openvino
-
-        self._core = openvino.Core()
         self._module = module
         self._threads = threads
         self._settings = {
@@ -50,16 +48,28 @@ class OpenVINORuntime:
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         }
         self._folder = folder
-        self._about = (
+        self._fingerprint = ""
+        self._prepared: nn.Module | None = None
+        self._graphs: dict[Plane, Any] = {}
+        self._requests: dict[tuple[Plane, int], list[Any]] = {}
+
+    @cached_property
+    def _core(self) -> Any:
+        """OpenVINO, imported when the first program is wanted: that takes a quarter of a second."""
+        import openvino
+
+        return openvino.Core()
+
+    def _about(self) -> tuple[Any, ...]:
+        """What a compiled program depends on besides the model and the settings."""
+        import openvino
+
+        return (
             openvino.get_version(),
             self._core.get_property("CPU", "FULL_DEVICE_NAME"),
             self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
             torch.backends.cpu.get_cpu_capability(),
         )
-        self._fingerprint = ""
-        self._prepared: nn.Module | None = None
-        self._graphs: dict[Plane, Any] = {}
-        self._requests: dict[tuple[Plane, int], list[Any]] = {}
 
     def forget(self, plane: Plane) -> None:
         """Drop the programs for a size."""
@@ -106,7 +116,7 @@ class OpenVINORuntime:
         if self._folder is None:
             return None
         if not self._fingerprint:
-            self._fingerprint = module_fingerprint(self._module, (*self._about, *self._settings.items()))[:24]
+            self._fingerprint = module_fingerprint(self._module, (*self._about(), *self._settings.items()))[:24]
         size = "x".join(map(str, plane))
         return self._folder / f"openvino-{self._fingerprint}-{size}-{streams}.blob"
 

@@ -83,6 +83,8 @@ def optimize(
         return FastModel(model, None, GraphedModel(fused), chosen)
     if chosen == "reference":
         return FastModel(model, None, None, chosen)
+    if find_spec(chosen) is None:
+        raise ModuleNotFoundError(f"backend {chosen!r} needs a package: pip install 'hrformer[fast-cpu]'", name=chosen)
     count = threads or torch.get_num_threads()
     if chosen == "openvino":
         folder: Path | None = cache_dir() / "runtimes" if cache else None
@@ -118,8 +120,8 @@ def _chosen(backend: Backend, weight: Tensor) -> Backend:
 class FastModel(VisionModel):
     """What ``optimize`` returns: call it like the model it was made from. For inference only.
 
-    A runtime compiles a program for every input size, which takes seconds. The first size is compiled at once, any
-    other when it comes for the second time, so that pictures of many sizes do not wait for programs used once.
+    A runtime compiles a program for every input size, which takes seconds. It does so when a size comes for the second
+    time: neither the first result of a process nor pictures of many sizes wait for programs that are used once.
 
     It holds the plain network too, under the names it had, which answers where the backend cannot.
 
@@ -185,10 +187,9 @@ class FastModel(VisionModel):
         if plane in self._sizes:
             self._sizes.move_to_end(plane)
             return True
-        if self._seen and plane not in self._seen:
+        if plane not in self._seen:
             self._seen.add(plane)
             return False
-        self._seen.add(plane)
         self._sizes[plane] = None
         if len(self._sizes) > MAX_SIZES:
             assert self._runtime is not None
