@@ -29,6 +29,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
+# Float32 is compared with float32: cuDNN's 10 bits of mantissa would fail every bound.
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cuda.matmul.allow_tf32 = False
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:

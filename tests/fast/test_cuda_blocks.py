@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast.cuda_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
+from hrformer.fast.fold import rounded_up
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionModule
@@ -44,7 +47,7 @@ def kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "kernel_refusal", lambda x, dtypes=None: None)
 
 
-def assert_as_exact(module: nn.Module, made: nn.Module, x: Tensor) -> None:
+def assert_as_exact(module: nn.Module, made: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """In float16: error of the fused module at most twice that of the plain one, both against float64."""
     exact = copy.deepcopy(module).double()(x.double())
     plain, ours = copy.deepcopy(module).half()(x.half()), made(x.half())
@@ -63,21 +66,46 @@ def test_block_equals_plain(channels: int, heads: int, window: int, size: tuple[
     assert made.is_contiguous(memory_format=torch.channels_last)
 
 
+def filled(x: Tensor, channels: int) -> Tensor:
+    """Zeros behind the channels of a map."""
+    return F.pad(x, (0, 0, 0, 0, 0, channels - x.shape[1])).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("align", [1, 8])
 @pytest.mark.parametrize(
     ("channels", "heads", "window", "size"),
     [
         (18, 1, 7, (9, 6)),
         (78, 2, 7, (8, 3)),
-        pytest.param(272, 8, 7, (2, 3), marks=pytest.mark.slow),  # attention in parts
-        pytest.param(32, 1, 13, (6, 9), marks=pytest.mark.slow),
+        pytest.param(276, 12, 7, (2, 3), marks=pytest.mark.slow),  # attention in parts
+        pytest.param(36, 2, 13, (6, 9), marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
 def test_block_on_kernels(
-    channels: int, heads: int, window: int, size: tuple[int, int], kernels_everywhere: None
+    channels: int, heads: int, window: int, size: tuple[int, int], align: int, kernels_everywhere: None
 ) -> None:
     block = trained(TransformerBlock(channels, heads, window=window, mlp_ratio=2))
-    assert_as_exact(block, fuse_block(block).half(), channels_last(1, channels, *size))
+    made, width = fuse_block(block, align).half(), rounded_up(channels, align)
+    if width == channels:
+        assert_as_exact(block, made, channels_last(1, channels, *size))
+        return
+
+    def inside(x: Tensor) -> Tensor:
+        y = made(filled(x, width))
+        assert not y[:, channels:].any()
+        return y[:, :channels]
+
+    assert_as_exact(block, inside, channels_last(1, channels, *size))
+
+
+@torch.no_grad()
+def test_filled_block_equals_plain() -> None:
+    block = trained(TransformerBlock(18, 2, window=5))
+    x = channels_last(2, 18, 9, 6)
+    made = fuse_block(block, 8)(filled(x, 24))
+    torch.testing.assert_close(made[:, :18], block(x), rtol=1e-4, atol=1e-4)
+    assert not made[:, 18:].any()
 
 
 @torch.no_grad()

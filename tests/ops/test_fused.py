@@ -196,6 +196,37 @@ def test_refusals(
     assert refusal is None if reason is None else reason in (refusal or "")
 
 
+def test_one_attention_kernel_needs_a_sound_assembler(
+    monkeypatch: pytest.MonkeyPatch, untold: pytest.LogCaptureFixture
+) -> None:
+    x = torch.zeros(1, 2, 2, 16).as_subclass(OnCuda)
+    monkeypatch.setattr(fused, "assembler_version", lambda: (12, 9))
+    assert fused._assembler_is_sound(x)
+    monkeypatch.setattr(fused, "assembler_version", lambda: (12, 8))
+    assert [fused._assembler_is_sound(x) for _ in range(2)] == [False, False]
+    assert fused._assembler_is_sound(torch.zeros(1))
+    assert [record.getMessage() for record in untold.records] == [
+        "window attention runs as three kernels: ptxas 12.8 miscompiles the one, 12.9 does not"
+    ]
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_filled_channels_change_nothing(norm: bool) -> None:
+    """Zeros behind the channels that LayerNorm counts, and an activation after the residual."""
+    x, rest = torch.randn(2, 3, 6), torch.randn(2, 3, 4)
+    weight, bias, gain, shift = torch.randn(4, 6), torch.randn(4), torch.randn(6), torch.randn(6)
+
+    def weights(fill: int, normed: int | None) -> PointwiseWeights:
+        pads = [F.pad(part, (0, fill)) for part in (weight, gain, shift)]
+        norms = {"norm_weight": pads[1], "norm_bias": pads[2], "eps": 1e-6, "normed": normed} if norm else {}
+        return PointwiseWeights(weight=pads[0], bias=bias, **norms)
+
+    wanted = pointwise_reference(x, weights(0, None), residual=rest, after="relu")
+    found = pointwise_reference(F.pad(x, (0, 2)), weights(2, 6), residual=rest, after="relu")
+    torch.testing.assert_close(found, wanted)
+    assert wanted.min() == 0
+
+
 def test_sums_take_float32() -> None:
     assert torch.float32 in fused.SUM_DTYPES
     assert torch.float32 not in fused.PRODUCT_DTYPES

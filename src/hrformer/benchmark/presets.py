@@ -153,9 +153,8 @@ def gpu(peers: Peers = ()) -> Plan:
     targets: list[Target] = []
     for model, rival in RIVALS.items():
         title = f"Pose 256x192, {model}, batch 64, bf16"
-        candidates = _some(model, "pose", ("eager", "compiled", "fast"))
-        candidates += _peers(model, "pose", peers, ("eager", "compiled"))
-        candidates += _some(rival, "pose", ("eager", "compiled"), ("contiguous", "channels_last"))
+        candidates = _some(model, "pose", ("eager", "fast")) + _peers(model, "pose", peers)
+        candidates += _some(rival, "pose", ("eager", "compiled"), ("channels_last",))
         if model == "hrformer_base":
             candidates += _some(VITPOSE, "pose", ("eager", "compiled"), origin="transformers")
         groups.append(Group(title=title, kind="forward", jobs=_jobs(candidates, 64, POSE, half=True)))
@@ -183,9 +182,9 @@ def gpu(peers: Peers = ()) -> Plan:
 
 def _gpu_latency(peers: Peers) -> tuple[list[Group], list[Target]]:
     title, model = "Latency, hrformer_base for pose, batch 1, bf16", "hrformer_base"
-    candidates = _some(model, "pose", ("eager", "compiled-graphs", "fast")) + _peers(model, "pose", peers)
-    candidates += _some("hrnet_w48", "pose", ("eager", "compiled-graphs"))
-    candidates += _some(VITPOSE, "pose", ("eager", "compiled-graphs"), origin="transformers")
+    candidates = _some(model, "pose", ("eager", "fast")) + _peers(model, "pose", peers)
+    candidates += _some("hrnet_w48", "pose", ("eager", "fast"), ("channels_last",))
+    candidates += _some(VITPOSE, "pose", ("eager",), origin="transformers")
     limit = Target(
         name=f"{model}, latency of one picture", group=title, ours=_ours(model), due=3.0, then=1.5, unit="ms"
     )
@@ -194,8 +193,8 @@ def _gpu_latency(peers: Peers) -> tuple[list[Group], list[Target]]:
 
 def _gpu_training(peers: Peers) -> tuple[list[Group], list[Target]]:
     model, rival = "hrformer_base", "hrnet_w48"
-    candidates = _some(model, "pose", ("eager", "compiled")) + _peers(model, "pose", peers)
-    candidates += _some(rival, "pose", ("eager", "compiled"), ("contiguous", "channels_last"))
+    candidates = _some(model, "pose", ("eager",)) + _peers(model, "pose", peers)
+    candidates += _some(rival, "pose", ("eager", "compiled"), ("channels_last",))
     jobs = _jobs(candidates, 32, POSE, half=True)
     step = Group(title="Training step, hrformer_base for pose, batch 32, bf16", kind="train", jobs=jobs)
     memory = Group(title="Training memory, hrformer_base for pose, batch 32, bf16", kind="train-memory", jobs=jobs)

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrformer.kernels.launch import activate, device_of, inner_block, jit, pad_to, power_of_two, round_up, tl
+from hrformer.kernels.launch import (
+    activate,
+    activation_for,
+    device_of,
+    inner_block,
+    jit,
+    pad_to,
+    power_of_two,
+    round_up,
+    tl,
+)
 
 TILES = ((8, 8), (4, 16), (16, 4))
 """Height and width of the pixels of one program: 64, the fewest rows that fill Hopper's matrix units."""
@@ -145,7 +155,8 @@ def depthwise_pointwise(
             x, packed.taps, packed.weight, packed.bias, x if residual is None else residual.contiguous(), out,
             height, width, out_height, out_width, tile_rows, tile_cols,
             K=in_channels, N=out_channels, PADDED_K=padded_k, PADDED_N=padded_n, S=stride,
-            MIDDLE=middle, ACTIVATION=activation, RESIDUAL=residual is not None,
+            MIDDLE=activation_for(middle, x.dtype), ACTIVATION=activation_for(activation, x.dtype),
+            RESIDUAL=residual is not None,
             TILE_H=tile_h, TILE_W=tile_w, BLOCK_N=block_n, BLOCK_K=block_k,
             num_warps=8 if block_n > 128 else 4, num_stages=2
         )  # fmt: skip

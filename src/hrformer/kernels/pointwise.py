@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrformer.kernels.launch import activate, device_of, inner_block, jit, pad_to, power_of_two, round_up, tl
+from hrformer.kernels.launch import (
+    activate,
+    activation_for,
+    device_of,
+    inner_block,
+    jit,
+    pad_to,
+    power_of_two,
+    round_up,
+    tl,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +34,7 @@ class PackedPointwise:
         bias: (N up) float32.
         norm: LayerNorm's scale and shift, (2, K up) float32, or None.
         channels: K and N without rounding.
+        normed: channels that LayerNorm counts, the first of K; the others hold zeros.
         blocks: side of a block along K and along N.
     """
 
@@ -31,15 +42,22 @@ class PackedPointwise:
     bias: Tensor
     norm: Tensor | None
     channels: tuple[int, int]
+    normed: int
     blocks: tuple[int, int]
 
 
 def pack_pointwise(
-    weight: Tensor, bias: Tensor, norm: tuple[Tensor, Tensor] | None, dtype: torch.dtype, *, widest: int = 128
+    weight: Tensor,
+    bias: Tensor,
+    norm: tuple[Tensor, Tensor] | None,
+    dtype: torch.dtype,
+    *,
+    normed: int | None = None,
+    widest: int = 128,
 ) -> PackedPointwise:
     """Lay out weight (N, K), bias (N,) and LayerNorm's (K,) scale and shift for maps of ``dtype``.
 
-    ``widest`` bounds the block along N.
+    ``normed`` channels are counted by LayerNorm, all by default; ``widest`` bounds the block along N.
     """
     out_channels, in_channels = weight.shape
     block_k, block_n = inner_block(in_channels), min(power_of_two(out_channels), widest)
@@ -49,6 +67,7 @@ def pack_pointwise(
         bias=pad_to(bias.float(), padded_n),
         norm=None if norm is None else pad_to(torch.stack(norm).float(), 2, padded_k),
         channels=(in_channels, out_channels),
+        normed=normed or in_channels,
         blocks=(block_k, block_n),
     )
 
@@ -60,24 +79,26 @@ def _row_statistics(
     inside,
     eps,
     K: tl.constexpr,
+    NORMED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """Mean and 1 / standard deviation of each row; chunks are merged by Chan's formula, so nothing cancels."""
     mean = tl.zeros((BLOCK_M,), tl.float32)
     squares = tl.zeros((BLOCK_M,), tl.float32)
-    for start in range(0, K, BLOCK_K):
+    for start in range(0, NORMED, BLOCK_K):
         cols = start + tl.arange(0, BLOCK_K)
+        # Whole groups of channels are loaded, those that do not count hold zeros.
         mask = inside[:, None] & (cols < K)[None, :]
         chunk = tl.load(x_ptr + offsets[:, None] + cols[None, :], mask=mask, other=0.0).to(tl.float32)
-        count = tl.minimum(K - start, BLOCK_K).to(tl.float32)
+        count = tl.minimum(NORMED - start, BLOCK_K).to(tl.float32)
         seen = start * 1.0
         chunk_mean = tl.sum(chunk, 1) / count
-        centred = tl.where(mask, chunk - chunk_mean[:, None], 0.0)
+        centred = tl.where((cols < NORMED)[None, :], chunk - chunk_mean[:, None], 0.0)
         step = chunk_mean - mean
         squares += tl.sum(centred * centred, 1) + step * step * (seen * count / (seen + count))
         mean += step * (count / (seen + count))
-    return mean, tl.rsqrt(squares / K + eps)
+    return mean, tl.rsqrt(squares / NORMED + eps)
 
 
 @jit(do_not_specialize=["rows"])
@@ -95,8 +116,10 @@ def _pointwise_kernel(
     PADDED_K: tl.constexpr,
     PADDED_N: tl.constexpr,
     NORM: tl.constexpr,
+    NORMED: tl.constexpr,
     ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    AFTER: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -108,7 +131,7 @@ def _pointwise_kernel(
     n = (pid % COLUMN_BLOCKS) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = row < rows
     if NORM:
-        mean, scale = _row_statistics(x_ptr, row * K, inside, eps, K, BLOCK_M, BLOCK_K)
+        mean, scale = _row_statistics(x_ptr, row * K, inside, eps, K, NORMED, BLOCK_M, BLOCK_K)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, PADDED_K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
@@ -125,6 +148,7 @@ def _pointwise_kernel(
     mask = inside[:, None] & (n < N)[None, :]
     if RESIDUAL:
         total += tl.load(residual_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    total = activate(total, AFTER)
     tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -135,8 +159,9 @@ def pointwise(
     eps: float = 0.0,
     activation: str = "none",
     residual: Tensor | None = None,
+    after: str = "none",
 ) -> Tensor:
-    """activation(LayerNorm(x) @ weight.T + bias) + residual, LayerNorm where ``packed`` holds one.
+    """after(activation(LayerNorm(x) @ weight.T + bias) + residual), LayerNorm where ``packed`` holds one.
 
     Args:
         x: (..., K) contiguous, in the precision of ``packed``.
@@ -144,6 +169,7 @@ def pointwise(
         eps: of LayerNorm.
         activation: "none", "gelu" or "relu".
         residual: (..., N) contiguous, or None.
+        after: activation of the sum.
 
     Returns:
         (..., N).
@@ -156,7 +182,7 @@ def pointwise(
         return out
     padded_k, padded_n = packed.weight.shape
     block_k, block_n = packed.blocks
-    block_m = 128 if rows >= 128 * 132 else 64
+    block_m = 64  # wider ones were slower at every width measured on an H200
     with device_of(x):
         _pointwise_kernel[(-(-rows // block_m) * (padded_n // block_n),)](
             x,
@@ -172,12 +198,14 @@ def pointwise(
             PADDED_K=padded_k,
             PADDED_N=padded_n,
             NORM=packed.norm is not None,
-            ACTIVATION=activation,
+            NORMED=packed.normed,
+            ACTIVATION=activation_for(activation, x.dtype),
             RESIDUAL=residual is not None,
+            AFTER=activation_for(after, x.dtype),
             BLOCK_M=block_m,
             BLOCK_N=block_n,
             BLOCK_K=block_k,
-            num_warps=8 if block_m * block_n >= 128 * 128 else 4,
+            num_warps=4,
             num_stages=3,
         )
     return out

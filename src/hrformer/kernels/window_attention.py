@@ -214,7 +214,14 @@ def forward_kernel(
 
 
 def attention_forward(
-    qkv: Tensor, padding: Tensor, bias: Tensor | None, *, window: int, num_heads: int, slots: int | None = None
+    qkv: Tensor,
+    padding: Tensor,
+    bias: Tensor | None,
+    *,
+    window: int,
+    num_heads: int,
+    scale: float | None = None,
+    slots: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Launch the forward kernel.
 
@@ -223,6 +230,7 @@ def attention_forward(
         padding: (3C,) contiguous, the value of padded tokens, in the dtype of ``qkv``.
         bias: (h, N, N) contiguous, any floating dtype, or None.
         window: K. ``num_heads``: h.
+        scale: of the scores, d ** -0.5 by default.
         slots: programs that share the windows of one head and query block; None fills the GPU.
 
     Returns:
@@ -238,7 +246,7 @@ def attention_forward(
     slots = slots or grid.slots(qkv.device, programs)
     with device_of(qkv):
         forward_kernel[(programs, slots)](
-            qkv, padding, bias, out, softmax, *grid.sizes(), grid.head_dim**-0.5,
+            qkv, padding, bias, out, softmax, *grid.sizes(), scale or grid.head_dim**-0.5,
             HAS_BIAS=bias is not None, **grid.constants(),
         )  # fmt: skip
     return out, softmax

@@ -29,7 +29,8 @@ class PackedWindowBlock:
         qkv: (h, 3, C up, d up) in the precision of the map. ``qkv_bias``: (h, 3, d up) float32.
         proj: (h, d up, C up) in the precision of the map. ``proj_bias``: (C up) float32.
         bias: (h, tokens up, tokens up) in the precision of the map, or None.
-        channels: C. ``heads``: h. ``window``: K.
+        channels: C. ``normed``: channels that LayerNorm counts, the first of C; the others hold zeros.
+        heads: h. ``window``: K. ``scale``: of the scores.
     """
 
     norm: Tensor
@@ -39,8 +40,10 @@ class PackedWindowBlock:
     proj_bias: Tensor
     bias: Tensor | None
     channels: int
+    normed: int
     heads: int
     window: int
+    scale: float
 
 
 def window_block_applies(channels: int, window: int) -> bool:
@@ -57,20 +60,24 @@ def pack_window_block(
     *,
     window: int,
     num_heads: int,
+    normed: int | None = None,
+    scale: float | None = None,
 ) -> PackedWindowBlock:
     """Lay out the weights of one block for maps of ``dtype``.
 
     Args:
         norm: LayerNorm's scale and shift, (C,) each.
-        qkv: (3C, C) and (3C,), rows query, key, value.
-        proj: (C, C) and (C,).
+        qkv: (3hd, C) and (3hd,), rows query, key, value.
+        proj: (C, hd) and (C,).
         bias: (h, N, N) or None.
         dtype: of the maps.
         window: K.
         num_heads: h.
+        normed: channels that LayerNorm counts; all by default.
+        scale: of the scores, d ** -0.5 by default.
     """
     channels = proj[0].shape[0]
-    head_dim = channels // num_heads
+    head_dim = proj[0].shape[1] // num_heads
     width, wide_head = sum(split_channels(channels)), power_of_two(head_dim)
     tokens = power_of_two(window * window)
     weight = qkv[0].view(3, num_heads, head_dim, channels).permute(1, 0, 3, 2)
@@ -83,8 +90,10 @@ def pack_window_block(
         proj_bias=pad_to(proj[1].float(), width),
         bias=None if bias is None else pad_to(bias.to(dtype), num_heads, tokens, tokens),
         channels=channels,
+        normed=normed or channels,
         heads=num_heads,
         window=window,
+        scale=head_dim**-0.5 if scale is None else scale,
     )
 
 
@@ -107,9 +116,9 @@ def load_block(x_ptr, pixel, inside, columns, C: tl.constexpr):
 
 
 @jit()
-def _squares(x, mean, columns, C: tl.constexpr):
+def _squares(x, mean, columns, NORMED: tl.constexpr):
     """Sum of squared distances from the mean, over the channels of one block."""
-    centred = tl.where((columns < C)[None, :], x.to(tl.float32) - mean[:, None], 0.0)
+    centred = tl.where((columns < NORMED)[None, :], x.to(tl.float32) - mean[:, None], 0.0)
     return tl.sum(centred * centred, 1)
 
 
@@ -123,19 +132,20 @@ def _normalise(x, mean, rate, norm_ptr, columns, inside, WIDTH: tl.constexpr):
 
 @jit()
 def _normalised_tokens(
-    x_ptr, norm_ptr, pixel, inside, main, tail, eps, C: tl.constexpr, WIDTH: tl.constexpr, TAIL: tl.constexpr
-):
+    x_ptr, norm_ptr, pixel, inside, main, tail, eps,
+    C: tl.constexpr, NORMED: tl.constexpr, WIDTH: tl.constexpr, TAIL: tl.constexpr
+):  # fmt: skip
     """LayerNorm of one window: its main and its tail block, the latter a copy of the former where there is none."""
     a = load_block(x_ptr, pixel, inside, main, C)
     b = a
-    mean = tl.sum(a.to(tl.float32), 1) / C
+    mean = tl.sum(a.to(tl.float32), 1) / NORMED
     if TAIL > 0:
         b = load_block(x_ptr, pixel, inside, tail, C)
-        mean += tl.sum(b.to(tl.float32), 1) / C
-    squares = _squares(a, mean, main, C)
+        mean += tl.sum(b.to(tl.float32), 1) / NORMED
+    squares = _squares(a, mean, main, NORMED)
     if TAIL > 0:
-        squares += _squares(b, mean, tail, C)
-    rate = tl.rsqrt(squares / C + eps)
+        squares += _squares(b, mean, tail, NORMED)
+    rate = tl.rsqrt(squares / NORMED + eps)
     a = _normalise(a, mean, rate, norm_ptr, main, inside, WIDTH)
     if TAIL > 0:
         b = _normalise(b, mean, rate, norm_ptr, tail, inside, WIDTH)
@@ -179,7 +189,7 @@ def _store_sum(total, x_ptr, proj_bias_ptr, out_ptr, pixel, inside, columns, C: 
 def _window_block_kernel(
     x_ptr, norm_ptr, qkv_ptr, qkv_bias_ptr, proj_ptr, proj_bias_ptr, bias_ptr, out_ptr,
     height, width, window_rows, window_cols, top, left, eps, scale,
-    C: tl.constexpr, HEADS: tl.constexpr, WINDOW: tl.constexpr, HAS_BIAS: tl.constexpr,
+    C: tl.constexpr, NORMED: tl.constexpr, HEADS: tl.constexpr, WINDOW: tl.constexpr, HAS_BIAS: tl.constexpr,
     TOKENS: tl.constexpr, MAIN: tl.constexpr, TAIL: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
     """One window of one picture, all heads."""
@@ -189,7 +199,7 @@ def _window_block_kernel(
     if TAIL > 0:
         tail = MAIN + tl.arange(0, TAIL)
     pixel, inside = window_pixels(tl.program_id(0), token, height, width, window_rows, window_cols, top, left, WINDOW)
-    a, b = _normalised_tokens(x_ptr, norm_ptr, pixel, inside, main, tail, eps, C, WIDTH, TAIL)
+    a, b = _normalised_tokens(x_ptr, norm_ptr, pixel, inside, main, tail, eps, C, NORMED, WIDTH, TAIL)
     total = tl.zeros((TOKENS, MAIN), tl.float32)
     if TAIL > 0:
         rest = tl.zeros((TOKENS, TAIL), tl.float32)
@@ -237,9 +247,8 @@ def window_block(x: Tensor, packed: PackedWindowBlock, *, eps: float) -> Tensor:
             x, packed.norm, packed.qkv, packed.qkv_bias, packed.proj, packed.proj_bias,
             packed.proj_bias if packed.bias is None else packed.bias, out,
             height, width, rows, cols, (rows * window - height) // 2, (cols * window - width) // 2,
-            eps, (channels // heads) ** -0.5,
-            C=channels, HEADS=heads, WINDOW=window, HAS_BIAS=packed.bias is not None,
-            TOKENS=power_of_two(window * window), MAIN=main, TAIL=tail,
+            eps, packed.scale, C=channels, NORMED=packed.normed, HEADS=heads, WINDOW=window,
+            HAS_BIAS=packed.bias is not None, TOKENS=power_of_two(window * window), MAIN=main, TAIL=tail,
             BLOCK_D=packed.qkv.shape[-1], num_warps=8 if main + tail > 128 else 4, num_stages=1
         )  # fmt: skip
     return out

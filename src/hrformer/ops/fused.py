@@ -24,7 +24,7 @@ from hrformer.kernels.depthwise_pointwise import PackedDepthwise, pack_depthwise
 from hrformer.kernels.depthwise_pointwise import depthwise_pointwise as depthwise_pointwise_kernel
 from hrformer.kernels.fusion_sum import MAX_TERMS
 from hrformer.kernels.fusion_sum import fusion_sum as fusion_sum_kernel
-from hrformer.kernels.launch import HAVE_TRITON
+from hrformer.kernels.launch import HAVE_TRITON, SOUND_ASSEMBLER, assembler_version
 from hrformer.kernels.pointwise import PackedPointwise, pack_pointwise
 from hrformer.kernels.pointwise import pointwise as pointwise_kernel
 from hrformer.kernels.window_attention import MAX_HEAD_DIM, attention_forward
@@ -46,12 +46,16 @@ _told: set[tuple[str, str]] = set()
 class AttentionWeights:
     """Weights of LayerNorm, window attention and projection, as trained, in any one precision.
 
+    Maps, norms and heads may be filled up with zeros to widths that load well.
+
     Attributes:
         norm_weight, norm_bias: (C,). ``eps``: of LayerNorm.
-        qkv_weight, qkv_bias: (3C, C) and (3C,), rows query, key, value.
-        proj_weight, proj_bias: (C, C) and (C,).
+        qkv_weight, qkv_bias: (3hd, C) and (3hd,), rows query, key, value.
+        proj_weight, proj_bias: (C, hd) and (C,).
         bias: (h, N, N) added to the scaled scores, N tokens of a window, or None.
         window: side in cells. ``num_heads``: h.
+        normed: channels that LayerNorm counts, the first of C; None for all.
+        scale: of the scores; None for d ** -0.5.
     """
 
     norm_weight: Tensor
@@ -64,6 +68,8 @@ class AttentionWeights:
     window: int
     num_heads: int
     eps: float
+    normed: int | None = None
+    scale: float | None = None
     _whole: dict[torch.dtype, PackedWindowBlock] = field(default_factory=dict, repr=False)
     _parts: dict[torch.dtype, tuple[PackedPointwise, Tensor, Tensor | None, PackedPointwise]] = field(
         default_factory=dict, repr=False
@@ -73,6 +79,11 @@ class AttentionWeights:
     def channels(self) -> int:
         """C."""
         return self.proj_weight.shape[0]
+
+    @property
+    def head_dim(self) -> int:
+        """d."""
+        return self.proj_weight.shape[1] // self.num_heads
 
     def whole(self, dtype: torch.dtype) -> PackedWindowBlock:
         """Layout for the kernel that does everything, made once."""
@@ -85,6 +96,8 @@ class AttentionWeights:
                 dtype,
                 window=self.window,
                 num_heads=self.num_heads,
+                normed=self.normed,
+                scale=self.scale,
             )
         return self._whole[dtype]
 
@@ -92,7 +105,9 @@ class AttentionWeights:
         """Layout for three kernels, made once: normalise and qkv, token of the padding, bias, projection."""
         if dtype not in self._parts:
             self._parts[dtype] = (
-                pack_pointwise(self.qkv_weight, self.qkv_bias, (self.norm_weight, self.norm_bias), dtype),
+                pack_pointwise(
+                    self.qkv_weight, self.qkv_bias, (self.norm_weight, self.norm_bias), dtype, normed=self.normed
+                ),
                 self.qkv_bias.to(dtype).contiguous(),
                 None if self.bias is None else self.bias.to(dtype).contiguous(),
                 pack_pointwise(self.proj_weight, self.proj_bias, None, dtype),
@@ -102,13 +117,17 @@ class AttentionWeights:
 
 @dataclass(kw_only=True, eq=False)
 class PointwiseWeights:
-    """A matrix product over channels, weight (N, K) and bias (N,), with LayerNorm's (K,) before it or without."""
+    """A matrix product over channels, weight (N, K) and bias (N,), with LayerNorm's (K,) before it or without.
+
+    LayerNorm counts the first ``normed`` channels, all where it is None; the others hold zeros.
+    """
 
     weight: Tensor
     bias: Tensor
     norm_weight: Tensor | None = None
     norm_bias: Tensor | None = None
     eps: float = 0.0
+    normed: int | None = None
     _packed: dict[torch.dtype, PackedPointwise] = field(default_factory=dict, repr=False)
 
     def packed(self, dtype: torch.dtype) -> PackedPointwise:
@@ -117,7 +136,7 @@ class PointwiseWeights:
             norm = None
             if self.norm_weight is not None and self.norm_bias is not None:
                 norm = (self.norm_weight, self.norm_bias)
-            self._packed[dtype] = pack_pointwise(self.weight, self.bias, norm, dtype)
+            self._packed[dtype] = pack_pointwise(self.weight, self.bias, norm, dtype, normed=self.normed)
         return self._packed[dtype]
 
 
@@ -169,55 +188,85 @@ def _uses_kernel(what: str, refusal: str | None) -> bool:
     return refusal is None
 
 
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, normed: int | None) -> Tensor:
+    """LayerNorm in the precision of x; channels beyond ``normed`` stay zero."""
+    count, channels = normed or x.shape[-1], x.shape[-1]
+    y = F.layer_norm(x[..., :count], (count,), weight[:count].to(x.dtype), bias[:count].to(x.dtype), eps)
+    return F.pad(y, (0, channels - count)) if count < channels else y
+
+
 def attention_block_reference(x: Tensor, weights: AttentionWeights) -> Tensor:
     """x + projection(window attention(LayerNorm(x))): (B, H, W, C) -> the same; see ``ops.windows``."""
     to = partial(torch.Tensor.to, dtype=x.dtype)
     w = weights
-    y = F.layer_norm(x, (w.channels,), to(w.norm_weight), to(w.norm_bias), w.eps)
+    y = _layer_norm(x, w.norm_weight, w.norm_bias, w.eps, w.normed)
     bias = None if w.bias is None else to(w.bias)
     parts = (to(w.qkv_weight), to(w.qkv_bias), to(w.proj_weight), to(w.proj_bias))
-    return x + window_attention(y, *parts, bias, window=w.window, num_heads=w.num_heads)
+    return x + window_attention(y, *parts, bias, window=w.window, num_heads=w.num_heads, scale=w.scale)
 
 
 def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     """``attention_block_reference`` by one kernel where a window fits one program, else by three."""
     refusal = kernel_refusal(x)
-    if refusal is None and weights.channels // weights.num_heads > MAX_HEAD_DIM:
-        refusal = f"heads of {weights.channels // weights.num_heads} channels, at most {MAX_HEAD_DIM}"
+    if refusal is None and weights.head_dim > MAX_HEAD_DIM:
+        refusal = f"heads of {weights.head_dim} channels, at most {MAX_HEAD_DIM}"
     if not _uses_kernel("window attention", refusal):
         return attention_block_reference(x, weights)
-    if window_block_applies(weights.channels, weights.window):
+    if window_block_applies(weights.channels, weights.window) and _assembler_is_sound(x):
         return window_block(x, weights.whole(x.dtype), eps=weights.eps)
     return attention_in_parts(x, weights)
+
+
+def _assembler_is_sound(x: Tensor) -> bool:
+    """Whether the one kernel is compiled right for the map's device; logs once that it is not."""
+    if not x.is_cuda or assembler_version() >= SOUND_ASSEMBLER:
+        return True
+    what, old = "window attention", ".".join(map(str, assembler_version()))
+    if (what, old) not in _told:
+        _told.add((what, old))
+        first = ".".join(map(str, SOUND_ASSEMBLER))
+        logger.info("%s runs as three kernels: ptxas %s miscompiles the one, %s does not", what, old, first)
+    return False
 
 
 def attention_in_parts(x: Tensor, weights: AttentionWeights) -> Tensor:
     """The attention block as three kernels, for wide maps and large windows."""
     qkv, pad_token, bias, proj = weights.parts(x.dtype)
     packed = pointwise_kernel(x, qkv, eps=weights.eps)
-    attended, _ = attention_forward(packed, pad_token, bias, window=weights.window, num_heads=weights.num_heads)
+    sizes = {"window": weights.window, "num_heads": weights.num_heads}
+    attended, _ = attention_forward(packed, pad_token, bias, scale=weights.scale, **sizes)
     return pointwise_kernel(attended, proj, residual=x)
 
 
 def pointwise_reference(
-    x: Tensor, weights: PointwiseWeights, *, activation: str = "none", residual: Tensor | None = None
+    x: Tensor,
+    weights: PointwiseWeights,
+    *,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    after: str = "none",
 ) -> Tensor:
-    """activation(LayerNorm(x) @ weight.T + bias) + residual: (..., K) -> (..., N)."""
+    """after(activation(LayerNorm(x) @ weight.T + bias) + residual): (..., K) -> (..., N)."""
     to = partial(torch.Tensor.to, dtype=x.dtype)
     if weights.norm_weight is not None and weights.norm_bias is not None:
-        x = F.layer_norm(x, (x.shape[-1],), to(weights.norm_weight), to(weights.norm_bias), weights.eps)
+        x = _layer_norm(x, weights.norm_weight, weights.norm_bias, weights.eps, weights.normed)
     y = ACTIVATIONS[activation](F.linear(x, to(weights.weight), to(weights.bias)))
-    return y if residual is None else y + residual
+    return ACTIVATIONS[after](y if residual is None else y + residual)
 
 
 def pointwise(
-    x: Tensor, weights: PointwiseWeights, *, activation: str = "none", residual: Tensor | None = None
+    x: Tensor,
+    weights: PointwiseWeights,
+    *,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    after: str = "none",
 ) -> Tensor:
     """``pointwise_reference`` by one kernel."""
     if not _uses_kernel("pointwise convolution", kernel_refusal(x)):
-        return pointwise_reference(x, weights, activation=activation, residual=residual)
+        return pointwise_reference(x, weights, activation=activation, residual=residual, after=after)
     packed = weights.packed(x.dtype)
-    return pointwise_kernel(x, packed, eps=weights.eps, activation=activation, residual=residual)
+    return pointwise_kernel(x, packed, eps=weights.eps, activation=activation, residual=residual, after=after)
 
 
 def depthwise_pointwise_reference(

@@ -67,6 +67,7 @@ def window_attention(
     *,
     window: int,
     num_heads: int,
+    scale: float | None = None,
 ) -> Tensor:
     """Multi-head self-attention inside non-overlapping windows.
 
@@ -76,29 +77,30 @@ def window_attention(
 
     Args:
         x: (B, H, W, C) normalised tokens, any H and W.
-        qkv_weight: (3C, C), rows query, key, value. ``qkv_bias``: (3C,).
-        proj_weight: (C, C). ``proj_bias``: (C,).
+        qkv_weight: (3hd, C), rows query, key, value; d is C / h in the published models. ``qkv_bias``: (3hd,).
+        proj_weight: (C, hd). ``proj_bias``: (C,).
         bias: (h, N, N) added to the scaled scores, or None.
         window: K, in cells.
-        num_heads: h; divides C. Scores are scaled by d ** -0.5.
+        num_heads: h.
+        scale: of the scores, d ** -0.5 by default.
 
     Returns:
         (B, H, W, C).
     """
-    batch, height, width, channels = x.shape
+    batch, height, width, _ = x.shape
     left, right, top, bottom = window_padding(height, width, window)
     if left or right or top or bottom:
         qkv = F.pad(F.linear(x, qkv_weight), (0, 0, left, right, top, bottom)) + qkv_bias
     else:
         qkv = F.linear(x, qkv_weight, qkv_bias)
     rows, cols = (height + top + bottom) // window, (width + left + right) // window
-    head_dim = channels // num_heads
+    head_dim = qkv_bias.shape[0] // (3 * num_heads)
     # (B, rows, K, cols, K, 3, h, d) -> (3, B, rows, cols, h, K, K, d): one copy makes every window contiguous
     qkv = qkv.view(batch, rows, window, cols, window, 3, num_heads, head_dim).permute(5, 0, 1, 3, 6, 2, 4, 7)
     query, key, value = qkv.reshape(3, batch * rows * cols, num_heads, window * window, head_dim).unbind(0)
     mask = None if bias is None else bias.to(query.dtype)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     out = out.view(batch, rows, cols, num_heads, window, window, head_dim).permute(0, 1, 4, 2, 5, 3, 6)
-    out = out.reshape(batch, rows * window, cols * window, channels)
+    out = out.reshape(batch, rows * window, cols * window, num_heads * head_dim)
     out = out[:, top : top + height, left : left + width]
     return F.linear(out, proj_weight, proj_bias)
