@@ -150,6 +150,7 @@ def depthwise_pointwise(
     tile_rows, tile_cols = -(-out_height // tile_h), -(-out_width // tile_w)
     padded_k, padded_n = packed.weight.shape
     block_k, block_n = packed.blocks
+    # One stage: pipelined, the next round may overwrite the registers of a product that still runs (see ``pointwise``).
     with device_of(x):
         _depthwise_pointwise_kernel[(batch * tile_rows * tile_cols * (padded_n // block_n),)](
             x, packed.taps, packed.weight, packed.bias, x if residual is None else residual.contiguous(), out,
@@ -158,6 +159,6 @@ def depthwise_pointwise(
             MIDDLE=activation_for(middle, x.dtype), ACTIVATION=activation_for(activation, x.dtype),
             RESIDUAL=residual is not None,
             TILE_H=tile_h, TILE_W=tile_w, BLOCK_N=block_n, BLOCK_K=block_k,
-            num_warps=8 if block_n > 128 else 4, num_stages=2
+            num_warps=8 if block_n > 128 else 4, num_stages=1
         )  # fmt: skip
     return out

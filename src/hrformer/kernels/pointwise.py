@@ -206,6 +206,8 @@ def pointwise(
             BLOCK_N=block_n,
             BLOCK_K=block_k,
             num_warps=4,
-            num_stages=3,
+            # Not pipelined where the left operand is made in registers: up to CUDA 13.2 the next round may overwrite
+            # those of a product that still runs (triton-lang/triton, issue 9433; seen in the machine code).
+            num_stages=3 if packed.norm is None else 1,
         )
     return out
