@@ -1,7 +1,7 @@
 """Compile kernel launches for a GPU that is not there: the compiler and ptxas come with Triton's wheel.
 
 Run as a script, in a process whose kernels are not interpreted: ``TRITON_INTERPRET=0 python tests/ahead_of_time.py
-models`` (or ``training``) writes what the kernels of HRFormer-B need on Hopper, as JSON.
+models`` (``training``, ``forms``) writes what the kernels of HRFormer-B need on Hopper, as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from unittest import mock
 
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
@@ -128,6 +129,28 @@ def compile_models() -> list[Compiled]:
     return found
 
 
+def launched_forms() -> list[str]:
+    """What each launch of HRFormer-B's blocks and fusion units would be compiled for, by the size of the map."""
+    dtype, forms = torch.bfloat16, []
+
+    def record(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
+        values = kernel.signature.bind(*args, **kwargs).arguments
+        fixed = {p.name: values[p.name] for p in kernel.params if p.is_constexpr or not p.do_not_specialize}
+        kinds = {name: mangle_type(value) if isinstance(value, Tensor) else value for name, value in fixed.items()}
+        forms.append(f"{size}: {kernel.__name__} {kinds} {options}")
+
+    block = fuse_block(TransformerBlock(78, 2).eval().to(dtype), ALIGN)
+    unit = fuse_fusion(FusionUnit((80, 160), num_outputs=2, separable=True, upsample="nearest").eval().to(dtype))
+    anywhere = mock.patch.object(fused, "kernel_refusal", return_value=None)
+    with mock.patch.object(JITFunction, "run", record), anywhere, torch.no_grad():
+        for size in ((64, 48), (40, 56), (33, 17), (1, 1), (16, 13)):
+            finest = torch.zeros(1, 80, *size, dtype=dtype)
+            block(finest)
+            unit([finest, torch.zeros(1, 160, *(-(-side // 2) for side in size), dtype=dtype)])
+    return forms
+
+
 def compile_training() -> list[Compiled]:
     """The kernels of training, for a small map, heads of 39 channels and a feed-forward network of 20."""
     size, channels, heads, window = (1, 5, 3), 20, 2, 7
@@ -144,5 +167,6 @@ def compile_training() -> list[Compiled]:
 
 
 if __name__ == "__main__":
-    parts = {"models": compile_models, "training": compile_training}
-    sys.stdout.write(json.dumps([asdict(kernel) for kernel in parts[sys.argv[1]]()]))
+    parts = {"models": compile_models, "training": compile_training, "forms": launched_forms}
+    found = parts[sys.argv[1]]()  # type: ignore[operator]
+    sys.stdout.write(json.dumps([asdict(one) if isinstance(one, Compiled) else one for one in found]))

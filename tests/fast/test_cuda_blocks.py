@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hrformer.fast.cuda_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
 from hrformer.fast.fold import rounded_up
@@ -192,6 +193,22 @@ def test_whole_model_equals_plain(name: str, task: str, size: tuple[int, int]) -
 def test_whole_model_on_kernels(kernels_everywhere: None) -> None:
     model = trained(create_model("hrformer_nano", task="pose", mlp_ratio=0.5))  # narrow: interpreting takes long
     assert_as_exact(model, fuse_trunk(model).half(), torch.randn(1, 3, 32, 24, device=DEVICE))
+
+
+@pytest.mark.parametrize(("name", "task"), [("hrformer_nano", "pose"), ("hrformer_nano", "segmentation")])
+def test_nothing_waits_for_a_value(name: str, task: str) -> None:
+    """Fake tensors hold none, so that whatever would have to wait for the device to read one raises."""
+    model = create_model(name, task)
+    fused_one = fuse_trunk(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x = torch.randn(2, 3, 75, 50)
+        with torch.no_grad():
+            assert fused_one(x).shape == model.eval()(x).shape
+        result = model.train()(x)
+        outputs = result if isinstance(result, tuple) else (result,)
+        torch.autograd.grad(sum(output.square().mean() for output in outputs), list(model.parameters())[-1])
+    with pytest.raises(DataDependentOutputException), FakeTensorMode():
+        torch.randn(1).item()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +21,13 @@ STACK_BYTES = 256
 """Per thread; a few spilled registers cost little, arrays on the stack would."""
 
 
-def compiled(part: str, cache: Path) -> list[dict[str, Any]]:
+def compiled(part: str, cache: Path) -> list[Any]:
     """What ``ahead_of_time.py`` says about a part's kernels."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, str(SCRIPT), part]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    found: list[dict[str, Any]] = json.loads(finished.stdout)
+    found: list[Any] = json.loads(finished.stdout)
     return found
 
 
@@ -54,3 +55,17 @@ def test_loops_of_training_carry_what_changes(tmp_path: Path) -> None:
     """
     carried = [kernel["carried"] for kernel in compiled("training", tmp_path) if kernel["name"] == "backward_kernel"]
     assert carried == [24]
+
+
+@pytest.mark.slow
+def test_sizes_do_not_compile_again(tmp_path: Path) -> None:
+    """Maps of other sizes run the same programs, but for a few forms: the depthwise product has one for each of its
+    three tiles, the fusion's sum one for terms that are resized in the kernel and one for those resized before."""
+    by_size: dict[str, set[str]] = {}
+    for form in compiled("forms", tmp_path):
+        size, _, rest = form.partition(": ")
+        by_size.setdefault(size, set()).add(re.sub(r"'(TILE_[HW]|KIND\d)': ('\w+'|\d+)", "", rest))
+    first, *others = by_size.values()
+    assert len(by_size) == 5
+    assert len(first) > 5
+    assert all(other == first for other in others)

@@ -89,12 +89,14 @@ class Growth:
         over: "batch" or "pixels".
         exponent: 1 for growth in proportion.
         r_squared: how well a power law fits.
+        group: title of the group it was measured in.
     """
 
     label: str
     over: str
     exponent: float
     r_squared: float
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,8 @@ def judge(target: Target, records: Sequence[Record], growth: Sequence[Growth]) -
     if ours is None:
         return _unmeasured(target, _why(group, target.ours))
     if target.unit == "exponent":
-        found = next((one for one in growth if one.label == ours.candidate.label), None)
+        wanted = (target.group, ours.candidate.label)
+        found = next((one for one in growth if (one.group, one.label) == wanted), None)
         if found is None:
             return _unmeasured(target, "too few points")
         return _verdict(target, found.exponent, (ours,))
@@ -50,7 +51,8 @@ def growth_of(group: Group, records: Sequence[Record]) -> list[Growth]:
         if len(set(sizes)) < 2:
             continue
         law = fit_power_law(sizes, [record.summary.median for record in own])
-        found.append(Growth(label=label, over=group.over, exponent=law.exponent, r_squared=law.r_squared))
+        grown = Growth(label=label, over=group.over, exponent=law.exponent, r_squared=law.r_squared, group=group.title)
+        found.append(grown)
     return found
 
 

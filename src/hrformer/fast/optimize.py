@@ -27,6 +27,8 @@ Backend = Literal["auto", "openvino", "onnxruntime", "triton", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Precision = Literal["fp32", "bf16"]
 
+PLAIN_CALLS = 2
+"""Calls of a size that the plain network answers: one picture and its mirror image are no reason for a program."""
 MAX_SIZES = 8
 """Input sizes that keep a compiled program each; the least recently used one gives way."""
 
@@ -120,8 +122,9 @@ def _chosen(backend: Backend, weight: Tensor) -> Backend:
 class FastModel(VisionModel):
     """What ``optimize`` returns: call it like the model it was made from. For inference only.
 
-    A runtime compiles a program for every input size, which takes seconds. It does so when a size comes for the second
-    time: neither the first result of a process nor pictures of many sizes wait for programs that are used once.
+    A runtime compiles a program for every input size, which takes seconds. It does so when a size comes for the third
+    time: neither the first result of a process, which may take a picture and its mirror image, nor pictures of many
+    sizes wait for programs that are used once.
 
     It holds the plain network too, under the names it had, which answers where the backend cannot.
 
@@ -138,7 +141,7 @@ class FastModel(VisionModel):
         self.backend: Backend = backend
         self._runtime = runtime
         self._sizes: OrderedDict[Plane, None] = OrderedDict()
-        self._seen: set[Plane] = set()
+        self._seen: dict[Plane, int] = {}
         self._lock = threading.Lock()  # a runtime's buffers serve one call at a time
         self._structure: Any = None
         super().train(False)
@@ -187,8 +190,8 @@ class FastModel(VisionModel):
         if plane in self._sizes:
             self._sizes.move_to_end(plane)
             return True
-        if plane not in self._seen:
-            self._seen.add(plane)
+        self._seen[plane] = self._seen.get(plane, 0) + 1
+        if self._seen[plane] <= PLAIN_CALLS:
             return False
         self._sizes[plane] = None
         if len(self._sizes) > MAX_SIZES:
