@@ -34,6 +34,7 @@ from hrformer.kernels.window_attention_backward import attention_backward
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.ops import fused
+from machine_code import undefined_reads
 
 LOOP_HEADS = re.compile(r"scf\.for .*iter_args\((.*?)\) ->")
 """What a loop carries, as Triton's first intermediate form writes it."""
@@ -51,6 +52,7 @@ class Compiled:
         num_warps: of a program. ``registers``: of a thread.
         shared_bytes: of a program. ``stack_bytes``: of a thread, spilled registers included.
         carried: values that the loop with most of them hands from one round to the next.
+        undefined: instructions that use a uniform register which none wrote, see ``machine_code``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Compiled:
     registers: int
     stack_bytes: int
     carried: int
+    undefined: list[str]
 
 
 @contextmanager
@@ -89,37 +92,38 @@ def _compile(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, 
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     binary = triton.compile(source, target=HOPPER, options=options)
-    registers, stack = _resources(binary.asm["cubin"])
+    registers, stack, undefined = _read_back(binary.asm["cubin"])
     return Compiled(
         name=kernel.__name__,
         num_warps=binary.metadata.num_warps,
         shared_bytes=binary.metadata.shared,
         registers=registers,
         stack_bytes=stack,
+        undefined=undefined,
         carried=max((head.count(" = ") for head in LOOP_HEADS.findall(binary.asm["ttir"])), default=0),
     )
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack bytes of a kernel, by ``cuobjdump`` from Triton's wheel."""
+def _read_back(cubin: bytes) -> tuple[int, int, list[str]]:
+    """Registers, stack bytes and undefined reads of a kernel, by ``cuobjdump`` from Triton's wheel."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tool), "--dump-resource-usage", file.name]
+        command = [str(tool), "--dump-resource-usage", "--dump-sass", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert found, text
-    return int(found[1]), int(found[2])
+    return int(found[1]), int(found[2]), undefined_reads(text)
 
 
 def compile_models() -> list[Compiled]:
-    """Every kind of kernel that HRFormer-B launches in bfloat16, for the finest maps of 256 x 192 images."""
+    """Every kind of kernel that HRFormer-B launches in bfloat16, and the attention of HRFormer-S."""
     dtype = torch.bfloat16
     channels = (80, 160)
     with compiled_launches() as found, mock.patch.object(fused, "kernel_refusal", return_value=None), torch.no_grad():
-        for width, window in ((78, 7), (312, 7)):
-            block = fuse_block(TransformerBlock(width, width // 39, window=window).eval().to(dtype), ALIGN)
+        for width, heads in ((78, 2), (312, 8), (32, 1), (64, 2), (128, 4)):
+            block = fuse_block(TransformerBlock(width, heads).eval().to(dtype), ALIGN)
             block(torch.zeros(1, rounded_up(width, ALIGN), 64, 48, dtype=dtype))
         for mode in ("nearest", "bilinear"):
             unit = FusionUnit(channels, num_outputs=2, separable=True, upsample=mode).eval().to(dtype)
