@@ -186,6 +186,24 @@ def test_signal_within_a_validation(
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow
+def test_compiled_run_learns_what_a_plain_one_does(
+    classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced and differentiated by the compiler; its C++ or Triton code, which takes minutes, is left out."""
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
+    plain = longer(classification_run, 3)  # from fresh weights rounding grows tenfold per update
+    compiled = replace(plain, runtime=replace(plain.runtime, compile=True))
+    for name, config in (("plain", plain), ("compiled", compiled)):
+        train(config, tmp_path / name)
+    first, second = (losses(tmp_path / name) for name in ("plain", "compiled"))
+    assert len(first) == 3
+    assert second == pytest.approx(first, rel=1e-3)
+    states = [read_state(checkpoint_path(tmp_path / name))[1]["model"] for name in ("plain", "compiled")]
+    assert states[0].keys() == states[1].keys()
+
+
 def test_non_finite_loss_names_update_rate_and_checkpoint(
     classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
