@@ -64,10 +64,10 @@ def window_attention(
     proj_weight: Tensor,
     proj_bias: Tensor,
     bias: Tensor | None,
+    scale: float | None = None,  # TorchScript takes no defaults behind the star
     *,
     window: int,
     num_heads: int,
-    scale: float | None = None,
 ) -> Tensor:
     """Multi-head self-attention inside non-overlapping windows.
 
@@ -80,9 +80,9 @@ def window_attention(
         qkv_weight: (3hd, C), rows query, key, value; d is C / h in the published models. ``qkv_bias``: (3hd,).
         proj_weight: (C, hd). ``proj_bias``: (C,).
         bias: (h, N, N) added to the scaled scores, or None.
+        scale: of the scores, d ** -0.5 by default.
         window: K, in cells.
         num_heads: h.
-        scale: of the scores, d ** -0.5 by default.
 
     Returns:
         (B, H, W, C).
