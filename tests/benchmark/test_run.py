@@ -43,6 +43,14 @@ def test_failures_do_not_stop_the_others() -> None:
     assert found.conditions["device"] == "cpu"
 
 
+def test_what_is_known_is_kept_after_every_group() -> None:
+    kept: list[tuple[str, ...]] = []
+    settings = replace(QUICK, keep=lambda document: kept.append(tuple(record.group for record in document.records)))
+    groups = (group("forward", NANO), replace(group("forward", NANO), title="again"))
+    run_plan(Plan(name="custom", groups=groups), settings, "x")
+    assert kept == [("forward",), ("forward", "again")]
+
+
 def test_training_and_growth() -> None:
     sweep = sweep_group("growth", [NANO], "batch", (1, 16), batch=1, size=(64, 64))
     found = run_plan(Plan(name="custom", groups=(group("train", NANO, batch=2), sweep)), QUICK, "x")

@@ -45,6 +45,7 @@ class Settings:
         timing: rounds and seconds.
         picture: file for ``stages`` and ``start``; None makes one.
         tell: called with a line about the work.
+        keep: called after every group with what is known so far, so that a run that is cut short leaves something.
     """
 
     conditions: Conditions = field(default_factory=Conditions)
@@ -52,6 +53,7 @@ class Settings:
     timing: TimingConfig = field(default_factory=TimingConfig)
     picture: Path | None = None
     tell: Callable[[str], object] = log.info
+    keep: Callable[[Document], object] = lambda _: None
 
 
 def run_plan(plan: Plan, settings: Settings, command: str) -> Document:
@@ -69,6 +71,18 @@ def run_plan(plan: Plan, settings: Settings, command: str) -> Document:
     conditions = describe(applied, settings.conditions.device)
     records: list[Record] = []
     growth: list[Growth] = []
+
+    def document() -> Document:
+        return Document(
+            name=plan.name,
+            command=command,
+            conditions=conditions,
+            records=tuple(records),
+            growth=tuple(growth),
+            verdicts=tuple(judge(target, records, growth) for target in plan.targets),
+            baseline=plan.baseline,
+        )
+
     with tempfile.TemporaryDirectory(prefix="hrformer-bench-") as folder:
         bench = Bench(settings, Path(folder))
         for number, group in enumerate(plan.groups, start=1):
@@ -79,15 +93,8 @@ def run_plan(plan: Plan, settings: Settings, command: str) -> Document:
             for record in found:
                 if record.failure:
                     settings.tell(f"  {record.candidate.label}: {record.failure}")
-    return Document(
-        name=plan.name,
-        command=command,
-        conditions=conditions,
-        records=tuple(records),
-        growth=tuple(growth),
-        verdicts=tuple(judge(target, records, growth) for target in plan.targets),
-        baseline=plan.baseline,
-    )
+            settings.keep(document())
+    return document()
 
 
 class Bench:

@@ -129,6 +129,7 @@ def run_bench(arguments: BenchArguments, typed: Sequence[str]) -> int:
         timing=TimingConfig(rounds=arguments.rounds, seconds=arguments.seconds),
         picture=arguments.picture,
         tell=note,
+        keep=lambda document: write_results(document, arguments.out, None),
     )
     # Found out now rather than after ten minutes of measuring.
     arguments.out.mkdir(parents=True, exist_ok=True)
