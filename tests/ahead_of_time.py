@@ -76,9 +76,16 @@ def compiled_launches() -> Iterator[list[Compiled]]:
         yield found
 
 
-def _compile(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
+def _bound(
+    kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The compiler's options of a launch, and its arguments by name."""
     options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
-    values = kernel.signature.bind(*args, **kwargs).arguments
+    return options, kernel.signature.bind(*args, **kwargs).arguments
+
+
+def _compile(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Compiled:
+    options, values = _bound(kernel, args, kwargs)
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = values[parameter.name]
@@ -138,8 +145,7 @@ def launched_forms() -> list[str]:
     dtype, forms = torch.bfloat16, []
 
     def record(kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        options = {name: kwargs.pop(name) for name in ("num_warps", "num_stages") if name in kwargs}
-        values = kernel.signature.bind(*args, **kwargs).arguments
+        options, values = _bound(kernel, args, kwargs)
         fixed = {p.name: values[p.name] for p in kernel.params if p.is_constexpr or not p.do_not_specialize}
         kinds = {name: mangle_type(value) if isinstance(value, Tensor) else value for name, value in fixed.items()}
         forms.append(f"{size}: {kernel.__name__} {kinds} {options}")

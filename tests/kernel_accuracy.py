@@ -1,4 +1,4 @@
-"""What tests of kernels share: where they run, buffers that show unwritten elements, and the bound on their error."""
+"""What tests of kernels share: where they run, buffers that show unwritten elements, trained modules, error bounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter multiplies raw bits of bfloat16, so that needs a GPU.
@@ -51,3 +51,17 @@ def assert_accurate(
 def rounded(dtype: torch.dtype, *size: int) -> Tensor:
     """Normal float64 numbers that ``dtype`` holds exactly, so that errors are those of the computation alone."""
     return torch.randn(size, device=DEVICE).to(dtype).double()
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """In evaluation mode, with statistics, scales and biases as training leaves them: none is 0 or 1."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, std=0.3)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, std=0.3)
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.bias, std=0.5)
+    return module.eval().to(DEVICE)

@@ -20,21 +20,7 @@ from hrformer.models.trunk import HighResolutionModule
 from hrformer.models.zoo import create_model
 from hrformer.ops import fused
 from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
-from kernel_accuracy import DEVICE, assert_accurate
-
-
-def trained(module: nn.Module) -> nn.Module:
-    """In evaluation mode, with statistics, scales and biases as training leaves them: none is 0 or 1."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, std=0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-        if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.3)
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.bias, std=0.5)
-    return module.eval().to(DEVICE)
+from kernel_accuracy import DEVICE, assert_accurate, trained
 
 
 def channels_last(*size: int) -> Tensor:

@@ -8,18 +8,7 @@ from torch import nn
 
 from hrformer.fast.cuda_convs import FusedBottleneck, FusedConv, fold_convolutions
 from hrformer.layers.blocks import Bottleneck, conv_bn_relu
-from kernel_accuracy import DEVICE
-
-
-def trained(module: nn.Module) -> nn.Module:
-    """In evaluation mode, with statistics, scales and biases as training leaves them."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.running_mean, std=0.3)
-            nn.init.uniform_(part.running_var, 0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.3)
-    return module.eval().to(DEVICE)
+from kernel_accuracy import DEVICE, trained
 
 
 def assert_same(made: nn.Module, module: nn.Module, channels: int) -> None:

@@ -17,7 +17,7 @@ DTYPES = [torch.float32] + ([torch.float16, torch.bfloat16] if DEVICE.type == "c
 def test_equals_three_operations(dtype: torch.dtype, stride: int, padding: int, groups: int) -> None:
     x = rounded(dtype, 2, 16, 9, 7).contiguous(memory_format=torch.channels_last)
     weight, bias = rounded(dtype, 24, 16 // groups, 3, 3), rounded(dtype, 24)
-    options = {"stride": stride, "padding": padding, "groups": groups}
+    options = {"stride": (stride, stride), "padding": (padding, padding), "groups": groups}
     exact = F.relu(F.conv2d(x, weight, bias, stride, padding, 1, groups))
     half = [part.to(dtype) for part in (x, weight, bias)]
     ours, plain = conv_relu(*half, **options), conv_relu_reference(*half, **options)
@@ -27,4 +27,4 @@ def test_equals_three_operations(dtype: torch.dtype, stride: int, padding: int, 
 
 def test_empty_batch() -> None:
     x, weight, bias = (torch.zeros(size, device=DEVICE) for size in ((0, 4, 5, 5), (6, 4, 3, 3), (6,)))
-    assert conv_relu(x, weight, bias, padding=1).shape == (0, 6, 5, 5)
+    assert conv_relu(x, weight, bias, padding=(1, 1)).shape == (0, 6, 5, 5)

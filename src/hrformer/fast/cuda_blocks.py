@@ -193,9 +193,7 @@ def fuse_trunk(model: Model) -> Model:
     """
     fused = copy.deepcopy(model).eval()
     trunk, head = getattr(fused, "backbone", None), getattr(fused, "head", None)
-    align = 1 if head is None else ALIGN
-    if isinstance(trunk, HighResolutionTrunk):
-        widen(trunk, head, align)
+    align = widen(trunk, head, ALIGN) if isinstance(trunk, HighResolutionTrunk) else 1
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, HighResolutionModule):

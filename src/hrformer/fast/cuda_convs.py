@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,9 @@ class FoldedConv(Frozen):
         super().__init__()
         weight, bias = folded_conv(conv, norm)
         self.relu = relu
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.is_plain = (
-            conv.dilation == (1, 1) and len(set(conv.stride)) == 1 and conv.padding in ((0, 0), (1, 1), (2, 2), (3, 3))
-        )
+        self.options: dict[str, Any] = {
+            name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")
+        }
         self.is_product = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
         self.weight: Tensor
         self.hold("weight", weight.flatten(1) if self.is_product else weight, conv.weight.dtype)
@@ -38,14 +37,8 @@ class FoldedConv(Frozen):
         if self.is_product:
             return pointwise(x, self.lend(PointwiseWeights, ""), activation="relu" if self.relu else "none")
         weight, bias = self.weight.to(x.dtype), cast(Tensor, self.bias).to(x.dtype)
-        x = x.permute(0, 3, 1, 2)
-        if self.relu and self.is_plain:
-            stride, padding = self.stride[0], cast(int, self.padding[0])
-            y = conv_relu(x, weight, bias, stride=stride, padding=padding, groups=self.groups)
-        else:
-            y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-            y = F.relu_(y) if self.relu else y
-        return y.permute(0, 2, 3, 1).contiguous()
+        convolve = conv_relu if self.relu else F.conv2d
+        return convolve(x.permute(0, 3, 1, 2), weight, bias, **self.options).permute(0, 2, 3, 1).contiguous()
 
 
 class SeparableStep(Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,7 +141,7 @@ class FastModel(VisionModel):
         self.backend: Backend = backend
         self._runtime = runtime
         self._sizes: OrderedDict[Plane, None] = OrderedDict()
-        self._seen: dict[Plane, int] = {}
+        self._seen: Counter[Plane] = Counter()
         self._lock = threading.Lock()  # a runtime's buffers serve one call at a time
         self._structure: Any = None
         super().train(False)
@@ -190,7 +190,7 @@ class FastModel(VisionModel):
         if plane in self._sizes:
             self._sizes.move_to_end(plane)
             return True
-        self._seen[plane] = self._seen.get(plane, 0) + 1
+        self._seen[plane] += 1
         if self._seen[plane] <= PLAIN_CALLS:
             return False
         self._sizes[plane] = None

@@ -33,10 +33,7 @@ def runtime_model(model: VisionModel, align: int = ALIGN) -> VisionModel:
     trunk = copy.backbone
     if not isinstance(trunk, HighResolutionTrunk):
         return copy
-    if copy.head is None:
-        align = 1
-    widen(trunk, copy.head, align)
-    _replace_blocks(trunk, align)
+    _replace_blocks(trunk, widen(trunk, copy.head, align))
     return copy
 
 

@@ -12,7 +12,7 @@ from hrformer.models.trunk import HighResolutionTrunk
 
 
 @torch.no_grad()
-def widen(trunk: HighResolutionTrunk, head: nn.Module | None, align: int) -> None:
+def widen(trunk: HighResolutionTrunk, head: nn.Module | None, align: int) -> int:
     """Fill the branches of a trunk up to multiples of ``align``, in place; the head skips the filling.
 
     Transformer blocks are left as they are: whatever replaces them has to take and give the wider maps.
@@ -22,15 +22,20 @@ def widen(trunk: HighResolutionTrunk, head: nn.Module | None, align: int) -> Non
         head: that reads its maps; a trunk without one keeps its channels, which are outputs.
         align: 1 changes nothing.
 
+    Returns:
+        What the branches are multiples of now: ``align``, or 1 without a head.
+
     Raises:
         ValueError: a batch norm keeps no running statistics.
     """
-    if head is None or all(count % align == 0 for count in trunk.config.channels):
-        return
-    for name, part in trunk.named_children():
-        if name.startswith(("transition", "stage")):
-            _widen(part, align)
-    _widen_head(head, [info.channels for info in trunk.feature_info], align)
+    if head is None:
+        return 1
+    if any(count % align for count in trunk.config.channels):
+        for name, part in trunk.named_children():
+            if name.startswith(("transition", "stage")):
+                _widen(part, align)
+        _widen_head(head, [info.channels for info in trunk.feature_info], align)
+    return align
 
 
 def _widen(module: nn.Module, align: int) -> None:

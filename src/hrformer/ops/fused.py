@@ -39,7 +39,7 @@ PRODUCT_DTYPES = (torch.float16, torch.bfloat16)
 """Float32 products would run on Triton's slow path, or with less precision than torch's."""
 SUM_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-_told: set[tuple[str, str]] = set()
+_told: set[tuple[str, ...]] = set()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -180,11 +180,16 @@ def kernel_refusal(x: Tensor, dtypes: Sequence[torch.dtype] = PRODUCT_DTYPES) ->
     return None
 
 
+def _say_once(message: str, *words: str) -> None:
+    if (message, *words) not in _told:
+        _told.add((message, *words))
+        logger.info(message, *words)
+
+
 def _uses_kernel(what: str, refusal: str | None) -> bool:
     """Whether there is no refusal; logs each one once."""
-    if refusal is not None and (what, refusal) not in _told:
-        _told.add((what, refusal))
-        logger.info("%s runs on plain PyTorch: %s", what, refusal)
+    if refusal is not None:
+        _say_once("%s runs on plain PyTorch: %s", what, refusal)
     return refusal is None
 
 
@@ -221,11 +226,8 @@ def _assembler_is_sound(x: Tensor) -> bool:
     """Whether the one kernel is compiled right for the map's device; logs once that it is not."""
     if not x.is_cuda or assembler_version() >= SOUND_ASSEMBLER:
         return True
-    what, old = "window attention", ".".join(map(str, assembler_version()))
-    if (what, old) not in _told:
-        _told.add((what, old))
-        first = ".".join(map(str, SOUND_ASSEMBLER))
-        logger.info("%s runs as three kernels: ptxas %s miscompiles the one, %s does not", what, old, first)
+    old, first = (".".join(map(str, version)) for version in (assembler_version(), SOUND_ASSEMBLER))
+    _say_once("window attention runs as three kernels: ptxas %s miscompiles the one, %s does not", old, first)
     return False
 
 
