@@ -42,8 +42,11 @@ clean:
 	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Compiled by the installation.
+NATIVE := hatch_build.py src/hrformer/native/build.py $(wildcard src/hrformer/native/source/*)
+
 # Order-only: the interpreter's date says nothing about what is installed.
-$(INSTALLED): pyproject.toml | $(BIN)/pip
+$(INSTALLED): pyproject.toml $(NATIVE) | $(BIN)/pip
 	@echo "Installing hrformer and its dependencies into $(VENV): several minutes the first time"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev,demo]'
 	@touch $@

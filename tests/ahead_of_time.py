@@ -25,15 +25,15 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from hrformer.fast.cuda_blocks import ALIGN, fuse_block, fuse_fusion
 from hrformer.fast.fold import rounded_up
+from hrformer.fast.fused_blocks import ALIGN, fuse_block, fuse_fusion
 from hrformer.kernels.depthwise import depthwise_forward
 from hrformer.kernels.depthwise_backward import depthwise_backward
 from hrformer.kernels.window_attention import attention_forward
 from hrformer.kernels.window_attention_backward import attention_backward
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
-from hrformer.ops import fused
+from hrformer.ops import fused, native
 from machine_code import undefined_reads
 
 LOOP_HEADS = re.compile(r"scf\.for .*iter_args\((.*?)\) ->")
@@ -124,11 +124,19 @@ def _read_back(cubin: bytes) -> tuple[int, int, list[str]]:
     return int(found[1]), int(found[2]), undefined_reads(text)
 
 
+@contextmanager
+def triton_everywhere() -> Iterator[None]:
+    """Triton's kernels run for maps on the CPU too, and the compiled ones for x86 processors do not."""
+    everywhere = mock.patch.object(fused, "kernel_refusal", return_value=None)
+    with everywhere, mock.patch.object(native, "native_refusal", return_value="Triton's turn"):
+        yield
+
+
 def compile_models() -> list[Compiled]:
     """Every kind of kernel that HRFormer-B launches in bfloat16, and the attention of HRFormer-S."""
     dtype = torch.bfloat16
     channels = (80, 160)
-    with compiled_launches() as found, mock.patch.object(fused, "kernel_refusal", return_value=None), torch.no_grad():
+    with compiled_launches() as found, triton_everywhere(), torch.no_grad():
         for width, heads in ((78, 2), (312, 8), (32, 1), (64, 2), (128, 4)):
             block = fuse_block(TransformerBlock(width, heads).eval().to(dtype), ALIGN)
             block(torch.zeros(1, rounded_up(width, ALIGN), 64, 48, dtype=dtype))
@@ -152,8 +160,7 @@ def launched_forms() -> list[str]:
 
     block = fuse_block(TransformerBlock(78, 2).eval().to(dtype), ALIGN)
     unit = fuse_fusion(FusionUnit((80, 160), num_outputs=2, separable=True, upsample="nearest").eval().to(dtype))
-    anywhere = mock.patch.object(fused, "kernel_refusal", return_value=None)
-    with mock.patch.object(JITFunction, "run", record), anywhere, torch.no_grad():
+    with mock.patch.object(JITFunction, "run", record), triton_everywhere(), torch.no_grad():
         for size in ((64, 48), (40, 56), (33, 17), (1, 1), (16, 13)):
             finest = torch.zeros(1, 80, *size, dtype=dtype)
             block(finest)

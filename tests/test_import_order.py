@@ -26,7 +26,7 @@ ROWS = (
     ("data", "metrics", "losses", "models"),
     ("layers",),
     ("ops",),
-    ("geometry", "kernels"),
+    ("geometry", "kernels", "native"),
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
 # Above all rows: these two may import anything, and nothing imports them.
@@ -74,7 +74,7 @@ OPTIONAL = frozenset(
     }
 )
 # Packages that keep to a few third-party names, so that anything may build on them.
-RESTRICTED = {"geometry": {"numpy", "torch"}, "kernels": {"torch", "triton"}}
+RESTRICTED = {"geometry": {"numpy", "torch"}, "kernels": {"torch", "triton"}, "native": {"torch"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hrformer.kernels.depthwise_pointwise import best_tile, depthwise_pointwise
-from hrformer.ops.fused import DepthwiseWeights, depthwise_pointwise_reference
+from hrformer.ops.fused import depthwise_pointwise_reference
+from hrformer.ops.fused_weights import DepthwiseWeights
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded
 
 pytest.importorskip("triton")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hrformer.kernels.pointwise import pointwise
-from hrformer.ops.fused import PointwiseWeights, pointwise_reference
+from hrformer.ops.fused import pointwise_reference
+from hrformer.ops.fused_weights import PointwiseWeights
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded
 
 pytest.importorskip("triton")

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hrformer.kernels.window_block import MAX_CHANNELS, window_block, window_block_applies
-from hrformer.ops.fused import AttentionWeights, attention_block_reference
+from hrformer.ops.fused import attention_block_reference
+from hrformer.ops.fused_weights import AttentionWeights
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded
 
 pytest.importorskip("triton")

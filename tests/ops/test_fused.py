@@ -11,11 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.layers.attention import WindowAttention
-from hrformer.ops import fused
+from hrformer.ops import fused, native
 from hrformer.ops.fused import (
-    AttentionWeights,
-    DepthwiseWeights,
-    PointwiseWeights,
     attention_block,
     attention_block_reference,
     attention_in_parts,
@@ -27,6 +24,7 @@ from hrformer.ops.fused import (
     pointwise,
     pointwise_reference,
 )
+from hrformer.ops.fused_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.ops.resize import UPSAMPLE_MODES, upsample_to
 from hrformer.ops.windows import gather_bias
 from kernel_accuracy import DEVICE
@@ -67,6 +65,7 @@ def kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run for CPU maps too, in Triton's interpreter."""
     pytest.importorskip("triton")
     monkeypatch.setattr(fused, "kernel_refusal", lambda x, dtypes=None: None)
+    monkeypatch.setattr(native, "native_refusal", lambda x: "Triton's turn")
 
 
 @pytest.fixture
@@ -148,15 +147,18 @@ def test_layouts_are_made_once(kernels_everywhere: None) -> None:
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="with a GPU the map would be moved there")
-def test_cpu_takes_references_and_says_so_once(untold: pytest.LogCaptureFixture) -> None:
+def test_without_compiled_kernels_references_run_and_say_so_once(
+    untold: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "native_refusal", lambda x: "they are missing")
     x, weights = torch.randn(1, 4, 4, 16), depthwise_weights(16, 8)
     for _ in range(3):
         torch.testing.assert_close(depthwise_pointwise(x, weights), depthwise_pointwise_reference(x, weights))
     product = PointwiseWeights(weight=torch.randn(4, 16), bias=torch.zeros(4))
     torch.testing.assert_close(pointwise(x, product), pointwise_reference(x, product))
     assert [record.getMessage() for record in untold.records] == [
-        "depthwise convolution runs on plain PyTorch: the map is on cpu, kernels need CUDA",
-        "pointwise convolution runs on plain PyTorch: the map is on cpu, kernels need CUDA",
+        "depthwise convolution runs on plain PyTorch: they are missing",
+        "pointwise convolution runs on plain PyTorch: they are missing",
     ]
 
 

@@ -16,6 +16,7 @@ Way = Literal[
     "compiled",
     "compiled-graphs",
     "fast",
+    "fast-native",
     "fast-openvino",
     "fast-onnxruntime",
     "fast-triton",

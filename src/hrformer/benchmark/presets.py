@@ -66,7 +66,8 @@ def cpu(peers: Peers = ()) -> Plan:
     targets: list[Target] = []
     for (model, rival), batch in product(RIVALS.items(), (1, 8)):
         title = f"Pose 256x192, {model}, batch {batch}"
-        candidates = _some(model, "pose", ("eager", "fast")) + _peers(model, "pose", peers)
+        candidates = _some(model, "pose", ("eager", "fast", "fast-openvino"))
+        candidates += _peers(model, "pose", peers)
         candidates += _some(rival, "pose", ("eager",), ("contiguous", "channels_last"))
         candidates += _some(rival, "pose", ("fast-openvino", "fast-onnxruntime"))
         if model == "hrformer_base":
@@ -153,7 +154,8 @@ def gpu(peers: Peers = ()) -> Plan:
     targets: list[Target] = []
     for model, rival in RIVALS.items():
         title = f"Pose 256x192, {model}, batch 64, bf16"
-        candidates = _some(model, "pose", ("eager", "fast")) + _peers(model, "pose", peers)
+        candidates = _some(model, "pose", ("eager", "fast", "fast-openvino"))
+        candidates += _peers(model, "pose", peers)
         candidates += _some(rival, "pose", ("eager", "compiled"), ("channels_last",))
         if model == "hrformer_base":
             candidates += _some(VITPOSE, "pose", ("eager", "compiled"), origin="transformers")

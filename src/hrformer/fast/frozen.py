@@ -7,9 +7,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hrformer.ops.fused import AttentionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.ops.fused_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 
-Weights = TypeVar("Weights", AttentionWeights, DepthwiseWeights, PointwiseWeights)
+Weights = TypeVar("Weights", AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights)
 
 
 class Frozen(nn.Module):

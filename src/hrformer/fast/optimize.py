@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.cuda_blocks import fuse_trunk
+from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import GraphedModel
+from hrformer.fast.native_model import NativeModel, native_model_refusal
 from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
 from hrformer.models.download import cache_dir
@@ -23,7 +24,7 @@ from hrformer.ops.resize import UpsampleMode
 
 logger = logging.getLogger("hrformer")
 
-Backend = Literal["auto", "openvino", "onnxruntime", "triton", "reference"]
+Backend = Literal["auto", "native", "openvino", "onnxruntime", "triton", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Precision = Literal["fp32", "bf16"]
 
@@ -54,22 +55,25 @@ def optimize(
     """Prepare a trained model for inference.
 
     Weights are copied: what happens to ``model`` later does not show. Batch norms are folded into convolutions and
-    biases computed once. On CUDA, blocks become fused Triton kernels and every input size one CUDA graph; on the CPU
-    the network runs in OpenVINO or ONNX Runtime. Where that does not apply, the plain network answers, and one line of
-    the logger "hrformer" says why. Outputs differ from the plain network's by rounding: on the CPU at most 1e-5 of the
+    biases computed once. On CUDA, blocks become fused Triton kernels and every input size one CUDA graph; on x86
+    processors HRFormer runs on this package's compiled kernels, and other networks, or HRFormer where those are
+    missing, in OpenVINO or ONNX Runtime. Where none of that applies, the plain network answers, and one line of the
+    logger "hrformer" says why. Outputs differ from the plain network's by rounding: on the CPU at most 1e-5 of the
     largest absolute output in the tests of this package.
 
     Args:
         model: on its device, in its dtype; made for one (B, C, H, W) input. Its mode does not matter.
-        backend: "auto" takes Triton on CUDA, else OpenVINO, else ONNX Runtime, whichever is installed
-            (``pip install 'hrformer[fast-cpu]'``), else the plain network.
-        threads: of a runtime on the CPU; None takes ``torch.get_num_threads()``.
-        precision: "bf16" lets OpenVINO compute in bfloat16 on processors that can, with 8 bits of
-            mantissa. On CUDA the model's own dtype says it.
+        backend: "auto" takes Triton on CUDA, else the compiled kernels ("native") where they have the model, else
+            OpenVINO, else ONNX Runtime, whichever is installed (``pip install 'hrformer[fast-cpu]'``), else the plain
+            network.
+        threads: of kernels and runtimes on the CPU; None takes ``torch.get_num_threads()``.
+        precision: "bf16" takes OpenVINO on the CPU and lets it compute in bfloat16 on processors that can, with
+            8 bits of mantissa. On CUDA the model's own dtype says it.
         cache: keep programs that OpenVINO compiled in the cache folder (``$HRFORMER_HOME/runtimes``).
 
     Raises:
-        ValueError: unknown or impossible backend, precision or number of threads.
+        ValueError: unknown or impossible backend, precision or number of threads; "native" asked for by name where
+            the compiled kernels do not run.
         ModuleNotFoundError: the package of a backend asked for by name is not installed.
     """
     if backend not in BACKENDS:
@@ -78,8 +82,11 @@ def optimize(
         raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    chosen = _chosen(backend, next(model.parameters(), torch.empty(0)))
+    chosen = _chosen(backend, model, precision)
     model = deepcopy(model).eval()
+    if chosen == "native":
+        assert isinstance(model, VisionModel)
+        return FastModel(model, None, NativeModel(model, threads), chosen)
     if chosen == "triton":
         fused = fuse_trunk(model) if isinstance(model, VisionModel) else model
         return FastModel(model, None, GraphedModel(fused), chosen)
@@ -96,48 +103,58 @@ def optimize(
     return FastModel(model, runtime, None, chosen)
 
 
-def _chosen(backend: Backend, weight: Tensor) -> Backend:
-    """The backend for weights like these; "reference" with a line in the log where none applies."""
+def _chosen(backend: Backend, model: nn.Module, precision: Precision) -> Backend:
+    """The backend for a model; "reference" with a line in the log where none applies."""
+    weight = next(model.parameters(), torch.empty(0))
     if backend == "triton" and weight.device.type != "cuda":
         raise ValueError(f"backend 'triton' runs on CUDA, but the model is on {weight.device}")
-    if backend in ("openvino", "onnxruntime") and (weight.device.type != "cpu" or weight.dtype != torch.float32):
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if backend in ("native", "openvino", "onnxruntime") and not on_cpu:
         raise ValueError(
             f"backend {backend!r} runs float32 models on the CPU, this one is {weight.dtype} on {weight.device}"
         )
+    refusal = "they compute in fp32, not bf16" if precision == "bf16" else native_model_refusal(model)
+    if backend == "native" and refusal is not None:
+        raise ValueError(f"backend 'native' does not run here: {refusal}")
     if backend != "auto":
         return backend
     if weight.device.type == "cuda":
         return "triton"
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not on_cpu:
         logger.info("no fast path for %s on %s: the plain network runs", weight.dtype, weight.device)
         return "reference"
+    if refusal is None:
+        return "native"
     if find_spec("openvino") is not None:
         return "openvino"
     if find_spec("onnxruntime") is not None:
         return "onnxruntime"
-    logger.info("no runtime for the CPU is installed (pip install 'hrformer[fast-cpu]'): the plain network runs")
+    logger.info(
+        "the plain network runs: %s, and no runtime for the CPU is installed (pip install 'hrformer[fast-cpu]')",
+        refusal,
+    )
     return "reference"
 
 
 class FastModel(VisionModel):
     """What ``optimize`` returns: call it like the model it was made from. For inference only.
 
-    A runtime compiles a program for every input size, which takes seconds. It does so when a size comes for the third
-    time: neither the first result of a process, which may take a picture and its mirror image, nor pictures of many
-    sizes wait for programs that are used once.
+    OpenVINO and ONNX Runtime compile a program for every input size, which takes seconds. They do so when a size comes
+    for the third time: neither the first result of a process, which may take a picture and its mirror image, nor
+    pictures of many sizes wait for programs that are used once.
 
     It holds the plain network too, under the names it had, which answers where the backend cannot.
 
     Attributes:
-        backend: what runs it: "openvino", "onnxruntime", "triton" or "reference".
+        backend: what runs it: "native", "openvino", "onnxruntime", "triton" or "reference".
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime | None, graphed: nn.Module | None, backend: Backend) -> None:
+    def __init__(self, model: nn.Module, runtime: Runtime | None, fused: nn.Module | None, backend: Backend) -> None:
         if isinstance(model, VisionModel):
             super().__init__(model.backbone, model.head, model.info)
         else:
             super().__init__(model, None, ModelInfo(name=type(model).__name__))
-        self.graphed = graphed
+        self.fused = fused
         self.backend: Backend = backend
         self._runtime = runtime
         self._sizes: OrderedDict[Plane, None] = OrderedDict()
@@ -167,8 +184,8 @@ class FastModel(VisionModel):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
         """The model's result for (B, C, H, W); never carries a gradient."""
-        if self.graphed is not None:
-            return self.graphed(x)
+        if self.fused is not None and (self.backend != "native" or self._suits(x)):
+            return self.fused(x)
         if self._runtime is None or not self._suits(x):
             return super().forward(x)
         with self._lock:

@@ -4,6 +4,8 @@ Plain autograd stores six hidden maps per network (before and after each batch n
 one and computes the others again. The plain modules of ``ConvFFN`` are the reference; the outputs and gradients
 differ from theirs by float32 rounding (4e-7 of the largest entry on a map of 32 channels, 2 x 21 x 20 cells).
 
+In float32 the compiled kernels do the same in fewer passes where they are there, see ``native_training``.
+
 Dimension letters: B batch, C channels, E hidden channels, H and W size of the map.
 """
 
@@ -16,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hrformer.ops import native_training
+from hrformer.ops.native_training import FeedForwardMaps, training_refusal
 from hrformer.ops.normalisation import (
     BatchAffine,
     RunningStatistics,
@@ -66,7 +70,10 @@ def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Runni
     Returns:
         (B, C, H, W) in channels-last memory. Differentiable once.
     """
-    y: Tensor = _FeedForward.apply(x, running, layer_eps, *weights)
+    statistics = [t for kept in running for t in (kept.mean, kept.var)]
+    refused = training_refusal(x, [*weights, *statistics]) or not all(t.is_contiguous() for t in statistics)
+    kind = _FeedForward if refused else _NativeFeedForward
+    y: Tensor = kind.apply(x, running, layer_eps, *weights)
     return y
 
 
@@ -167,6 +174,34 @@ class _FeedForward(torch.autograd.Function):
             *(grads.depthwise, biases[1], *grads.norm2),
             *(grads.fc2, biases[2], *of_norm3),
         )
+
+
+class _NativeFeedForward(torch.autograd.Function):
+    """The same by the compiled kernels, which fuse its passes over the hidden maps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, running: Running, layer_eps: float, *parameters: Tensor | None) -> Tensor:
+        tokens = x.permute(0, 2, 3, 1).contiguous()
+        keep = x.shape[1] >= STORE_FROM
+        y, maps = native_training.feed_forward_forward(tokens, parameters, running, layer_eps, keep=keep)
+        ctx.layer_eps = layer_eps
+        ctx.save_for_backward(*maps, *parameters)
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # once: recomputation gives them one time only
+        needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
+        grad_x, grads = native_training.feed_forward_backward(
+            grad.permute(0, 2, 3, 1).contiguous(),
+            FeedForwardMaps(*saved[:4]),
+            saved[4:],
+            ctx.layer_eps,
+            needs_fc1=bool(needs.fc1),
+            needs_fc2=bool(needs.fc2),
+        )
+        return (grad_x.permute(0, 3, 1, 2), None, None, *grads)
 
 
 def _recomputed(x: Tensor, stored: Tensor | None, w: FeedForwardWeights, norms: Norms, layer_eps: float) -> _Stages:

@@ -1,8 +1,8 @@
 """Fused stages of inference on channels-last maps: plain references, and the choice between them and the kernels.
 
-A kernel runs where the map is on a CUDA device and ``kernel_refusal`` has no reason against it; elsewhere the
-reference of the same signature does, and each reason is logged once. Dimension letters: B batch, H/W map size,
-C channels, K input and N output channels of a matrix product.
+A kernel runs where ``kernel_refusal`` has no reason against it: Triton's on CUDA devices, the compiled ones of
+``ops.native`` on x86 processors. Elsewhere the reference of the same signature does, and each reason is logged once.
+Dimension letters: B batch, H/W map size, C channels, K input and N output channels of a matrix product.
 
 Maps in float16 and bfloat16 are rounded less often than by the references: sums, softmax, LayerNorm, activation and
 residual are float32 inside a kernel and only its result and the operands of its products are rounded. In Triton's
@@ -13,22 +13,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.kernels.depthwise_pointwise import PackedDepthwise, pack_depthwise
 from hrformer.kernels.depthwise_pointwise import depthwise_pointwise as depthwise_pointwise_kernel
 from hrformer.kernels.fusion_sum import MAX_TERMS
 from hrformer.kernels.fusion_sum import fusion_sum as fusion_sum_kernel
 from hrformer.kernels.launch import HAVE_TRITON, SOUND_ASSEMBLER, assembler_version
-from hrformer.kernels.pointwise import PackedPointwise, pack_pointwise
 from hrformer.kernels.pointwise import pointwise as pointwise_kernel
 from hrformer.kernels.window_attention import MAX_HEAD_DIM, attention_forward
-from hrformer.kernels.window_block import PackedWindowBlock, pack_window_block, window_block, window_block_applies
+from hrformer.kernels.window_block import window_block, window_block_applies
+from hrformer.ops import native
+from hrformer.ops.conv_relu import conv_relu
+from hrformer.ops.fused_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.ops.resize import upsample_to
 from hrformer.ops.windows import window_attention
 
@@ -37,125 +38,11 @@ logger = logging.getLogger("hrformer")
 ACTIVATIONS = {"none": lambda x: x, "gelu": F.gelu, "relu": F.relu}
 PRODUCT_DTYPES = (torch.float16, torch.bfloat16)
 """Float32 products would run on Triton's slow path, or with less precision than torch's."""
+MULTIPLYING = ("nearest", "bilinear")
+"""Modes of upsampling that multiply the size before they fit it."""
 SUM_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 _told: set[tuple[str, ...]] = set()
-
-
-@dataclass(kw_only=True, eq=False)
-class AttentionWeights:
-    """Weights of LayerNorm, window attention and projection, as trained, in any one precision.
-
-    Maps, norms and heads may be filled up with zeros to widths that load well.
-
-    Attributes:
-        norm_weight, norm_bias: (C,). ``eps``: of LayerNorm.
-        qkv_weight, qkv_bias: (3hd, C) and (3hd,), rows query, key, value.
-        proj_weight, proj_bias: (C, hd) and (C,).
-        bias: (h, N, N) added to the scaled scores, N tokens of a window, or None.
-        window: side in cells. ``num_heads``: h.
-        normed: channels that LayerNorm counts, the first of C; None for all.
-        scale: of the scores; None for d ** -0.5.
-    """
-
-    norm_weight: Tensor
-    norm_bias: Tensor
-    qkv_weight: Tensor
-    qkv_bias: Tensor
-    proj_weight: Tensor
-    proj_bias: Tensor
-    bias: Tensor | None
-    window: int
-    num_heads: int
-    eps: float
-    normed: int | None = None
-    scale: float | None = None
-    _whole: dict[torch.dtype, PackedWindowBlock] = field(default_factory=dict, repr=False)
-    _parts: dict[torch.dtype, tuple[PackedPointwise, Tensor, Tensor | None, PackedPointwise]] = field(
-        default_factory=dict, repr=False
-    )
-
-    @property
-    def channels(self) -> int:
-        """C."""
-        return self.proj_weight.shape[0]
-
-    @property
-    def head_dim(self) -> int:
-        """d."""
-        return self.proj_weight.shape[1] // self.num_heads
-
-    def whole(self, dtype: torch.dtype) -> PackedWindowBlock:
-        """Layout for the kernel that does everything, made once."""
-        if dtype not in self._whole:
-            self._whole[dtype] = pack_window_block(
-                (self.norm_weight, self.norm_bias),
-                (self.qkv_weight, self.qkv_bias),
-                (self.proj_weight, self.proj_bias),
-                self.bias,
-                dtype,
-                window=self.window,
-                num_heads=self.num_heads,
-                normed=self.normed,
-                scale=self.scale,
-            )
-        return self._whole[dtype]
-
-    def parts(self, dtype: torch.dtype) -> tuple[PackedPointwise, Tensor, Tensor | None, PackedPointwise]:
-        """Layout for three kernels, made once: normalise and qkv, token of the padding, bias, projection."""
-        if dtype not in self._parts:
-            self._parts[dtype] = (
-                pack_pointwise(
-                    self.qkv_weight, self.qkv_bias, (self.norm_weight, self.norm_bias), dtype, normed=self.normed
-                ),
-                self.qkv_bias.to(dtype).contiguous(),
-                None if self.bias is None else self.bias.to(dtype).contiguous(),
-                pack_pointwise(self.proj_weight, self.proj_bias, None, dtype),
-            )
-        return self._parts[dtype]
-
-
-@dataclass(kw_only=True, eq=False)
-class PointwiseWeights:
-    """A matrix product over channels, weight (N, K) and bias (N,), with LayerNorm's (K,) before it or without.
-
-    LayerNorm counts the first ``normed`` channels, all where it is None; the others hold zeros.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    norm_weight: Tensor | None = None
-    norm_bias: Tensor | None = None
-    eps: float = 0.0
-    normed: int | None = None
-    _packed: dict[torch.dtype, PackedPointwise] = field(default_factory=dict, repr=False)
-
-    def packed(self, dtype: torch.dtype) -> PackedPointwise:
-        """Layout for the kernel, made once."""
-        if dtype not in self._packed:
-            norm = None
-            if self.norm_weight is not None and self.norm_bias is not None:
-                norm = (self.norm_weight, self.norm_bias)
-            self._packed[dtype] = pack_pointwise(self.weight, self.bias, norm, dtype, normed=self.normed)
-        return self._packed[dtype]
-
-
-@dataclass(kw_only=True, eq=False)
-class DepthwiseWeights:
-    """A depthwise 3x3 convolution, (K, 3, 3) and (K,), then a matrix product, (N, K) and (N,)."""
-
-    depthwise: Tensor
-    depthwise_bias: Tensor
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
-    _packed: dict[torch.dtype, PackedDepthwise] = field(default_factory=dict, repr=False)
-
-    def packed(self, dtype: torch.dtype) -> PackedDepthwise:
-        """Layout for the kernel, made once."""
-        if dtype not in self._packed:
-            self._packed[dtype] = pack_depthwise(self.depthwise, self.depthwise_bias, self.weight, self.bias, dtype)
-        return self._packed[dtype]
 
 
 @cache
@@ -167,6 +54,8 @@ def kernel_refusal(x: Tensor, dtypes: Sequence[torch.dtype] = PRODUCT_DTYPES) ->
     """Why no kernel runs on this map, or None where one does."""
     if torch.compiler.is_compiling():
         return "the model is being compiled or exported"
+    if x.device.type == "cpu" and not x.is_cuda:
+        return native.native_refusal(x) or "the compiled kernels do not have this case"
     if not x.is_cuda or torch.version.hip is not None:
         return f"the map is on {x.device.type}, kernels need CUDA"
     if not HAVE_TRITON:
@@ -212,6 +101,8 @@ def attention_block_reference(x: Tensor, weights: AttentionWeights) -> Tensor:
 
 def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     """``attention_block_reference`` by one kernel where a window fits one program, else by three."""
+    if native.applies(x) and not _is_filled(weights.normed, x):
+        return native.attention_block(x, weights)
     refusal = kernel_refusal(x)
     if refusal is None and weights.head_dim > MAX_HEAD_DIM:
         refusal = f"heads of {weights.head_dim} channels, at most {MAX_HEAD_DIM}"
@@ -265,10 +156,28 @@ def pointwise(
     after: str = "none",
 ) -> Tensor:
     """``pointwise_reference`` by one kernel."""
+    if native.applies(x) and weights.norm_weight is None:
+        return native.pointwise(x, weights, activation=activation, residual=residual, after=after)
     if not _uses_kernel("pointwise convolution", kernel_refusal(x)):
         return pointwise_reference(x, weights, activation=activation, residual=residual, after=after)
     packed = weights.packed(x.dtype)
     return pointwise_kernel(x, packed, eps=weights.eps, activation=activation, residual=residual, after=after)
+
+
+def convolution_reference(x: Tensor, weights: ConvolutionWeights, *, activation: str = "none") -> Tensor:
+    """activation(convolution(x) + bias): (B, H, W, C) -> (B, H', W', N); with ReLU one call of cuDNN on CUDA."""
+    w = weights
+    convolve = conv_relu if activation == "relu" else F.conv2d
+    options: dict[str, Any] = {"stride": w.stride, "padding": w.padding, "dilation": w.dilation, "groups": w.groups}
+    y = convolve(x.permute(0, 3, 1, 2), w.weight.to(x.dtype), w.bias.to(x.dtype), **options)
+    return (y if activation in ("none", "relu") else ACTIVATIONS[activation](y)).permute(0, 2, 3, 1).contiguous()
+
+
+def convolution(x: Tensor, weights: ConvolutionWeights, *, activation: str = "none") -> Tensor:
+    """``convolution_reference``; on an x86 processor by one kernel."""
+    if native.applies(x) and weights.groups == 1 and weights.dilation == (1, 1):
+        return native.convolution(x, weights, activation=activation)
+    return convolution_reference(x, weights, activation=activation)
 
 
 def depthwise_pointwise_reference(
@@ -302,6 +211,8 @@ def depthwise_pointwise(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``depthwise_pointwise_reference`` by one kernel, which never writes the depthwise stage's map."""
+    if native.applies(x):
+        return native.depthwise_pointwise(x, weights, middle=middle, activation=activation, residual=residual)
     if not _uses_kernel("depthwise convolution", kernel_refusal(x)):
         return depthwise_pointwise_reference(x, weights, middle=middle, activation=activation, residual=residual)
     return depthwise_pointwise_kernel(
@@ -312,6 +223,24 @@ def depthwise_pointwise(
         activation=activation,
         residual=residual,
     )
+
+
+def feed_forward_block_reference(x: Tensor, first: PointwiseWeights, second: DepthwiseWeights) -> Tensor:
+    """x + gelu(fc2(gelu(depthwise3x3(gelu(fc1(LayerNorm(x))))))): (B, H, W, C) -> the same."""
+    hidden = pointwise_reference(x, first, activation="gelu")
+    return depthwise_pointwise_reference(hidden, second, middle="gelu", activation="gelu", residual=x)
+
+
+def feed_forward_block(x: Tensor, first: PointwiseWeights, second: DepthwiseWeights) -> Tensor:
+    """``feed_forward_block_reference`` by two kernels on a GPU, by one on a CPU that writes neither hidden map."""
+    if native.applies(x) and first.norm_weight is not None and not _is_filled(first.normed, x):
+        return native.feed_forward_block(x, first, second)
+    hidden = pointwise(x, first, activation="gelu")
+    return depthwise_pointwise(hidden, second, middle="gelu", activation="gelu", residual=x)
+
+
+def _is_filled(normed: int | None, x: Tensor) -> bool:
+    return normed is not None and normed < x.shape[-1]
 
 
 def _resized(term: Tensor, factor: int, size: tuple[int, int], mode: str) -> Tensor:
@@ -350,13 +279,16 @@ def fusion_sum(terms: Sequence[Tensor], factors: Sequence[int], size: tuple[int,
     refusal = kernel_refusal(terms[0], SUM_DTYPES)
     if refusal is None and len(terms) > MAX_TERMS:
         refusal = f"{len(terms)} terms, at most {MAX_TERMS}"
-    if not _uses_kernel("fusion", refusal):
+    exact = mode in MULTIPLYING
+    runs_native = native.applies(terms[0]) and exact and len(terms) <= native.MAX_TERMS
+    if not runs_native and not _uses_kernel("fusion", refusal):
         return fusion_sum_reference(terms, factors, size, mode=mode)
-    exact = mode in ("nearest", "bilinear")
     ready = [
         _resized(term, factor, size, mode)
         if exact and factor > 1 and (term.shape[1] * factor, term.shape[2] * factor) != size
         else term
         for term, factor in zip(terms, factors, strict=True)
     ]
+    if runs_native:
+        return native.fusion_sum(ready, [size[0] // term.shape[1] for term in ready], size, bilinear=mode == "bilinear")
     return fusion_sum_kernel(ready, size, mode="bilinear" if mode == "bilinear_to_size" else mode)

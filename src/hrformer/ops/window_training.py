@@ -4,6 +4,8 @@
 product twice, scaled copies of it and the probabilities more than once; this stores the input, the windows'
 queries, keys and values, the probabilities and the attended values.
 
+In float32 the compiled kernels do it where they are there, and store the input alone, see ``native_training``.
+
 Dimension letters: B batch, H and W map size, C channels, K window side, N = K * K tokens of a window, h heads,
 d head dimension, G = B * windows * h groups that attend among themselves.
 """
@@ -17,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hrformer.ops import native_training
+from hrformer.ops.native_training import AttentionSettings, training_refusal
 from hrformer.ops.normalisation import conv_backward, pointwise
 from hrformer.ops.windows import window_padding
 
@@ -67,7 +71,8 @@ def window_attention_training(
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    y: Tensor = _WindowAttention.apply(x, window, num_heads, layer_eps, *weights)
+    kind = _WindowAttention if training_refusal(x, weights) else _NativeWindowAttention
+    y: Tensor = kind.apply(x, window, num_heads, layer_eps, *weights)
     return y
 
 
@@ -166,6 +171,26 @@ class _WindowAttention(torch.autograd.Function):
                 grad_x, x, x.shape[-1:], mean, rstd, w.layer_weight, w.layer_bias, [True, True, True]
             )
         return (grad_x, None, None, None, *layer, qkv, qkv_bias, proj, proj_bias, bias)
+
+
+class _NativeWindowAttention(torch.autograd.Function):
+    """The same by the compiled kernels, window by window in a core's cache; stores nothing but the input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, window: int, num_heads: int, layer_eps: float, *parameters: Tensor | None
+    ) -> Tensor:
+        x, ctx.settings = x.contiguous(), AttentionSettings(window, num_heads, layer_eps)
+        ctx.save_for_backward(x, *parameters)
+        return native_training.attention_forward(x, parameters, ctx.settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, *weights = ctx.saved_tensors
+        needs = ctx.needs_input_grad[4:]
+        grad_x, grads = native_training.attention_backward(grad.contiguous(), x, weights, ctx.settings, needs)
+        return (grad_x, None, None, None, *grads)
 
 
 def _attention_backward(grad: Tensor, windows: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:

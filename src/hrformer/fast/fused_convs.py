@@ -1,18 +1,17 @@
-"""Convolutions with their batch norm folded, for inference on CUDA devices. Maps are (B, H, W, C) inside."""
+"""Convolutions with their batch norm folded, for inference. Maps are (B, H, W, C) inside."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast.fold import folded_conv
 from hrformer.fast.frozen import Frozen, channels_last
 from hrformer.layers.blocks import Bottleneck
-from hrformer.ops.conv_relu import conv_relu
-from hrformer.ops.fused import DepthwiseWeights, PointwiseWeights, depthwise_pointwise, pointwise
+from hrformer.ops.fused import convolution, depthwise_pointwise, pointwise
+from hrformer.ops.fused_weights import ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 
 
 class FoldedConv(Frozen):
@@ -36,9 +35,8 @@ class FoldedConv(Frozen):
         """(B, H, W, C) -> (B, H', W', C')."""
         if self.is_product:
             return pointwise(x, self.lend(PointwiseWeights, ""), activation="relu" if self.relu else "none")
-        weight, bias = self.weight.to(x.dtype), cast(Tensor, self.bias).to(x.dtype)
-        convolve = conv_relu if self.relu else F.conv2d
-        return convolve(x.permute(0, 3, 1, 2), weight, bias, **self.options).permute(0, 2, 3, 1).contiguous()
+        weights = self.lend(ConvolutionWeights, "", **self.options)
+        return convolution(x, weights, activation="relu" if self.relu else "none")
 
 
 class SeparableStep(Frozen):
@@ -64,7 +62,7 @@ class SeparableStep(Frozen):
 
 
 class FusedConv(nn.Module):
-    """A convolution, its batch norm and, where asked, ReLU: (B, C, H, W) -> (B, C', H', W'), channels-last."""
+    """A convolution, its batch norm or identity, ReLU if asked: (B, C, H, W) -> (B, C', H', W'), channels-last."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module, *, relu: bool) -> None:
         super().__init__()
@@ -133,3 +131,12 @@ def _fold_sequence(module: nn.Sequential) -> None:
 
 def _starts_with(layers: list[nn.Module], kind: type[nn.Module]) -> bool:
     return bool(layers) and type(layers[0]) is kind
+
+
+def replace_lone_convolutions(module: nn.Module) -> None:
+    """Let the kernels of ``ops.fused`` run the full convolutions below ``module`` that nothing was folded into."""
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Conv2d and child.groups == 1 and child.padding_mode == "zeros":
+            setattr(module, name, FusedConv(child, nn.Identity(), relu=False))
+        else:
+            replace_lone_convolutions(child)

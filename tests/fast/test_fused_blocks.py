@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from hrformer.fast.cuda_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
 from hrformer.fast.fold import rounded_up
+from hrformer.fast.fused_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionModule
 from hrformer.models.zoo import create_model
-from hrformer.ops import fused
+from hrformer.ops import fused, native
 from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
 from kernel_accuracy import DEVICE, assert_accurate, trained
 
@@ -32,6 +32,7 @@ def kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run for CPU maps too, in Triton's interpreter."""
     pytest.importorskip("triton")
     monkeypatch.setattr(fused, "kernel_refusal", lambda x, dtypes=None: None)
+    monkeypatch.setattr(native, "native_refusal", lambda x: "Triton's turn")
 
 
 def assert_as_exact(module: nn.Module, made: Callable[[Tensor], Tensor], x: Tensor) -> None:

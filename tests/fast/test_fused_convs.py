@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.fast.cuda_convs import FusedBottleneck, FusedConv, fold_convolutions
+from hrformer.fast.fused_convs import FusedBottleneck, FusedConv, fold_convolutions
 from hrformer.layers.blocks import Bottleneck, conv_bn_relu
 from kernel_accuracy import DEVICE, trained
 

@@ -1,7 +1,8 @@
-"""HRFormer's blocks for inference on CUDA devices: the same function on kernels that pass over the map once.
+"""HRFormer's blocks for inference: the same function on kernels that pass over the map once.
 
 Batch norms are folded into the convolutions in float64, bias tables are gathered once. Every stage goes through
-``hrformer.ops.fused``, which takes a Triton kernel or, with one log line, the plain reference. Maps stay
+``hrformer.ops.fused``, which takes a Triton kernel on CUDA devices, a compiled one on x86 processors or, with one log
+line, the plain reference. Maps stay
 (B, C, H, W) in channels-last memory between modules. Dimension letters as in ``hrformer.ops.fused``.
 """
 
@@ -13,23 +14,16 @@ from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
-from hrformer.fast.cuda_convs import FoldedConv, FusedConv, SeparableStep, fold_convolutions
 from hrformer.fast.fold import folded_conv, rounded_up, zero_padded
 from hrformer.fast.frozen import Frozen, channels_last
+from hrformer.fast.fused_convs import FoldedConv, FusedConv, SeparableStep, fold_convolutions
 from hrformer.fast.graphs import side_by_side
 from hrformer.fast.widen import widen
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionModule, HighResolutionTrunk
-from hrformer.ops.fused import (
-    AttentionWeights,
-    DepthwiseWeights,
-    PointwiseWeights,
-    attention_block,
-    depthwise_pointwise,
-    fusion_sum,
-    pointwise,
-)
+from hrformer.ops.fused import attention_block, feed_forward_block, fusion_sum
+from hrformer.ops.fused_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.ops.windows import gather_bias
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -39,7 +33,7 @@ ALIGN = 8
 
 
 class FusedTransformerBlock(Frozen):
-    """``TransformerBlock`` in evaluation mode: attention in one kernel or three, the feed-forward network in two.
+    """``TransformerBlock`` in evaluation mode: one to three kernels for attention, one or two for the rest.
 
     Args:
         block: trained; read, not kept.
@@ -91,9 +85,7 @@ class FusedTransformerBlock(Frozen):
         sizes = {"window": self.window, "num_heads": self.num_heads, "normed": self.channels, "scale": self.scale}
         y = attention_block(y, self.lend(AttentionWeights, "attn_", eps=self.eps[0], **sizes))
         first = self.lend(PointwiseWeights, "fc1_", eps=self.eps[1], normed=self.channels)
-        hidden = pointwise(y, first, activation="gelu")
-        weights = self.lend(DepthwiseWeights, "fc2_")
-        y = depthwise_pointwise(hidden, weights, middle="gelu", activation="gelu", residual=y)
+        y = feed_forward_block(y, first, self.lend(DepthwiseWeights, "fc2_"))
         return y.permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
@@ -185,15 +177,19 @@ def fuse_fusion(unit: FusionUnit) -> nn.Module:
     return FusedFusionUnit(unit)
 
 
-def fuse_trunk(model: Model) -> Model:
+def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
     """A copy of ``model`` in evaluation mode whose trunk and head are folded and fused.
 
-    Branches are filled up to whole ``ALIGN`` channels where a head reads them. HRNet's own blocks stay; its branches
-    run side by side and its fusion units are fused.
+    HRNet's own blocks stay; its branches run side by side and its fusion units are fused.
+
+    Args:
+        model: trained; read, not kept.
+        align: branches are filled up to multiples of this where a head reads them; the kernels for x86 processors
+            take any width.
     """
     fused = copy.deepcopy(model).eval()
     trunk, head = getattr(fused, "backbone", None), getattr(fused, "head", None)
-    align = widen(trunk, head, ALIGN) if isinstance(trunk, HighResolutionTrunk) else 1
+    align = widen(trunk, head, align) if isinstance(trunk, HighResolutionTrunk) else 1
     for parent in list(fused.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, HighResolutionModule):

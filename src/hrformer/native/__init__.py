@@ -1,0 +1,1 @@
+"""Kernels for x86 processors in C++ (``source/``): how they are compiled, found and called."""

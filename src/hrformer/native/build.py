@@ -1,0 +1,96 @@
+"""Compile the kernels: what the build of a wheel does, and an installation from source.
+
+Run without this package's dependencies, by ``hatch_build.py``. A machine without a C++ compiler, or another than
+x86-64 with Linux, gets no kernels and other ways to run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+SOURCE = FOLDER / "source"
+
+INSTRUCTION_SETS = {
+    "avx2": ("-mavx2", "-mfma", "-DLANES=8"),
+    "avx512": (
+        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"),
+        *("-mprefer-vector-width=512", "-DLANES=16"),
+    ),
+}
+"""Name -> compiler flags; torch names processors' capabilities the same way, in capitals."""
+
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-exceptions", "-fno-rtti", "-fvisibility=default", "-Wall")
+
+
+def library_path(instruction_set: str) -> Path:
+    """Where the kernels for an instruction set lie once compiled."""
+    return FOLDER / f"kernels_{instruction_set}.so"
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler as a command: ``$CXX``, else c++, g++ or clang++; None without one."""
+    if os.environ.get("CXX"):
+        return shlex.split(os.environ["CXX"])
+    found = next((path for path in map(shutil.which, ("c++", "g++", "clang++")) if path), None)
+    return None if found is None else [found]
+
+
+def refusal() -> str | None:
+    """Why no kernels can be compiled here, or None."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return f"kernels are for Linux on x86-64, this is {sys.platform} on {platform.machine()}"
+    if compiler() is None:
+        return "no C++ compiler was found ($CXX, c++, g++ or clang++)"
+    return None
+
+
+def build() -> list[Path]:
+    """Compile all kernels in place and return their files.
+
+    Raises:
+        RuntimeError: they cannot be compiled here; the message says why.
+    """
+    reason = refusal()
+    if reason is not None:
+        raise RuntimeError(reason)
+    command = compiler()
+    assert command is not None
+    sources = sorted(SOURCE.glob("*.cpp"))
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = {name: [str(Path(folder, f"{name}-{one.stem}.o")) for one in sources] for name in INSTRUCTION_SETS}
+        commands = [
+            [*command, *FLAGS, *flags, "-c", str(source), "-o", target]
+            for name, flags in INSTRUCTION_SETS.items()
+            for source, target in zip(sources, objects[name], strict=True)
+        ]
+        list(pool.map(_run, commands))
+        return [_link(command, name, objects[name], Path(folder)) for name in INSTRUCTION_SETS]
+
+
+def _link(command: list[str], name: str, objects: list[str], folder: Path) -> Path:
+    """Not with OpenMP's library: its functions are those that torch has loaded, so that both share their threads."""
+    made, target = folder / f"{name}.so", library_path(name)
+    _run([*command, "-shared", "-static-libgcc", *objects, "-o", str(made)])
+    part = target.with_suffix(".part")
+    shutil.copyfile(made, part)
+    part.replace(target)
+    return target
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{shlex.join(command[:1])} failed: {done.stderr.strip()[-2000:]}")
+
+
+if __name__ == "__main__":
+    build()

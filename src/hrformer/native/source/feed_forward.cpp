@@ -1,0 +1,100 @@
+// The convolutional feed-forward network of a block, for inference: layer norm, 1x1, GELU, depthwise 3x3, GELU, 1x1,
+// GELU and residual. Neither hidden map is ever whole: a thread keeps a band of rows of each, which fit its cache.
+//
+// Rows are those of all pictures one after another; the convolution sees zeros beyond a picture's edges.
+
+#include "depthwise.h"
+#include "gelu.h"
+#include "product.h"
+
+struct FeedForward {
+  const float* x;          // (rows, width, channels)
+  float* y;                // as x
+  int rows, height, width; // of all pictures; of one
+  int channels, hidden;
+  float eps;
+  const float* fc1;        // packed, channels deep; the norm's gain and shift folded in
+  const float* fc1_bias;   // (filled hidden)
+  const float* depthwise;  // (9, filled hidden)
+  const float* depthwise_bias;
+  const float* fc2;        // packed, hidden deep
+  const float* fc2_bias;   // (filled channels)
+  int threads;
+};
+
+// Tokens of a band: enough that a panel of weights is read for many rows.
+static const int BAND_TOKENS = 128;
+
+// Hidden rows first to last of the first product.
+static void expand(const FeedForward& f, int first, int last, float* normed, float* hidden) {
+  const int tokens = (last - first) * f.width, stride = filled(f.hidden), channels = f.channels;
+  const float* x = f.x + (size_t)first * f.width * channels;
+  for (int t = 0; t < tokens; t++) normalise(x + (size_t)t * channels, normed + (size_t)t * channels, channels, f.eps);
+  const float* bias = f.fc1_bias;
+  product([=](int r) { return normed + (size_t)r * channels; }, tokens, f.fc1, channels, vectors_of(f.hidden),
+          [=](int r, int c, vec v) { store(hidden + (size_t)r * stride + c, gelu(v + load(bias + c))); });
+}
+
+static void reduce(const FeedForward& f, int first, int last, const float* hidden) {
+  const int tokens = (last - first) * f.width, stride = filled(f.hidden), channels = f.channels;
+  const float* bias = f.fc2_bias;
+  const float* x = f.x + (size_t)first * f.width * channels;
+  float* y = f.y + (size_t)first * f.width * channels;
+  product([=](int r) { return hidden + (size_t)r * stride; }, tokens, f.fc2, f.hidden, vectors_of(channels),
+          [=](int r, int c, vec v) {
+            const int part = channels - c;
+            const size_t at = (size_t)r * channels + c;
+            store_part(y + at, gelu(v + load(bias + c)) + load_part(x + at, part), part);
+          });
+}
+
+// Rows begin to end, band by band. Of the first hidden map a band needs a row more on either side, so the last two
+// rows of a band are the first of the next.
+static void work(const FeedForward& f, int begin, int end) {
+  int band = (BAND_TOKENS + f.width - 1) / f.width;
+  if (band > end - begin) band = end - begin;
+  const int stride = filled(f.hidden), group = depthwise_group(f.width);
+  const size_t line = (size_t)f.width * stride;
+  float* normed = thread_buffer((size_t)(band + 2) * f.width * f.channels + (2 * band + 2) * line + LANES);
+  float* hidden = normed + filled((band + 2) * f.width * f.channels);
+  float* mixed = hidden + (band + 2) * line;
+  int have = begin % f.height ? begin - 1 : begin;  // first hidden row that the buffer holds
+  int done = have;
+  for (int first = begin; first < end; first += band) {
+    const int last = first + band < end ? first + band : end;
+    const int needed = last % f.height ? last + 1 : last;
+    const int from = first % f.height ? first - 1 : first;
+    if (from > have) {
+      memmove(hidden, hidden + (from - have) * line, (done - from) * line * sizeof(float));
+      have = from;
+    }
+    if (needed > done) expand(f, done, needed, normed, hidden + (done - have) * line);
+    done = needed > done ? needed : done;
+    for (int c = 0; c < stride; c += group)
+      for (int r = first; r < last; r++) {
+        const float* row = hidden + (r - have) * line;
+        const float* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
+        depthwise_row<1>(lines, f.width, stride, c, c + group < stride ? c + group : stride, stride, f.depthwise,
+                         f.depthwise_bias, mixed + (r - first) * line, gelu);
+      }
+    reduce(f, first, last, mixed);
+  }
+}
+
+extern "C" void hrformer_feed_forward(const FeedForward* settings) {
+  const FeedForward f = *settings;
+  const int pictures = f.rows / f.height, tokens = f.height * f.width;
+  int parts = f.threads;
+  // Many pictures: whole ones, enough at once that weights are read for many tokens, to whichever thread is free.
+  if (pictures >= 4 * f.threads) {
+    int together = (2 * BAND_TOKENS + tokens - 1) / tokens;
+    if (together > pictures / f.threads) together = pictures / f.threads;
+    parts = (pictures + together - 1) / together;
+  }
+#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
+  for (int part = 0; part < parts; part++) {
+    const int unit = parts > f.threads ? f.height : 1, all = f.rows / unit;
+    const int begin = (int)((long)all * part / parts) * unit, end = (int)((long)all * (part + 1) / parts) * unit;
+    if (end > begin) work(f, begin, end);
+  }
+}

@@ -1,0 +1,61 @@
+// A 1x1 convolution with bias, residual and activations; and the memory that threads keep.
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "activation.h"
+#include "product.h"
+
+struct Linear {
+  const float* x;  // (rows, depth)
+  float* y;        // (rows, channels)
+  int rows, depth, channels;
+  const float* weight;    // packed, depth deep
+  const float* bias;      // (filled channels)
+  const float* residual;  // as y, or null
+  int activation;         // before the residual is added
+  int after;              // after it
+  int threads;
+};
+
+static void work(const Linear& f, int begin, int end) {
+  const float *x = f.x + (size_t)begin * f.depth, *bias = f.bias, *residual = f.residual;
+  const int channels = f.channels, depth = f.depth, activation = f.activation, after = f.after;
+  if (residual) residual += (size_t)begin * channels;
+  float* y = f.y + (size_t)begin * channels;
+  product([=](int r) { return x + (size_t)r * depth; }, end - begin, f.weight, depth, vectors_of(channels),
+          [=](int r, int c, vec v) {
+            const size_t at = (size_t)r * channels + c;
+            v = activated(v + load(bias + c), activation);
+            if (residual) v += load_part(residual + at, channels - c);
+            store_part(y + at, activated(v, after), channels - c);
+          });
+}
+
+extern "C" void hrformer_linear(const Linear* settings) {
+  const Linear f = *settings;
+  const int chunk = 256, chunks = (f.rows + chunk - 1) / chunk;
+  const int parts = chunks > f.threads ? chunks : f.threads;
+#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
+  for (int part = 0; part < parts; part++) {
+    const int begin = (int)((long)f.rows * part / parts), end = (int)((long)f.rows * (part + 1) / parts);
+    if (end > begin) work(f, begin, end);
+  }
+}
+
+float* thread_buffer(size_t floats) {
+  static thread_local float* buffer = nullptr;
+  static thread_local size_t size = 0;
+  if (floats > size) {
+    free(buffer);
+    size = floats + floats / 8;
+    // On large pages: a product reads rows that lie whole small pages apart.
+    const size_t page = 1 << 21, bytes = (size * sizeof(float) + page - 1) / page * page;
+    buffer = (float*)aligned_alloc(page, bytes);
+    if (!buffer) abort();
+    madvise(buffer, bytes, MADV_HUGEPAGE);
+  }
+  return buffer;
+}
+
+extern "C" int hrformer_lanes() { return LANES; }

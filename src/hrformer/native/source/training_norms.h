@@ -1,0 +1,218 @@
+// Norms and GELU of the training kernels, with their gradients: statistics of a batch, batch norm, layer norm.
+
+#pragma once
+
+#include "training_work.h"
+
+struct Running {
+  float *mean, *var;  // (channels)
+  float momentum, eps;
+};
+
+// Count, means and sums of squared deviations of the tokens seen so far, per channel.
+struct Moments {
+  double count;
+  double *mean, *squares;  // (filled channels)
+};
+
+static INLINE Moments empty_moments(Pieces& pieces, int channels) {
+  Moments m = {0, pieces.doubles(filled(channels)), pieces.doubles(filled(channels))};
+  memset(m.mean, 0, filled(channels) * sizeof(double));
+  memset(m.squares, 0, filled(channels) * sizeof(double));
+  return m;
+}
+
+static INLINE size_t moments_floats(int channels) { return 2 * whole_lines(2 * filled(channels)); }
+
+static INLINE void merge(Moments& m, int c, double mean, double squares, double count) {
+  const double total = m.count + count, delta = mean - m.mean[c];
+  m.mean[c] += delta * (count / total);
+  m.squares[c] += squares + delta * delta * (m.count * count / total);
+}
+
+// V vectors of channels of a band, two passes: mean, then deviations from it. The last vector holds `part` channels.
+template <int V>
+static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t stride, int channel, int part) {
+  vec sum[V] = {}, off[V] = {}, squares[V] = {}, mean[V];
+  for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) sum[v] += load_part(z + t * stride + v * LANES, v == V - 1 ? part : LANES);
+  for (int v = 0; v < V; v++) mean[v] = sum[v] / splat((float)tokens);
+  for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      vec d = load_part(z + t * stride + v * LANES, v == V - 1 ? part : LANES) - mean[v];
+      off[v] += d;
+      squares[v] += d * d;
+    }
+  for (int v = 0; v < V; v++)
+    for (int i = 0; i < (v == V - 1 ? part : LANES); i++)
+      merge(m, channel + v * LANES + i, mean[v][i] + (double)off[v][i] / tokens, squares[v][i], tokens);
+}
+
+// All channels of a band of tokens.
+static __attribute__((noinline, unused)) void add_band(Moments& m, const float* z, int tokens, size_t stride,
+                                                       int channels) {
+  for (int c = 0; c < channels; c += 4 * LANES) {
+    const int left = vectors_of(channels - c) < 4 ? vectors_of(channels - c) : 4;
+    const int rest = channels - c - (left - 1) * LANES, part = rest < LANES ? rest : LANES;
+    if (left == 4)
+      add_vectors<4>(m, z + c, tokens, stride, c, part);
+    else if (left == 3)
+      add_vectors<3>(m, z + c, tokens, stride, c, part);
+    else if (left == 2)
+      add_vectors<2>(m, z + c, tokens, stride, c, part);
+    else
+      add_vectors<1>(m, z + c, tokens, stride, c, part);
+  }
+  m.count += tokens;
+}
+
+// Mean and 1 / standard deviation from the parts' moments; moves the running statistics as nn.BatchNorm2d does.
+static inline void finish_moments(Moments* parts, int count, int channels, const Running& running, float* mean,
+                                  float* rstd) {
+  Moments all = parts[0];
+  for (int p = 1; p < count; p++) {
+    if (parts[p].count == 0) continue;
+    for (int c = 0; c < channels; c++) merge(all, c, parts[p].mean[c], parts[p].squares[c], parts[p].count);
+    all.count += parts[p].count;
+  }
+  for (int c = 0; c < channels; c++) {
+    mean[c] = (float)all.mean[c];
+    rstd[c] = (float)(1 / __builtin_sqrt(all.squares[c] / all.count + running.eps));
+    const double move = running.momentum;
+    running.mean[c] = (float)(move * all.mean[c] + (1 - move) * running.mean[c]);
+    running.var[c] = (float)(move * (all.squares[c] / (all.count - 1)) + (1 - move) * running.var[c]);
+  }
+}
+
+// A batch norm with the statistics of the batch; zeros beyond the channels.
+struct Norm {
+  float *mean, *scale, *shift;  // (filled channels); normalised = scale * x + shift
+};
+
+static inline Norm norm_of(Pieces& pieces, int channels, const float* mean, const float* rstd, const float* weight,
+                           const float* bias) {
+  const int all = filled(channels);
+  Norm norm = {pieces.floats(all), pieces.floats(all), pieces.floats(all)};
+  for (int c = 0; c < all; c++) {
+    const bool real = c < channels;
+    norm.mean[c] = real ? mean[c] : 0;
+    norm.scale[c] = real ? weight[c] * rstd[c] : 0;
+    norm.shift[c] = real ? bias[c] - mean[c] * norm.scale[c] : 0;
+  }
+  return norm;
+}
+
+static INLINE size_t norm_floats(int channels) { return 3 * whole_lines(filled(channels)); }
+
+// Gradient of a batch norm's input: scale * gradient + slope * (x - mean) + shift.
+struct NormBackward {
+  float *scale, *slope, *shift;  // (filled channels)
+};
+
+// From the sums over all tokens of the gradient and of gradient * (x - mean), (2, filled channels) for every part.
+// Writes the gradients of weight and bias.
+static inline NormBackward norm_backward_of(Pieces& pieces, int channels, const Norm& norm, const float* rstd,
+                                            const double* sums, int parts, double tokens, float* weight_grad,
+                                            float* bias_grad) {
+  const int all = filled(channels);
+  NormBackward back = {pieces.floats(all), pieces.floats(all), pieces.floats(all)};
+  for (int c = 0; c < all; c++) {
+    double plain = 0, scaled = 0;
+    for (int p = 0; p < parts; p++) {
+      plain += sums[(size_t)p * 2 * all + c];
+      scaled += sums[((size_t)p * 2 + 1) * all + c];
+    }
+    const double scale = norm.scale[c], inverse = c < channels ? rstd[c] : 0;
+    back.scale[c] = (float)scale;
+    back.slope[c] = (float)(-scale * inverse * inverse * scaled / tokens);
+    back.shift[c] = (float)(-scale * plain / tokens);
+    if (c < channels) {
+      bias_grad[c] = (float)plain;
+      weight_grad[c] = (float)(scaled * inverse);
+    }
+  }
+  return back;
+}
+
+static INLINE void add_lanes(double* total, vec v) {
+  for (int i = 0; i < LANES; i++) total[i] += v[i];
+}
+
+struct Activated {
+  vec value, slope;
+};
+
+// GELU and its derivative: the distribution function plus x times the density. NaN gives NaN.
+static INLINE Activated gelu_and_slope(vec x) {
+  const vec cdf = normal_cdf(x), z = smaller(larger(x, splat(-13)), splat(13));
+  const vec density = exp_of_negative(z * z * splat(-0.5f)) * splat(0.398942280f);
+  return {x * cdf, cdf + x * density};
+}
+
+struct Layer {
+  const float *weight, *bias;  // (channels), or null: no layer norm
+  float eps;
+};
+
+// Normalised token without gain and shift, (filled channels), zeros beyond; returns 1 / standard deviation.
+static INLINE float normalise_token(const float* x, float* y, int channels, float eps) {
+  vec sum = {}, squares = {};
+  for (int c = 0; c < channels; c += LANES) sum += load_part(x + c, channels - c);
+  const float mean = sum_of(sum) / channels;
+  for (int c = 0; c < channels; c += LANES) {
+    vec d = load_part(x + c, channels - c) - splat(mean);
+    store(y + c, d);
+    squares += d * d;
+  }
+  if (channels % LANES) {  // lanes beyond the channels hold -mean
+    const int last = channels - channels % LANES, part = channels % LANES;
+    vec d = load(y + last);
+    for (int i = part; i < LANES; i++) squares[i] -= d[i] * d[i];
+    store(y + last, load_part(y + last, part));
+  }
+  const float rstd = 1 / __builtin_sqrtf(sum_of(squares) / channels + eps);
+  for (int c = 0; c < channels; c += LANES) store(y + c, load(y + c) * splat(rstd));
+  return rstd;
+}
+
+// Tokens after the layer norm, (tokens, stride); also without gain and shift, and 1 / deviations, where asked for.
+static inline void layer_norm(const Layer& layer, const float* x, int tokens, int channels, int stride, float* normed,
+                              float* plain, float* rstd) {
+  for (int t = 0; t < tokens; t++, x += channels, normed += stride) {
+    if (!layer.weight) {
+      for (int c = 0; c < channels; c += LANES) store(normed + c, load_part(x + c, channels - c));
+      continue;
+    }
+    float* y = plain ? plain + (size_t)t * stride : normed;
+    const float scale = normalise_token(x, y, channels, layer.eps);
+    if (rstd) rstd[t] = scale;
+    for (int c = 0; c < channels; c += LANES) {
+      const int part = channels - c;
+      store(normed + c, load(y + c) * load_part(layer.weight + c, part) + load_part(layer.bias + c, part));
+    }
+  }
+}
+
+// Gradient of the tokens before a layer norm; adds to the sums of weight and bias gradients, (2, filled channels).
+static inline void layer_norm_backward(const Layer& layer, const float* grad, const float* plain, const float* rstd,
+                                       int tokens, int channels, int stride, float* out, float* sums) {
+  float* of_weight = sums;
+  float* of_bias = sums + filled(channels);
+  for (int t = 0; t < tokens; t++, grad += stride, plain += stride, out += channels) {
+    vec total = {}, along = {};
+    for (int c = 0; c < channels; c += LANES) {
+      const vec g = load(grad + c), x = load(plain + c), scaled = g * load_part(layer.weight + c, channels - c);
+      store(of_weight + c, load(of_weight + c) + g * x);
+      store(of_bias + c, load(of_bias + c) + g);
+      total += scaled;
+      along += scaled * x;
+    }
+    const vec mean = splat(sum_of(total) / channels), slope = splat(sum_of(along) / channels), scale = splat(rstd[t]);
+    for (int c = 0; c < channels; c += LANES) {
+      const vec g = load(grad + c) * load_part(layer.weight + c, channels - c);
+      store_part(out + c, (g - mean - load(plain + c) * slope) * scale, channels - c);
+    }
+  }
+}

@@ -1,0 +1,56 @@
+// Memory and the division of work of the training kernels.
+//
+// Sums over tokens are taken in float32 over a band of tokens and in float64 over bands. Every part of the work has
+// sums of its own, which are added in the order of the parts: the same number of threads gives the same bits.
+
+#pragma once
+
+#include <stdlib.h>
+
+#include "vectors.h"
+
+// Tokens of a band: enough that a panel of weights is read for many rows, few enough for a core's cache.
+static const int BAND_TOKENS = 128;
+
+// Floats between the tokens of a band in a thread's own memory. Not a multiple of 4 KiB: such tokens would share one
+// set of the first cache.
+static INLINE int band_stride(int channels) { return filled(channels) + (filled(channels) % 256 ? 0 : LANES); }
+
+// Rounds a share of memory up to whole cache lines.
+static INLINE size_t whole_lines(size_t floats) { return (floats + 15) / 16 * 16; }
+
+// Hands out pieces of one block of memory, 64 bytes aligned.
+struct Pieces {
+  float* at;
+  float* floats(size_t count) {
+    float* piece = at;
+    at += whole_lines(count);
+    return piece;
+  }
+  double* doubles(size_t count) { return (double*)floats(2 * count); }
+};
+
+// Memory of one call, shared by its threads.
+struct Block {
+  float* start;
+  explicit Block(size_t floats) : start((float*)aligned_alloc(64, whole_lines(floats) * sizeof(float))) {
+    if (!start) abort();
+  }
+  Block(const Block&) = delete;
+  ~Block() { free(start); }
+};
+
+// Part of `count` things: those from first to last.
+struct Share {
+  int first, last;
+};
+static INLINE Share share(int count, int part, int parts) {
+  return {(int)((long)count * part / parts), (int)((long)count * (part + 1) / parts)};
+}
+
+// Copies a vector and fills it with zeros.
+static inline float* padded(Pieces& pieces, const float* values, int count) {
+  float* out = pieces.floats(filled(count));
+  for (int i = 0; i < filled(count); i++) out[i] = i < count ? values[i] : 0;
+  return out;
+}

@@ -1,0 +1,122 @@
+// Vectors of LANES floats, by the vector extension that GCC and Clang share, and the functions on them.
+//
+// LANES and the instruction set are the build's: 16 with AVX-512, 8 with AVX2. See ../build.py.
+
+#pragma once
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE inline __attribute__((always_inline))
+
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+static INLINE vec load(const float* p) { return *(const vec*)p; }
+static INLINE void store(float* p, vec v) { *(vec*)p = v; }
+static INLINE vec splat(float x) { return x - (vec){}; }
+
+static INLINE int vectors_of(int count) { return (count + LANES - 1) / LANES; }
+static INLINE int filled(int count) { return vectors_of(count) * LANES; }
+
+// The first n lanes, 0 < n <= LANES; memory behind them is neither read nor written, the others are zero.
+static INLINE vec load_part(const float* p, int n) {
+  if (n >= LANES) return load(p);
+#if LANES == 16
+  return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
+  vec v = {};
+  memcpy(&v, p, n * sizeof(float));
+  return v;
+#endif
+}
+
+static INLINE void store_part(float* p, vec v, int n) {
+  if (n >= LANES) return store(p, v);
+#if LANES == 16
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  memcpy(p, &v, n * sizeof(float));
+#endif
+}
+
+// v with zeros from lane n on.
+static INLINE vec first_lanes(vec v, int n) {
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  return (vec)((ivec)v & (lane < n));
+}
+
+// The second of the two where one is NaN, as the instructions have it.
+#if LANES == 16
+static INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+static INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
+static INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+static INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+#endif
+
+// NaN stays NaN.
+static INLINE vec relu(vec x) { return larger(splat(0), x); }
+
+// Of all lanes, halving: a chain of additions as long as a vector would wait for each of them.
+static INLINE float sum_of(vec v) {
+#if LANES == 16
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+#endif
+}
+
+static INLINE float largest_of(vec v) {
+#if LANES == 16
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+#endif
+}
+
+// Normal distribution function at z: 0.5 + z P(z * z), P the polynomial with the smallest largest error of z P(z * z)
+// over |z| <= 5.25 (Lawson's iteration in float64, Chebyshev points), in the variable that runs from -1 to 1 there.
+static INLINE vec normal_cdf(vec x) {
+  const float limit = 5.25f;
+  static const float c[15] = {0.134659347f,   -0.0671267735f,  0.0496456784f,   -0.0397648765f, 0.0320339745f,
+                              -0.025027584f,  0.0185177533f,   -0.0128344356f,  0.00849607889f, -0.00533174822f,
+                              0.00274722325f, -0.00114863366f, 0.000794798022f, -0.000617829005f, 0.000195109454f};
+  vec z = smaller(larger(x, splat(-limit)), splat(limit));
+  vec u = z * z * splat(2 / (limit * limit)) - splat(1);
+  // Even and odd powers apart: half as long a chain of operations that wait for each other.
+  vec v = u * u, even = splat(c[14]), odd = splat(c[13]);
+#pragma GCC unroll 8
+  for (int k = 12; k >= 0; k -= 2) even = even * v + splat(c[k]);
+#pragma GCC unroll 8
+  for (int k = 11; k > 0; k -= 2) odd = odd * v + splat(c[k]);
+  return z * (odd * u + even) + splat(0.5f);
+}
+
+// exp(x) for finite x <= 0, relative error about 1e-7, at least exp(-87): 2^n times a polynomial on half an octave
+// around zero (Taylor, 7 terms). NaN gives NaN.
+static INLINE vec exp_of_negative(vec argument) {
+  vec x = larger(argument, splat(-87.0f));
+  vec n = x * splat(1.44269504f);
+  ivec whole = __builtin_convertvector(n - splat(0.5f), ivec);  // towards zero, hence to the nearest for n <= 0
+  vec rounded = __builtin_convertvector(whole, vec);
+  vec r = x - rounded * splat(0.693359375f) + rounded * splat(2.12194440e-4f);
+  vec p = splat(1.0f / 720);
+  p = p * r + splat(1.0f / 120);
+  p = p * r + splat(1.0f / 24);
+  p = p * r + splat(1.0f / 6);
+  p = p * r + splat(0.5f);
+  p = p * r + splat(1);
+  p = p * r + splat(1);
+  return p * (vec)((whole + 127) << 23) + argument * splat(0);  // the comparison above lost a NaN
+}
+
+// A buffer of the calling thread, at least this many floats, 64 bytes aligned; kept for its next call.
+float* thread_buffer(size_t floats);

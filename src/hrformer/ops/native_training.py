@@ -1,0 +1,230 @@
+"""Blocks in training on x86 processors, by the compiled kernels of ``hrformer.native``: the choice and the calls.
+
+The plain versions beside them, ``hrformer.ops.feed_forward`` and ``hrformer.ops.window_training``, are reference and
+fallback, and hold the autograd functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hrformer.native.library import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS, NativeLibrary, find_library
+from hrformer.ops.normalisation import RunningStatistics
+
+LARGEST = 2**31 - 1
+"""Sizes are 32-bit integers in the kernels."""
+
+ZERO = ("fc1_bias", "depthwise_bias", "fc2_bias")
+"""Biases before a batch norm: a constant there changes nothing, so that their gradients are zero, not rounding."""
+
+
+def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
+    """Why no compiled kernel trains this block, or None where one does.
+
+    Args:
+        x: the block's input.
+        others: its parameters and statistics.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "the model is being compiled or exported"
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
+        return "a transform or a mode watches the operations"
+    for tensor in (x, *others):
+        if tensor is None:
+            continue
+        if type(tensor) not in (Tensor, nn.Parameter):
+            return f"{type(tensor).__name__} is a subclass of torch.Tensor"
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            return f"compiled kernels take float32 on the CPU, got {tensor.dtype} on {tensor.device.type}"
+    if not 0 < x.numel() <= LARGEST:
+        return f"a map of {x.numel()} numbers"
+    return find_library()[1] or None
+
+
+def _library() -> NativeLibrary:
+    library, reason = find_library()
+    assert library is not None, reason
+    return library
+
+
+class FeedForwardMaps(NamedTuple):
+    """What the backward pass of a feed-forward network needs of its forward pass."""
+
+    x: Tensor  # (B, H, W, C)
+    expanded: Tensor | None  # (B, H, W, E rounded up to whole vectors) after the first product, if kept
+    reduced: Tensor  # (B, H, W, C) after the second product
+    statistics: Tensor  # means and 1 / standard deviations of the batch norms
+
+
+def feed_forward_forward(
+    x: Tensor, weights: Sequence[Tensor | None], running: Sequence[RunningStatistics], layer_eps: float, *, keep: bool
+) -> tuple[Tensor, FeedForwardMaps]:
+    """Forward pass of ``hrformer.ops.feed_forward``; moves the running statistics.
+
+    Args:
+        x: (B, H, W, C), contiguous.
+        weights: ``FeedForwardWeights``.
+        running: statistics of the three batch norms.
+        layer_eps: of the layer norm.
+        keep: the map after the first product, for the backward pass.
+
+    Returns:
+        (B, H, W, C), and what the backward pass needs.
+    """
+    library = _library()
+    given, size = _feed_forward_settings(x, weights, layer_eps)
+    hidden, channels = _filled(size["hidden"], library), _filled(size["channels"], library)
+    expanded = torch.empty(*x.shape[:3], hidden)
+    y, reduced = torch.empty_like(x), torch.empty_like(x)
+    statistics = torch.empty(4 * hidden + 2 * channels)
+    moved: dict[str, Any] = {}
+    for number, kept in enumerate(running, start=1):
+        values = {"mean": kept.mean, "var": kept.var, "momentum": kept.momentum, "eps": kept.eps}
+        moved |= {f"running_{name}{number}": value for name, value in values.items()}
+    library.call(
+        "feed_forward_training",
+        x=x,
+        y=y,
+        expanded=expanded,
+        mixed=torch.empty_like(expanded),
+        reduced=reduced,
+        statistics=statistics,
+        **(size | given | moved),
+    )
+    return y, FeedForwardMaps(x, expanded if keep else None, reduced, statistics)
+
+
+def feed_forward_backward(
+    grad: Tensor,
+    maps: FeedForwardMaps,
+    weights: Sequence[Tensor | None],
+    layer_eps: float,
+    *,
+    needs_fc1: bool,
+    needs_fc2: bool,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Backward pass of :func:`feed_forward_forward`.
+
+    Args:
+        grad: (B, H, W, C), contiguous, of the output.
+        maps: of the forward pass.
+        weights: as there.
+        layer_eps: as there.
+        needs_fc1: whether the first product's weights need a gradient.
+        needs_fc2: whether the second product's do.
+
+    Returns:
+        Gradient of the input, (B, H, W, C), and of the weights in their order and shapes.
+    """
+    library = _library()
+    given, size = _feed_forward_settings(maps.x, weights, layer_eps)
+    hidden = _filled(size["hidden"], library)
+    works = [torch.empty(*grad.shape[:3], hidden) for _ in range(3 if maps.expanded is not None else 4)]
+    expanded = works.pop() if maps.expanded is None else maps.expanded
+    grad_x = torch.empty_like(grad)
+    grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
+    grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
+    grads |= {name: None for name, needed in (("fc1", needs_fc1), ("fc2", needs_fc2)) if not needed}
+    written = {f"{name}_grad": grads[name] for name in grads if name not in ZERO}
+    library.call(
+        "feed_forward_training_backward",
+        grad=grad,
+        x=maps.x,
+        reduced=maps.reduced,
+        expanded=expanded,
+        expanded_given=int(maps.expanded is not None),
+        statistics=maps.statistics,
+        **dict(zip(("mixed", "back2", "back1"), works, strict=True)),
+        grad_x=grad_x,
+        **(size | given | written),
+    )
+    return grad_x, list(grads.values())
+
+
+class AttentionSettings(NamedTuple):
+    """Of a window attention in training."""
+
+    window: int
+    num_heads: int
+    layer_eps: float
+
+
+def attention_forward(x: Tensor, weights: Sequence[Tensor | None], settings: AttentionSettings) -> Tensor:
+    """Forward pass of ``hrformer.ops.window_training``; its backward pass needs the input alone.
+
+    Args:
+        x: (B, H, W, C), contiguous.
+        weights: ``AttentionWeights``.
+        settings: sizes.
+    """
+    y = torch.empty_like(x)
+    given = _contiguous(ATTENTION_WEIGHTS, weights)
+    _library().call("attention_training", x=x, y=y, **_attention_size(x, settings), **given)
+    return y
+
+
+def attention_backward(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor | None], settings: AttentionSettings, needs: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Backward pass of :func:`attention_forward`.
+
+    Args:
+        grad: (B, H, W, C), contiguous, of the output.
+        x: as in the forward pass.
+        weights: as there.
+        settings: as there.
+        needs: of every weight whether it needs a gradient; those of the matrices and of the bias are left out else.
+
+    Returns:
+        Gradient of the input, (B, H, W, C), and of the weights in their order and shapes.
+    """
+    given, grad_x = _contiguous(ATTENTION_WEIGHTS, weights), torch.empty_like(x)
+    optional = ("qkv", "proj", "bias")
+    grads = {
+        name: torch.empty_like(weight) if weight is not None and (needed or name not in optional) else None
+        for (name, weight), needed in zip(given.items(), needs, strict=True)
+    }
+    _library().call(
+        "attention_training_backward",
+        grad=grad,
+        x=x,
+        grad_x=grad_x,
+        **_attention_size(x, settings),
+        **given,
+        **{f"{name}_grad": grad for name, grad in grads.items()},
+    )
+    return grad_x, list(grads.values())
+
+
+def _attention_size(x: Tensor, settings: AttentionSettings) -> dict[str, Any]:
+    batch, height, width, channels = x.shape
+    size = {"batch": batch, "height": height, "width": width, "channels": channels, "window": settings.window}
+    return {**size, "heads": settings.num_heads, "layer_eps": settings.layer_eps}
+
+
+def _contiguous(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:
+    """Weights by field, in contiguous memory."""
+    return {
+        name: None if weight is None else weight.detach().contiguous()
+        for name, weight in zip(fields, weights, strict=True)
+    }
+
+
+def _filled(count: int, library: NativeLibrary) -> int:
+    return -(-count // library.lanes) * library.lanes
+
+
+def _feed_forward_settings(
+    x: Tensor, weights: Sequence[Tensor | None], layer_eps: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights by field, and the sizes."""
+    given = _contiguous(FEED_FORWARD_WEIGHTS, weights)
+    batch, height, width, channels = x.shape
+    depthwise = given["depthwise"]
+    assert depthwise is not None
+    size = {"rows": batch * height, "height": height, "width": width, "channels": channels}
+    return given, {**size, "hidden": depthwise.shape[0], "layer_eps": layer_eps}

@@ -1,0 +1,151 @@
+"""Whole models on the compiled kernels: same results as the plain network, any size, at once."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hrformer.fast.native_model as module
+from hrformer.fast.native_model import native_model_refusal
+from hrformer.fast.optimize import optimize
+from hrformer.models.model import TASKS, VisionModel
+from hrformer.models.zoo import create_model
+from hrformer.native.library import find_library
+from hrformer.ops import native
+
+needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
+
+TOLERANCE = 1e-5
+"""Of the largest absolute output, as for the goldens of the reference code."""
+
+
+def lively(name: str, task: str | None, **options: object) -> VisionModel:
+    """A model whose outputs depend on everything in it."""
+    torch.manual_seed(0)
+    counts: dict[str | None, dict[str, object]] = {"pose": {"num_keypoints": 3}, None: {}}
+    if task == "segmentation":
+        options = {"ocr_channels": 32, "ocr_key_channels": 16} | options
+    model = create_model(name, task, **counts.get(task, {"num_classes": 3}), **options)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, 0.0, m.weight[0].numel() ** -0.5)
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 1.5)
+    return model.eval().requires_grad_(False)
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@needs_kernels
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_gives_the_same_result_at_once(task: str) -> None:
+    model = lively("hrformer_nano", task)
+    fast = optimize(model)
+    assert fast.backend == "native"
+    for size in ((2, 3, 61, 83), (1, 3, 33, 32), (3, 3, 128, 96)):
+        x = torch.randn(size)
+        assert_same(fast(x), model(x))
+
+
+@needs_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("hrformer_base", "pose"), ("hrformer_small", "segmentation"), ("hrformer_tiny", "classification")],
+)
+def test_published_sizes_give_the_same_result(name: str, task: str) -> None:
+    model = lively(name, task)
+    x = torch.randn(2, 3, 128, 96)
+    assert_same(optimize(model)(x), model(x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear_aligned", "bilinear_to_size"])
+def test_every_way_of_upsampling(mode: str) -> None:
+    model = lively("hrformer_nano", "pose")
+    model.set_upsample(mode)
+    x = torch.randn(1, 3, 77, 50)
+    assert_same(optimize(model)(x), model(x))
+
+
+@needs_kernels
+def test_backbone_keeps_its_names_and_channels() -> None:
+    model, x = lively("hrformer_nano", None), torch.randn(1, 3, 40, 32)
+    expected, found = model(x), optimize(model)(x)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert_same(found[name], value)
+
+
+@needs_kernels
+def test_kernels_run_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No part of a pose model falls back: what is left to torch is moving memory."""
+    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 64, 48)
+    fast = optimize(model)
+    fast(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fast(x)
+    names = {event.key for event in profile.key_averages()}
+    assert not {name for name in names if any(word in name for word in ("conv", "mm", "norm", "gelu", "softmax"))}
+
+
+@needs_kernels
+def test_threads_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = lively("hrformer_nano", "pose"), torch.randn(2, 3, 64, 48)
+    expected = optimize(model)(x)
+    for threads in (1, 3):
+        assert torch.equal(optimize(model, threads=threads)(x), expected)
+
+
+@needs_kernels
+def test_what_the_kernels_do_not_take_is_answered_by_the_plain_network() -> None:
+    model = lively("hrformer_nano", "pose")
+    fast = optimize(model)
+    assert fast(torch.empty(0, 3, 32, 32)).shape == (0, 3, 8, 8)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = fast(x)
+    assert (half - model(x)).abs().max() <= 0.1 * model(x).abs().max()
+    assert not fast(x.requires_grad_()).requires_grad
+
+
+@needs_kernels
+def test_copies_and_pickles_work() -> None:
+    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    fast = optimize(model)
+    expected = fast(x)
+    fused = module.NativeModel(model)
+    fused(x)
+    for copied in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert torch.equal(copied(x), expected)
+
+
+def test_other_networks_and_missing_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    hrnet = create_model("hrnet_w18", "pose", num_keypoints=3)
+    with pytest.raises(ValueError, match="backend 'native' does not run here: "):
+        optimize(hrnet, backend="native")
+    monkeypatch.setattr(module, "find_library", lambda: (None, "this installation holds no compiled kernels"))
+    model = create_model("hrformer_nano", "pose", num_keypoints=3)
+    assert native_model_refusal(model) == "this installation holds no compiled kernels"
+    with pytest.raises(ValueError, match="this installation holds no compiled kernels"):
+        optimize(model, backend="native")
+    with pytest.raises(ValueError, match="fp32, not bf16"):
+        optimize(model, backend="native", precision="bf16")
+    with pytest.raises(ValueError, match="float32 models on the CPU"):
+        optimize(model.double(), backend="native")
+
+
+@needs_kernels
+def test_without_kernels_folded_models_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 40, 32)
+    fused = module.NativeModel(model)
+    monkeypatch.setattr(native, "native_refusal", lambda x: "switched off")
+    assert_same(fused(x), model(x))
