@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -83,6 +84,13 @@ STRUCTURES: dict[str, Fields] = {
         **{f"factor{i}": INT for i in range(4)},
         **{"bilinear": INT, "threads": INT},
     },
+    "program": {
+        "steps": FLOATS,
+        "relocations": FLOATS,
+        "memories": FLOATS,
+        "count": INT,
+        "threads": INT,
+    },
     "feed_forward_training": {
         **dict.fromkeys(("x", "y", "expanded", "mixed", "reduced", "statistics"), FLOATS),
         **FEED_FORWARD_SIZE,
@@ -127,6 +135,7 @@ class Kernel:
 
     def __init__(self, function: Any, structure: type[ctypes.Structure], constants: Mapping[str, Any]) -> None:
         self._function, self._structure = function, structure
+        self.address = ctypes.cast(function, ctypes.c_void_p).value
         self._kept = [value for value in constants.values() if isinstance(value, Tensor)]
         self._template = bytes(structure(**{name: _plain(value) for name, value in constants.items()}))
 
@@ -135,11 +144,25 @@ class Kernel:
         settings = self._structure.from_buffer_copy(self._template)
         for name, value in values.items():
             setattr(settings, name, _plain(value))
-        settings.threads = getattr(_own, "threads", None) or torch.get_num_threads()
+        settings.threads = current_threads()
         self._function(ctypes.byref(settings))
+        calls = getattr(_own, "calls", None)
+        if calls is not None:
+            tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+            calls.append(Call(self, self._structure, bytes(settings), tensors))
 
     def __deepcopy__(self, memo: Any) -> None:
         raise TypeError("kernels hold addresses and cannot be copied")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel that ran: its structure as it was, and the tensors that were no constants, kept alive."""
+
+    kernel: Kernel
+    structure: type[ctypes.Structure]
+    settings: bytes
+    tensors: Mapping[str, Tensor]
 
 
 def _plain(value: Any) -> Any:
@@ -147,6 +170,11 @@ def _plain(value: Any) -> Any:
 
 
 _own = threading.local()
+
+
+def current_threads() -> int:
+    """Threads of kernels that the calling thread runs."""
+    return getattr(_own, "threads", None) or torch.get_num_threads()
 
 
 @contextmanager
@@ -158,6 +186,17 @@ def kernel_threads(count: int) -> Iterator[None]:
         yield
     finally:
         _own.threads = before
+
+
+@contextmanager
+def recorded_calls() -> Iterator[list[Call]]:
+    """Collect the kernels that the calling thread runs. Recordings do not nest."""
+    calls: list[Call] = []
+    _own.calls = calls
+    try:
+        yield calls
+    finally:
+        _own.calls = None
 
 
 class NativeLibrary:

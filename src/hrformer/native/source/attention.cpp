@@ -4,6 +4,8 @@
 // in a core's cache. Tokens of the padding hold zeros: the biases of keys change no softmax, and those of values pass
 // it unchanged, so that the caller has added them to the bias of the projection.
 
+#include <omp.h>
+
 #include "product.h"
 #include "transpose.h"
 
@@ -24,30 +26,39 @@ struct Attention {
 // Tokens that a thread takes at once, where there are enough for all threads: weights are read once for them.
 static const int STRIP_TOKENS = 192;
 
-// A thread's memory: pointers into one buffer.
-struct Space {
-  float *normed, *qkv, *keys, *values, *scores, *zeros;
+static int packed_stride(const Attention& a) { return filled(3 * a.heads * a.head_dim); }
+
+// What becomes of some tokens: normalised, then queries, keys and values; a token of the padding; and where in the map
+// each token's channels lie.
+struct Tokens {
+  float *normed, *qkv, *zeros;
   size_t* places;
 };
 
-static int packed_stride(const Attention& a) { return filled(3 * a.heads * a.head_dim); }
+// One head of one window.
+struct Head {
+  float *keys, *values, *scores;
+};
 
-static Space space_for(const Attention& a, int tokens) {
-  const int places = a.window * a.window, wide = filled(a.head_dim);
-  const size_t sizes[7] = {(size_t)tokens * a.channels,     (size_t)tokens * packed_stride(a),
-                           (size_t)wide * filled(places),   (size_t)filled(places) * wide,
-                           (size_t)places * filled(places), (size_t)packed_stride(a),
-                           (size_t)tokens * sizeof(size_t) / sizeof(float)};
-  size_t total = 0;
-  for (size_t size : sizes) total += size + 2 * LANES;
-  float* at = thread_buffer(total);
-  float* starts[7];
-  for (int i = 0; i < 7; i++) {
-    starts[i] = at;
-    at += (sizes[i] + 2 * LANES - 1) / LANES * LANES;
-  }
-  memset(starts[5], 0, sizes[5] * sizeof(float));
-  return {starts[0], starts[1], starts[2], starts[3], starts[4], starts[5], (size_t*)starts[6]};
+static size_t token_floats(const Attention& a, int tokens) {
+  return (size_t)tokens * (filled(a.channels) + packed_stride(a) + sizeof(size_t) / sizeof(float)) + packed_stride(a);
+}
+
+static Tokens tokens_in(const Attention& a, int tokens, float* memory) {
+  const size_t stride = packed_stride(a);
+  float *qkv = memory + (size_t)tokens * filled(a.channels), *zeros = qkv + tokens * stride;
+  memset(zeros, 0, stride * sizeof(float));
+  return {memory, qkv, zeros, (size_t*)(zeros + stride)};
+}
+
+static size_t head_floats(const Attention& a) {
+  const size_t places = a.window * a.window, wide = filled(a.head_dim), length = filled(places);
+  return wide * length + length * wide + places * length;
+}
+
+static Head head_in(const Attention& a, float* memory) {
+  const size_t places = a.window * a.window, wide = filled(a.head_dim), length = filled(places);
+  return {memory, memory + wide * length, memory + 2 * wide * length};
 }
 
 // Keys of a window, transposed and in the panels of a product: (head_dim, places). `rows` are where their tokens are.
@@ -101,8 +112,8 @@ static INLINE float exponentials(float* row, int length) {
   return 1 / sum_of(sum);
 }
 
-// One head of one window. Its result takes the place of the queries.
-static void attend(const Attention& a, const Space& s, float* const* tokens, const int* real, int queries, int head) {
+// Its result takes the place of the queries.
+static void attend(const Attention& a, const Head& h, float* const* tokens, const int* real, int queries, int head) {
   const int places = a.window * a.window, length = filled(places), dim = a.head_dim, all = a.heads * dim;
   const float *keys[places], *values[places], *query[queries];
   float scale[queries];
@@ -111,18 +122,18 @@ static void attend(const Attention& a, const Space& s, float* const* tokens, con
     values[i] = tokens[i] + 2 * all + head * dim;
   }
   for (int i = 0; i < queries; i++) query[i] = tokens[real[i]] + head * dim;
-  pack_keys(keys, places, dim, s.keys);
-  pack_values(values, places, dim, s.values);
-  float* scores = s.scores;
+  pack_keys(keys, places, dim, h.keys);
+  pack_values(values, places, dim, h.values);
+  float* scores = h.scores;
   const float* const* from = query;
   const float* bias = a.bias + (size_t)head * places * length;
-  product([=](int r) { return from[r]; }, queries, s.keys, dim, vectors_of(places),
+  product([=](int r) { return from[r]; }, queries, h.keys, dim, vectors_of(places),
           [=](int r, int c, vec v) {
             store(scores + (size_t)r * length + c, v + load(bias + (size_t)real[r] * length + c));
           });
   for (int r = 0; r < queries; r++) scale[r] = exponentials(scores + (size_t)r * length, length);
   const float* factor = scale;
-  product([=](int r) { return scores + (size_t)r * length; }, queries, s.values, places, vectors_of(dim),
+  product([=](int r) { return scores + (size_t)r * length; }, queries, h.values, places, vectors_of(dim),
           [=](int r, int c, vec v) { store_part((float*)from[r] + c, v * splat(factor[r]), dim - c); });
 }
 
@@ -148,49 +159,87 @@ static Cells cells_of(const Attention& a, const Piece& p) {
   return {row_of(p.begin), row_of(p.end) - row_of(p.begin), from, to - from};
 }
 
-// The window whose first cell is (top, left) of the map, which may lie outside; `first`: the picture's row that s.qkv
-// starts at.
-static void attend_window(const Attention& a, const Space& s, const Cells& cells, int first, int top, int left) {
-  const int places = a.window * a.window, stride = packed_stride(a);
+// Heads from to until of a window, given by its strip and column; `t` holds the tokens of `cells`.
+static void attend_window(const Attention& a, const Tokens& t, const Head& h, const Cells& cells, int strip, int column,
+                          int from, int until) {
+  const int k = a.window, strips = (a.height + k - 1) / k, columns = (a.width + k - 1) / k, places = k * k;
+  const int top = strip % strips * k - (strips * k - a.height) / 2, left = column * k - (columns * k - a.width) / 2;
+  const int first = cells.first - strip / strips * a.height, stride = packed_stride(a);
   float* tokens[places];
   int real[places], queries = 0;
   for (int i = 0; i < places; i++) {
-    const int row = top + i / a.window, column = left + i % a.window;
-    const bool inside = row >= 0 && row < a.height && column >= 0 && column < a.width;
-    const ptrdiff_t token = (ptrdiff_t)(row - first) * cells.width + column - cells.start;
-    tokens[i] = inside ? s.qkv + token * stride : s.zeros;
+    const int row = top + i / k, cell = left + i % k;
+    const bool inside = row >= 0 && row < a.height && cell >= 0 && cell < a.width;
+    tokens[i] = inside ? t.qkv + ((ptrdiff_t)(row - first) * cells.width + cell - cells.start) * stride : t.zeros;
     if (inside) real[queries++] = i;
   }
-  for (int head = 0; head < a.heads && queries; head++) attend(a, s, tokens, real, queries, head);
+  for (int head = from; head < until && queries; head++) attend(a, h, tokens, real, queries, head);
+}
+
+static void normalise_tokens(const Attention& a, const Tokens& t, const Cells& cells, int begin, int end) {
+  for (int i = begin; i < end; i++) {
+    const size_t row = cells.first + i / cells.width, column = cells.start + i % cells.width;
+    t.places[i] = (row * a.width + column) * a.channels;
+    normalise(a.x + t.places[i], t.normed + (size_t)i * a.channels, a.channels, a.eps);
+  }
+}
+
+static void pack(const Attention& a, const Tokens& t, int tokens, Vectors share) {
+  const int stride = packed_stride(a), channels = a.channels;
+  float *normed = t.normed, *qkv = t.qkv;
+  const float* bias = a.qkv_bias;
+  product_of_share([=](int r) { return normed + (size_t)r * channels; }, tokens, a.qkv, channels, share,
+                   [=](int r, int c, vec v) { store(qkv + (size_t)r * stride + c, v + load(bias + c)); });
+}
+
+static void project(const Attention& a, const Tokens& t, int tokens, Vectors share) {
+  const int stride = packed_stride(a), channels = a.channels;
+  float *qkv = t.qkv, *y = a.y;
+  const float *x = a.x, *bias = a.proj_bias;
+  const size_t* places = t.places;
+  product_of_share([=](int r) { return qkv + (size_t)r * stride; }, tokens, a.proj, a.heads * a.head_dim, share,
+                   [=](int r, int c, vec v) {
+                     const int part = channels - c;
+                     const size_t at = places[r] + c;
+                     store_part(y + at, v + load(bias + c) + load_part(x + at, part), part);
+                   });
 }
 
 static void work(const Attention& a, const Piece& p) {
-  const int k = a.window, strips = (a.height + k - 1) / k, columns = (a.width + k - 1) / k;
-  const int above = (strips * k - a.height) / 2, before = (columns * k - a.width) / 2;
-  const int stride = packed_stride(a), all = a.heads * a.head_dim, channels = a.channels;
   const Cells cells = cells_of(a, p);
   const int tokens = cells.rows * cells.width;
-  const Space s = space_for(a, tokens);
-  size_t* places = s.places;  // where a token's channels lie in the map
-  for (int t = 0; t < tokens; t++) {
-    const size_t row = cells.first + t / cells.width, column = cells.start + t % cells.width;
-    places[t] = (row * a.width + column) * channels;
-    normalise(a.x + places[t], s.normed + (size_t)t * channels, channels, a.eps);
-  }
-  float *normed = s.normed, *packed = s.qkv, *y = a.y;
-  const float *x = a.x, *bias = a.qkv_bias, *proj_bias = a.proj_bias;
-  product([=](int r) { return normed + (size_t)r * channels; }, tokens, a.qkv, channels, vectors_of(3 * all),
-          [=](int r, int c, vec v) { store(packed + (size_t)r * stride + c, v + load(bias + c)); });
+  const size_t floats = (token_floats(a, tokens) + LANES - 1) / LANES * LANES;
+  float* memory = thread_buffer(floats + head_floats(a));
+  const Tokens t = tokens_in(a, tokens, memory);
+  const Head h = head_in(a, memory + floats);
+  normalise_tokens(a, t, cells, 0, tokens);
+  pack(a, t, tokens, {0, vectors_of(3 * a.heads * a.head_dim)});
   for (int strip = p.begin; strip < p.end; strip++)
     for (int column = p.left; column < p.right; column++)
-      attend_window(a, s, cells, cells.first - strip / strips * a.height, strip % strips * k - above,
-                    column * k - before);
-  product([=](int r) { return packed + (size_t)r * stride; }, tokens, a.proj, all, vectors_of(channels),
-          [=](int r, int c, vec v) {
-            const int part = channels - c;
-            const size_t at = places[r] + c;
-            store_part(y + at, v + load(proj_bias + c) + load_part(x + at, part), part);
-          });
+      attend_window(a, t, h, cells, strip, column, 0, a.heads);
+  project(a, t, tokens, {0, vectors_of(a.channels)});
+}
+
+// All tokens at once: threads take outputs of the products, and heads of windows between them.
+static void work_together(const Attention& a, int strips, int columns) {
+  const Cells cells = {0, a.batch * a.height, 0, a.width};
+  const int tokens = cells.rows * cells.width, heads = strips * columns * a.heads;
+  const Tokens t = tokens_in(a, tokens, shared_buffer(token_floats(a, tokens)));
+#pragma omp parallel num_threads(a.threads)
+  {
+    const int number = omp_get_thread_num(), count = omp_get_num_threads();
+    const Head h = head_in(a, thread_buffer(head_floats(a)));
+    normalise_tokens(a, t, cells, tokens * number / count, tokens * (number + 1) / count);
+#pragma omp barrier
+    pack(a, t, tokens, share_of(vectors_of(3 * a.heads * a.head_dim), number, count));
+#pragma omp barrier
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < heads; i++) {
+      const int window = i / a.heads, head = i % a.heads;
+      attend_window(a, t, h, cells, window / columns, window % columns, head, head + 1);
+    }
+    project(a, t, tokens, share_of(vectors_of(a.channels), number, count));
+  }
 }
 
 // Into how many pieces a strip is cut so that all threads get about as many windows; 1 where strips are enough.
@@ -206,6 +255,7 @@ static int cuts_of(int strips, int columns, int threads) {
 extern "C" void hrformer_attention(const Attention* settings) {
   const Attention a = *settings;
   const int strips = a.batch * ((a.height + a.window - 1) / a.window), columns = (a.width + a.window - 1) / a.window;
+  if (a.threads > 1 && a.batch * a.height * a.width <= FEW_TOKENS) return work_together(a, strips, columns);
   const int share = (strips + a.threads - 1) / a.threads;
   int group = STRIP_TOKENS / (a.window * a.width);
   if (group > share) group = share;

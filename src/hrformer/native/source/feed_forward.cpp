@@ -3,6 +3,8 @@
 //
 // Rows are those of all pictures one after another; the convolution sees zeros beyond a picture's edges.
 
+#include <omp.h>
+
 #include "depthwise.h"
 #include "gelu.h"
 #include "product.h"
@@ -81,9 +83,43 @@ static void work(const FeedForward& f, int begin, int end) {
   }
 }
 
+// All rows at once, with both hidden maps whole; threads take channels of them, and then of the result.
+static void work_together(const FeedForward& f) {
+  const int tokens = f.rows * f.width, stride = filled(f.hidden), channels = f.channels;
+  float* normed = shared_buffer((size_t)tokens * (filled(channels) + 2 * stride));
+  float *hidden = normed + (size_t)tokens * filled(channels), *mixed = hidden + (size_t)tokens * stride;
+  const size_t line = (size_t)f.width * stride;
+#pragma omp parallel num_threads(f.threads)
+  {
+    const int number = omp_get_thread_num(), count = omp_get_num_threads();
+    for (int t = tokens * number / count; t < tokens * (number + 1) / count; t++)
+      normalise(f.x + (size_t)t * channels, normed + (size_t)t * channels, channels, f.eps);
+#pragma omp barrier
+    const Vectors share = share_of(vectors_of(f.hidden), number, count);
+    const float *bias = f.fc1_bias, *bias2 = f.fc2_bias, *x = f.x;
+    float* y = f.y;
+    product_of_share([=](int r) { return normed + (size_t)r * channels; }, tokens, f.fc1, channels, share,
+                     [=](int r, int c, vec v) { store(hidden + (size_t)r * stride + c, gelu(v + load(bias + c))); });
+    for (int r = 0; r < f.rows; r++) {
+      const float* row = hidden + r * line;
+      const float* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
+      depthwise_row<1>(lines, f.width, stride, share.begin * LANES, share.end * LANES, stride, f.depthwise,
+                       f.depthwise_bias, mixed + r * line, gelu);
+    }
+#pragma omp barrier
+    product_of_share([=](int r) { return mixed + (size_t)r * stride; }, tokens, f.fc2, f.hidden,
+                     share_of(vectors_of(channels), number, count), [=](int r, int c, vec v) {
+                       const int part = channels - c;
+                       const size_t at = (size_t)r * channels + c;
+                       store_part(y + at, gelu(v + load(bias2 + c)) + load_part(x + at, part), part);
+                     });
+  }
+}
+
 extern "C" void hrformer_feed_forward(const FeedForward* settings) {
   const FeedForward f = *settings;
   const int pictures = f.rows / f.height, tokens = f.height * f.width;
+  if (f.threads > 1 && f.rows * f.width <= FEW_TOKENS) return work_together(f);
   int parts = f.threads;
   // Many pictures: whole ones, enough at once that weights are read for many tokens, to whichever thread is free.
   if (pictures >= 4 * f.threads) {

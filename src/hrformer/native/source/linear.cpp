@@ -1,7 +1,4 @@
-// A 1x1 convolution with bias, residual and activations; and the memory that threads keep.
-
-#include <stdlib.h>
-#include <sys/mman.h>
+// A 1x1 convolution with bias, residual and activations.
 
 #include "activation.h"
 #include "product.h"
@@ -41,21 +38,6 @@ extern "C" void hrformer_linear(const Linear* settings) {
     const int begin = (int)((long)f.rows * part / parts), end = (int)((long)f.rows * (part + 1) / parts);
     if (end > begin) work(f, begin, end);
   }
-}
-
-float* thread_buffer(size_t floats) {
-  static thread_local float* buffer = nullptr;
-  static thread_local size_t size = 0;
-  if (floats > size) {
-    free(buffer);
-    size = floats + floats / 8;
-    // On large pages: a product reads rows that lie whole small pages apart.
-    const size_t page = 1 << 21, bytes = (size * sizeof(float) + page - 1) / page * page;
-    buffer = (float*)aligned_alloc(page, bytes);
-    if (!buffer) abort();
-    madvise(buffer, bytes, MADV_HUGEPAGE);
-  }
-  return buffer;
 }
 
 extern "C" int hrformer_lanes() { return LANES; }

@@ -89,10 +89,34 @@ static INLINE void product_of_taps(RowOf row, int rows, int taps, const float* w
   }
 }
 
+// Few tokens for several threads: their maps fit the caches, but every thread would read all weights for its rows. There
+// threads share the outputs instead, and read a part of the weights each.
+static const int FEW_TOKENS = 256;
+
 // The same with one tap: `row(r)` is where row r starts.
 template <class RowOf, class Finish>
 static INLINE void product(RowOf row, int rows, const float* w, int depth, int vectors, Finish finish) {
   product_of_taps([=](int r, int) { return row(r); }, rows, 1, w, depth, vectors, finish);
+}
+
+// The share of a product's outputs, in vectors, that thread `number` of `count` takes: whole panels.
+struct Vectors {
+  int begin, end;
+};
+
+static INLINE Vectors share_of(int vectors, int number, int count) {
+  const int panels = vectors <= 4 ? 1 : vectors % 3 == 1 ? (vectors - 1) / 3 : (vectors + 2) / 3;
+  const int begin = panels * number / count, end = panels * (number + 1) / count;
+  return {3 * begin, end == panels ? vectors : 3 * end};
+}
+
+// `product` for some vectors of the outputs; `finish` gets columns of all.
+template <class RowOf, class Finish>
+static INLINE void product_of_share(RowOf row, int rows, const float* w, int depth, Vectors share, Finish finish) {
+  const int first = share.begin * LANES;
+  if (share.end > share.begin)
+    product(row, rows, w + (size_t)first * depth, depth, share.end - share.begin,
+            [=](int r, int c, vec v) { finish(r, first + c, v); });
 }
 
 // Layer norm of one token without gain and shift, two passes: mean, then squared deviations from it.

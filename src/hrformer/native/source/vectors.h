@@ -120,3 +120,6 @@ static INLINE vec exp_of_negative(vec argument) {
 
 // A buffer of the calling thread, at least this many floats, 64 bytes aligned; kept for its next call.
 float* thread_buffer(size_t floats);
+
+// Another one, for what the calling thread shares with those that work for it.
+float* shared_buffer(size_t floats);

@@ -1,0 +1,34 @@
+// The memory that threads keep.
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "vectors.h"
+
+struct Buffer {
+  float* floats;
+  size_t size;
+};
+
+static float* at_least(Buffer& buffer, size_t floats) {
+  if (floats > buffer.size) {
+    free(buffer.floats);
+    buffer.size = floats + floats / 8;
+    // On large pages: a product reads rows that lie whole small pages apart.
+    const size_t page = 1 << 21, bytes = (buffer.size * sizeof(float) + page - 1) / page * page;
+    buffer.floats = (float*)aligned_alloc(page, bytes);
+    if (!buffer.floats) abort();
+    madvise(buffer.floats, bytes, MADV_HUGEPAGE);
+  }
+  return buffer.floats;
+}
+
+float* thread_buffer(size_t floats) {
+  static thread_local Buffer buffer;
+  return at_least(buffer, floats);
+}
+
+float* shared_buffer(size_t floats) {
+  static thread_local Buffer buffer;
+  return at_least(buffer, floats);
+}
