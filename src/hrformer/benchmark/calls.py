@@ -128,7 +128,7 @@ def prepare_training(
     module = _compiled(network, candidate) if candidate.way.startswith("compiled") else network
     x = make_input(candidate, batch, size, device, seed).float()
     loss_of = _loss(candidate, network, batch, size, device, seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=candidate.precision == "fp16")
     autocast = candidate.precision != "fp32"
 

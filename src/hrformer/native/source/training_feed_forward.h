@@ -5,7 +5,6 @@
 
 #pragma once
 
-#include "gelu.h"
 #include "training_norms.h"
 #include "training_products.h"
 

@@ -58,7 +58,7 @@ static void expand_again(const Backward& f, const Plan& p) {
 
 // Gradient behind a norm's GELU, and how far the norm's input lies from the mean: a vector of channels.
 static INLINE void behind_gelu(const Norm& norm, int c, vec grad, vec x, vec* behind, vec* off) {
-  *behind = grad * gelu_and_slope(x * load(norm.scale + c) + load(norm.shift + c)).slope;
+  *behind = grad * gelu_slope(x * load(norm.scale + c) + load(norm.shift + c));
   *off = x - load(norm.mean + c);
 }
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "gelu.h"
 #include "training_work.h"
 
 struct Running {
@@ -138,17 +139,6 @@ static inline NormBackward norm_backward_of(Pieces& pieces, int channels, const 
 
 static INLINE void add_lanes(double* total, vec v) {
   for (int i = 0; i < LANES; i++) total[i] += v[i];
-}
-
-struct Activated {
-  vec value, slope;
-};
-
-// GELU and its derivative: the distribution function plus x times the density. NaN gives NaN.
-static INLINE Activated gelu_and_slope(vec x) {
-  const vec cdf = normal_cdf(x), z = smaller(larger(x, splat(-13)), splat(13));
-  const vec density = exp_of_negative(z * z * splat(-0.5f)) * splat(0.398942280f);
-  return {x * cdf, cdf + x * density};
 }
 
 struct Layer {
