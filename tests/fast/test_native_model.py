@@ -98,11 +98,46 @@ def test_kernels_run_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
+def test_a_size_that_comes_again_runs_from_a_recording() -> None:
+    model = lively("hrformer_nano", "pose")
+    fused = module.NativeModel(model)
+    trunk = fused.fused.backbone
+    for _ in range(3):
+        x = torch.randn(2, 3, 64, 96)
+        assert torch.equal(fused(x), module.NativeModel(model)(x))
+    assert [program is not None for program in trunk._programs.values()] == [True]
+    other = torch.randn(1, 3, 32, 32)
+    assert_same(fused(other), model(other))
+    assert len(trunk._programs) == 1  # seen once
+
+
+@needs_kernels
+def test_sizes_that_need_other_operations_are_not_recorded() -> None:
+    """Odd maps are resized twice, the second time by torch."""
+    model = lively("hrformer_nano", "pose")
+    fused, x = module.NativeModel(model), torch.randn(1, 3, 61, 83)
+    for _ in range(3):
+        assert_same(fused(x), model(x))
+    assert list(fused.fused.backbone._programs.values()) == [None]
+
+
+@needs_kernels
+def test_recordings_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PROGRAMS", 2)
+    fused = module.NativeModel(lively("hrformer_nano", "pose"))
+    for side in (32, 64, 96):
+        for _ in range(2):
+            fused(torch.randn(1, 3, side, 32))
+    assert [key[0][2] for key in fused.fused.backbone._programs] == [64, 96]
+
+
+@needs_kernels
 def test_threads_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = lively("hrformer_nano", "pose"), torch.randn(2, 3, 64, 48)
     expected = optimize(model)(x)
     for threads in (1, 3):
-        assert torch.equal(optimize(model, threads=threads)(x), expected)
+        fast = optimize(model, threads=threads)
+        assert all(torch.equal(fast(x), expected) for _ in range(3))
 
 
 @needs_kernels

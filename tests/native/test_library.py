@@ -13,7 +13,8 @@ import torch
 
 from hrformer.native import library
 from hrformer.native.build import SOURCE, library_path
-from hrformer.native.library import STRUCTURES, NativeLibrary, find_library, kernel_threads
+from hrformer.native.library import NativeLibrary, find_library, kernel_threads
+from hrformer.native.structures import STRUCTURES
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 

@@ -1,7 +1,7 @@
 """The compiled kernels: found for this processor, loaded once, called with tensors.
 
-Every function of the library takes one structure, declared here as in its source file. Nothing is checked there: that
-is the caller's part (``hrformer.ops.native`` and ``hrformer.ops.native_training``).
+Every function of the library takes one structure, see ``structures``. Nothing is checked there: that is the caller's
+part (``hrformer.ops.native`` and ``hrformer.ops.native_training``).
 """
 
 from __future__ import annotations
@@ -19,109 +19,10 @@ import torch
 from torch import Tensor
 
 from hrformer.native.build import INSTRUCTION_SETS, library_path
+from hrformer.native.structures import STRUCTURES
 
 SWITCH = "HRFORMER_NATIVE"
 """Environment variable: "0" leaves the kernels alone, "avx2" takes those even where AVX-512 is there."""
-
-Fields = Mapping[str, type[Any]]
-
-FLOATS = ctypes.c_void_p
-INT = ctypes.c_int
-FLOAT = ctypes.c_float
-
-# Structures inside the structures of training, see source/training_feed_forward.h and training_norms.h.
-FEED_FORWARD_SIZE: Fields = dict.fromkeys(("rows", "height", "width", "channels", "hidden"), INT) | {"layer_eps": FLOAT}
-FEED_FORWARD_WEIGHTS: Fields = dict.fromkeys(
-    (
-        *("layer_weight", "layer_bias", "fc1", "fc1_bias", "norm1", "norm1_bias", "depthwise", "depthwise_bias"),
-        *("norm2", "norm2_bias", "fc2", "fc2_bias", "norm3", "norm3_bias"),
-    ),
-    FLOATS,
-)
-ATTENTION_SIZE: Fields = {
-    **dict.fromkeys(("batch", "height", "width", "channels", "window", "heads"), INT),
-    "layer_eps": FLOAT,
-}
-ATTENTION_WEIGHTS: Fields = dict.fromkeys(
-    ("layer_weight", "layer_bias", "qkv", "qkv_bias", "proj", "proj_bias", "bias"), FLOATS
-)
-RUNNING: Fields = {"mean": FLOATS, "var": FLOATS, "momentum": FLOAT, "eps": FLOAT}
-
-# The order is that of the structures in source/*.cpp.
-STRUCTURES: dict[str, Fields] = {
-    "feed_forward": {
-        **{"x": FLOATS, "y": FLOATS},
-        **{"rows": INT, "height": INT, "width": INT, "channels": INT, "hidden": INT, "eps": FLOAT},
-        **{"fc1": FLOATS, "fc1_bias": FLOATS, "depthwise": FLOATS, "depthwise_bias": FLOATS},
-        **{"fc2": FLOATS, "fc2_bias": FLOATS, "threads": INT},
-    },
-    "attention": {
-        **{"x": FLOATS, "y": FLOATS},
-        **{"batch": INT, "height": INT, "width": INT, "channels": INT},
-        **{"window": INT, "heads": INT, "head_dim": INT, "eps": FLOAT},
-        **{"qkv": FLOATS, "qkv_bias": FLOATS, "proj": FLOATS, "proj_bias": FLOATS, "bias": FLOATS, "threads": INT},
-    },
-    "linear": {
-        **{"x": FLOATS, "y": FLOATS, "rows": INT, "depth": INT, "channels": INT},
-        **{"weight": FLOATS, "bias": FLOATS, "residual": FLOATS, "activation": INT, "after": INT, "threads": INT},
-    },
-    "convolution": {
-        **{"x": FLOATS, "y": FLOATS, "batch": INT, "height": INT, "width": INT, "depth": INT},
-        **{"out_height": INT, "out_width": INT, "channels": INT, "kernel_height": INT, "kernel_width": INT},
-        **{"stride_y": INT, "stride_x": INT, "padding_y": INT, "padding_x": INT},
-        **{"weight": FLOATS, "bias": FLOATS, "zeros": FLOATS, "activation": INT, "threads": INT},
-    },
-    "separable": {
-        **{"x": FLOATS, "y": FLOATS, "batch": INT, "height": INT, "width": INT, "depth": INT},
-        **{"channels": INT, "stride": INT, "depthwise": FLOATS, "depthwise_bias": FLOATS},
-        **{"weight": FLOATS, "bias": FLOATS, "residual": FLOATS, "middle": INT, "activation": INT, "threads": INT},
-    },
-    "fusion": {
-        **{"y": FLOATS, "batch": INT, "height": INT, "width": INT, "channels": INT},
-        **{f"term{i}": FLOATS for i in range(4)},
-        **{f"height{i}": INT for i in range(4)},
-        **{f"width{i}": INT for i in range(4)},
-        **{f"factor{i}": INT for i in range(4)},
-        **{"bilinear": INT, "threads": INT},
-    },
-    "program": {
-        "steps": FLOATS,
-        "relocations": FLOATS,
-        "memories": FLOATS,
-        "count": INT,
-        "threads": INT,
-    },
-    "feed_forward_training": {
-        **dict.fromkeys(("x", "y", "expanded", "mixed", "reduced", "statistics"), FLOATS),
-        **FEED_FORWARD_SIZE,
-        **FEED_FORWARD_WEIGHTS,
-        **{f"running_{kind}{i}": type_ for i in (1, 2, 3) for kind, type_ in RUNNING.items()},
-        "threads": INT,
-    },
-    "feed_forward_training_backward": {
-        **dict.fromkeys(("grad", "x", "reduced", "expanded", "mixed", "back2", "back1", "statistics"), FLOATS),
-        **FEED_FORWARD_SIZE,
-        "expanded_given": INT,
-        **FEED_FORWARD_WEIGHTS,
-        **dict.fromkeys(("grad_x", "layer_weight_grad", "layer_bias_grad", "fc1_grad", "norm1_grad"), FLOATS),
-        **dict.fromkeys(("norm1_bias_grad", "depthwise_grad", "norm2_grad", "norm2_bias_grad"), FLOATS),
-        **dict.fromkeys(("fc2_grad", "norm3_grad", "norm3_bias_grad"), FLOATS),
-        "threads": INT,
-    },
-    "attention_training": {
-        **dict.fromkeys(("x", "y"), FLOATS),
-        **ATTENTION_SIZE,
-        **ATTENTION_WEIGHTS,
-        "threads": INT,
-    },
-    "attention_training_backward": {
-        **dict.fromkeys(("grad", "x", "grad_x"), FLOATS),
-        **ATTENTION_SIZE,
-        **ATTENTION_WEIGHTS,
-        **{f"{name}_grad": FLOATS for name in ATTENTION_WEIGHTS},
-        "threads": INT,
-    },
-}
 
 
 class Kernel:

@@ -56,7 +56,7 @@ def place_maps(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
     """Places in one memory for maps of which those used at the same time do not overlap.
 
     Args:
-        lives: (bytes, first step, last step) of each; a map may not take the place of another in the latter's last step.
+        lives: (bytes, first step, last step) of each; it has its place to itself from the first to the last.
 
     Returns:
         First byte of each, and the bytes of the memory. Large maps are placed first, each as low as it can be.
@@ -85,9 +85,6 @@ class Program:
         function: from the input to tensors, by kernels and views only.
         x: an input; a run takes others of its shape and strides.
 
-    Attributes:
-        first: what ``function`` returned this once.
-
     Raises:
         NotRecordableError: a kernel read, or the function returned, what no kernel had written.
     """
@@ -99,7 +96,6 @@ class Program:
         self._run = library.kernel("program")
         with recorded_calls() as calls:
             outputs = list(function(x))
-        self.first: list[Tensor] = outputs
         self._forms = [(y.shape, y.stride(), y.storage_offset(), y.untyped_storage().nbytes()) for y in outputs]
         self._size = x.numel()
         self._plan(calls, x, outputs)
@@ -158,9 +154,8 @@ class Program:
         assert x.numel() == self._size
         arena = torch.empty(self._arena, dtype=torch.uint8)
         memories = [torch.empty(size // 4) for *_, size in self._forms]
-        bases = (ctypes.c_void_p * (OUTPUTS + len(memories)))(
-            arena.data_ptr(), x.data_ptr() - 4 * x.storage_offset(), *(memory.data_ptr() for memory in memories)
-        )
+        given = [arena.data_ptr(), x.data_ptr() - 4 * int(x.storage_offset()), *(one.data_ptr() for one in memories)]
+        bases = (ctypes.c_void_p * len(given))(*given)
         self._run(
             steps=ctypes.addressof(self._steps),
             relocations=ctypes.addressof(self._relocations),

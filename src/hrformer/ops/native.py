@@ -82,9 +82,16 @@ def _attention_constants(w: AttentionWeights, lanes: int) -> Mapping[str, Any]:
     norm, products = (w.norm_weight, w.norm_bias), ((w.qkv_weight, w.qkv_bias), (w.proj_weight, w.proj_bias))
     packed = NativeAttention.of(norm, *products, w.bias, lanes, window=w.window, num_heads=w.num_heads, scale=w.scale)
     return {
-        **{"channels": w.channels, "window": w.window, "heads": w.num_heads, "head_dim": w.head_dim, "eps": w.eps},
-        **{"qkv": packed.qkv.weight, "qkv_bias": packed.qkv.bias},
-        **{"proj": packed.proj.weight, "proj_bias": packed.proj.bias, "bias": packed.bias},
+        "channels": w.channels,
+        "window": w.window,
+        "heads": w.num_heads,
+        "head_dim": w.head_dim,
+        "eps": w.eps,
+        "qkv": packed.qkv.weight,
+        "qkv_bias": packed.qkv.bias,
+        "proj": packed.proj.weight,
+        "proj_bias": packed.proj.bias,
+        "bias": packed.bias,
     }
 
 
@@ -107,8 +114,13 @@ def _feed_forward_constants(first: PointwiseWeights, second: DepthwiseWeights, l
     fc1 = NativeLinear.of(first.weight, first.bias, (first.norm_weight, first.norm_bias), lanes)
     fc2 = NativeLinear.of(second.weight, second.bias, None, lanes)
     return {
-        **{"channels": fc2.channels, "hidden": fc1.channels, "eps": first.eps},
-        **{"fc1": fc1.weight, "fc1_bias": fc1.bias, "fc2": fc2.weight, "fc2_bias": fc2.bias},
+        "channels": fc2.channels,
+        "hidden": fc1.channels,
+        "eps": first.eps,
+        "fc1": fc1.weight,
+        "fc1_bias": fc1.bias,
+        "fc2": fc2.weight,
+        "fc2_bias": fc2.bias,
         **_depthwise_constants(second, lanes),
     }
 
@@ -161,10 +173,17 @@ def _convolution_constants(weights: ConvolutionWeights, lanes: int) -> Mapping[s
     channels, depth, *cells = weights.weight.shape
     packed = NativeLinear.of(weights.weight.permute(0, 2, 3, 1).flatten(1), weights.bias, None, lanes)
     return {
-        **{"depth": depth, "channels": channels, "kernel_height": cells[0], "kernel_width": cells[1]},
-        **{"stride_y": weights.stride[0], "stride_x": weights.stride[1]},
-        **{"padding_y": weights.padding[0], "padding_x": weights.padding[1]},
-        **{"weight": packed.weight, "bias": packed.bias, "zeros": torch.zeros(depth)},
+        "depth": depth,
+        "channels": channels,
+        "kernel_height": cells[0],
+        "kernel_width": cells[1],
+        "stride_y": weights.stride[0],
+        "stride_x": weights.stride[1],
+        "padding_y": weights.padding[0],
+        "padding_x": weights.padding[1],
+        "weight": packed.weight,
+        "bias": packed.bias,
+        "zeros": torch.zeros(depth),
     }
 
 
@@ -193,8 +212,11 @@ def _separable_constants(weights: DepthwiseWeights, lanes: int) -> Mapping[str, 
     packed = NativeLinear.of(weights.weight, weights.bias, None, lanes)
     channels, depth = weights.weight.shape
     return {
-        **{"depth": depth, "channels": channels, "stride": weights.stride},
-        **{"weight": packed.weight, "bias": packed.bias},
+        "depth": depth,
+        "channels": channels,
+        "stride": weights.stride,
+        "weight": packed.weight,
+        "bias": packed.bias,
         **_depthwise_constants(weights, lanes),
     }
 

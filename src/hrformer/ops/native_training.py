@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hrformer.native.library import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS, NativeLibrary, find_library
+from hrformer.native.library import NativeLibrary, find_library
+from hrformer.native.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS
 from hrformer.ops.normalisation import RunningStatistics
 
 LARGEST = 2**31 - 1

@@ -14,9 +14,10 @@ struct Activated {
 // GELU is relu(x) - T(|x|) with T(a) = a Q(a), Q the normal distribution's tail beyond a; its slope is S(|x|) below zero
 // and 1 - S(|x|) above, S(a) = Q(a) - a times the density. Both are polynomials of degree 4 around the middle of 32
 // pieces, 5.3 to the unit, with the smallest largest error (Lawson's iteration in float64). Row k holds the factors
-// of the k-th powers; a register holds half a row, so that looking a factor up is one permutation.
+// of the k-th powers; a register holds half a row, so that looking a factor up is one permutation. The first factor is
+// zero, not the -2e-11 of the best polynomial, so that GELU of zero is zero.
 static const float TAILS[5][32] = {
-    {-4.1349691e-11f, 0.0802211538f, 0.133190036f, 0.161707968f, 0.169969365f, 0.162961453f, 0.145812854f,
+    {0.0f, 0.0802211538f, 0.133190036f, 0.161707968f, 0.169969365f, 0.162961453f, 0.145812854f,
      0.123215295f, 0.0990097523f, 0.0759790167f, 0.0558379702f, 0.0393746458f, 0.0266771689f, 0.0173828676f,
      0.0109011801f, 0.00658309832f, 0.00382975256f, 0.00214700541f, 0.00116018183f, 0.000604415254f, 0.000303619658f,
      0.000147083876f, 6.87204592e-05f, 3.09692005e-05f, 1.34625516e-05f, 5.64551738e-06f, 2.28391741e-06f,
