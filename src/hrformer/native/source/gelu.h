@@ -15,7 +15,7 @@ struct Activated {
 // and 1 - S(|x|) above, S(a) = Q(a) - a times the density. Both are polynomials of degree 4 around the middle of 32
 // pieces, 5.3 to the unit, with the smallest largest error (Lawson's iteration in float64). Row k holds the factors
 // of the k-th powers; a register holds half a row, so that looking a factor up is one permutation. The first factor is
-// zero, not the -2e-11 of the best polynomial, so that GELU of zero is zero.
+// zero, not the -4e-11 of the best polynomial, so that GELU of zero is zero.
 static const float TAILS[5][32] = {
     {0.0f, 0.0802211538f, 0.133190036f, 0.161707968f, 0.169969365f, 0.162961453f, 0.145812854f,
      0.123215295f, 0.0990097523f, 0.0759790167f, 0.0558379702f, 0.0393746458f, 0.0266771689f, 0.0173828676f,
