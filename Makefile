@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-CODE := src tests $(wildcard examples benchmarks)
+CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench clean

@@ -112,6 +112,22 @@ def test_a_size_that_comes_again_runs_from_a_recording() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize(("batch", "threads", "chained"), [(4, 2, True), (8, 1, True), (3, 2, False), (1, 1, False)])
+def test_pictures_go_through_branches_one_by_one_where_there_are_enough(
+    batch: int, threads: int, chained: bool
+) -> None:
+    model, x = lively("hrformer_nano", "pose"), torch.randn(batch, 3, 128, 64)
+    fused = module.NativeModel(model, threads)
+    expected = fused(x)
+    assert all(torch.equal(fused(x), expected) for _ in range(3))
+    assert_same(expected, model(x))
+    (program,) = fused.fused.backbone._programs.values()
+    lengths = [step.chain for step in program._steps if step.chain]
+    # Two blocks of the two finer branches in each of three modules; the coarser maps have too few tokens.
+    assert lengths == ([4] * 6 if chained else [])
+
+
+@needs_kernels
 def test_sizes_that_need_other_operations_are_not_recorded() -> None:
     """Odd maps are resized twice, the second time by torch."""
     model = lively("hrformer_nano", "pose")

@@ -50,7 +50,7 @@ class Kernel:
         calls = getattr(_own, "calls", None)
         if calls is not None:
             tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-            calls.append(Call(self, self._structure, bytes(settings), tensors))
+            calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
 
     def __deepcopy__(self, memo: Any) -> None:
         raise TypeError("kernels hold addresses and cannot be copied")
@@ -60,6 +60,7 @@ class Kernel:
 class Call:
     """A kernel that ran: its structure as it was, and the tensors that were no constants, kept alive."""
 
+    name: str
     kernel: Kernel
     structure: type[ctypes.Structure]
     settings: bytes

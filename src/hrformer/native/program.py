@@ -22,6 +22,12 @@ LARGEST = 1024
 ALIGNMENT = 64
 """Bytes; a cache line, and a vector of AVX-512."""
 
+LONGEST = 16
+"""Kernels that one picture passes before the next, as in source/program.cpp."""
+
+FEWEST_TOKENS = 128
+"""Of a picture that is taken alone: fewer do not pay for reading all weights."""
+
 ARENA, INPUT, OUTPUTS = 0, 1, 2
 """Memories of a run: of the maps between, the input, and the first output."""
 
@@ -36,6 +42,12 @@ class _Step(ctypes.Structure):
         ("settings", ctypes.c_void_p),
         ("size", ctypes.c_int),
         ("relocations", ctypes.c_int),
+        ("chain", ctypes.c_int),
+        ("pictures", ctypes.c_int),
+        ("picture", ctypes.c_ssize_t),
+        ("amount", ctypes.c_int),
+        ("one", ctypes.c_int),
+        ("threads", ctypes.c_int),
     )
 
 
@@ -50,6 +62,40 @@ class _Life:
     size: int
     first: int
     last: int
+
+
+def find_chains(calls: Sequence[Call]) -> dict[int, int]:
+    """First call and length of every run of kernels that each make one map of the map before, picture by picture.
+
+    Blocks of one branch are such a run where there are several pictures for every thread.
+    """
+    chains: dict[int, int] = {}
+    start = 0
+    for number in range(1, len(calls) + 1):
+        goes_on = number < len(calls) and number - start < LONGEST and _follows(calls[number - 1], calls[number])
+        if not goes_on:
+            if number - start > 1 and _goes_by_picture(calls[start]):
+                chains[start] = number - start
+            start = number
+    return chains
+
+
+def _follows(first: Call, second: Call) -> bool:
+    return (
+        all(call.name in BY_PICTURE for call in (first, second))
+        and first.tensors["y"].data_ptr() == second.tensors["x"].data_ptr()
+        and first.tensors["y"].shape == second.tensors["x"].shape
+    )
+
+
+def _goes_by_picture(call: Call) -> bool:
+    batch, height, width, _ = call.tensors["x"].shape
+    threads = call.structure.from_buffer_copy(call.settings).threads
+    return height * width >= FEWEST_TOKENS and (batch % threads == 0 or batch >= 4 * threads) and batch > 1
+
+
+BY_PICTURE = {"attention": "batch", "feed_forward": "rows"}
+"""Kernels that treat every picture by itself, and the field that says how many there are, or how many rows."""
 
 
 def place_maps(lives: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
@@ -142,6 +188,14 @@ class Program:
                 for call, (_, settings), found in zip(calls, self._kept, pointers, strict=True)
             )
         )
+        for start, length in find_chains(calls).items():
+            x = calls[start].tensors["x"]
+            self._steps[start].chain, self._steps[start].pictures = length, x.shape[0]
+            self._steps[start].picture = x[0].nbytes
+            for call, step in zip(calls[start : start + length], self._steps[start : start + length], strict=True):
+                step.amount = getattr(call.structure, BY_PICTURE[call.name]).offset
+                step.one = 1 if BY_PICTURE[call.name] == "batch" else x.shape[1]
+                step.threads = call.structure.threads.offset
         flat = [
             _Relocation(field, memory, byte + places.get(key, 0) if memory == ARENA else byte)
             for found in pointers

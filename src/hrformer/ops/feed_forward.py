@@ -35,6 +35,9 @@ STORE_FROM = 128
 """Channels from which the first product is worth its memory: computing it again costs 2 * C operations per number
 of a map that is E / C times as large as the input. In HRFormer-S the two coarser branches store it."""
 
+NATIVE_STORE_FROM = 64
+"""The same for the compiled kernels, whose memory is smaller: in HRFormer-S all branches but the finest store it."""
+
 
 class FeedForwardWeights(NamedTuple):
     """Parameters in the order of their use; the layer norm's may both be None, then there is none."""
@@ -182,7 +185,7 @@ class _NativeFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, running: Running, layer_eps: float, *parameters: Tensor | None) -> Tensor:
         tokens = x.permute(0, 2, 3, 1).contiguous()
-        keep = x.shape[1] >= STORE_FROM
+        keep = x.shape[1] >= NATIVE_STORE_FROM
         y, maps = native_training.feed_forward_forward(tokens, parameters, running, layer_eps, keep=keep)
         ctx.layer_eps = layer_eps
         ctx.save_for_backward(*maps, *parameters)
