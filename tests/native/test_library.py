@@ -53,7 +53,8 @@ def test_structures_are_those_of_the_sources() -> None:
 
 @needs_kernels
 def test_lanes_are_those_of_the_instruction_set() -> None:
-    assert NativeLibrary(str(library_path("avx2"))).lanes == 8
+    kernels = NativeLibrary(str(library_path("avx2")))
+    assert (kernels.lanes, kernels.instruction_set) == (8, "avx2")
 
 
 @needs_kernels

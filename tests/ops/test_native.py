@@ -204,6 +204,39 @@ def test_nothing_hides_a_number_that_is_none(value: float) -> None:
         assert not native.pointwise(x, linear, activation=activation)[0, 8, 9].isfinite().all()
 
 
+def test_what_lay_in_memory_before_does_not_show() -> None:
+    """Results are written whole, over NaN, and buffers that threads keep may be full of NaN from the call before."""
+    attention, first, second = (
+        attention_weights(39, 3, 5),
+        product_weights(39, 150, norm=True),
+        depthwise_weights(150, 39),
+    )
+    separable, product = depthwise_weights(39, 20, 2), product_weights(39, 20)
+    convolution = ConvolutionWeights(weight=torch.randn(20, 39, 3, 3), bias=torch.randn(20), padding=(1, 1))
+    x = torch.randn(2, 11, 17, 39)
+
+    def run(x: Tensor) -> list[Tensor]:
+        small = x[:, :3, :4].contiguous()
+        return [
+            *(native.attention_block(x, attention), native.feed_forward_block(x, first, second)),
+            *(native.attention_block(small, attention), native.feed_forward_block(small, first, second)),
+            *(native.depthwise_pointwise(x, separable), native.pointwise(x, product)),
+            *(native.convolution(x, convolution), native.fusion_sum([x, x], (1, 1), (11, 17))),
+        ]
+
+    for threads in (1, 2):
+        with kernel_threads(threads):
+            expected = run(x)
+            assert all(y.isfinite().all() for y in expected)
+            assert all(y.isnan().all() for y in run(torch.full_like(x, float("nan"))))
+            torch.use_deterministic_algorithms(True)  # makes torch.empty hold NaN
+            try:
+                found = run(x)
+            finally:
+                torch.use_deterministic_algorithms(False)
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
 def test_results_do_not_depend_on_threads_or_on_the_batch() -> None:
     attention, first, second = (
         attention_weights(36, 2, 7),

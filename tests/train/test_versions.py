@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import hrformer
+from hrformer.native.library import find_library
 from hrformer.train import versions as module
 from hrformer.train.versions import versions, write_versions
 
@@ -24,6 +25,8 @@ def test_versions_are_those_that_run() -> None:
     assert {"torchvision", "timm", "opencv", "platform"} <= found.keys()
     assert found["cpu"]
     assert found["cores"] >= 1
+    library, reason = find_library()
+    assert found["kernels"] == (library.instruction_set if library else reason)
     assert len(found["gpus"]) == torch.cuda.device_count()
     age = datetime.now(timezone.utc) - datetime.fromisoformat(found["date"])
     assert timedelta(seconds=-1) <= age < timedelta(minutes=1)

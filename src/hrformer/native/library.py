@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -106,10 +107,12 @@ class NativeLibrary:
 
     Attributes:
         lanes: floats in a vector; packed weights depend on it.
+        instruction_set: that it is compiled for, as in ``build.INSTRUCTION_SETS``.
     """
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
+        self.instruction_set = Path(path).stem.removeprefix("kernels_")
         self.lanes = int(self._library.hrformer_lanes())
         self._structures = {
             name: type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})

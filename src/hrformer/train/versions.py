@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hrformer.models.weight_files import write_file
+from hrformer.native.library import find_library
 
 FILE = "versions.json"
 
@@ -36,15 +37,18 @@ def versions() -> dict[str, Any]:
     """Versions, machine, commit and date, in JSON types.
 
     Returns:
-        "date" (UTC); versions of "python" and of the packages, where installed; "commit" of the checkout the package is
-        imported from, None where it is installed or git is absent; "platform", "cpu", "cores" (that this process may
-        use), "gpus" (their names), "cuda" and "cudnn" (None without a GPU).
+        "date" (UTC); versions of "python" and of the packages, where installed; "kernels": instruction set of the
+        compiled kernels that train on a CPU, or why there are none; "commit" of the checkout the package is imported
+        from, None where it is installed or git is absent; "platform", "cpu", "cores" (that this process may use),
+        "gpus" (their names), "cuda" and "cudnn" (None without a GPU).
     """
+    kernels, refusal = find_library()
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: found for name, names in _PACKAGES.items() if (found := _installed(names)) is not None},
+        "kernels": kernels.instruction_set if kernels else refusal,
         "commit": _commit(Path(__file__).resolve().parent),
         "platform": platform.platform(),
         "cpu": _cpu_model(),
