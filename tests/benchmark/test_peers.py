@@ -51,8 +51,9 @@ def test_peers_are_the_published_networks(origin: Origin, task: Task, model: str
 @pytest.mark.parametrize(("origin", "task"), SOURCES, ids=[" ".join(one) for one in SOURCES])
 def test_peers_return_what_ours_do(origin: Origin, task: Task) -> None:
     network = build_peer(origin, checkout_of(origin), "hrformer_small", task)
-    size = {"classification": (224, 224), "pose": (64, 48), "segmentation": (64, 64)}[task]
-    shape = {"classification": (1, 1000), "pose": (1, 17, 16, 12), "segmentation": (1, 19, 64, 64)}[task]
+    # mmpose takes no sides that its branches cannot halve.
+    size = {"classification": (224, 224), "pose": (64, 64), "segmentation": (64, 64)}[task]
+    shape = {"classification": (1, 1000), "pose": (1, 17, 16, 16), "segmentation": (1, 19, 64, 64)}[task]
     with torch.inference_mode():
         assert network.eval()(torch.randn(1, 3, *size)).shape == shape
 
