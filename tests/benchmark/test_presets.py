@@ -46,5 +46,7 @@ def test_gpu_runs_in_half_precision_and_large() -> None:
     plan = gpu(BOTH)
     forward = [job for group in plan.groups for job in group.jobs]
     assert {job.candidate.precision for job in forward} == {"bf16"}
+    on_cpu = ("fast-native", "fast-openvino", "fast-onnxruntime")  # none of them runs there
+    assert not [job.candidate.label for job in forward if job.candidate.way in on_cpu]
     assert {job.size for job in forward if job.candidate.task == "segmentation"} == {(1024, 2048)}
     assert any(target.unit == "ms" and target.due == 3.0 for target in plan.targets)

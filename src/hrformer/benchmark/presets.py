@@ -154,8 +154,7 @@ def gpu(peers: Peers = ()) -> Plan:
     targets: list[Target] = []
     for model, rival in RIVALS.items():
         title = f"Pose 256x192, {model}, batch 64, bf16"
-        candidates = _some(model, "pose", ("eager", "fast", "fast-openvino"))
-        candidates += _peers(model, "pose", peers)
+        candidates = _some(model, "pose", ("eager", "fast")) + _peers(model, "pose", peers)
         candidates += _some(rival, "pose", ("eager", "compiled"), ("channels_last",))
         if model == "hrformer_base":
             candidates += _some(VITPOSE, "pose", ("eager", "compiled"), origin="transformers")
