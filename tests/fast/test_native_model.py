@@ -7,47 +7,23 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import hrformer.fast.native_model as module
+from fast_models import assert_same, small
 from hrformer.fast.native_model import native_model_refusal
 from hrformer.fast.optimize import optimize
-from hrformer.models.model import TASKS, VisionModel
+from hrformer.models.model import TASKS
 from hrformer.models.zoo import create_model
 from hrformer.native.library import find_library
 from hrformer.ops import native
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 
-TOLERANCE = 1e-5
-"""Of the largest absolute output, as for the goldens of the reference code."""
-
-
-def lively(name: str, task: str | None, **options: object) -> VisionModel:
-    """A model whose outputs depend on everything in it."""
-    torch.manual_seed(0)
-    counts: dict[str | None, dict[str, object]] = {"pose": {"num_keypoints": 3}, None: {}}
-    if task == "segmentation":
-        options = {"ocr_channels": 32, "ocr_key_channels": 16} | options
-    model = create_model(name, task, **counts.get(task, {"num_classes": 3}), **options)
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d):
-            nn.init.normal_(m.weight, 0.0, m.weight[0].numel() ** -0.5)
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.normal_(0, 0.1)
-            m.running_var.uniform_(0.5, 1.5)
-    return model.eval().requires_grad_(False)
-
-
-def assert_same(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= TOLERANCE * expected.abs().max()
-
 
 @needs_kernels
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_gives_the_same_result_at_once(task: str) -> None:
-    model = lively("hrformer_nano", task)
+    model = small("hrformer_nano", task)
     fast = optimize(model)
     assert fast.backend == "native"
     for size in ((2, 3, 61, 83), (1, 3, 33, 32), (3, 3, 128, 96)):
@@ -62,7 +38,7 @@ def test_every_task_gives_the_same_result_at_once(task: str) -> None:
     [("hrformer_base", "pose"), ("hrformer_small", "segmentation"), ("hrformer_tiny", "classification")],
 )
 def test_published_sizes_give_the_same_result(name: str, task: str) -> None:
-    model = lively(name, task)
+    model = small(name, task)
     x = torch.randn(2, 3, 128, 96)
     assert_same(optimize(model)(x), model(x))
 
@@ -70,7 +46,7 @@ def test_published_sizes_give_the_same_result(name: str, task: str) -> None:
 @needs_kernels
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear_aligned", "bilinear_to_size"])
 def test_every_way_of_upsampling(mode: str) -> None:
-    model = lively("hrformer_nano", "pose")
+    model = small("hrformer_nano", "pose")
     model.set_upsample(mode)
     x = torch.randn(1, 3, 77, 50)
     assert_same(optimize(model)(x), model(x))
@@ -78,7 +54,7 @@ def test_every_way_of_upsampling(mode: str) -> None:
 
 @needs_kernels
 def test_backbone_keeps_its_names_and_channels() -> None:
-    model, x = lively("hrformer_nano", None), torch.randn(1, 3, 40, 32)
+    model, x = small("hrformer_nano", None), torch.randn(1, 3, 40, 32)
     expected, found = model(x), optimize(model)(x)
     assert list(found) == list(expected)
     for name, value in expected.items():
@@ -88,7 +64,7 @@ def test_backbone_keeps_its_names_and_channels() -> None:
 @needs_kernels
 def test_kernels_run_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """No part of a pose model falls back: what is left to torch is moving memory."""
-    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 64, 48)
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 64, 48)
     fast = optimize(model)
     fast(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
@@ -99,7 +75,7 @@ def test_kernels_run_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_kernels
 def test_a_size_that_comes_again_runs_from_a_recording() -> None:
-    model = lively("hrformer_nano", "pose")
+    model = small("hrformer_nano", "pose")
     fused = module.NativeModel(model)
     trunk = fused.fused.backbone
     for _ in range(3):
@@ -116,7 +92,7 @@ def test_a_size_that_comes_again_runs_from_a_recording() -> None:
 def test_pictures_go_through_branches_one_by_one_where_there_are_enough(
     batch: int, threads: int, chained: bool
 ) -> None:
-    model, x = lively("hrformer_nano", "pose"), torch.randn(batch, 3, 128, 64)
+    model, x = small("hrformer_nano", "pose"), torch.randn(batch, 3, 128, 64)
     fused = module.NativeModel(model, threads)
     expected = fused(x)
     assert all(torch.equal(fused(x), expected) for _ in range(3))
@@ -130,7 +106,7 @@ def test_pictures_go_through_branches_one_by_one_where_there_are_enough(
 @needs_kernels
 def test_sizes_that_need_other_operations_are_not_recorded() -> None:
     """Odd maps are resized twice, the second time by torch."""
-    model = lively("hrformer_nano", "pose")
+    model = small("hrformer_nano", "pose")
     fused, x = module.NativeModel(model), torch.randn(1, 3, 61, 83)
     for _ in range(3):
         assert_same(fused(x), model(x))
@@ -140,7 +116,7 @@ def test_sizes_that_need_other_operations_are_not_recorded() -> None:
 @needs_kernels
 def test_recordings_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PROGRAMS", 2)
-    fused = module.NativeModel(lively("hrformer_nano", "pose"))
+    fused = module.NativeModel(small("hrformer_nano", "pose"))
     for side in (32, 64, 96):
         for _ in range(2):
             fused(torch.randn(1, 3, side, 32))
@@ -149,7 +125,7 @@ def test_recordings_are_forgotten_in_turn(monkeypatch: pytest.MonkeyPatch) -> No
 
 @needs_kernels
 def test_threads_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = lively("hrformer_nano", "pose"), torch.randn(2, 3, 64, 48)
+    model, x = small("hrformer_nano", "pose"), torch.randn(2, 3, 64, 48)
     expected = optimize(model)(x)
     for threads in (1, 3):
         fast = optimize(model, threads=threads)
@@ -158,7 +134,7 @@ def test_threads_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_kernels
 def test_what_the_kernels_do_not_take_is_answered_by_the_plain_network() -> None:
-    model = lively("hrformer_nano", "pose")
+    model = small("hrformer_nano", "pose")
     fast = optimize(model)
     assert fast(torch.empty(0, 3, 32, 32)).shape == (0, 3, 8, 8)
     x = torch.randn(1, 3, 32, 32)
@@ -170,7 +146,7 @@ def test_what_the_kernels_do_not_take_is_answered_by_the_plain_network() -> None
 
 @needs_kernels
 def test_copies_and_pickles_work() -> None:
-    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
     fast = optimize(model)
     expected = fast(x)
     fused = module.NativeModel(model)
@@ -196,7 +172,7 @@ def test_other_networks_and_missing_kernels_are_refused(monkeypatch: pytest.Monk
 
 @needs_kernels
 def test_without_kernels_folded_models_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = lively("hrformer_nano", "pose"), torch.randn(1, 3, 40, 32)
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 40, 32)
     fused = module.NativeModel(model)
     monkeypatch.setattr(native, "native_refusal", lambda x: "switched off")
     assert_same(fused(x), model(x))

@@ -2,8 +2,8 @@
 
 Batch norms are folded into the convolutions in float64, bias tables are gathered once. Every stage goes through
 ``hrformer.ops.fused``, which takes a Triton kernel on CUDA devices, a compiled one on x86 processors or, with one log
-line, the plain reference. Maps stay
-(B, C, H, W) in channels-last memory between modules. Dimension letters as in ``hrformer.ops.fused``.
+line, the plain reference. Maps stay (B, C, H, W) in channels-last memory between modules. Dimension letters as in
+``hrformer.ops.fused``.
 """
 
 from __future__ import annotations

@@ -11,36 +11,27 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrformer.native.library import Kernel, NativeLibrary, find_library
 from hrformer.native.packing import NativeAttention, NativeLinear, filled
+from hrformer.native.refusal import tensors_refusal
 from hrformer.ops.fused_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
 """As ``enum Activation`` in the kernels' sources."""
 
-PLAIN = (Tensor, nn.Parameter)
-
 MAX_TERMS = 4
 """Maps that the kernel of a fusion adds."""
-
-LARGEST = 2**31 - 1
-"""Sizes are 32-bit integers in the kernels."""
 
 
 def native_refusal(x: Tensor) -> str | None:
     """Why no compiled kernel runs on this map, or None where one does."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "the model is being compiled or exported"
-    if type(x) not in PLAIN or torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return "a subclass of tensors, a transform or a mode watches the operations"
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return f"the map is {x.dtype} on {x.device.type}, compiled kernels take float32 on the CPU"
+    refusal = tensors_refusal(x)
+    if refusal is not None:
+        return refusal
     if torch.is_grad_enabled() and x.requires_grad:
         return "a gradient is wanted"
-    if not 0 < x.numel() <= LARGEST:
-        return f"a map of {x.numel()} numbers"
     return find_library()[1] or None
 
 

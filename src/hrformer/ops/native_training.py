@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrformer.native.library import NativeLibrary, find_library
+from hrformer.native.refusal import tensors_refusal
 from hrformer.native.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS
 from hrformer.ops.normalisation import RunningStatistics
-
-LARGEST = 2**31 - 1
-"""Sizes are 32-bit integers in the kernels."""
 
 ZERO = ("fc1_bias", "depthwise_bias", "fc2_bias")
 """Biases before a batch norm: a constant there changes nothing, so that their gradients are zero, not rounding."""
@@ -30,20 +28,7 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
         x: the block's input.
         others: its parameters and statistics.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "the model is being compiled or exported"
-    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
-        return "a transform or a mode watches the operations"
-    for tensor in (x, *others):
-        if tensor is None:
-            continue
-        if type(tensor) not in (Tensor, nn.Parameter):
-            return f"{type(tensor).__name__} is a subclass of torch.Tensor"
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
-            return f"compiled kernels take float32 on the CPU, got {tensor.dtype} on {tensor.device.type}"
-    if not 0 < x.numel() <= LARGEST:
-        return f"a map of {x.numel()} numbers"
-    return find_library()[1] or None
+    return tensors_refusal(x, others) or find_library()[1] or None
 
 
 def _library() -> NativeLibrary:
