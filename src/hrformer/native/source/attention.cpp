@@ -7,7 +7,7 @@
 #include <omp.h>
 
 #include "product.h"
-#include "transpose.h"
+#include "window_packing.h"
 
 struct Attention {
   const float* x;  // (batch, height, width, channels)
@@ -61,43 +61,6 @@ static Head head_in(const Attention& a, float* memory) {
   return {memory, memory + wide * length, memory + 2 * wide * length};
 }
 
-// Keys of a window, transposed and in the panels of a product: (head_dim, places). `rows` are where their tokens are.
-static void pack_keys(const float* const* rows, int places, int dim, float* out) {
-  for (int start = 0, left = vectors_of(places); left > 0;) {
-    const int taken = panel_vectors(left);
-    for (int v = 0; v < taken; v++)
-      for (int d = 0; d < dim; d += LANES) {
-        vec block[LANES];
-        const int part = dim - d;
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-          const int place = start + v * LANES + i;
-          block[i] = place < places ? load_part(rows[place] + d, part) : (vec){};
-        }
-        transpose(block);
-        for (int i = 0; i < LANES && d + i < dim; i++) store(out + ((size_t)(d + i) * taken + v) * LANES, block[i]);
-      }
-    out += (size_t)taken * LANES * dim;
-    start += taken * LANES;
-    left -= taken;
-  }
-}
-
-// Values of a window in the panels of a product: (places, head_dim).
-static void pack_values(const float* const* rows, int places, int dim, float* out) {
-  for (int start = 0, left = vectors_of(dim); left > 0;) {
-    const int taken = panel_vectors(left);
-    for (int place = 0; place < places; place++)
-      for (int v = 0; v < taken; v++) {
-        const int d = start + v * LANES;
-        store(out, load_part(rows[place] + d, dim - d));
-        out += LANES;
-      }
-    start += taken * LANES;
-    left -= taken;
-  }
-}
-
 // Softmax of one row of scores but for the division: returns 1 / sum.
 static INLINE float exponentials(float* row, int length) {
   vec most = load(row);
@@ -115,15 +78,11 @@ static INLINE float exponentials(float* row, int length) {
 // Its result takes the place of the queries.
 static void attend(const Attention& a, const Head& h, float* const* tokens, const int* real, int queries, int head) {
   const int places = a.window * a.window, length = filled(places), dim = a.head_dim, all = a.heads * dim;
-  const float *keys[places], *values[places], *query[queries];
+  const float* query[queries];
   float scale[queries];
-  for (int i = 0; i < places; i++) {
-    keys[i] = tokens[i] + all + head * dim;
-    values[i] = tokens[i] + 2 * all + head * dim;
-  }
   for (int i = 0; i < queries; i++) query[i] = tokens[real[i]] + head * dim;
-  pack_keys(keys, places, dim, h.keys);
-  pack_values(values, places, dim, h.values);
+  pack_across([=](int place) { return tokens[place] + all + head * dim; }, places, dim, h.keys);
+  pack_along([=](int place) { return tokens[place] + 2 * all + head * dim; }, places, dim, h.values);
   float* scores = h.scores;
   const float* const* from = query;
   const float* bias = a.bias + (size_t)head * places * length;

@@ -27,27 +27,39 @@ struct FeedForward {
 // Tokens of a band: enough that a panel of weights is read for many rows.
 static const int BAND_TOKENS = 128;
 
-// Hidden rows first to last of the first product.
-static void expand(const FeedForward& f, int first, int last, float* normed, float* hidden) {
-  const int tokens = (last - first) * f.width, stride = filled(f.hidden), channels = f.channels;
-  const float* x = f.x + (size_t)first * f.width * channels;
-  for (int t = 0; t < tokens; t++) normalise(x + (size_t)t * channels, normed + (size_t)t * channels, channels, f.eps);
-  const float* bias = f.fc1_bias;
-  product([=](int r) { return normed + (size_t)r * channels; }, tokens, f.fc1, channels, vectors_of(f.hidden),
-          [=](int r, int c, vec v) { store(hidden + (size_t)r * stride + c, gelu(v + load(bias + c))); });
+static void normalise_tokens(const FeedForward& f, const float* x, int begin, int end, float* normed) {
+  for (size_t t = begin; t < (size_t)end; t++)
+    normalise(x + t * f.channels, normed + t * f.channels, f.channels, f.eps);
 }
 
-static void reduce(const FeedForward& f, int first, int last, const float* hidden) {
-  const int tokens = (last - first) * f.width, stride = filled(f.hidden), channels = f.channels;
-  const float* bias = f.fc2_bias;
-  const float* x = f.x + (size_t)first * f.width * channels;
+// A share of the hidden channels after the first product.
+static void expand(const FeedForward& f, int tokens, const float* normed, float* hidden, Vectors share) {
+  const int stride = filled(f.hidden), channels = f.channels;
+  const float* bias = f.fc1_bias;
+  product_of_share([=](int r) { return normed + (size_t)r * channels; }, tokens, f.fc1, channels, share,
+                   [=](int r, int c, vec v) { store(hidden + (size_t)r * stride + c, gelu(v + load(bias + c))); });
+}
+
+// Row r, counted through all pictures, of channels begin to end after the convolution; `row` is its place in the map
+// before.
+static INLINE void mix(const FeedForward& f, int r, const float* row, int begin, int end, float* out) {
+  const int stride = filled(f.hidden);
+  const size_t line = (size_t)f.width * stride;
+  const float* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
+  depthwise_row<1>(lines, f.width, stride, begin, end, stride, f.depthwise, f.depthwise_bias, out, gelu);
+}
+
+// A share of the result's channels, from row `first` on.
+static void reduce(const FeedForward& f, int first, int tokens, const float* mixed, Vectors share) {
+  const int stride = filled(f.hidden), channels = f.channels;
+  const float *bias = f.fc2_bias, *x = f.x + (size_t)first * f.width * channels;
   float* y = f.y + (size_t)first * f.width * channels;
-  product([=](int r) { return hidden + (size_t)r * stride; }, tokens, f.fc2, f.hidden, vectors_of(channels),
-          [=](int r, int c, vec v) {
-            const int part = channels - c;
-            const size_t at = (size_t)r * channels + c;
-            store_part(y + at, gelu(v + load(bias + c)) + load_part(x + at, part), part);
-          });
+  product_of_share([=](int r) { return mixed + (size_t)r * stride; }, tokens, f.fc2, f.hidden, share,
+                   [=](int r, int c, vec v) {
+                     const int part = channels - c;
+                     const size_t at = (size_t)r * channels + c;
+                     store_part(y + at, gelu(v + load(bias + c)) + load_part(x + at, part), part);
+                   });
 }
 
 // Rows begin to end, band by band. Of the first hidden map a band needs a row more on either side, so the last two
@@ -70,16 +82,16 @@ static void work(const FeedForward& f, int begin, int end) {
       memmove(hidden, hidden + (from - have) * line, (done - from) * line * sizeof(float));
       have = from;
     }
-    if (needed > done) expand(f, done, needed, normed, hidden + (done - have) * line);
-    done = needed > done ? needed : done;
+    if (needed > done) {
+      const int tokens = (needed - done) * f.width;
+      normalise_tokens(f, f.x + (size_t)done * f.width * f.channels, 0, tokens, normed);
+      expand(f, tokens, normed, hidden + (done - have) * line, {0, vectors_of(f.hidden)});
+      done = needed;
+    }
     for (int c = 0; c < stride; c += group)
-      for (int r = first; r < last; r++) {
-        const float* row = hidden + (r - have) * line;
-        const float* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
-        depthwise_row<1>(lines, f.width, stride, c, c + group < stride ? c + group : stride, stride, f.depthwise,
-                         f.depthwise_bias, mixed + (r - first) * line, gelu);
-      }
-    reduce(f, first, last, mixed);
+      for (int r = first; r < last; r++)
+        mix(f, r, hidden + (r - have) * line, c, c + group < stride ? c + group : stride, mixed + (r - first) * line);
+    reduce(f, first, (last - first) * f.width, mixed, {0, vectors_of(f.channels)});
   }
 }
 
@@ -92,27 +104,14 @@ static void work_together(const FeedForward& f) {
 #pragma omp parallel num_threads(f.threads)
   {
     const int number = omp_get_thread_num(), count = omp_get_num_threads();
-    for (int t = tokens * number / count; t < tokens * (number + 1) / count; t++)
-      normalise(f.x + (size_t)t * channels, normed + (size_t)t * channels, channels, f.eps);
+    normalise_tokens(f, f.x, tokens * number / count, tokens * (number + 1) / count, normed);
 #pragma omp barrier
     const Vectors share = share_of(vectors_of(f.hidden), number, count);
-    const float *bias = f.fc1_bias, *bias2 = f.fc2_bias, *x = f.x;
-    float* y = f.y;
-    product_of_share([=](int r) { return normed + (size_t)r * channels; }, tokens, f.fc1, channels, share,
-                     [=](int r, int c, vec v) { store(hidden + (size_t)r * stride + c, gelu(v + load(bias + c))); });
-    for (int r = 0; r < f.rows; r++) {
-      const float* row = hidden + r * line;
-      const float* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
-      depthwise_row<1>(lines, f.width, stride, share.begin * LANES, share.end * LANES, stride, f.depthwise,
-                       f.depthwise_bias, mixed + r * line, gelu);
-    }
+    expand(f, tokens, normed, hidden, share);
+    for (int r = 0; r < f.rows; r++)
+      mix(f, r, hidden + r * line, share.begin * LANES, share.end * LANES, mixed + r * line);
 #pragma omp barrier
-    product_of_share([=](int r) { return mixed + (size_t)r * stride; }, tokens, f.fc2, f.hidden,
-                     share_of(vectors_of(channels), number, count), [=](int r, int c, vec v) {
-                       const int part = channels - c;
-                       const size_t at = (size_t)r * channels + c;
-                       store_part(y + at, gelu(v + load(bias2 + c)) + load_part(x + at, part), part);
-                     });
+    reduce(f, 0, tokens, mixed, share_of(vectors_of(channels), number, count));
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "training_norms.h"
 #include "training_products.h"
+#include "window_packing.h"
 
 struct AttentionSize {
   int batch, height, width, channels, window, heads;
@@ -88,39 +89,13 @@ static INLINE const float* row_of(const Head& h, int place, int part) {
   return h.rows[place] + part * h.channels + h.head * h.dim;
 }
 
-// Keys or values, transposed, in the panels of a product: (dim, places).
+// Keys or values, transposed and as they are, in the panels of a product.
 static inline void pack_across(const Head& h, int part, float* out) {
-  for (int start = 0, left = vectors_of(h.places); left > 0;) {
-    const int taken = panel_vectors(left);
-    for (int v = 0; v < taken; v++)
-      for (int d = 0; d < h.dim; d += LANES) {
-        vec block[LANES];
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-          const int place = start + v * LANES + i;
-          block[i] = place < h.places ? load_part(row_of(h, place, part) + d, h.dim - d) : (vec){};
-        }
-        transpose(block);
-        for (int i = 0; i < LANES && d + i < h.dim; i++) store(out + ((size_t)(d + i) * taken + v) * LANES, block[i]);
-      }
-    out += (size_t)taken * LANES * h.dim;
-    start += taken * LANES;
-    left -= taken;
-  }
+  pack_across([&](int place) { return row_of(h, place, part); }, h.places, h.dim, out);
 }
 
-// Keys or values in the panels of a product: (places, dim).
 static inline void pack_along(const Head& h, int part, float* out) {
-  for (int start = 0, left = vectors_of(h.dim); left > 0;) {
-    const int taken = panel_vectors(left);
-    for (int place = 0; place < h.places; place++)
-      for (int v = 0; v < taken; v++, out += LANES) {
-        const int d = start + v * LANES;
-        store(out, load_part(row_of(h, place, part) + d, h.dim - d));
-      }
-    start += taken * LANES;
-    left -= taken;
-  }
+  pack_along([&](int place) { return row_of(h, place, part); }, h.places, h.dim, out);
 }
 
 // Softmax of a row. The lanes beyond its places hold very negative numbers and become zero, as does what lies below

@@ -82,24 +82,6 @@ static INLINE float largest_of(vec v) {
 #endif
 }
 
-// Normal distribution function at z: 0.5 + z P(z * z), P the polynomial with the smallest largest error of z P(z * z)
-// over |z| <= 5.25 (Lawson's iteration in float64, Chebyshev points), in the variable that runs from -1 to 1 there.
-static INLINE vec normal_cdf(vec x) {
-  const float limit = 5.25f;
-  static const float c[15] = {0.134659347f,   -0.0671267735f,  0.0496456784f,   -0.0397648765f, 0.0320339745f,
-                              -0.025027584f,  0.0185177533f,   -0.0128344356f,  0.00849607889f, -0.00533174822f,
-                              0.00274722325f, -0.00114863366f, 0.000794798022f, -0.000617829005f, 0.000195109454f};
-  vec z = smaller(larger(x, splat(-limit)), splat(limit));
-  vec u = z * z * splat(2 / (limit * limit)) - splat(1);
-  // Even and odd powers apart: half as long a chain of operations that wait for each other.
-  vec v = u * u, even = splat(c[14]), odd = splat(c[13]);
-#pragma GCC unroll 8
-  for (int k = 12; k >= 0; k -= 2) even = even * v + splat(c[k]);
-#pragma GCC unroll 8
-  for (int k = 11; k > 0; k -= 2) odd = odd * v + splat(c[k]);
-  return z * (odd * u + even) + splat(0.5f);
-}
-
 // exp(x) for finite x <= 0, relative error about 1e-7, at least exp(-87): 2^n times a polynomial on half an octave
 // around zero (Taylor, 7 terms). NaN gives NaN.
 static INLINE vec exp_of_negative(vec argument) {
