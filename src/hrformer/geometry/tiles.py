@@ -186,7 +186,7 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
         (height, width) int32 class ids on the same device. The lowest id wins a tie.
     """
     width, height = size
-    best = torch.full((height, width), -torch.inf, device=logits.device)
+    best = torch.full((height, width), -torch.inf, dtype=torch.float32, device=logits.device)
     labels = torch.zeros((height, width), dtype=torch.int32, device=logits.device)
     step = max(1, _CHUNK_ELEMENTS // (width * height))
     for start in range(0, len(logits), step):

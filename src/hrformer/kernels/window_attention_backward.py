@@ -14,6 +14,7 @@ dV = P^T G; dS = P * (G V^T - rowsum(G * out)); dQ = scale * dS K; dK = scale * 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -285,10 +286,9 @@ def attention_backward(
     grid = grid_of(qkv, window, num_heads)
     launch = _backward_single if grid.num_blocks == 1 else _backward_blocks
     if grid.num_windows == 0:
-        nothing = torch.zeros(num_heads, grid.num_tokens, grid.num_tokens, device=qkv.device) if bias_grad else None
-        return AttentionGradients(
-            qkv=torch.empty_like(qkv), padding=torch.zeros(2, grid.channels, device=qkv.device), bias=nothing
-        )
+        zeros = partial(torch.zeros, dtype=torch.float32, device=qkv.device)
+        nothing = zeros(num_heads, grid.num_tokens, grid.num_tokens) if bias_grad else None
+        return AttentionGradients(qkv=torch.empty_like(qkv), padding=zeros(2, grid.channels), bias=nothing)
     with device_of(qkv):
         return launch(grid, (grad_out, qkv, padding, bias), out, softmax, bias_grad, slots)
 

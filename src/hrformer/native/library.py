@@ -1,7 +1,7 @@
 """The compiled kernels: found for this processor, loaded once, called with tensors.
 
-Every function of the library takes one structure, see ``structures``. Nothing is checked there: that is the caller's
-part (``hrformer.ops.native`` and ``hrformer.ops.native_training``).
+Every function of the library takes one structure, see ``structures``. Nothing is checked there; every tensor is checked
+here, against ``sizes``, before its address is passed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hrformer.native.build import INSTRUCTION_SETS, library_path
+from hrformer.native.sizes import check_buffers
 from hrformer.native.structures import STRUCTURES
 
 SWITCH = "HRFORMER_NATIVE"
@@ -33,24 +34,37 @@ class Kernel:
         function: of the library.
         structure: its argument's type.
         constants: fields that stay; tensors are kept alive.
+        lanes: floats in a vector.
+
+    Raises:
+        ValueError: a tensor does not fit the kernel.
     """
 
-    def __init__(self, function: Any, structure: type[ctypes.Structure], constants: Mapping[str, Any]) -> None:
-        self._function, self._structure = function, structure
+    def __init__(
+        self, function: Any, structure: type[ctypes.Structure], constants: Mapping[str, Any], lanes: int
+    ) -> None:
+        self._function, self._structure, self._lanes = function, structure, lanes
         self.address = ctypes.cast(function, ctypes.c_void_p).value
-        self._kept = [value for value in constants.values() if isinstance(value, Tensor)]
-        self._template = bytes(structure(**{name: _plain(value) for name, value in constants.items()}))
+        self._kept = _tensors(constants)
+        settings = structure(**{name: _plain(value) for name, value in constants.items()})
+        check_buffers(structure.__name__, settings, self._kept, lanes)
+        self._template = bytes(settings)
 
     def __call__(self, **values: Any) -> None:
-        """Run it; tensors are passed by address and have to be float32, contiguous and on the CPU."""
+        """Run it; tensors are passed by address.
+
+        Raises:
+            ValueError: a tensor is not float32, contiguous, on the CPU and of the kernel's size.
+        """
         settings = self._structure.from_buffer_copy(self._template)
         for name, value in values.items():
             setattr(settings, name, _plain(value))
         settings.threads = current_threads()
+        tensors = _tensors(values)
+        check_buffers(self._structure.__name__, settings, tensors, self._lanes)
         self._function(ctypes.byref(settings))
         calls = getattr(_own, "calls", None)
         if calls is not None:
-            tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
             calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
 
     def __deepcopy__(self, memo: Any) -> None:
@@ -66,6 +80,10 @@ class Call:
     structure: type[ctypes.Structure]
     settings: bytes
     tensors: Mapping[str, Tensor]
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def _plain(value: Any) -> Any:
@@ -122,10 +140,10 @@ class NativeLibrary:
 
     def kernel(self, name: str, **constants: Any) -> Kernel:
         """The function of this name with these fields of its structure filled in, tensors as for ``call``."""
-        return Kernel(getattr(self._library, f"hrformer_{name}"), self._structures[name], constants)
+        return Kernel(getattr(self._library, f"hrformer_{name}"), self._structures[name], constants, self.lanes)
 
     def call(self, name: str, **values: Any) -> None:
-        """Run a kernel; tensors are passed by address and have to be float32, contiguous and on the CPU."""
+        """Run a kernel, see ``Kernel``."""
         if name not in self._kernels:
             self._kernels[name] = self.kernel(name)
         self._kernels[name](**values)

@@ -84,14 +84,16 @@ class NativeAttention:
         """From gain and shift (C,), (3hd, C) and (3hd,), (C, hd) and (C,), (h, N, N); see ``AttentionWeights``."""
         weight, whole = qkv[0].double(), qkv[1].double().view(3, -1)
         head_dim = whole.shape[1] // num_heads
-        factors = torch.tensor([head_dim**-0.5 if scale is None else scale, 1.0, 1.0], dtype=torch.float64)[:, None]
+        scale = head_dim**-0.5 if scale is None else scale
+        factors = torch.tensor([scale, 1.0, 1.0], dtype=torch.float64, device=weight.device)[:, None]
         # Real tokens hold the norm's shift, those of the padding do not: it stays with keys and values.
         moved = (weight @ norm[1].double()).view(3, -1)
         moved[0] += whole[0]
         scaled = (weight * norm[0].double()).view(3, -1, weight.shape[1]) * factors[..., None]
         out = proj[0].double()
         tokens = window * window
-        scores = torch.full((num_heads, tokens, tokens + -tokens % lanes), NEVER)
+        rows = (num_heads, tokens, tokens + -tokens % lanes)
+        scores = torch.full(rows, NEVER, dtype=torch.float32, device=weight.device)
         scores[..., :tokens] = 0.0 if bias is None else bias.float()
         return cls(
             NativeLinear.of(scaled.flatten(0, 1), (moved * factors).flatten(), None, lanes),

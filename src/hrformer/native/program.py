@@ -206,8 +206,8 @@ class Program:
     def __call__(self, x: Tensor) -> list[Tensor]:
         """New tensors with the results for ``x``, contiguous in its memory and of the recorded size."""
         assert x.numel() == self._size
-        arena = torch.empty(self._arena, dtype=torch.uint8)
-        memories = [torch.empty(size // 4) for *_, size in self._forms]
+        arena = torch.empty(self._arena, dtype=torch.uint8, device="cpu")
+        memories = [torch.empty(size // 4, dtype=torch.float32, device="cpu") for *_, size in self._forms]
         given = [arena.data_ptr(), x.data_ptr() - 4 * int(x.storage_offset()), *(one.data_ptr() for one in memories)]
         bases = (ctypes.c_void_p * len(given))(*given)
         self._run(

@@ -24,6 +24,8 @@ def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | No
             return f"{type(tensor).__name__} is a subclass of torch.Tensor"
         if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
             return f"compiled kernels take float32 on the CPU, got {tensor.dtype} on {tensor.device.type}"
+        if tensor.layout != torch.strided or tensor.is_neg():
+            return f"compiled kernels take plain memory, got {tensor.layout} or a view of negated numbers"
     if not 0 < x.numel() <= LARGEST:
         return f"a map of {x.numel()} numbers"
     return None

@@ -74,10 +74,21 @@ def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Runni
         (B, C, H, W) in channels-last memory. Differentiable once.
     """
     statistics = [t for kept in running for t in (kept.mean, kept.var)]
-    refused = training_refusal(x, [*weights, *statistics]) or not all(t.is_contiguous() for t in statistics)
-    kind = _FeedForward if refused else _NativeFeedForward
+    whole = all(t.is_contiguous() for t in statistics)
+    refused = x.ndim != 4 or training_refusal(x, [*weights, *statistics], _shapes(x.shape[1], weights))
+    kind = _NativeFeedForward if whole and not refused else _FeedForward
     y: Tensor = kind.apply(x, running, layer_eps, *weights)
     return y
+
+
+def _shapes(channels: int, weights: FeedForwardWeights) -> list[tuple[int, ...]]:
+    """Of the parameters and of the statistics, for a map of so many channels."""
+    hidden = weights.fc1.shape[0]
+    of_channels, of_hidden = (channels,), (hidden,)
+    first = [(hidden, channels, 1, 1), of_hidden, of_hidden, of_hidden]
+    middle = [(hidden, 1, 3, 3), of_hidden, of_hidden, of_hidden]
+    last = [(channels, hidden, 1, 1), of_channels, of_channels, of_channels]
+    return [of_channels, of_channels, *first, *middle, *last, *[of_hidden] * 4, *[of_channels] * 2]
 
 
 Norms = tuple[BatchAffine, BatchAffine, BatchAffine]

@@ -101,7 +101,7 @@ def attention_block_reference(x: Tensor, weights: AttentionWeights) -> Tensor:
 
 def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     """``attention_block_reference`` by one kernel where a window fits one program, else by three."""
-    if native.applies(x) and not _is_filled(weights.normed, x):
+    if native.takes(x, weights.channels) and not _is_filled(weights.normed, x):
         return native.attention_block(x, weights)
     refusal = kernel_refusal(x)
     if refusal is None and weights.head_dim > MAX_HEAD_DIM:
@@ -156,7 +156,9 @@ def pointwise(
     after: str = "none",
 ) -> Tensor:
     """``pointwise_reference`` by one kernel."""
-    if native.applies(x) and weights.norm_weight is None:
+    channels, depth = weights.weight.shape
+    shape = (*x.shape[:-1], channels)
+    if weights.norm_weight is None and native.takes(x, depth, residual, shape):
         return native.pointwise(x, weights, activation=activation, residual=residual, after=after)
     if not _uses_kernel("pointwise convolution", kernel_refusal(x)):
         return pointwise_reference(x, weights, activation=activation, residual=residual, after=after)
@@ -175,9 +177,16 @@ def convolution_reference(x: Tensor, weights: ConvolutionWeights, *, activation:
 
 def convolution(x: Tensor, weights: ConvolutionWeights, *, activation: str = "none") -> Tensor:
     """``convolution_reference``; on an x86 processor by one kernel."""
-    if native.applies(x) and weights.groups == 1 and weights.dilation == (1, 1):
+    plain = weights.groups == 1 and weights.dilation == (1, 1)
+    if plain and native.takes(x, weights.weight.shape[1]) and _covers(x, weights):
         return native.convolution(x, weights, activation=activation)
     return convolution_reference(x, weights, activation=activation)
+
+
+def _covers(x: Tensor, weights: ConvolutionWeights) -> bool:
+    """Whether the padded map (B, H, W, C) is at least as large as the convolution's cells."""
+    cells = weights.weight.shape[2:]
+    return all(x.shape[i + 1] + 2 * weights.padding[i] >= cells[i] for i in range(2))
 
 
 def depthwise_pointwise_reference(
@@ -211,7 +220,8 @@ def depthwise_pointwise(
     residual: Tensor | None = None,
 ) -> Tensor:
     """``depthwise_pointwise_reference`` by one kernel, which never writes the depthwise stage's map."""
-    if native.applies(x):
+    size = [-(-side // weights.stride) for side in x.shape[1:3]]
+    if native.takes(x, weights.depthwise.shape[0], residual, (x.shape[0], *size, weights.weight.shape[0])):
         return native.depthwise_pointwise(x, weights, middle=middle, activation=activation, residual=residual)
     if not _uses_kernel("depthwise convolution", kernel_refusal(x)):
         return depthwise_pointwise_reference(x, weights, middle=middle, activation=activation, residual=residual)
@@ -233,7 +243,8 @@ def feed_forward_block_reference(x: Tensor, first: PointwiseWeights, second: Dep
 
 def feed_forward_block(x: Tensor, first: PointwiseWeights, second: DepthwiseWeights) -> Tensor:
     """``feed_forward_block_reference`` by two kernels on a GPU, by one on a CPU that writes neither hidden map."""
-    if native.applies(x) and first.norm_weight is not None and not _is_filled(first.normed, x):
+    whole = first.norm_weight is not None and not _is_filled(first.normed, x)
+    if whole and native.takes(x, second.weight.shape[0]):
         return native.feed_forward_block(x, first, second)
     hidden = pointwise(x, first, activation="gelu")
     return depthwise_pointwise(hidden, second, middle="gelu", activation="gelu", residual=x)
@@ -280,7 +291,7 @@ def fusion_sum(terms: Sequence[Tensor], factors: Sequence[int], size: tuple[int,
     if refusal is None and len(terms) > MAX_TERMS:
         refusal = f"{len(terms)} terms, at most {MAX_TERMS}"
     exact = mode in MULTIPLYING
-    runs_native = native.applies(terms[0]) and exact and len(terms) <= native.MAX_TERMS
+    runs_native = exact and native.fuses(terms, factors, size)
     if not runs_native and not _uses_kernel("fusion", refusal):
         return fusion_sum_reference(terms, factors, size, mode=mode)
     ready = [

@@ -25,9 +25,9 @@ MAX_TERMS = 4
 """Maps that the kernel of a fusion adds."""
 
 
-def native_refusal(x: Tensor) -> str | None:
-    """Why no compiled kernel runs on this map, or None where one does."""
-    refusal = tensors_refusal(x)
+def native_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | None:
+    """Why no compiled kernel runs on this map and what is added to it, or None where one does."""
+    refusal = tensors_refusal(x, others)
     if refusal is not None:
         return refusal
     if torch.is_grad_enabled() and x.requires_grad:
@@ -38,6 +38,24 @@ def native_refusal(x: Tensor) -> str | None:
 def applies(x: Tensor) -> bool:
     """Whether compiled kernels run on this map."""
     return native_refusal(x) is None
+
+
+def takes(x: Tensor, channels: int, residual: Tensor | None = None, shape: Sequence[int] = ()) -> bool:
+    """Whether they run on (B, H, W, ``channels``), and add ``residual`` of ``shape``; what does not fit is torch's."""
+    fits = x.ndim == 4 and x.shape[-1] == channels and (residual is None or tuple(residual.shape) == tuple(shape))
+    return fits and native_refusal(x, (residual,)) is None
+
+
+def fuses(terms: Sequence[Tensor], factors: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether they add these terms, each of the result's ``size`` after its factor, or after torch has resized it."""
+    batch, channels = terms[0].shape[0], terms[0].shape[-1]
+    fits = all(
+        term.ndim == 4
+        and (term.shape[0], term.shape[3]) == (batch, channels)
+        and (factor > 1 or tuple(term.shape[1:3]) == size)
+        for term, factor in zip(terms, factors, strict=True)
+    )
+    return fits and len(terms) <= MAX_TERMS and native_refusal(terms[0], terms[1:]) is None
 
 
 Constants = Callable[[int], Mapping[str, Any]]
@@ -174,7 +192,7 @@ def _convolution_constants(weights: ConvolutionWeights, lanes: int) -> Mapping[s
         "padding_x": weights.padding[1],
         "weight": packed.weight,
         "bias": packed.bias,
-        "zeros": torch.zeros(depth),
+        "zeros": weights.weight.new_zeros(depth, dtype=torch.float32),
     }
 
 

@@ -21,14 +21,21 @@ ZERO = ("fc1_bias", "depthwise_bias", "fc2_bias")
 """Biases before a batch norm: a constant there changes nothing, so that their gradients are zero, not rounding."""
 
 
-def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
+def training_refusal(x: Tensor, others: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]) -> str | None:
     """Why no compiled kernel trains this block, or None where one does.
 
     Args:
         x: the block's input.
         others: its parameters and statistics.
+        shapes: theirs, as the kernels read them.
     """
-    return tensors_refusal(x, others) or find_library()[1] or None
+    refusal = tensors_refusal(x, others) or find_library()[1]
+    if refusal:
+        return refusal
+    for tensor, shape in zip(others, shapes, strict=True):
+        if tensor is not None and tensor.shape != shape:
+            return f"parameters of shape {tuple(tensor.shape)} where {shape} belongs to the map"
+    return None
 
 
 def _library() -> NativeLibrary:
@@ -64,9 +71,9 @@ def feed_forward_forward(
     library = _library()
     given, size = _feed_forward_settings(x, weights, layer_eps)
     hidden, channels = _filled(size["hidden"], library), _filled(size["channels"], library)
-    expanded = torch.empty(*x.shape[:3], hidden)
+    expanded = x.new_empty(*x.shape[:3], hidden)
     y, reduced = torch.empty_like(x), torch.empty_like(x)
-    statistics = torch.empty(4 * hidden + 2 * channels)
+    statistics = x.new_empty(4 * hidden + 2 * channels)
     moved: dict[str, Any] = {}
     for number, kept in enumerate(running, start=1):
         values = {"mean": kept.mean, "var": kept.var, "momentum": kept.momentum, "eps": kept.eps}
@@ -109,7 +116,7 @@ def feed_forward_backward(
     library = _library()
     given, size = _feed_forward_settings(maps.x, weights, layer_eps)
     hidden = _filled(size["hidden"], library)
-    works = [torch.empty(*grad.shape[:3], hidden) for _ in range(3 if maps.expanded is not None else 4)]
+    works = [grad.new_empty(*grad.shape[:3], hidden) for _ in range(3 if maps.expanded is not None else 4)]
     expanded = works.pop() if maps.expanded is None else maps.expanded
     grad_x = torch.empty_like(grad)
     grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}

@@ -71,7 +71,11 @@ def window_attention_training(
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    kind = _WindowAttention if training_refusal(x, weights) else _NativeWindowAttention
+    channels, tokens = x.shape[-1], window * window
+    vectors = [(channels,)] * 2
+    shapes = [*vectors, (3 * channels, channels), (3 * channels,), (channels, channels), (channels,)]
+    refused = training_refusal(x, weights, [*shapes, (num_heads, tokens, tokens)]) or channels % num_heads
+    kind = _WindowAttention if refused or x.ndim != 4 else _NativeWindowAttention
     y: Tensor = kind.apply(x, window, num_heads, layer_eps, *weights)
     return y
 

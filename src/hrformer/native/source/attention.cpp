@@ -4,8 +4,7 @@
 // in a core's cache. Tokens of the padding hold zeros: the biases of keys change no softmax, and those of values pass
 // it unchanged, so that the caller has added them to the bias of the projection.
 
-#include <omp.h>
-
+#include "team.h"
 #include "product.h"
 #include "window_packing.h"
 
@@ -184,21 +183,17 @@ static void work_together(const Attention& a, int strips, int columns) {
   const Cells cells = {0, a.batch * a.height, 0, a.width};
   const int tokens = cells.rows * cells.width, heads = strips * columns * a.heads;
   const Tokens t = tokens_in(a, tokens, shared_buffer(token_floats(a, tokens)));
-#pragma omp parallel num_threads(a.threads)
-  {
-    const int number = omp_get_thread_num(), count = omp_get_num_threads();
+  const int parts = a.threads;
+  for_parts(parts, parts, [&](int i) {
+    normalise_tokens(a, t, cells, tokens * i / parts, tokens * (i + 1) / parts);
+  });
+  for_parts(parts, parts, [&](int i) { pack(a, t, tokens, share_of(vectors_of(3 * a.heads * a.head_dim), i, parts)); });
+  for_parts(parts, heads, [&](int i) {
     const Head h = head_in(a, thread_buffer(head_floats(a)));
-    normalise_tokens(a, t, cells, tokens * number / count, tokens * (number + 1) / count);
-#pragma omp barrier
-    pack(a, t, tokens, share_of(vectors_of(3 * a.heads * a.head_dim), number, count));
-#pragma omp barrier
-#pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < heads; i++) {
-      const int window = i / a.heads, head = i % a.heads;
-      attend_window(a, t, h, cells, window / columns, window % columns, head, head + 1);
-    }
-    project(a, t, tokens, share_of(vectors_of(a.channels), number, count));
-  }
+    const int window = i / a.heads, head = i % a.heads;
+    attend_window(a, t, h, cells, window / columns, window % columns, head, head + 1);
+  });
+  for_parts(parts, parts, [&](int i) { project(a, t, tokens, share_of(vectors_of(a.channels), i, parts)); });
 }
 
 // Into how many pieces a strip is cut so that all threads get about as many windows; 1 where strips are enough.
@@ -220,9 +215,8 @@ extern "C" void hrformer_attention(const Attention* settings) {
   if (group > share) group = share;
   if (group < 1) group = 1;
   const int groups = (strips + group - 1) / group, cuts = group == 1 ? cuts_of(strips, columns, a.threads) : 1;
-#pragma omp parallel for num_threads(a.threads) schedule(dynamic, 1)
-  for (int i = 0; i < groups * cuts; i++) {
+  for_parts(a.threads, groups * cuts, [&](int i) {
     const int begin = i / cuts * group, end = begin + group < strips ? begin + group : strips, cut = i % cuts;
     work(a, {begin, end, columns * cut / cuts, columns * (cut + 1) / cuts});
-  }
+  });
 }

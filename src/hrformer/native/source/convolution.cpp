@@ -1,6 +1,7 @@
 // A full convolution with bias and ReLU, as a product whose taps are the cells under the kernel.
 
 #include "activation.h"
+#include "team.h"
 #include "product.h"
 
 struct Convolution {
@@ -43,6 +44,5 @@ extern "C" void hrformer_convolution(const Convolution* settings) {
   int band = (BAND_TOKENS + f.out_width - 1) / f.out_width, share = (rows + f.threads - 1) / f.threads;
   if (band > share) band = share;
   const int bands = (rows + band - 1) / band;
-#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
-  for (int i = 0; i < bands; i++) work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows);
+  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
 }

@@ -3,10 +3,9 @@
 //
 // Rows are those of all pictures one after another; the convolution sees zeros beyond a picture's edges.
 
-#include <omp.h>
-
 #include "depthwise.h"
 #include "gelu.h"
+#include "team.h"
 #include "product.h"
 
 struct FeedForward {
@@ -101,18 +100,17 @@ static void work_together(const FeedForward& f) {
   float* normed = shared_buffer((size_t)tokens * (filled(channels) + 2 * stride));
   float *hidden = normed + (size_t)tokens * filled(channels), *mixed = hidden + (size_t)tokens * stride;
   const size_t line = (size_t)f.width * stride;
-#pragma omp parallel num_threads(f.threads)
-  {
-    const int number = omp_get_thread_num(), count = omp_get_num_threads();
-    normalise_tokens(f, f.x, tokens * number / count, tokens * (number + 1) / count, normed);
-#pragma omp barrier
-    const Vectors share = share_of(vectors_of(f.hidden), number, count);
+  const int parts = f.threads;
+  for_parts(parts, parts, [&](int i) {
+    normalise_tokens(f, f.x, tokens * i / parts, tokens * (i + 1) / parts, normed);
+  });
+  for_parts(parts, parts, [&](int i) {
+    const Vectors share = share_of(vectors_of(f.hidden), i, parts);
     expand(f, tokens, normed, hidden, share);
     for (int r = 0; r < f.rows; r++)
       mix(f, r, hidden + r * line, share.begin * LANES, share.end * LANES, mixed + r * line);
-#pragma omp barrier
-    reduce(f, 0, tokens, mixed, share_of(vectors_of(channels), number, count));
-  }
+  });
+  for_parts(parts, parts, [&](int i) { reduce(f, 0, tokens, mixed, share_of(vectors_of(channels), i, parts)); });
 }
 
 extern "C" void hrformer_feed_forward(const FeedForward* settings) {
@@ -126,10 +124,9 @@ extern "C" void hrformer_feed_forward(const FeedForward* settings) {
     if (together > pictures / f.threads) together = pictures / f.threads;
     parts = (pictures + together - 1) / together;
   }
-#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     const int unit = parts > f.threads ? f.height : 1, all = f.rows / unit;
     const int begin = (int)((long)all * part / parts) * unit, end = (int)((long)all * (part + 1) / parts) * unit;
     if (end > begin) work(f, begin, end);
-  }
+  });
 }

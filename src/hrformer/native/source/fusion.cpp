@@ -1,5 +1,6 @@
 // The sum of a fusion unit and its ReLU: terms of the result's size, and smaller ones resized on the way.
 
+#include "team.h"
 #include "vectors.h"
 
 struct Fusion {
@@ -79,6 +80,7 @@ extern "C" void hrformer_fusion(const Fusion* settings) {
       const Between h = between(x, f.factors[i], f.widths[i], f.bilinear && f.factors[i] > 1);
       corners[i * f.width + x] = {(ptrdiff_t)h.first * f.channels, (ptrdiff_t)h.second * f.channels, h.second_share};
     }
-#pragma omp parallel for num_threads(f.threads) schedule(static)
-  for (int row = 0; row < f.batch * f.height; row++) fuse_row(f, count, row, corners);
+  for_runs(f.threads, f.batch * f.height, [&](int first, int last) {
+    for (int row = first; row < last; row++) fuse_row(f, count, row, corners);
+  });
 }

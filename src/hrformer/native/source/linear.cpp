@@ -1,6 +1,7 @@
 // A 1x1 convolution with bias, residual and activations.
 
 #include "activation.h"
+#include "team.h"
 #include "product.h"
 
 struct Linear {
@@ -33,11 +34,10 @@ extern "C" void hrformer_linear(const Linear* settings) {
   const Linear f = *settings;
   const int chunk = 256, chunks = (f.rows + chunk - 1) / chunk;
   const int parts = chunks > f.threads ? chunks : f.threads;
-#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     const int begin = (int)((long)f.rows * part / parts), end = (int)((long)f.rows * (part + 1) / parts);
     if (end > begin) work(f, begin, end);
-  }
+  });
 }
 
 extern "C" int hrformer_lanes() { return LANES; }

@@ -6,8 +6,9 @@
 #include "vectors.h"
 
 struct Buffer {
-  float* floats;
-  size_t size;
+  float* floats = nullptr;
+  size_t size = 0;
+  ~Buffer() { free(floats); }
 };
 
 static float* at_least(Buffer& buffer, size_t floats) {

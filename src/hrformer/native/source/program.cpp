@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "team.h"
+
 // Where a pointer inside a kernel's structure points to: into one of the memories that a run is given.
 struct Relocation {
   int field;       // bytes from the start of the structure
@@ -62,7 +64,8 @@ static void run_chain(const Step* steps, const Settings* settings, int picture) 
   }
 }
 
-extern "C" void hrformer_program(const Program* program) {
+static void run(const void* data) {
+  const Program* program = (const Program*)data;
   const Relocation* r = program->relocations;
   for (int i = 0; i < program->count;) {
     const Step* step = program->steps + i;
@@ -73,11 +76,12 @@ extern "C" void hrformer_program(const Program* program) {
       point(settings[j].bytes, r, step[j].relocations, program->memories);
     }
     if (step->chain) {
-#pragma omp parallel for num_threads(program->threads) schedule(dynamic, 1)
-      for (int picture = 0; picture < step->pictures; picture++) run_chain(step, settings, picture);
+      for_parts(program->threads, step->pictures, [&](int picture) { run_chain(step, settings, picture); });
     } else {
       step->function(settings[0].bytes);
     }
     i += steps;
   }
 }
+
+extern "C" void hrformer_program(const Program* program) { with_team(program->threads, run, program); }

@@ -3,6 +3,7 @@
 
 #include "activation.h"
 #include "depthwise.h"
+#include "team.h"
 #include "product.h"
 
 struct Separable {
@@ -60,6 +61,5 @@ extern "C" void hrformer_separable(const Separable* settings) {
   int band = (BAND_TOKENS + width - 1) / width, share = (rows + f.threads - 1) / f.threads;
   if (band > share) band = share;
   const int bands = (rows + band - 1) / band;
-#pragma omp parallel for num_threads(f.threads) schedule(dynamic, 1)
-  for (int i = 0; i < bands; i++) work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows);
+  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
 }

@@ -25,8 +25,7 @@ extern "C" void hrformer_attention_training(const AttentionTraining* settings) {
   const float* proj_bias = padded(pieces, w.proj_bias, channels);
   const float* bias = padded_bias(pieces, s, w.bias);
   const size_t tokens = (size_t)s.group() * s.places();
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     const size_t sizes[] = {tokens * narrow, tokens * s.wide(), packed_head_floats(s), (size_t)s.places() * s.length()};
     size_t total = group_floats(s);
     for (size_t size : sizes) total += whole_lines(size + LANES);
@@ -50,5 +49,5 @@ extern "C" void hrformer_attention_training(const AttentionTraining* settings) {
                 store_part(y + (size_t)token[r] * channels + c, v + load(proj_bias + c), channels - c);
               });
     });
-  }
+  });
 }

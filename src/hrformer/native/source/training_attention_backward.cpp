@@ -211,14 +211,13 @@ extern "C" void hrformer_attention_training_backward(const AttentionTrainingBack
   Block block(plan_floats(f));
   Pieces pieces = {block.start};
   const Plan p = make_plan(f, pieces);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++) {
+  for_parts(f.threads, p.parts, [&](int part) {
     size_t sizes[14];
     Pieces own = {thread_buffer(space_sizes(s, sizes) + group_floats(s))};
     const Space space = space_for(s, own);
     Group group = empty_group(own, s);
     for_groups(s, part, p.parts, group, [&](const Group& g) { back_group(f, p, space, part, g); });
-  }
+  });
   if (f.qkv_grad) sum_parts_transposed(p.qkv_sums, p.parts, s.channels, 3 * s.channels, f.qkv_grad, f.threads);
   if (f.proj_grad) sum_parts(p.proj_sums, p.parts, s.channels, s.channels, f.proj_grad, f.threads);
   write_sums(p, p.at.layer, s.channels, f.layer_weight_grad);

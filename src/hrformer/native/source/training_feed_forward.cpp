@@ -22,22 +22,20 @@ struct FeedForwardTraining {
 static void expand(const FeedForwardTraining& f, int parts, const float* fc1, const float* bias, Moments* moments) {
   const Size s = f.size;
   const size_t hidden = filled(s.hidden);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     float* normed = thread_buffer((size_t)s.band() * s.width * filled(s.channels) + LANES);
     for_bands(s, part, parts, [&](int first, int last) {
       expand_rows(s, f.weights, f.x, fc1, bias, first, last, normed, f.expanded);
       add_band(moments[part], f.expanded + first * s.line(), (last - first) * s.width, hidden, s.hidden);
     });
-  }
+  });
 }
 
 static void mix(const FeedForwardTraining& f, int parts, const Norm& norm, const float* taps, const float* bias,
                 Moments* moments) {
   const Size s = f.size;
   const int hidden = filled(s.hidden);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     RowRing ring(s, thread_buffer(RowRing::floats(s)), share(s.rows, part, parts).first);
     for_bands(s, part, parts, [&](int first, int last) {
       for (int r = first; r < last; r++) {
@@ -48,15 +46,14 @@ static void mix(const FeedForwardTraining& f, int parts, const Norm& norm, const
       }
       add_band(moments[part], f.mixed + first * s.line(), (last - first) * s.width, hidden, s.hidden);
     });
-  }
+  });
 }
 
 static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, const float* fc2, const float* bias,
                    Moments* moments) {
   const Size s = f.size;
   const int hidden = filled(s.hidden), channels = s.channels;
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     float* active = thread_buffer(s.band() * s.line());
     for_bands(s, part, parts, [&](int first, int last) {
       const int tokens = (last - first) * s.width;
@@ -68,14 +65,13 @@ static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, co
               });
       add_band(moments[part], out, tokens, channels, channels);
     });
-  }
+  });
 }
 
 static void finish(const FeedForwardTraining& f, int parts, const Norm& norm) {
   const Size s = f.size;
   const int channels = s.channels;
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < parts; part++) {
+  for_parts(f.threads, parts, [&](int part) {
     const Share tokens = share(s.tokens(), part, parts);
     for (int t = tokens.first; t < tokens.last; t++)
       for (int c = 0; c < channels; c += LANES) {
@@ -83,7 +79,7 @@ static void finish(const FeedForwardTraining& f, int parts, const Norm& norm) {
         const vec x = load_part(f.reduced + at, channels - c);
         store_part(f.y + at, gelu(x * load(norm.scale + c) + load(norm.shift + c)), channels - c);
       }
-  }
+  });
 }
 
 extern "C" void hrformer_feed_forward_training(const FeedForwardTraining* settings) {

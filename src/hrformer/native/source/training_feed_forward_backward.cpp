@@ -47,13 +47,12 @@ struct Plan {
 
 static void expand_again(const Backward& f, const Plan& p) {
   const Size s = f.size;
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++) {
+  for_parts(f.threads, p.parts, [&](int part) {
     float* normed = thread_buffer((size_t)s.band() * s.width * filled(s.channels) + LANES);
     for_bands(s, part, p.parts, [&](int first, int last) {
       expand_rows(s, f.weights, f.x, p.fc1, p.fc1_bias, first, last, normed, f.expanded);
     });
-  }
+  });
 }
 
 // Gradient behind a norm's GELU, and how far the norm's input lies from the mean: a vector of channels.
@@ -65,8 +64,7 @@ static INLINE void behind_gelu(const Norm& norm, int c, vec grad, vec x, vec* be
 static void sum_norm3(const Backward& f, const Plan& p) {
   const Size s = f.size;
   const int channels = s.channels, all = filled(channels);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++)
+  for_parts(f.threads, p.parts, [&](int part) {
     for_bands(s, part, p.parts, [&](int first, int last) {
       const size_t start = (size_t)first * s.width * channels;
       for (int c = 0; c < channels; c += LANES) {
@@ -83,6 +81,7 @@ static void sum_norm3(const Backward& f, const Plan& p) {
         add_lanes(p.sums3 + ((size_t)part * 2 + 1) * all + c, scaled);
       }
     });
+  });
 }
 
 // Gradient of the second product's output for a band of tokens.
@@ -130,8 +129,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
   const Size s = f.size;
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);
   const size_t band = (size_t)s.band() * s.width, weights = (size_t)s.channels * hidden;
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++) {
+  for_parts(f.threads, p.parts, [&](int part) {
     Pieces pieces = {thread_buffer(RowRing::floats(s) + band * narrow + 2 * band * stride + 5 * 2 * LANES)};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
     float *grad = pieces.floats(band * narrow + LANES), *wide = pieces.floats(band * stride);
@@ -152,7 +150,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
       if (f.fc2_grad)
         add_outer(grad, narrow, s.channels, active, stride, s.hidden, tokens, p.fc2_sums + part * weights);
     });
-  }
+  });
 }
 
 // One row back through the convolution and the first GELU. `sums` are those of the taps' gradients and of the first
@@ -208,8 +206,7 @@ static inline void back_norm(const NormBackward& back, const Norm& norm, const f
 static void back_convolution(const Backward& f, const Plan& p, const NormBackward& back2) {
   const Size s = f.size;
   const int hidden = filled(s.hidden);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++) {
+  for_parts(f.threads, p.parts, [&](int part) {
     Pieces pieces = {thread_buffer(RowRing::floats(s) + 11 * hidden + 2 * LANES)};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
     float* sums = pieces.floats(11 * hidden);
@@ -229,7 +226,7 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
       for (int i = 0; i < 9 * hidden; i++) p.tap_sums[(size_t)part * 9 * hidden + i] += sums[i];
       for (int i = 0; i < 2 * hidden; i++) p.sums1[(size_t)part * 2 * hidden + i] += sums[9 * hidden + i];
     });
-  }
+  });
 }
 
 static void back_first_product(const Backward& f, const Plan& p, const NormBackward& back1) {
@@ -238,8 +235,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
   const int channels = s.channels;
   const size_t band = (size_t)s.band() * s.width, weights = (size_t)channels * hidden;
   const Layer layer = layer_of(s, f.weights);
-#pragma omp parallel for num_threads(f.threads) schedule(static, 1)
-  for (int part = 0; part < p.parts; part++) {
+  for_parts(f.threads, p.parts, [&](int part) {
     Pieces pieces = {thread_buffer(band * (stride + 3 * narrow + 1) + 2 * narrow + 7 * 2 * LANES)};
     float *grad = pieces.floats(band * stride), *normed = pieces.floats(band * narrow + LANES);
     float *plain = pieces.floats(band * narrow), *back = pieces.floats(band * narrow);
@@ -263,7 +259,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       layer_norm_backward(layer, back, plain, rstd, tokens, channels, narrow, out, sums);
       for (int i = 0; i < 2 * narrow; i++) p.layer_sums[(size_t)part * 2 * narrow + i] += sums[i];
     });
-  }
+  });
 }
 
 // Weights, norms and zeroed sums in one block.

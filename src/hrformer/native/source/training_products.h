@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "team.h"
 #include "product.h"
 #include "training_work.h"
 #include "transpose.h"
@@ -39,17 +40,16 @@ static inline void pack_panel_transposed(const float* w, int depth, int outputs,
 static inline float* pack(Pieces& pieces, const float* w, int depth, int outputs, bool transposed, int threads) {
   float* out = pieces.floats(packed_floats(depth, outputs));
   const int vectors = vectors_of(outputs), panels = (vectors + 2) / 3;
-#pragma omp parallel for num_threads(threads) schedule(static) if (packed_floats(depth, outputs) > SMALL)
-  for (int p = 0; p < panels; p++) {
+  for_parts(packed_floats(depth, outputs) > SMALL ? threads : 1, panels, [&](int p) {
     // All panels but the last hold three vectors; four are left together, a rule of panel_vectors.
     const int left = vectors - 3 * p, taken = panel_vectors(left);
-    if (left == 1 && p > 0 && panel_vectors(left + 3) == 4) continue;
+    if (left == 1 && p > 0 && panel_vectors(left + 3) == 4) return;
     float* at = out + (size_t)3 * p * LANES * depth;
     if (transposed)
       pack_panel_transposed(w, depth, outputs, 3 * p * LANES, taken, at);
     else
       pack_panel(w, depth, outputs, 3 * p * LANES, taken, at);
-  }
+  });
   return out;
 }
 
@@ -109,20 +109,21 @@ static inline void add_outer(const float* a, int a_stride, int rows, const float
 // Sum of the parts' (rows, filled columns), as (rows, columns).
 static inline void sum_parts(const float* sums, int parts, int rows, int columns, float* out, int threads) {
   const size_t stride = filled(columns), size = rows * stride;
-#pragma omp parallel for num_threads(threads) schedule(static) if (size > SMALL)
-  for (int r = 0; r < rows; r++)
-    for (int e = 0; e < columns; e += LANES) {
-      vec total = load(sums + r * stride + e);
-      for (int p = 1; p < parts; p++) total += load(sums + p * size + r * stride + e);
-      store_part(out + (size_t)r * columns + e, total, columns - e);
-    }
+  for_runs(size > SMALL ? threads : 1, rows, [&](int first, int last) {
+    for (int r = first; r < last; r++)
+      for (int e = 0; e < columns; e += LANES) {
+        vec total = load(sums + r * stride + e);
+        for (int p = 1; p < parts; p++) total += load(sums + p * size + r * stride + e);
+        store_part(out + (size_t)r * columns + e, total, columns - e);
+      }
+  });
 }
 
 // The same as (columns, rows).
 static inline void sum_parts_transposed(const float* sums, int parts, int rows, int columns, float* out, int threads) {
   const size_t stride = filled(columns), size = rows * stride;
-#pragma omp parallel for num_threads(threads) schedule(static) if (size > SMALL)
-  for (int e = 0; e < columns; e += LANES)
+  for_parts(size > SMALL ? threads : 1, vectors_of(columns), [&](int vector) {
+    const int e = vector * LANES;
     for (int r = 0; r < rows; r += LANES) {
       vec block[LANES];
 #pragma GCC unroll 16
@@ -135,4 +136,5 @@ static inline void sum_parts_transposed(const float* sums, int parts, int rows, 
       for (int i = 0; i < LANES && e + i < columns; i++)
         store_part(out + (size_t)(e + i) * rows + r, block[i], rows - r);
     }
+  });
 }
