@@ -363,6 +363,7 @@ def test_every_option_of_create_model_stays_fast(task: str, options: dict[str, A
         assert fast.backend == backend
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of OpenVINO's converter, which traces
 def test_timm_models_stay_fast() -> None:
     pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
     x = torch.randn(1, 3, 64, 64)

@@ -105,6 +105,17 @@ def test_what_triton_runs_is_made_anew_for_a_copy() -> None:
     assert (copied.backend, "runs on CUDA" in copied.reason) == ("reference", True)
 
 
+def test_what_is_written_to_shows_on_a_device_too() -> None:
+    """There the weights are looked at after the call."""
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    old = copy.deepcopy(model)
+    fast = FastModel(model, Engine("triton", fused=GraphedModel(old)), Wanted())
+    assert torch.equal(fast(x), old(x))
+    nn.init.zeros_(fast.head.final_layer.weight)
+    assert_same(fast(x), model(x))
+    assert fast.fused is not old
+
+
 def other_weights() -> dict[str, Tensor]:
     torch.manual_seed(7)
     return {name: value * 1.1 for name, value in small("hrformer_nano", "pose").state_dict().items()}

@@ -256,7 +256,8 @@ class FastModel(VisionModel):
     def _ready(self) -> Engine:
         """The engine for the weights as they are now."""
         engine = self._engine
-        if engine is not None and (torch.compiler.is_compiling() or self._snapshot.still_holds()):
+        later = (engine is not None and engine.backend == "triton") or torch.compiler.is_compiling()
+        if engine is not None and (later or self._snapshot.still_holds()):
             return engine
         with self._lock:
             if self._engine is engine or self._engine is None:  # no other thread was faster
@@ -326,7 +327,11 @@ class FastModel(VisionModel):
         if _has_any_global_hook():  # it waits for the plain network's modules
             return self.plain(x)
         if engine.fused is not None and (engine.backend != "native" or self._suits(x)):
-            return engine.fused(x)
+            result = engine.fused(x)
+            if engine.backend != "triton" or self._snapshot.still_holds():  # looked at while the device works
+                return result
+            self._engine = None
+            return self.forward(x)
         if engine.runtime is None or not self._suits(x):
             return self.plain(x)
         with self._lock:
