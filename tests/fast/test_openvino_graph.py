@@ -81,6 +81,7 @@ def test_several_outputs_keep_their_order() -> None:
         lambda x: x[:, 0],
         lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"),
         lambda x: F.interpolate(x, size=[4, 4], mode="bicubic"),
+        lambda x: F.interpolate(x, size=[2, 2], mode="bilinear", antialias=True),
         lambda x: F.batch_norm(x, None, None, training=True),
         lambda x: torch.linalg.vector_norm(x, 1, 1),
         lambda x: 3,

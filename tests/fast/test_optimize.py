@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hrformer.fast.optimize as module
 from fast_models import assert_same, small
-from hrformer.fast.optimize import BACKENDS, MAX_SIZES, PLAIN_CALLS, FastModel, optimize
+from hrformer.fast.optimize import BACKENDS, MAX_SIZES, PLAIN_CALLS, Engine, FastModel, Wanted, optimize
 from hrformer.models.model import TASKS, VisionModel
 
 pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
@@ -130,7 +130,7 @@ class Counting:
 
 def test_sizes_are_compiled_when_they_come_again_and_forgotten_in_turn() -> None:
     runtime = Counting()
-    fast = FastModel(nn.Flatten(), runtime, None, "openvino")
+    fast = FastModel(nn.Flatten(), Engine("openvino", runtime=runtime), Wanted(backend="openvino"))
     for _ in range(PLAIN_CALLS):
         fast(torch.zeros(1, 1, 1, 5))
     assert runtime.ran == []  # a picture and its mirror image: not worth a program
@@ -149,7 +149,7 @@ def test_failing_runtime_gives_way_to_the_plain_network(caplog) -> None:
         def run(self, x: Tensor) -> list[Tensor]:
             raise RuntimeError("no memory left\nand more")
 
-    fast = FastModel(nn.Flatten(), Failing(), None, "openvino")
+    fast = FastModel(nn.Flatten(), Engine("openvino", runtime=Failing()), Wanted(backend="openvino"))
     with caplog.at_level(logging.WARNING, "hrformer"):
         for _ in range(3):
             assert fast(torch.ones(2, 1, 1, 3)).shape == (2, 3)

@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 from torch import Tensor, nn
 
+from hrformer.fast.eligibility import is_rewritten
 from hrformer.fast.fold import folded_conv, rounded_up, zero_padded
 from hrformer.fast.frozen import Frozen, channels_last
 from hrformer.fast.fused_convs import FoldedConv, FusedConv, SeparableStep, fold_convolutions
@@ -180,7 +181,8 @@ def fuse_fusion(unit: FusionUnit) -> nn.Module:
 def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
     """A copy of ``model`` in evaluation mode whose trunk and head are folded and fused.
 
-    HRNet's own blocks stay; its branches run side by side and its fusion units are fused.
+    HRNet's own blocks stay; its branches run side by side and its fusion units are fused. So do heads that are not of
+    this package. Whether the model is what the fused one computes is ``eligibility.changed_part``'s part.
 
     Args:
         model: trained; read, not kept.
@@ -196,7 +198,9 @@ def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
                 setattr(parent, name, FusedModule(child, align))
     if isinstance(trunk, HighResolutionTrunk):
         _fold_stem(trunk)
-        fold_convolutions(fused)
+        fold_convolutions(trunk)
+        if is_rewritten(head):
+            fold_convolutions(cast(nn.Module, head))
     return fused
 
 

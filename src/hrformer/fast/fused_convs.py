@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrformer.fast.fold import folded_conv
 from hrformer.fast.frozen import Frozen, channels_last
@@ -117,11 +118,11 @@ def _fold_sequence(module: nn.Sequential) -> None:
     folded: list[nn.Module] = []
     while layers:
         layer, *layers = layers
-        if type(layer) is nn.Conv2d and _starts_with(layers, nn.BatchNorm2d):
+        if _pads_with_zeros(layer) and layers and _has_statistics(layers[0]):
             norm, *layers = layers
-            relu = _starts_with(layers, nn.ReLU)
+            relu = bool(layers) and type(layers[0]) is nn.ReLU
             layers = layers[1:] if relu else layers
-            folded.append(FusedConv(layer, norm, relu=relu))
+            folded.append(FusedConv(cast(nn.Conv2d, layer), norm, relu=relu))
         else:
             folded.append(layer)
     while len(module):
@@ -129,14 +130,20 @@ def _fold_sequence(module: nn.Sequential) -> None:
     module.extend(folded)
 
 
-def _starts_with(layers: list[nn.Module], kind: type[nn.Module]) -> bool:
-    return bool(layers) and type(layers[0]) is kind
+def _pads_with_zeros(layer: nn.Module) -> bool:
+    """Whether it is an ordinary convolution with numbers of zeros around its map."""
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _has_statistics(layer: nn.Module) -> bool:
+    """Whether it is a batch norm that can be folded, also one made for several processes."""
+    return type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm) and cast(_BatchNorm, layer).running_mean is not None
 
 
 def replace_lone_convolutions(module: nn.Module) -> None:
     """Let the kernels of ``ops.fused`` run the full convolutions below ``module`` that nothing was folded into."""
     for name, child in list(module.named_children()):
-        if type(child) is nn.Conv2d and child.groups == 1 and child.padding_mode == "zeros":
-            setattr(module, name, FusedConv(child, nn.Identity(), relu=False))
+        if _pads_with_zeros(child) and cast(nn.Conv2d, child).groups == 1:
+            setattr(module, name, FusedConv(cast(nn.Conv2d, child), nn.Identity(), relu=False))
         else:
             replace_lone_convolutions(child)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hrformer.fast.eligibility import is_rewritten
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.fused_convs import replace_lone_convolutions
 from hrformer.layers.blocks import TransformerBlock
@@ -109,7 +110,9 @@ class NativeModel(nn.Module):
         super().__init__()
         with torch.no_grad():
             self.fused = fuse_trunk(model, align=1)
-            replace_lone_convolutions(self.fused)
+            replace_lone_convolutions(self.fused.backbone)
+            if is_rewritten(self.fused.head):
+                replace_lone_convolutions(cast(nn.Module, self.fused.head))
         self.fused.backbone = NativeTrunk(self.fused.backbone)
         self.threads = threads
 

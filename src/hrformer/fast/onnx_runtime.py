@@ -54,7 +54,7 @@ def onnx_graph(module: nn.Module, plane: Plane) -> bytes:
     PyTorch's older exporter: the newer one needs a further package and takes several times as long.
     """
     buffer = io.BytesIO()
-    example = torch.rand((1, *plane), generator=torch.Generator().manual_seed(0))
+    example = torch.rand((1, *plane), generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing remarks on sizes, which are constants here on purpose
         torch.onnx.export(module, (example,), buffer, dynamo=False, opset_version=20)  # type: ignore[arg-type]

@@ -278,9 +278,15 @@ _RESIZING = {
 
 
 def _interpolate(
-    x: Traced, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: Any = None, **_: Any
+    x: Traced,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: Any = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
 ) -> Traced:
-    if (mode, bool(align_corners)) not in _RESIZING:
+    if antialias or (mode, bool(align_corners)) not in _RESIZING:
         raise UnknownOperationError(f"no node for resizing {mode!r}")
     kind, placing = _RESIZING[mode, bool(align_corners)]
     if size is None:

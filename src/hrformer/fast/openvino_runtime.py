@@ -148,5 +148,6 @@ def openvino_graph(module: nn.Module, shape: Sequence[int]) -> Any:
     except UnknownOperationError as error:
         logger.info("%s goes through OpenVINO's converter: %s", type(module).__name__, error)
     # Not zeros: a network may branch on its input's values while it is traced.
-    example = torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0))
+    seeded = torch.Generator().manual_seed(0)
+    example = torch.rand(tuple(shape), generator=seeded, dtype=torch.float32, device="cpu")
     return openvino.convert_model(module, example_input=example, input=[tuple(shape)])

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from copy import deepcopy
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
+from hrformer.fast.eligibility import changed_part
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.native_model import NativeModel, native_model_refusal
 from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
+from hrformer.fast.snapshot import Snapshot, copied
 from hrformer.models.download import cache_dir
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.ops.resize import UpsampleMode
@@ -82,30 +85,87 @@ def optimize(
         raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    chosen = _chosen(backend, model, precision)
-    model = deepcopy(model).eval()
-    if chosen == "native":
+    wanted = Wanted(backend=backend, threads=threads, precision=precision, cache=cache)
+    plain = copied(model.plain if isinstance(model, FastModel) else model).eval()
+    return FastModel(plain, _engine(plain, wanted), wanted)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What ``optimize`` was asked for, see there."""
+
+    backend: Backend = "auto"
+    threads: int | None = None
+    precision: Precision = "fp32"
+    cache: bool = True
+
+
+class Engine:
+    """What runs a model, made from it: a fused network or a runtime; the plain network where there is neither.
+
+    Attributes:
+        backend: as in ``FastModel``.
+        reason: why it is "reference", else empty.
+    """
+
+    def __init__(
+        self, backend: Backend, reason: str = "", *, fused: nn.Module | None = None, runtime: Runtime | None = None
+    ) -> None:
+        self.backend, self.reason = backend, reason
+        self.fused, self.runtime = fused, runtime
+        self._sizes: OrderedDict[Plane, None] = OrderedDict()
+        self._seen: Counter[Plane] = Counter()
+
+    def is_due(self, plane: Plane) -> bool:
+        """Whether a runtime has a program for a size, or is to make one now."""
+        if plane in self._sizes:
+            self._sizes.move_to_end(plane)
+            return True
+        self._seen[plane] += 1
+        if self._seen[plane] <= PLAIN_CALLS:
+            return False
+        self._sizes[plane] = None
+        if len(self._sizes) > MAX_SIZES:
+            assert self.runtime is not None
+            self.runtime.forget(self._sizes.popitem(last=False)[0])
+        return True
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _engine(model: nn.Module, wanted: Wanted) -> Engine:
+    """What runs ``model``, which stays as it is, in evaluation mode.
+
+    Raises:
+        ValueError, ModuleNotFoundError: see ``optimize``.
+    """
+    backend, reason = _chosen(model, wanted)
+    if backend == "native":
         assert isinstance(model, VisionModel)
-        return FastModel(model, None, NativeModel(model, threads), chosen)
-    if chosen == "triton":
+        return Engine(backend, fused=NativeModel(model, wanted.threads))
+    if backend == "triton":
         fused = fuse_trunk(model) if isinstance(model, VisionModel) else model
-        return FastModel(model, None, GraphedModel(fused), chosen)
-    if chosen == "reference":
-        return FastModel(model, None, None, chosen)
-    if find_spec(chosen) is None:
-        raise ModuleNotFoundError(f"backend {chosen!r} needs a package: pip install 'hrformer[fast-cpu]'", name=chosen)
-    count = threads or torch.get_num_threads()
-    if chosen == "openvino":
-        folder: Path | None = cache_dir() / "runtimes" if cache else None
-        runtime: Runtime = OpenVINORuntime(model, threads=count, bf16=precision == "bf16", folder=folder)
-    else:
-        runtime = ONNXRuntime(model, threads=count)
-    return FastModel(model, runtime, None, chosen)
+        return Engine(backend, fused=GraphedModel(fused))
+    if backend == "reference":
+        if reason:
+            logger.info("the plain network runs: %s", reason)
+        return Engine(backend, reason)
+    if find_spec(backend) is None:
+        raise ModuleNotFoundError(
+            f"backend {backend!r} needs a package: pip install 'hrformer[fast-cpu]'", name=backend
+        )
+    threads = wanted.threads or torch.get_num_threads()
+    if backend == "openvino":
+        folder: Path | None = cache_dir() / "runtimes" if wanted.cache else None
+        runtime: Runtime = OpenVINORuntime(model, threads=threads, bf16=wanted.precision == "bf16", folder=folder)
+        return Engine(backend, runtime=runtime)
+    return Engine(backend, runtime=ONNXRuntime(model, threads=threads))
 
 
-def _chosen(backend: Backend, model: nn.Module, precision: Precision) -> Backend:
-    """The backend for a model; "reference" with a line in the log where none applies."""
-    weight = next(model.parameters(), torch.empty(0))
+def _chosen(model: nn.Module, wanted: Wanted) -> tuple[Backend, str]:
+    """The backend for a model; "reference" with the reason where none applies."""
+    backend = wanted.backend
+    weight = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
     if backend == "triton" and weight.device.type != "cuda":
         raise ValueError(f"backend 'triton' runs on CUDA, but the model is on {weight.device}")
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
@@ -113,27 +173,27 @@ def _chosen(backend: Backend, model: nn.Module, precision: Precision) -> Backend
         raise ValueError(
             f"backend {backend!r} runs float32 models on the CPU, this one is {weight.dtype} on {weight.device}"
         )
-    refusal = "they compute in fp32, not bf16" if precision == "bf16" else native_model_refusal(model)
-    if backend == "native" and refusal is not None:
-        raise ValueError(f"backend 'native' does not run here: {refusal}")
+    changed = changed_part(model)
+    refusal = "they compute in fp32, not bf16" if wanted.precision == "bf16" else native_model_refusal(model)
+    if backend == "native" and (changed or refusal):
+        raise ValueError(f"backend 'native' does not run here: {changed or refusal}")
+    if backend == "reference":
+        return "reference", ""
+    if changed:
+        return "reference", changed
     if backend != "auto":
-        return backend
+        return backend, ""
     if weight.device.type == "cuda":
-        return "triton"
+        return "triton", ""
     if not on_cpu:
-        logger.info("no fast path for %s on %s: the plain network runs", weight.dtype, weight.device)
-        return "reference"
+        return "reference", f"no fast path for {weight.dtype} on {weight.device}"
     if refusal is None:
-        return "native"
+        return "native", ""
     if find_spec("openvino") is not None:
-        return "openvino"
+        return "openvino", ""
     if find_spec("onnxruntime") is not None:
-        return "onnxruntime"
-    logger.info(
-        "the plain network runs: %s, and no runtime for the CPU is installed (pip install 'hrformer[fast-cpu]')",
-        refusal,
-    )
-    return "reference"
+        return "onnxruntime", ""
+    return "reference", f"{refusal}, and no runtime for the CPU is installed (pip install 'hrformer[fast-cpu]')"
 
 
 class FastModel(VisionModel):
@@ -143,25 +203,104 @@ class FastModel(VisionModel):
     for the third time: neither the first result of a process, which may take a picture and its mirror image, nor
     pictures of many sizes wait for programs that are used once.
 
-    It holds the plain network too, under the names it had, which answers where the backend cannot.
+    It holds a plain network too, under the names it had, which answers where the backend cannot. Its weights are what
+    the state dict shows. Whatever is loaded into them, moves them to another device or precision or writes to them
+    counts: what is fast is made anew from them at the next call. Copies and pickles hold the plain network only, and
+    make the rest when they are called.
 
-    Attributes:
-        backend: what runs it: "native", "openvino", "onnxruntime", "triton" or "reference".
+    Args:
+        model: in evaluation mode, kept.
+        engine: made from it, or None to make it at the first call.
+        wanted: how to make it again.
     """
 
-    def __init__(self, model: nn.Module, runtime: Runtime | None, fused: nn.Module | None, backend: Backend) -> None:
+    def __init__(self, model: nn.Module, engine: Engine | None, wanted: Wanted) -> None:
         if isinstance(model, VisionModel):
             super().__init__(model.backbone, model.head, model.info)
+            # The same dicts, so that both hold the same parts for good.
+            self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         else:
             super().__init__(model, None, ModelInfo(name=type(model).__name__))
-        self.fused = fused
-        self.backend: Backend = backend
-        self._runtime = runtime
-        self._sizes: OrderedDict[Plane, None] = OrderedDict()
-        self._seen: Counter[Plane] = Counter()
+        self.__dict__["_plain"] = model  # not a part by this name too
+        self._wanted = wanted
         self._lock = threading.Lock()  # a runtime's buffers serve one call at a time
-        self._structure: Any = None
+        self._use(engine)
         super().train(False)
+
+    def _use(self, engine: Engine | None) -> None:
+        self._structure: Any = None
+        self._snapshot = Snapshot(self.plain)
+        self._engine = engine
+
+    @property
+    def plain(self) -> nn.Module:
+        """The plain network, of the type that was given to ``optimize``."""
+        plain: nn.Module = self.__dict__["_plain"]
+        return plain
+
+    @property
+    def backend(self) -> Backend:
+        """What runs it: "native", "openvino", "onnxruntime", "triton" or "reference"."""
+        return self._ready().backend
+
+    @property
+    def reason(self) -> str:
+        """Why the plain network runs; empty where something faster does."""
+        return self._ready().reason
+
+    @property
+    def fused(self) -> nn.Module | None:
+        """The fused network of the backends "native" and "triton"."""
+        return self._ready().fused
+
+    def _ready(self) -> Engine:
+        """The engine for the weights as they are now."""
+        engine = self._engine
+        later = (engine is not None and engine.backend == "triton") or torch.compiler.is_compiling()
+        if engine is not None and (later or self._snapshot.still_holds()):
+            return engine
+        with self._lock:
+            if self._engine is engine or self._engine is None:  # no other thread was faster
+                try:
+                    made = _engine(self.plain, self._wanted)
+                except (ValueError, ModuleNotFoundError) as error:  # after a move or on another machine
+                    logger.info("the plain network runs: %s", error)
+                    made = Engine("reference", str(error))
+                self._use(made)
+            assert self._engine is not None
+            return self._engine
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Another head, or another backbone, counts as other weights do."""
+        super().__setattr__(name, value)
+        if name in self._modules and "_engine" in self.__dict__:
+            self._engine = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_engine": None, "_snapshot": None, "_structure": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lock = threading.Lock()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FastModel:
+        """Moves and casts the plain network; where that changes something, the rest is made anew."""
+        super()._apply(fn, recurse)
+        if self._engine is not None and self._snapshot.has_moved(self.plain):
+            self._engine = None
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of every module; the next call runs with what was loaded."""
+        found = super().load_state_dict(*args, **kwargs)
+        self._engine = None
+        return found
+
+    def apply(self, fn: Any) -> FastModel:
+        """As of every module, to the plain network's parts; the next call runs with what that left."""
+        super().apply(fn)
+        self._engine = None
+        return self
 
     def set_upsample(self, mode: UpsampleMode) -> None:
         """Not possible any more.
@@ -184,48 +323,43 @@ class FastModel(VisionModel):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
         """The model's result for (B, C, H, W); never carries a gradient."""
-        if self.fused is not None and (self.backend != "native" or self._suits(x)):
-            return self.fused(x)
-        if self._runtime is None or not self._suits(x):
-            return super().forward(x)
+        engine = self._ready()
+        if _has_any_global_hook():  # it waits for the plain network's modules
+            return self.plain(x)
+        if engine.fused is not None and (engine.backend != "native" or self._suits(x)):
+            result = engine.fused(x)
+            if engine.backend != "triton" or self._snapshot.still_holds():  # looked at while the device works
+                return result
+            self._engine = None
+            return self.forward(x)
+        if engine.runtime is None or not self._suits(x):
+            return self.plain(x)
         with self._lock:
             plane = (x.shape[1], x.shape[2], x.shape[3])
-            if not self._is_due(plane):
-                return super().forward(x)
+            if not engine.is_due(plane):
+                return self.plain(x)
             try:
-                return self._as_model(self._runtime.run(x), x)
-            except RuntimeError as error:
-                logger.warning("%s fails, the plain network runs from now on: %s", self.backend, _first_line(error))
-                self._runtime, self.backend = None, "reference"
-        return super().forward(x)
+                return self._as_model(engine.runtime.run(x), x)
+            except Exception as error:  # converters raise whatever they meet
+                result = self.plain(x)  # which raises an error of its own where the input is at fault
+                logger.warning("%s fails, the plain network runs from now on: %s", engine.backend, _first_line(error))
+                self._use(Engine("reference", f"{engine.backend} fails: {_first_line(error)}"))
+                return result
 
     @staticmethod
     def _suits(x: Tensor) -> bool:
         return x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
-    def _is_due(self, plane: Plane) -> bool:
-        if plane in self._sizes:
-            self._sizes.move_to_end(plane)
-            return True
-        self._seen[plane] += 1
-        if self._seen[plane] <= PLAIN_CALLS:
-            return False
-        self._sizes[plane] = None
-        if len(self._sizes) > MAX_SIZES:
-            assert self._runtime is not None
-            self._runtime.forget(self._sizes.popitem(last=False)[0])
-        return True
-
     def _as_model(self, outputs: list[Tensor], x: Tensor) -> Any:
         """Outputs in the container that the model returns, which one call of it on a small picture shows."""
         if self._structure is None:
-            self._structure = super().forward(x[:1]) if len(outputs) > 1 else outputs[0]
+            self._structure = self.plain(x[:1]) if len(outputs) > 1 else outputs[0]
         if isinstance(self._structure, dict):
             return dict(zip(self._structure, outputs, strict=True))
         return outputs[0] if isinstance(self._structure, Tensor) else type(self._structure)(outputs)
 
     def extra_repr(self) -> str:
-        return f"backend={self.backend}"
+        return f"backend={self.backend}" + (f", reason={self.reason!r}" if self.reason else "")
 
 
 def _first_line(error: Exception) -> str:

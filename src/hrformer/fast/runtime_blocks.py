@@ -41,10 +41,11 @@ class ChannelNorm(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, channels: int, padded: int, eps: float) -> None:
+    def __init__(self, channels: int, padded: int, eps: float, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.channels, self.eps = channels, eps
-        self.register_buffer("mask", (torch.arange(padded) < channels).float().view(1, -1, 1, 1))
+        mask = torch.arange(padded, device=device) < channels
+        self.register_buffer("mask", mask.float().view(1, -1, 1, 1))
         self.filled = padded > channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,9 +147,10 @@ class RuntimeBlock(nn.Module):
         super().__init__()
         channels = block.attn.proj.out_features
         padded = rounded_up(channels, align)
-        self.norm1 = ChannelNorm(channels, padded, block.norm1.eps)
+        device = block.norm1.weight.device
+        self.norm1 = ChannelNorm(channels, padded, block.norm1.eps, device)
         self.attn = RuntimeAttention(block.attn, block.norm1, align)
-        self.norm2 = ChannelNorm(channels, padded, block.norm2.eps)
+        self.norm2 = ChannelNorm(channels, padded, block.norm2.eps, device)
         self.ffn = RuntimeFFN(block.ffn, block.norm2, align)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrformer.fast.fold import rounded_up, zero_padded
 from hrformer.layers.blocks import TransformerBlock
-from hrformer.models.heads import ClassificationHead
+from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.trunk import HighResolutionTrunk
 
 
@@ -19,22 +22,25 @@ def widen(trunk: HighResolutionTrunk, head: nn.Module | None, align: int) -> int
 
     Args:
         trunk: in evaluation mode.
-        head: that reads its maps; a trunk without one keeps its channels, which are outputs.
+        head: that reads its maps; a trunk without one keeps its channels, which are outputs, and so does one with a
+            head whose reading layers are not known.
         align: 1 changes nothing.
 
     Returns:
-        What the branches are multiples of now: ``align``, or 1 without a head.
+        What the branches are multiples of now: ``align``, or 1 where they keep their channels.
 
     Raises:
         ValueError: a batch norm keeps no running statistics.
     """
-    if head is None:
+    readers = None if head is None else _readers(head, [info.channels for info in trunk.feature_info])
+    if readers is None:
         return 1
     if any(count % align for count in trunk.config.channels):
         for name, part in trunk.named_children():
             if name.startswith(("transition", "stage")):
                 _widen(part, align)
-        _widen_head(head, [info.channels for info in trunk.feature_info], align)
+        for conv, parts in readers:
+            _spread_inputs(conv, parts, align)
     return align
 
 
@@ -44,7 +50,7 @@ def _widen(module: nn.Module, align: int) -> None:
         return
     if isinstance(module, nn.Conv2d):
         _widen_conv(module, align)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, _BatchNorm):
         _widen_norm(module, align)
     for child in module.children():
         _widen(child, align)
@@ -61,7 +67,7 @@ def _widen_conv(conv: nn.Conv2d, align: int) -> None:
     conv.in_channels, conv.out_channels, conv.groups = into, out, into if depthwise else 1
 
 
-def _widen_norm(norm: nn.BatchNorm2d, align: int) -> None:
+def _widen_norm(norm: _BatchNorm, align: int) -> None:
     """Added channels have gain, shift and mean 0 and variance 1, so that zeros stay zeros."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f"only a batch norm with running statistics can be folded, got {norm}")
@@ -74,17 +80,31 @@ def _widen_norm(norm: nn.BatchNorm2d, align: int) -> None:
     norm.num_features = new
 
 
-def _widen_head(head: nn.Module, channels: list[int], align: int) -> None:
-    """Let the convolutions that read the trunk's maps skip the filling: one map each, or all side by side."""
-    if isinstance(head, ClassificationHead):
-        for count, incre in zip(channels, head.incre_modules, strict=True):
-            for conv in incre.modules():
-                if isinstance(conv, nn.Conv2d) and conv.groups == 1 and conv.in_channels == count:
-                    _spread_inputs(conv, [count], align)
-        return
-    for conv in head.modules():
-        if isinstance(conv, nn.Conv2d) and conv.in_channels == sum(channels):
-            _spread_inputs(conv, channels, align)
+def _readers(head: nn.Module, channels: list[int]) -> list[tuple[nn.Conv2d, list[int]]] | None:
+    """The convolutions that read the trunk's maps, each with the channels of its maps side by side.
+
+    None where the head is not one of ours, or something else than a convolution reads the maps.
+    """
+    try:
+        found = _reading_layers(head, channels)
+    except (AttributeError, IndexError, TypeError):  # parts of the head were taken out or replaced
+        return None
+    if all(type(conv) is nn.Conv2d and conv.groups == 1 and conv.in_channels == sum(parts) for conv, parts in found):
+        return found or None
+    return None
+
+
+def _reading_layers(head: Any, channels: list[int]) -> list[tuple[Any, list[int]]]:
+    if type(head) is ClassificationHead:
+        blocks = [(cast(Any, incre)[0], [n]) for n, incre in zip(channels, head.incre_modules, strict=True)]
+        ways = [(block.downsample, parts) for block, parts in blocks]
+        firsts = [(block.conv1, parts) for block, parts in blocks]
+        return firsts + [(way[0], parts) for way, parts in ways if not isinstance(way, nn.Identity)]
+    if type(head) is PoseHead:
+        return [(head.final_layer, channels)]
+    if type(head) is OCRHead:
+        return [(head.aux[0], channels), (head.pixel[0], channels)]
+    return [(head.last_layer[0], channels)] if type(head) is FCNHead else []
 
 
 def _spread_inputs(conv: nn.Conv2d, channels: list[int], align: int) -> None:

@@ -1,0 +1,216 @@
+"""Whether a model still is what the fast paths compute: its layers' types, settings and shapes.
+
+A fused block reads the weights of its layers and computes what those layers did when this package made them. So every
+layer is compared with a fresh one, built on the meta device with the sizes found; whatever else sits there has to be
+run as it is. Biases of convolutions and every ``eps`` are read from the layers and may be any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from timm.models._features import FeatureHooks
+from torch import Tensor, nn
+
+from hrformer.layers.attention import WindowAttention
+from hrformer.layers.blocks import BasicBlock, Bottleneck, TransformerBlock
+from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
+from hrformer.models.model import VisionModel
+from hrformer.models.trunk import HighResolutionTrunk
+
+HEADS = (ClassificationHead, PoseHead, OCRHead, FCNHead)
+"""Heads that are rewritten; others run as they are."""
+
+SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    ),
+    nn.BatchNorm2d: ("num_features",),
+    nn.LayerNorm: ("normalized_shape",),
+    nn.Linear: ("in_features", "out_features"),
+    nn.GELU: ("approximate",),
+    WindowAttention: ("num_heads", "window"),
+}
+"""What a layer computes besides its type and tensors."""
+
+FREE = {(nn.Conv2d, "bias"), (nn.BatchNorm2d, "num_batches_tracked")}
+"""Tensors that may be there or not."""
+
+
+def changed_part(model: nn.Module) -> str | None:
+    """The first part of a model that fused blocks or compiled programs would pass over or get wrong, and what is
+    wrong with it; None for a model that they compute.
+
+    Of modules that are not ours only what no program can hold counts: hooks, and tensors of several kinds.
+    """
+    found = _watched_part(model) or _odd_tensor(model)
+    if found or not isinstance(model, VisionModel) or not isinstance(model.backbone, HighResolutionTrunk):
+        return found
+    if type(model).forward is not VisionModel.forward:
+        return f"{type(model).__name__} has a forward of its own"
+    return _difference(model.backbone, _fresh_trunk(model.backbone), "backbone") or _changed_bottleneck(model.head)
+
+
+def is_rewritten(head: nn.Module | None) -> bool:
+    """Whether a head is one of this package, whose layers may be folded."""
+    return type(head) in HEADS
+
+
+def _watched_part(model: nn.Module) -> str | None:
+    """A module with hooks, or whose ``forward`` was replaced on the object."""
+    for name, part in model.named_modules():
+        hooks = [*part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        if not all(map(_collects_features, hooks)):
+            return f"{name or type(part).__name__} has forward hooks"
+        if "forward" in vars(part) and not isinstance(part, torch.jit.ScriptModule):
+            return f"forward of {name or type(part).__name__} was replaced"
+    return None
+
+
+def _collects_features(hook: Any) -> bool:
+    """Whether it is one of those by which timm's backbones take their maps, which are part of their function."""
+    return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), FeatureHooks)
+
+
+def _odd_tensor(model: nn.Module) -> str | None:
+    """A tensor that is no ordinary one, or has another precision or device than the first."""
+    first: tuple[str, torch.dtype, torch.device] | None = None
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.is_quantized:
+            return f"{name} is no ordinary tensor but {type(tensor).__name__} of {tensor.dtype}"
+        if not tensor.is_floating_point():
+            continue
+        first = first or (name, tensor.dtype, tensor.device)
+        if (tensor.dtype, tensor.device) != first[1:]:
+            return f"{name} is {tensor.dtype} on {tensor.device}, {first[0]} is {first[1]} on {first[2]}"
+    return None
+
+
+class _AnyBlock(nn.Module):
+    """Stands where a fresh trunk has a block: one of either family, with ``channels``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+
+def _fresh_trunk(trunk: HighResolutionTrunk) -> nn.Module:
+    """A trunk of the same configuration; another number of input channels may have been given to its stem later."""
+    config = replace(trunk.config, in_chans=_found(trunk, "conv1.in_channels", trunk.config.in_chans))
+    with torch.device("meta"):
+        return HighResolutionTrunk(config, lambda branch, depth: _AnyBlock(config.channels[branch]))
+
+
+class _FreshBlocks:
+    """Blocks with the sizes that those of a model have, one for all blocks of the same sizes."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], nn.Module] = {}
+
+    def like(self, block: nn.Module, channels: int) -> nn.Module:
+        """A fresh block to compare with one that stands where a branch has ``channels``."""
+        if type(block) is BasicBlock:
+            return self._once(BasicBlock, channels)
+        hidden = _found(block, "ffn.fc1.out_channels", channels)
+        return self._once(
+            TransformerBlock,
+            channels,
+            _found(block, "attn.num_heads", 1),
+            window=_found(block, "attn.window", 1),
+            mlp_ratio=(hidden + 0.5) / channels,
+            drop_path=0.5 if isinstance(_found(block, "drop_path", None), DropPath) else 0.0,
+        )
+
+    def _once(self, kind: Callable[..., nn.Module], *sizes: Any, **further: Any) -> nn.Module:
+        key = (kind, *sizes, *further.items())
+        if key not in self._made:
+            with torch.device("meta"):
+                self._made[key] = kind(*sizes, **further)
+        return self._made[key]
+
+
+def _found(part: nn.Module, path: str, default: Any) -> Any:
+    """A size of a part, or the default where something else took the part's place."""
+    try:
+        return attrgetter(path)(part)
+    except AttributeError:
+        return default
+
+
+def _changed_bottleneck(head: nn.Module | None) -> str | None:
+    """Bottlenecks are the only parts of heads that are rewritten as a whole."""
+    if head is None or not is_rewritten(head):
+        return None
+    for name, part in head.named_modules():
+        if type(part) is Bottleneck:
+            inner, depthwise = _found(part, "conv2.in_channels", 1), _found(part, "conv2.groups", 1) > 1
+            with torch.device("meta"):
+                fresh = Bottleneck(_found(part, "conv1.in_channels", 1), inner, depthwise=depthwise)
+            difference = _difference(part, fresh, f"head.{name}")
+            if difference:
+                return difference
+    return None
+
+
+def _difference(found: nn.Module, fresh: nn.Module, path: str, blocks: _FreshBlocks | None = None) -> str | None:
+    """What distinguishes a module from a fresh one, or None."""
+    blocks = blocks or _FreshBlocks()
+    if isinstance(fresh, _AnyBlock):
+        try:
+            fresh = blocks.like(found, fresh.channels)
+        except (TypeError, ValueError) as error:  # sizes that no block can have
+            return f"{path}: {error}"
+    kind = type(fresh)
+    if type(found) is not kind and not (kind is nn.BatchNorm2d and type(found) is nn.SyncBatchNorm):
+        return f"{path} is {_named(type(found), kind)}, not {kind.__name__}"
+    for what, is_, was in chain(_replaced(found), _other_settings(found, fresh), _other_tensors(found, fresh)):
+        return f"{path}.{what} is {is_}, not {was}"
+    if list(found._modules) != list(fresh._modules):
+        return f"{path} holds {', '.join(found._modules)}, not {', '.join(fresh._modules)}"
+    for name, child in fresh._modules.items():
+        assert child is not None
+        difference = _difference(found._modules[name], child, f"{path}.{name}", blocks)  # type: ignore[arg-type]
+        if difference:
+            return difference
+    return None
+
+
+def _named(kind: type, other: type) -> str:
+    """Its name, with its module where the other has the same."""
+    return kind.__name__ if kind.__name__ != other.__name__ else f"{kind.__module__}.{kind.__name__}"
+
+
+def _replaced(found: nn.Module) -> Iterator[tuple[str, str, str]]:
+    """Methods that were replaced on the object; ``compile()`` leaves its result there, which computes the same."""
+    for name, value in vars(found).items():
+        if callable(value) and callable(getattr(type(found), name, None)) and name != "_compiled_call_impl":
+            yield name, "another function", f"that of {type(found).__name__}"
+
+
+def _other_settings(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, str, str]]:
+    for name in SETTINGS.get(type(fresh), ()):
+        is_, was = getattr(found, name), getattr(fresh, name)
+        if is_ != was:
+            yield name, repr(is_), repr(was)
+
+
+def _other_tensors(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, str, str]]:
+    for name, tensor in chain(fresh._parameters.items(), fresh._buffers.items()):
+        if tensor is None or (type(fresh), name) in FREE:
+            continue
+        there = found._parameters.get(name, found._buffers.get(name))
+        if there is None or there.shape != tensor.shape:
+            yield name, "missing" if there is None else f"{tuple(there.shape)}", f"{tuple(tensor.shape)}"
