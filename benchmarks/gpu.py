@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gpu_page import write_page
 from gpu_record import UNUSABLE, mark_dead, read_json, write_json
+from gpu_tests import run_tests
 from gpu_tools import assembler, describe
 
 HERE = Path(__file__).resolve().parent
@@ -137,8 +138,11 @@ class Run:
     def _stage(self, name: str, stage: Stage) -> dict[str, object]:
         """Run a stage to its end or its limit; a process that dies is followed by one that goes on behind its case."""
         began, left = time.monotonic(), self.left()
-        if left < stage.least:
-            return _said("skipped", f"{max(left, 0):.0f} s are left and it takes {stage.least:.0f}", began)
+        if name == "train" and not self.options.train:
+            return _said("skipped", "no recipe was named by --train", began)
+        least = 5 if self.options.tiny else stage.least
+        if left < least:
+            return _said("skipped", f"{max(left, 0):.0f} s are left and it takes {least:.0f}", began)
         limit = min(left, self.options.limit, float("inf") if stage.limit is None else stage.limit)
         deaths: list[str] = []
         while True:
@@ -152,7 +156,7 @@ class Run:
             deaths.append(f"{dead}: {why}" if dead else why)
             # A process that died in no case would die again.
             goes_on = status == UNUSABLE or dead
-            if not goes_on or began + limit - time.monotonic() < stage.least:
+            if not goes_on or began + limit - time.monotonic() < least:
                 state = "cut" if self.left() < 1 else "failed"
                 return _said(state, "; ".join(deaths), began, status=status, tail=self._tail(name))
         cases = read_json(self._json(name)).get("cases", {})
@@ -234,6 +238,8 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
 def main() -> int:
     options = parse()
     if options.stage:
+        if options.stage == "tests":
+            return run_tests(options)
         # torch and the package are for the stages' own processes.
         sys.path[:0] = PATHS
         from gpu_stages import run_stage

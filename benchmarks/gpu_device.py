@@ -5,7 +5,8 @@ On a CPU kernels run in Triton's interpreter, a CUDA graph is a call of the mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,17 @@ def interpret_kernels() -> None:
     conv_ffn.depthwise_stage = _depthwise_stage
     for operator, with_kernels in OPERATORS:
         operator.register_kernel("cpu", with_kernels)
+
+
+@contextmanager
+def plain_training() -> Iterator[None]:
+    """Training takes the plain modules, and so does what settles a network's statistics."""
+    before = attention_layer.kernels_train
+    attention_layer.kernels_train = training_layer.kernels_train = lambda x: False
+    try:
+        yield
+    finally:
+        attention_layer.kernels_train = training_layer.kernels_train = before
 
 
 def _depthwise_stage(u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,12 +31,12 @@ def _lines(content: Mapping[str, Any], titles: Mapping[str, str], cases: Mapping
     yield from table([{"stage": titles[name], **_state(content["stages"].get(name))} for name in cases])
     for name, found in cases.items():
         said = content["stages"].get(name)
-        if said is None or not (found or said.get("tail")):
+        if not found and not (said and said.get("tail")):
             continue
         yield f"## {titles[name]}"
         yield ""
         yield from _cases(found)
-        if said.get("tail"):
+        if said and said.get("tail"):
             yield f"The log of `{name}` ends:"
             yield ""
             yield "```text"

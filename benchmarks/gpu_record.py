@@ -6,13 +6,24 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
 UNUSABLE = 70
 """Exit status of a stage whose process cannot go on, though later ones may: its device answers no more."""
+
+
+Case = tuple[str, Callable[[], Mapping[str, Any]]]
+"""A name, and what finds the facts; a fact "wrong" says what fails it, "rows" is a table, "note" a sentence."""
+
+
+def stage_json(options: Namespace) -> Path:
+    """Where the stage that ``options`` names keeps its cases."""
+    path: Path = options.out / "stages" / f"{options.stage}.json"
+    return path
 
 
 class Skip(Exception):
@@ -58,6 +69,13 @@ class Record:
     def died(self, name: str) -> bool:
         """Whether a case took its process with it."""
         return bool(self.cases.get(name, {}).get("died"))
+
+    def run_all(self, cases: Iterable[Case]) -> int:
+        """Run cases in turn; the exit status of their process."""
+        for name, case in cases:
+            print(f"-- {name}", flush=True)
+            self.run(name, case)
+        return 0
 
     def run(self, name: str, case: Callable[[], Mapping[str, Any]]) -> None:
         """Run a case unless it was tried before; its errors are results."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 import gpu_device
-from gpu_record import Record
+from gpu_record import Case, Record
 from hrformer.benchmark import presets
 from hrformer.benchmark.calls import DTYPES, make_input, prepare_forward, prepare_training
 from hrformer.benchmark.candidates import TIMM_NAMES, Candidate, default_size
@@ -31,7 +32,6 @@ from hrformer.benchmark.timing import TimingConfig
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.ops import attention, depthwise, fused
 
-Case = tuple[str, Callable[[], Mapping[str, Any]]]
 COSTLIEST = 25
 
 BOUNDS = {"pose": (35, 49, 175)}
@@ -178,20 +178,21 @@ def profile_cases(options: argparse.Namespace, device: torch.device) -> Iterator
     model, size = (gpu_device.SPECK, (32, 32)) if options.tiny else ("hrformer_base", default_size("pose"))
     half: Any = "fp16" if device.type == "cpu" else "bf16"
     candidate = Candidate(model=model, task="pose", way="eager", precision=half)
+    with gpu_device.plain_training():
+        built = build_network(candidate, Sources())
     forwards, steps = (1, 2) if options.tiny else (FORWARD_BATCH, STEP_BATCH)
 
     def forward() -> Mapping[str, Any]:
         # Without a graph, in which the profiler would see one launch.
-        network = fuse_trunk(build_network(candidate, Sources()).to(device, DTYPES[half]))
+        network = fuse_trunk(copy.deepcopy(built).to(device, DTYPES[half]))
         run = prepare_forward(network, candidate, device)
         x = make_input(candidate, forwards, size, device, 0)
         return _profile(lambda: run(x), device, forwards)
 
     def step() -> Mapping[str, Any]:
-        # bf16 on a CPU too: there is no loss scaler to be had.
-        network = build_network(candidate, Sources())
+        # fp16 would want a loss scaler, and bf16 is what the interpreter does not have.
         chosen = replace(candidate, precision="fp32") if device.type == "cpu" else candidate
-        return _profile(prepare_training(network, chosen, steps, size, device, 0), device, steps)
+        return _profile(prepare_training(built, chosen, steps, size, device, 0), device, steps)
 
     yield f"forward of {model}, batch {forwards}, {half}", forward
     yield f"training step of {model}, batch {steps}, {half}", step

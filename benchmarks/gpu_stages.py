@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import gpu_device
-from gpu_record import Record, Skip
+from gpu_record import Case, Record, Skip, stage_json
 from gpu_speed import profile_cases, speed_cases
 from gpu_tools import sanitizer
 from gpu_train import train_cases
@@ -29,12 +26,9 @@ from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import map_tensors
 from hrformer.fast.optimize import optimize
 from hrformer.kernels.launch import assembler_version, switched_off
-from hrformer.layers import attention as attention_layer
-from hrformer.layers import training as training_layer
 from kernel_accuracy import error_and_allowed
 
 HERE = Path(__file__).resolve().parent
-Case = tuple[str, Callable[[], Mapping[str, Any]]]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NETWORKS = [
@@ -48,16 +42,6 @@ NETWORKS = [
     for model in ("hrformer_small", "hrformer_base")
 ]
 TINY = [(gpu_device.SPECK, "pose", (32, 32))]
-
-KERNEL_TESTS = (
-    "kernels/test_window_block.py", "kernels/test_pointwise.py", "kernels/test_depthwise_pointwise.py",
-    "kernels/test_fusion_sum.py", "kernels/test_window_attention.py", "kernels/test_depthwise.py",
-    "kernels/test_huge_batches.py", "kernels/test_launch.py", "ops/test_fused.py", "ops/test_attention.py",
-    "ops/test_depthwise.py", "ops/test_conv_ffn.py", "ops/test_switches.py", "fast/test_fused_blocks.py",
-    "fast/test_fused_convs.py", "fast/test_graphs.py", "layers/test_attention.py", "layers/test_blocks.py",
-    "kernels/test_compilation.py",
-)  # fmt: skip
-"""Below ``tests/``; what matters most comes first."""
 
 
 def run_stage(options: argparse.Namespace) -> int:
@@ -75,20 +59,15 @@ def run_stage(options: argparse.Namespace) -> int:
     gpu_device.prepare(device, interpret=options.stage in ("networks", "profile"))
     if options.stage == "forward":
         return _forward_once(options, device)
-    path = options.out / "stages" / f"{options.stage}.json"
-    record = Record(path, lambda: gpu_device.is_alive(device), options.seconds)
+    record = Record(stage_json(options), lambda: gpu_device.is_alive(device), options.seconds)
     stages = {
         "machine": lambda: machine_cases(options, device),
         "networks": lambda: network_cases(options, device),
         "speed": lambda: speed_cases(options, device, record),
         "profile": lambda: profile_cases(options, device),
-        "tests": lambda: test_cases(options, record),
         "train": lambda: train_cases(options, device, record),
     }
-    for name, case in stages[options.stage]():
-        print(f"-- {name}", flush=True)
-        record.run(name, case)
-    return 0
+    return record.run_all(stages[options.stage]())
 
 
 def machine_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
@@ -136,7 +115,8 @@ def network_cases(options: argparse.Namespace, device: torch.device) -> Iterator
 @cache
 def _built(model: str, task: Any) -> nn.Module:
     """Settled random weights, the same in every process and precision; the last few networks stay."""
-    return build_network(Candidate(model=model, task=task), Sources())
+    with gpu_device.plain_training():
+        return build_network(Candidate(model=model, task=task), Sources())
 
 
 @cache
@@ -217,7 +197,7 @@ def _gradients(model: str, task: str, device: torch.device) -> Mapping[str, Any]
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(device)
     half = torch.float16 if device.type == "cpu" else torch.bfloat16
     ours = _step(network, x, half)
-    with _plain_training():
+    with gpu_device.plain_training():
         plain, exact = _step(network, x, half), _step(network.double(), x.double(), None)
     error, allowed = error_and_allowed(ours, plain, exact, half)
     facts = {"error/allowed": round(error / allowed, 3), "error/norm": float(error / exact.norm())}
@@ -238,52 +218,3 @@ def _step(network: nn.Module, x: Tensor, half: torch.dtype | None) -> Tensor:
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     pairs = zip(wanted, found, strict=True)
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in pairs])
-
-
-class _plain_training:
-    """Context in which training takes the plain modules."""
-
-    def __enter__(self) -> None:
-        self._before = attention_layer.kernels_train
-        attention_layer.kernels_train = training_layer.kernels_train = lambda x: False
-
-    def __exit__(self, *error: object) -> None:
-        attention_layer.kernels_train = training_layer.kernels_train = self._before
-
-
-def test_cases(options: argparse.Namespace, record: Record) -> Iterator[Case]:
-    """Files of tests side by side; each is a line with what failed."""
-    tests = HERE.parent / "tests"
-    files = KERNEL_TESTS[3:4] if options.tiny else KERNEL_TESTS
-    with ThreadPoolExecutor(max_workers=2 if options.tiny else min(8, os.cpu_count() or 1)) as pool:
-        end = time.monotonic() + options.seconds - 2
-        running = {name: pool.submit(_test_file, tests / name, end) for name in files if not record.known(name)}
-        for name, result in running.items():
-            yield name, result.result
-
-
-def _test_file(file: Path, end: float) -> Mapping[str, Any]:
-    if (left := end - time.monotonic()) < 1:
-        raise Skip("no time left")
-    if not file.is_file():
-        raise Skip("the tests are not part of this tree")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-rf", str(file)]
-    try:
-        finished = subprocess.run(
-            command,
-            cwd=HERE.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=left,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"not done after {left:.0f} s") from error
-    lines = finished.stdout.strip().splitlines()
-    facts: dict[str, Any] = {"result": lines[-1].strip("= ") if lines else ""}
-    if finished.returncode not in (0, 5):
-        print(finished.stdout, flush=True)
-        facts["rows"] = [{"failed": line} for line in lines if line.startswith(("FAILED", "ERROR"))][:20]
-        facts["wrong"] = f"exit status {finished.returncode}"
-    return facts

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import gpu_device
-from gpu_record import Record, Skip
+from gpu_record import Case, Record
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfig
@@ -27,22 +27,14 @@ MOST_BYTES = 16_000_000
 """Of a file of weights, less than what borrowed machines hand back."""
 LAST_SECONDS = 8
 """For a run to write its weights and its summary."""
-Case = tuple[str, Callable[[], Mapping[str, Any]]]
 
 
 def train_cases(options: argparse.Namespace, device: torch.device, record: Record) -> Iterator[Case]:
     """The recipes share the time that is left."""
-    given = options.train or (["smoke_classification"] if options.tiny and options.data else [])
-    if not given:
-        yield "training", _nothing_to_do
-    for number, name in enumerate(given):
+    for number, name in enumerate(options.train):
         if not record.known(name):
-            seconds = record.left() / (len(given) - number)
+            seconds = record.left() / (len(options.train) - number)
             yield name, lambda name=name, seconds=seconds: _train(name, options, device, record, seconds)
-
-
-def _nothing_to_do() -> Mapping[str, Any]:
-    raise Skip("no recipe was named by --train")
 
 
 def _train(
