@@ -50,10 +50,10 @@ class Stage:
 
 STAGES = {
     "machine": Stage(title="Machine", limit=45, case=40, least=5),
-    "networks": Stage(title="Whole networks", limit=150, case=60, least=15),
-    "speed": Stage(title="Speed and memory", limit=180, case=75, least=20),
-    "profile": Stage(title="Where the time goes", limit=60, case=45, least=15),
-    "tests": Stage(title="Tests of the kernels", limit=120, case=120, least=15),
+    "networks": Stage(title="Whole networks", limit=120, case=60, least=15),
+    "speed": Stage(title="Speed and memory", limit=150, case=75, least=20),
+    "profile": Stage(title="Where the time goes", limit=45, case=40, least=15),
+    "tests": Stage(title="Tests of the kernels", limit=90, case=90, least=15),
     "train": Stage(title="Training", limit=None, case=float("inf"), least=15),
 }
 """In this order: what is worth most comes first."""

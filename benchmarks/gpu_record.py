@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 OK, FAILED, SKIPPED = "ok", "failed", "skipped"
+LONG = 20
+"""Seconds that the next case may need at most, for all that is known; the longest so far, where that was less."""
 UNUSABLE = 70
 """Exit status of a stage whose process cannot go on, though later ones may: its device answers no more."""
 
@@ -99,7 +101,7 @@ class Record:
             traceback.print_exc()
             entry |= {"state": FAILED, "why": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
         entry["seconds"] = round(time.monotonic() - began, 2)
-        self._longest = max(self._longest, entry["seconds"])
+        self._longest = min(max(self._longest, entry["seconds"]), LONG)
         alive = entry["state"] != FAILED or self._is_alive()
         entry["died"] = not alive
         self._write()

@@ -121,6 +121,7 @@ def _more_groups() -> list[Group]:
     return [
         group(f"Latency, {small} for pose, batch 1, bf16", "forward", 1, pose, *ways, w32),
         group(f"Training step, {small} for pose, batch 32, bf16", "train", STEP_BATCH, pose, ways[0], w32),
+        group(f"Training memory, {small} for pose, batch 32, bf16", "train-memory", STEP_BATCH, pose, ways[0], w32),
         group("Classification 224, batch 64, bf16", "forward", FORWARD_BATCH, plane, base, deit),
     ]
 

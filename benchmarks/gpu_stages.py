@@ -41,6 +41,7 @@ NETWORKS = [
     )
     for model in ("hrformer_small", "hrformer_base")
 ]
+MEMCHECK_SECONDS = 40
 TINY = [(gpu_device.SPECK, "pose", (32, 32))]
 
 
@@ -100,16 +101,21 @@ def _seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def network_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
-    """Whole networks by precision; then one forward under the sanitizer, and the gradients of a step."""
-    networks, dtypes = (TINY, ["fp16"]) if options.tiny else (NETWORKS, list(DTYPES))
-    for dtype in dtypes:
+    """Whole networks in bf16; gradients of a step; a forward under the sanitizer; the networks in other precisions."""
+    networks, (first, *others) = (TINY, ["fp16"]) if options.tiny else (NETWORKS, list(DTYPES))
+
+    def compared(dtype: str) -> Iterator[Case]:
         for network in networks:
             name = f"{network[0]} {network[1]} {network[2][0]}x{network[2][1]} {dtype}"
-            yield name, lambda network=network, dtype=dtype: _compare(*network, dtype, device, options.tiny)
-    yield "memcheck of a forward", lambda: _memcheck(options, device)
+            yield name, lambda network=network: _compare(*network, dtype, device, options.tiny)
+
+    yield from compared(first)
     for task in ("pose",) if options.tiny else ("pose", "segmentation", "classification"):
         model = gpu_device.SPECK if options.tiny else "hrformer_small"
         yield f"gradients of {model} {task}", lambda task=task, model=model: _gradients(model, task, device)
+    yield "memcheck of a forward", lambda: _memcheck(options, device)
+    for dtype in others:
+        yield from compared(dtype)
 
 
 @cache
@@ -179,7 +185,12 @@ def _memcheck(options: argparse.Namespace, device: torch.device) -> Mapping[str,
     command = [program, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, str(HERE / "gpu.py")]
     command += ["--stage", "forward", "--out", str(options.out), "--device", options.device]
     command += ["--tiny"] if options.tiny else []
-    finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    try:
+        finished = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=MEMCHECK_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Skip(f"compute-sanitizer was not done after {MEMCHECK_SECONDS} s") from error
     print(finished.stdout)
     found = [line for line in finished.stdout.splitlines() if "ERROR SUMMARY" in line or "Invalid" in line]
     facts = {"found": "; ".join(dict.fromkeys(found)) or "no summary"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ import pytest
 from bare_environment import REPOSITORY, environment
 from hrformer.kernels.launch import KERNELS, SOUND_ASSEMBLER
 from hrformer.models.weight_files import read_weights
+from hrformer.models.zoo import create_model
 from hrformer.recipes.small_sets import CIFAR10_CLASSES
 
 pytest.importorskip("triton")
@@ -171,3 +174,16 @@ def test_the_first_sound_assembler_is_taken(tools: Any, tmp_path: Path, monkeypa
     found, line = tools.assembler()
     assert found is None or found.parts[1:3] == ("usr", "local")
     assert found is not None or f"none of at least 12.9, so attention runs as three kernels ({old} is 12.8)" == line
+
+
+def test_weights_fit_into_files_of_16_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    write_small = import_module("gpu_train").write_small
+    model = create_model("hrnet_w18", "classification")
+    run = SimpleNamespace(model_to_keep=lambda: model)
+    assert write_small(run, tmp_path / "large.safetensors") == "large.1-of-3.safetensors and 2 more"
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == 3
+    assert max(file.stat().st_size for file in files) <= 16_000_000
+    found = {name: value for file in files for name, value in read_weights(file).tensors.items()}
+    assert set(found) == set(model.state_dict())
