@@ -2,6 +2,7 @@
 ## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
 ## make lint   ruff, mypy, codespell
 ## make bench  measure speed side by side into benchmarks/RESULTS.md: make bench PRESET=gpu BENCH_ARGS="--peer official=PATH"
+## make gpu    learn everything from a CUDA device in minutes: make gpu GPU_ARGS="--minutes 8 --out DIR"; benchmarks/GPU.md
 ## make clean  remove what the others wrote, except the environment in .venv
 
 PYTHON ?= python3
@@ -11,6 +12,8 @@ IMAGES ?=
 # Standard set of measurements (cpu or gpu), and further options of `hrformer bench`.
 PRESET ?= cpu
 BENCH_ARGS ?=
+# Options of benchmarks/gpu.py.
+GPU_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +21,7 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -37,6 +40,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/hrformer bench --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
+
+gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 clean:
 	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache

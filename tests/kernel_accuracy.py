@@ -42,10 +42,15 @@ def assert_accurate(
     for name, wanted in exact.items():
         assert ours[name].shape == wanted.shape, name
         assert ours[name].isfinite().all(), f"{name} has unwritten or non-finite elements"
-        floor = torch.finfo(dtype).eps / 2 * wanted.norm()
-        allowed = 2 * (plain[name].double() - wanted).norm() + floor
-        error = (ours[name].double() - wanted).norm()
+        error, allowed = error_and_allowed(ours[name], plain[name], wanted, dtype)
         assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def error_and_allowed(ours: Tensor, plain: Tensor, exact: Tensor, dtype: torch.dtype) -> tuple[float, float]:
+    """Error of a result, and the largest that ``assert_accurate`` accepts."""
+    floor = torch.finfo(dtype).eps / 2 * exact.norm()
+    allowed = 2 * (plain.double() - exact).norm() + floor
+    return float((ours.double() - exact).norm()), float(allowed)
 
 
 def rounded(dtype: torch.dtype, *size: int) -> Tensor:

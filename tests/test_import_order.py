@@ -47,7 +47,8 @@ REQUIRED = {
     "rich": "rich",
     "supervision": "supervision",
 }
-# Perhaps absent, hence imported where they are used, or at the top inside ``try``.
+# Perhaps absent, hence imported where they are used, or at the top inside ``try``. supervision is required, but a
+# machine that only trains or runs kernels does without it.
 OPTIONAL = frozenset(
     {
         "accelerate",
@@ -65,6 +66,7 @@ OPTIONAL = frozenset(
         "scipy",
         "skimage",
         "sklearn",
+        "supervision",
         "tensorboard",
         "torchmetrics",
         "transformers",

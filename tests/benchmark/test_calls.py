@@ -30,6 +30,17 @@ def test_forward_returns_what_the_network_does(networks: dict) -> None:
     assert torch.equal(prepare_forward(network, one, CPU)(x), expected)
 
 
+def test_plain_network_in_a_graph_gives_the_same_and_is_not_trained(networks: dict) -> None:
+    one = candidate("hrformer_nano", way="eager-graphs")
+    x, network = make_input(one, 2, SIZE, CPU, seed=0), copy.deepcopy(networks["pose"])
+    with torch.inference_mode():
+        expected = network(x)
+    forward = prepare_forward(network, one, CPU)
+    assert all(torch.equal(forward(x), expected) for _ in range(3))
+    with pytest.raises(ValueError, match="not by eager-graphs"):
+        prepare_training(network, one, 2, SIZE, CPU, seed=0)
+
+
 def test_layout_and_precision_reach_input_and_weights(networks: dict) -> None:
     one = candidate("hrformer_nano", layout="channels_last", precision="bf16")
     x = make_input(one, 2, SIZE, CPU, seed=0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.benchmark.candidates import Candidate
+from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.optimize import Backend, FastModel, Precision, optimize
 from hrformer.losses import (
     HardPixels,
@@ -87,7 +88,9 @@ def prepare_forward(network: nn.Module, candidate: Candidate, device: torch.devi
     """
     placed = _placed(network, candidate, device, input_dtype(candidate, device)).eval()
     run: Callable[[Tensor], Any] = placed
-    if candidate.way.startswith("compiled"):
+    if candidate.way == "eager-graphs":
+        run = GraphedModel(placed).eval()
+    elif candidate.way.startswith("compiled"):
         run = _compiled(placed, candidate)
     elif candidate.way.startswith("fast"):
         if candidate.precision == "fp16" and device.type == "cpu":
@@ -122,7 +125,7 @@ def prepare_training(
     Raises:
         ValueError: the candidate's way cannot be trained.
     """
-    if candidate.way.startswith("fast"):
+    if candidate.way.startswith(("fast", "eager-")):
         raise ValueError(f"{candidate.label}: training runs eager or compiled, not by {candidate.way}")
     network = _placed(network, candidate, device, torch.float32).train()
     module = _compiled(network, candidate) if candidate.way.startswith("compiled") else network

@@ -13,6 +13,7 @@ from hrformer.models.zoo import INPUT_SPECS, list_models
 Origin = Literal["ours", "timm", "transformers", "official", "mmpose"]
 Way = Literal[
     "eager",
+    "eager-graphs",
     "compiled",
     "compiled-graphs",
     "fast",
@@ -53,8 +54,9 @@ class Candidate:
         model: name in our ``zoo`` for "ours", "official" and "mmpose", in timm for "timm", ``VITPOSE`` for
             "transformers".
         task: which head.
-        way: plain PyTorch ("eager"), ``torch.compile`` ("compiled-graphs": with CUDA graphs), or ``optimize`` with the
-            backend it chooses or the named one. In training: the plain or the compiled module.
+        way: plain PyTorch ("eager"; "eager-graphs": in a CUDA graph), ``torch.compile`` ("compiled-graphs": with CUDA
+            graphs), or ``optimize`` with the backend it chooses or the named one. In training: the plain or compiled
+            module.
         layout: of the input and, for plain and compiled modules, of the weights.
         precision: of the arithmetic.
         half_by: how a half precision is reached: weights and input cast to it, or autocast over float32 weights. The

@@ -284,7 +284,7 @@ def _candidates(arguments: BenchArguments, peers: Sequence[Origin]) -> list[Cand
             model=name,
             task=task,
             way=way,
-            layout=layout if way in ("eager", "compiled", "compiled-graphs") else "contiguous",
+            layout=layout if not way.startswith("fast") else "contiguous",
             precision=precision,
             half_by=arguments.half_by,
         )

@@ -28,7 +28,7 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
 
     Raises:
         DataError: the data is not as it should be.
-        ImportError: accelerate is not installed.
+        ImportError: accelerate is not installed, and there are several processes or trackers.
         ValueError: see ``hrformer.train.loop.train``.
     """
     if isinstance(command, TrainArguments):

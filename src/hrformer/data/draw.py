@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
-import supervision as sv
 from numpy.typing import NDArray
 
 from hrformer.geometry.skeletons import Skeleton
@@ -19,6 +19,19 @@ LEFT, RIGHT, MIDDLE = (255, 140, 0), (0, 170, 255), (90, 220, 90)
 """RGB of the person's left side, right side, and what joins or has neither."""
 
 Pixels = NDArray[np.uint8]
+
+
+def _supervision() -> Any:
+    """The package that draws; networks, kernels and training do without it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("drawing results needs supervision: pip install supervision") from error
+    return supervision
 
 
 def draw_keypoints(
@@ -163,6 +176,7 @@ def _skeletons(
     joint_threshold: float,
 ) -> Pixels:
     """Draw the people (N, K, 3) on a BGR picture."""
+    sv = _supervision()
     points = keypoints[..., :2].astype(np.float32)
     # supervision leaves out joints at exactly (0, 0), in all its versions.
     points[keypoints[..., 2] <= joint_threshold] = 0
@@ -227,10 +241,11 @@ def _labels(
 ) -> Pixels:
     """Write ``texts`` at the boxes ``corners`` (N, 4: x1, y1, x2, y2) on coloured grounds; returns RGB."""
     if texts:
+        sv = _supervision()
         scale, stroke = _text_scale(scene)
         annotator = sv.LabelAnnotator(
             color=sv.ColorPalette([sv.Color(*c) for c in colors]),
-            text_color=sv.ColorPalette([_readable_on(c) for c in colors]),
+            text_color=sv.ColorPalette([sv.Color(*_readable_on(c)) for c in colors]),
             text_scale=scale,
             text_thickness=stroke,
             text_padding=max(2, round(5 * scale)),
@@ -242,10 +257,10 @@ def _labels(
     return np.ascontiguousarray(scene[:, :, ::-1])
 
 
-def _readable_on(color: tuple[int, int, int]) -> sv.Color:
+def _readable_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black on light grounds, white on dark ones (Rec. 601 luma)."""
     red, green, blue = color
-    return sv.Color.BLACK if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else sv.Color.WHITE
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
 def _caption(scene: Pixels, *lines: str) -> Pixels:

@@ -21,6 +21,7 @@ from hrformer.fast.native_model import NativeModel, native_model_refusal
 from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
 from hrformer.fast.snapshot import Snapshot, copied
+from hrformer.kernels.launch import switched_off
 from hrformer.models.download import cache_dir
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.ops.resize import UpsampleMode
@@ -76,7 +77,7 @@ def optimize(
 
     Raises:
         ValueError: unknown or impossible backend, precision or number of threads; "native" asked for by name where
-            the compiled kernels do not run.
+            the compiled kernels do not run; ``HRFORMER_TRITON_OFF`` names a kernel that there is not.
         ModuleNotFoundError: the package of a backend asked for by name is not installed.
     """
     if backend not in BACKENDS:
@@ -85,6 +86,7 @@ def optimize(
         raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
+    switched_off()  # an unknown name is told now and not in the middle of the first call
     wanted = Wanted(backend=backend, threads=threads, precision=precision, cache=cache)
     plain = copied(model.plain if isinstance(model, FastModel) else model).eval()
     return FastModel(plain, _engine(plain, wanted), wanted)

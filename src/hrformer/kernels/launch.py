@@ -8,6 +8,7 @@ multiplies slowly so, runs in the interpreter only; on a device ``hrformer.ops.f
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -31,6 +32,39 @@ SOUND_ASSEMBLER = (12, 9)
 """The first ptxas that compiles ``window_block`` right. 12.8, in the wheels of Triton up to 3.6, drops the instruction
 that starts a shared-memory descriptor, so that the kernel multiplies by whatever lies at an undefined address: seen in
 its machine code and, as wrong results and illegal accesses, on an H100 and an H200."""
+
+
+KERNELS = (
+    "depthwise",
+    "depthwise_backward",
+    "depthwise_pointwise",
+    "fusion_sum",
+    "pointwise",
+    "window_attention",
+    "window_attention_backward",
+    "window_block",
+)
+"""What can be switched off: each module of this package that launches a kernel."""
+SWITCH = "HRFORMER_TRITON_OFF"
+"""Environment variable with the names of kernels, between commas, whose place plain PyTorch takes."""
+
+
+def switched_off(*kernels: str) -> str | None:
+    """Why none of these kernels may run, or None where all of them may: the switch names one of them.
+
+    Raises:
+        ValueError: the switch names something else.
+    """
+    off = _names(os.environ.get(SWITCH, ""))
+    return next((f"{SWITCH} names {kernel}" for kernel in kernels if kernel in off), None)
+
+
+@cache
+def _names(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",")) - {""}
+    if unknown := sorted(names - set(KERNELS)):
+        raise ValueError(f"{SWITCH} names {', '.join(unknown)}; there are {', '.join(KERNELS)}")
+    return names
 
 
 @cache

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.kernels.launch import HAVE_TRITON
+from hrformer.kernels.launch import HAVE_TRITON, switched_off
 from hrformer.kernels.window_attention import MAX_HEAD_DIM, attention_forward, grid_of
 from hrformer.kernels.window_attention_backward import attention_backward
 from hrformer.ops.windows import window_padding
@@ -75,6 +75,12 @@ def window_attention_op(
 
     This body, in plain PyTorch, serves the CPU.
     """
+    return _forward_plain(qkv, pad_token, bias, window, num_heads)
+
+
+def _forward_plain(
+    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
+) -> tuple[Tensor, Tensor]:
     query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
     scores = _scores(query, key, bias)
     highest = scores.amax(-1)
@@ -88,7 +94,9 @@ def window_attention_op(
 def forward_with_kernels(
     qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """What ``window_attention_op`` runs on a CUDA device."""
+    """What ``window_attention_op`` runs on a CUDA device: the kernel, unless it is switched off."""
+    if switched_off("window_attention"):
+        return _forward_plain(qkv, pad_token, bias, window, num_heads)
     return attention_forward(
         qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), window=window, num_heads=num_heads
     )
@@ -119,6 +127,18 @@ def window_attention_backward_op(
 
     This body, in plain PyTorch, serves the CPU.
     """
+    return _backward_plain(grad_out, qkv, pad_token, bias, window, num_heads, bias_grad)
+
+
+def _backward_plain(
+    grad_out: Tensor,
+    qkv: Tensor,
+    pad_token: Tensor,
+    bias: Tensor | None,
+    window: int,
+    num_heads: int,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
     scale = query.shape[-1] ** -0.5
     zero = grad_out.new_zeros(grad_out.shape[-1])
@@ -148,7 +168,9 @@ def backward_with_kernels(
     num_heads: int,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``window_attention_backward_op`` runs on a CUDA device."""
+    """What ``window_attention_backward_op`` runs on a CUDA device: the kernels, unless they are switched off."""
+    if switched_off("window_attention_backward"):
+        return _backward_plain(grad_out, qkv, pad_token, bias, window, num_heads, bias_grad)
     grads = attention_backward(
         grad_out.contiguous(), qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), out, softmax,
         window=window, num_heads=num_heads, bias_grad=bias_grad,

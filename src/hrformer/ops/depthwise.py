@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrformer.kernels.depthwise import depthwise_forward
 from hrformer.kernels.depthwise_backward import depthwise_backward
-from hrformer.kernels.launch import HAVE_TRITON
+from hrformer.kernels.launch import HAVE_TRITON, switched_off
 
 HALVES = (torch.float16, torch.bfloat16)
 KERNEL_DTYPES = (torch.float32, *HALVES)
@@ -72,7 +72,11 @@ def depthwise_stage_op(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``depthwise_stage``, vectors in float32 (float64 if ``u`` is). This body serves the CPU."""
-    y, y_mean, y_variance = depthwise_stage_reference(u, mean, scale, shift, weight, bias)
+    return _forward_plain(u, mean, scale, shift, weight, bias)
+
+
+def _forward_plain(*arguments: Tensor) -> Result:
+    y, y_mean, y_variance = depthwise_stage_reference(*arguments)
     return y.contiguous(), y_mean.clone(), y_variance.clone()
 
 
@@ -80,7 +84,9 @@ def depthwise_stage_op(
 def forward_with_kernels(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``depthwise_stage_op`` runs on a CUDA device."""
+    """What ``depthwise_stage_op`` runs on a CUDA device: the kernel, unless it is switched off."""
+    if switched_off("depthwise"):
+        return _forward_plain(u, mean, scale, shift, weight, bias)
     vectors = (tensor.contiguous() for tensor in (mean, scale, shift, weight, bias))
     return depthwise_forward(u.contiguous(), *vectors)
 
@@ -109,6 +115,21 @@ def depthwise_stage_backward_op(
 
     This body serves the CPU.
     """
+    return _backward_plain(grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
+
+
+def _backward_plain(
+    grad_y: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
+    y: Tensor,
+    y_mean: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
     gradient = _exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (_exact(y) - y_mean)
     centred = _exact(u) - mean
@@ -136,8 +157,10 @@ def backward_with_kernels(
     shift: Tensor,
     weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """What ``depthwise_stage_backward_op`` runs on a CUDA device."""
+    """What ``depthwise_stage_backward_op`` runs on a CUDA device: the kernel, unless it is switched off."""
     arguments = (grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
+    if switched_off("depthwise_backward"):
+        return _backward_plain(*arguments)
     grads = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
     kernel, bias = grads.weight.to(weight.dtype).contiguous(), grads.bias.to(weight.dtype)
     return grads.u, grads.scale.clone(), grads.shift.clone(), kernel, bias.clone()

@@ -2,6 +2,7 @@
 
 A kernel runs where ``kernel_refusal`` has no reason against it: Triton's on CUDA devices, the compiled ones of
 ``ops.native`` on x86 processors. Elsewhere the reference of the same signature does, and each reason is logged once.
+``HRFORMER_TRITON_OFF`` switches Triton's kernels off one by one, see ``kernels.launch.switched_off``.
 Dimension letters: B batch, H/W map size, C channels, K input and N output channels of a matrix product.
 
 Maps in float16 and bfloat16 are rounded less often than by the references: sums, softmax, LayerNorm, activation and
@@ -23,7 +24,7 @@ from torch import Tensor
 from hrformer.kernels.depthwise_pointwise import depthwise_pointwise as depthwise_pointwise_kernel
 from hrformer.kernels.fusion_sum import MAX_TERMS
 from hrformer.kernels.fusion_sum import fusion_sum as fusion_sum_kernel
-from hrformer.kernels.launch import HAVE_TRITON, SOUND_ASSEMBLER, assembler_version
+from hrformer.kernels.launch import HAVE_TRITON, SOUND_ASSEMBLER, assembler_version, switched_off
 from hrformer.kernels.pointwise import pointwise as pointwise_kernel
 from hrformer.kernels.window_attention import MAX_HEAD_DIM, attention_forward
 from hrformer.kernels.window_block import window_block, window_block_applies
@@ -106,10 +107,10 @@ def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     refusal = kernel_refusal(x)
     if refusal is None and weights.head_dim > MAX_HEAD_DIM:
         refusal = f"heads of {weights.head_dim} channels, at most {MAX_HEAD_DIM}"
-    if not _uses_kernel("window attention", refusal):
-        return attention_block_reference(x, weights)
-    if window_block_applies(weights.channels, weights.window) and _assembler_is_sound(x):
+    if refusal is None and _takes_one_kernel(x, weights):
         return window_block(x, weights.whole(x.dtype), eps=weights.eps)
+    if not _uses_kernel("window attention", refusal or switched_off("pointwise", "window_attention")):
+        return attention_block_reference(x, weights)
     return attention_in_parts(x, weights)
 
 
@@ -120,6 +121,16 @@ def _assembler_is_sound(x: Tensor) -> bool:
     old, first = (".".join(map(str, version)) for version in (assembler_version(), SOUND_ASSEMBLER))
     _say_once("window attention runs as three kernels: ptxas %s miscompiles the one, %s does not", old, first)
     return False
+
+
+def _takes_one_kernel(x: Tensor, weights: AttentionWeights) -> bool:
+    """Whether the one kernel has this block, is switched on and sound; logs once that it is switched off."""
+    if not window_block_applies(weights.channels, weights.window):
+        return False
+    if reason := switched_off("window_block"):
+        _say_once("window attention runs as three kernels: %s", reason)
+        return False
+    return _assembler_is_sound(x)
 
 
 def attention_in_parts(x: Tensor, weights: AttentionWeights) -> Tensor:
@@ -160,7 +171,7 @@ def pointwise(
     shape = (*x.shape[:-1], channels)
     if weights.norm_weight is None and native.takes(x, depth, residual, shape):
         return native.pointwise(x, weights, activation=activation, residual=residual, after=after)
-    if not _uses_kernel("pointwise convolution", kernel_refusal(x)):
+    if not _uses_kernel("pointwise convolution", kernel_refusal(x) or switched_off("pointwise")):
         return pointwise_reference(x, weights, activation=activation, residual=residual, after=after)
     packed = weights.packed(x.dtype)
     return pointwise_kernel(x, packed, eps=weights.eps, activation=activation, residual=residual, after=after)
@@ -223,7 +234,7 @@ def depthwise_pointwise(
     size = [-(-side // weights.stride) for side in x.shape[1:3]]
     if native.takes(x, weights.depthwise.shape[0], residual, (x.shape[0], *size, weights.weight.shape[0])):
         return native.depthwise_pointwise(x, weights, middle=middle, activation=activation, residual=residual)
-    if not _uses_kernel("depthwise convolution", kernel_refusal(x)):
+    if not _uses_kernel("depthwise convolution", kernel_refusal(x) or switched_off("depthwise_pointwise")):
         return depthwise_pointwise_reference(x, weights, middle=middle, activation=activation, residual=residual)
     return depthwise_pointwise_kernel(
         x,
@@ -287,7 +298,7 @@ def fusion_sum(terms: Sequence[Tensor], factors: Sequence[int], size: tuple[int,
     A term whose size times its factor is not the result's needs a second resizing in modes "nearest" and
     "bilinear"; torch does both before the kernel adds it.
     """
-    refusal = kernel_refusal(terms[0], SUM_DTYPES)
+    refusal = kernel_refusal(terms[0], SUM_DTYPES) or switched_off("fusion_sum")
     if refusal is None and len(terms) > MAX_TERMS:
         refusal = f"{len(terms)} terms, at most {MAX_TERMS}"
     exact = mode in MULTIPLYING

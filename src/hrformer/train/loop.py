@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,9 @@ class RunResult:
     interrupted: str = ""
 
 
-def train(config: AnyRun, out: Path, *, resume: bool = False) -> RunResult:
+def train(
+    config: AnyRun, out: Path, *, resume: bool = False, saved: Callable[[Run], object] = lambda run: None
+) -> RunResult:
     """Run a recipe to its end, or until a signal.
 
     Args:
@@ -69,6 +71,7 @@ def train(config: AnyRun, out: Path, *, resume: bool = False) -> RunResult:
         out: run directory; made if absent. Ends with ``best.safetensors`` and ``last.safetensors``, which
             ``hrformer.load`` takes, ``metrics.jsonl``, ``summary.html`` and ``checkpoints/``.
         resume: go on from ``checkpoints/last.pt``; from the start if the run had none yet.
+        saved: called with the run, by the main process, whenever its checkpoint has been written.
 
     Raises:
         ValueError: a setting is out of range or does not fit the data, or ``out`` holds a run and ``resume`` is off.
@@ -79,7 +82,7 @@ def train(config: AnyRun, out: Path, *, resume: bool = False) -> RunResult:
     check(config)
     check_trackers(config.log.trackers)
     with Machine(config.runtime, config.log, out) as machine, StopSignals() as stop:
-        return _Loop(config, out, machine, resume=resume).to_the_end(stop)
+        return _Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
 
 
 class _Loop(Run):

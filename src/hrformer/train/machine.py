@@ -1,4 +1,7 @@
-"""The processes and devices of a run: accelerate does the work, this names what the loop needs of it."""
+"""The processes and devices of a run: accelerate does the work, this names what the loop needs of it.
+
+Without accelerate one process trains all the same, see ``train.single``.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from hrformer.models.model import VisionModel
 from hrformer.train.config import LogConfig, RuntimeConfig
+from hrformer.train.single import SingleProcess
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -31,29 +35,16 @@ class Machine:
         out: run directory.
 
     Raises:
-        ImportError: accelerate is not installed.
+        ImportError: accelerate is not installed, and there are several processes or trackers.
         ValueError: the precision is not possible on this machine.
     """
 
     def __init__(self, runtime: RuntimeConfig, log: LogConfig, out: Path) -> None:
-        try:
-            from accelerate import Accelerator
-            from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-        except ImportError as error:
-            raise ImportError("training needs accelerate: pip install 'hrformer[train]'") from error
         if runtime.threads:
             torch.set_num_threads(runtime.threads)
         # Kernels of depthwise convolutions have one channel, for which both strides name the same memory.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        # Batch norms that are not shared stay apart between validations, as in the published ImageNet runs.
-        ddp = DistributedDataParallelKwargs(broadcast_buffers=runtime.sync_bn, gradient_as_bucket_view=True)
-        self.accelerator: Any = Accelerator(
-            mixed_precision="no" if runtime.precision == "fp32" else runtime.precision,
-            cpu=runtime.cpu,
-            log_with=list(log.trackers) or None,
-            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
-            kwargs_handlers=[ddp],
-        )
+        self.accelerator: Any = _accelerator(runtime, log, out)
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
@@ -67,6 +58,8 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(self.accelerator, SingleProcess):
+            return
         if self.world_size == 1:
             # accelerate keeps one state per process for ever; the next run here may want another precision.
             from accelerate.state import AcceleratorState
@@ -142,6 +135,24 @@ class Machine:
         """Put back what :meth:`scaler_state` gave."""
         if state is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state)
+
+
+def _accelerator(runtime: RuntimeConfig, log: LogConfig, out: Path) -> Any:
+    """accelerate's, or what stands in for it."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+    except ImportError:
+        return SingleProcess(runtime, log)
+    # Batch norms that are not shared stay apart between validations, as in the published ImageNet runs.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=runtime.sync_bn, gradient_as_bucket_view=True)
+    return Accelerator(
+        mixed_precision="no" if runtime.precision == "fp32" else runtime.precision,
+        cpu=runtime.cpu,
+        log_with=list(log.trackers) or None,
+        project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
+        kwargs_handlers=[ddp],
+    )
 
 
 def find_batch_size(share: int, probe: Callable[[int], object], device: torch.device) -> int:

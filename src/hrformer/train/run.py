@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,13 +53,22 @@ class Run:
         out: run directory.
         machine: the processes it has.
         resume: whether ``out`` may hold a run already.
+        saved: called by the main process whenever the checkpoint has been written.
 
     Raises:
         ValueError: see :func:`hrformer.train.loop.train`.
     """
 
-    def __init__(self, config: AnyRun, out: Path, machine: Machine, *, resume: bool) -> None:
-        self.config, self.out, self.machine = config, out, machine
+    def __init__(
+        self,
+        config: AnyRun,
+        out: Path,
+        machine: Machine,
+        *,
+        resume: bool,
+        saved: Callable[[Run], object] = lambda run: None,
+    ) -> None:
+        self.config, self.out, self.machine, self._saved = config, out, machine, saved
         last = checkpoint_path(out)
         if last.exists() and not resume:
             raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
@@ -192,6 +202,7 @@ class Run:
             every = self.config.save.keep_every
             if every and state.last_validation == state.update and state.validations % every == 0:
                 keep_as(self.out, f"update_{state.update}.pt")
+            self._saved(self)
         machine.wait()
 
     def _restore(self, path: Path) -> None:

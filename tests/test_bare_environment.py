@@ -1,0 +1,62 @@
+"""What must work where only PyTorch, Triton and what they need are installed: a borrowed device, for example."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bare_environment import REPOSITORY, environment, hidden_modules
+
+IMPORTS = """
+import importlib.util, sys
+for name in ("tyro", "supervision", "accelerate", "xdist", "scipy", "pyarrow"):
+    assert importlib.util.find_spec(name) is None, name
+import hrformer, hrformer.benchmark.run, hrformer.benchmark.presets, hrformer.train.loop, hrformer.recipes.catalogue
+assert hrformer.__file__.startswith(sys.argv[1])
+import numpy as np
+from hrformer.predict.results import Classification
+try:
+    from hrformer.data.draw import draw_joints
+    draw_joints(np.zeros((9, 9, 3), np.uint8), np.ones((1, 2, 3)))
+except ImportError as error:
+    print(error)
+"""
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=REPOSITORY,
+        env=environment(folder, REPOSITORY / "src"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_hidden_modules_are_the_right_ones() -> None:
+    hidden = set(hidden_modules())
+    assert {"tyro", "supervision"} <= hidden
+    assert not hidden & {"torch", "torchvision", "timm", "numpy", "cv2", "PIL", "safetensors", "huggingface_hub"}
+    assert not hidden & {"rich", "pytest", "triton", "filelock", "yaml", "hrformer"}
+
+
+def test_the_package_comes_without_the_rest(tmp_path: Path) -> None:
+    """Drawing alone wants supervision, and says how to get it."""
+    finished = run(tmp_path, "-c", IMPORTS, str(REPOSITORY))
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "drawing results needs supervision: pip install supervision\n"
+
+
+@pytest.mark.slow
+def test_kernels_tests_are_collected_and_run(tmp_path: Path) -> None:
+    """All of them are imported; one file runs."""
+    folders = ["tests/kernels", "tests/ops", "tests/layers", "tests/fast", "tests/benchmark"]
+    finished = run(tmp_path, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *folders)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    finished = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_fusion_sum.py")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert " passed" in finished.stdout
