@@ -172,12 +172,12 @@ def _is_feed_forward(ffn: FeedForward, x: Tensor, dtype: torch.dtype | None) -> 
     )
 
 
-def _is_linear(module: nn.Module, x: Tensor, out_features: int) -> bool:
+def _is_linear(module: nn.Linear, x: Tensor, out_features: int) -> bool:
     shape = (out_features, x.shape[-1])
     return is_plain_linear(module) and module.weight.shape == shape and _fits(module, x, x.dtype)
 
 
-def _is_convolution(module: nn.Module, shape: tuple[int, ...], groups: int) -> bool:
+def _is_convolution(module: nn.Conv2d, shape: tuple[int, ...], groups: int) -> bool:
     """With a bias, keeping the size by zeros at the border."""
     return (
         is_unchanged(module, nn.Conv2d)
@@ -190,7 +190,7 @@ def _is_convolution(module: nn.Module, shape: tuple[int, ...], groups: int) -> b
     )
 
 
-def _is_layer_norm(module: nn.Module, x: Tensor, channels: int) -> bool:
+def _is_layer_norm(module: nn.LayerNorm, x: Tensor, channels: int) -> bool:
     return (
         is_unchanged(module, nn.LayerNorm)
         and module.normalized_shape == (channels,)
@@ -200,7 +200,7 @@ def _is_layer_norm(module: nn.Module, x: Tensor, channels: int) -> bool:
     )
 
 
-def _is_batch_norm(module: nn.Module, channels: int) -> bool:
+def _is_batch_norm(module: nn.BatchNorm2d, channels: int) -> bool:
     """With statistics of the batch, a fixed momentum and parameters."""
     return (
         is_unchanged(module, nn.BatchNorm2d)
