@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
 
 from hrformer.layers import attention as attention_module
 from hrformer.layers.attention import WindowAttention
@@ -136,3 +137,38 @@ def test_training_with_the_operator_changes_nothing(size: tuple[int, int], monke
 def test_bad_shapes_are_refused(arguments: tuple[int, int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         WindowAttention(*arguments)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_one_compiled_graph_serves_all_sizes(batch: int, training: bool) -> None:
+    """With and without padding, with one window and with more, smaller than a window."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    attention = layer().train(training)
+    compiled = torch.compile(attention, backend=backend, fullgraph=True, dynamic=True)
+    for size in [(14, 21), (3, 9), (8, 6), (15, 28), (2, 3), (7, 5)]:
+        x = torch.randn(batch, *size, 8)
+        expected = torch.autograd.grad(attention(x).square().sum(), list(attention.parameters()))
+        got = torch.autograd.grad(compiled(x).square().sum(), list(attention.parameters()))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_a_changed_projection_is_compiled_as_it_is() -> None:
+    torch._dynamo.reset()
+    attention, x = layer(), torch.randn(1, 5, 9, 8)
+    attention.qkv = torch.nn.Sequential(attention.qkv, torch.nn.Tanh())
+    compiled = torch.compile(attention, backend="eager", fullgraph=True, dynamic=True)
+    torch.testing.assert_close(compiled(x), attention(x))
+
+
+def test_exported_graphs_hold_plain_operations() -> None:
+    with torch.no_grad():
+        program = torch.export.export(layer().eval(), (torch.randn(1, 9, 5, 8),))
+    assert "hrformer" not in str(program.graph)

@@ -58,7 +58,7 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
     """Multiply-adds of one forward pass for one picture.
 
     PyTorch's counter sees every product but those of our window attention, which are left out of it and counted by
-    formula: the code skips projections of padded tokens that the published implementations compute.
+    formula: the code skips output projections of padded tokens that the published implementations compute.
 
     Args:
         model: takes (1, 3, H, W) on the device of its parameters; nothing is computed on the meta device.

@@ -2,11 +2,19 @@
 
 # No postponed annotations here: TorchScript reads the buffer's annotation as an object.
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from hrformer.ops.attention import window_attention_core
-from hrformer.ops.windows import gather_bias, relative_position_index, resize_bias_table, window_attention
+from hrformer.layers.unchanged import is_plain_linear
+from hrformer.ops.attention import window_attention_core, window_attention_op
+from hrformer.ops.windows import (
+    attend_in_windows,
+    crop_windows,
+    gather_bias,
+    pad_to_windows,
+    relative_position_index,
+    resize_bias_table,
+)
 
 
 def kernels_train(x: Tensor) -> bool:
@@ -14,12 +22,25 @@ def kernels_train(x: Tensor) -> bool:
     return isinstance(x, Tensor) and x.is_cuda  # torch.fx traces with stand-ins, which no condition may ask
 
 
+def compiled_for_any_size(x: Tensor) -> bool:
+    """Whether a graph is compiled in which height or width of this (B, H, W, C) map stays open.
+
+    Splitting an open size into windows asks whether there is one window or more, and whether any cell is padded:
+    the graph would then hold for the answers found, and every other size would compile again. The operator asks
+    nothing. Exported graphs hold plain operations alone.
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    return x.device.type in ("cpu", "cuda") and not (has_static_value(x.shape[1]) and has_static_value(x.shape[2]))
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention in K x K windows of a channels-last map.
 
-    Queries, keys and values come from one packed product. The bias table is a parameter whether or not it is
-    used, since published pose weights hold one that their code never adds; unused, it needs no gradient, so
-    data-parallel training needs no search for unused parameters.
+    Queries, keys and values come from one packed product, on the map padded with zeros as the paper does; both
+    projections are called as modules, so that adapters, hooks and quantised layers take part. The bias table is a
+    parameter whether or not it is used, since published pose weights hold one that their code never adds; unused, it
+    needs no gradient, so data-parallel training needs no search for unused parameters.
 
     Args:
         channels: C.
@@ -73,21 +94,23 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         bias = self.gathered_bias()
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips the body of this test alone
-            if self.training and kernels_train(x):
-                packed = F.linear(x, self.qkv.weight, self.qkv.bias)
-                out = window_attention_core(packed, self.qkv.bias, bias, window=self.window, num_heads=self.num_heads)
-                return F.linear(out, self.proj.weight, self.proj.bias)
-        return window_attention(
-            x,
-            self.qkv.weight,
-            self.qkv.bias,
-            self.proj.weight,
-            self.proj.bias,
-            bias,
-            window=self.window,
-            num_heads=self.num_heads,
-        )
+        if not torch.jit.is_scripting():
+            if compiled_for_any_size(x):
+                return self.proj(window_attention_op(*self._packed(x), bias, self.window, self.num_heads)[0])
+            if self.training and kernels_train(x) and is_plain_linear(self.qkv):
+                packed = self._packed(x)
+                return self.proj(window_attention_core(*packed, bias, window=self.window, num_heads=self.num_heads))
+        qkv = self.qkv(pad_to_windows(x, self.window))
+        out = attend_in_windows(qkv, bias, window=self.window, num_heads=self.num_heads)
+        return self.proj(crop_windows(out, x.shape[1], x.shape[2], self.window))
+
+    @torch.jit.unused
+    def _packed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, keys and values (B, H, W, 3C) of real tokens, and those (3C,) of a padded one, which is zero."""
+        plain = is_plain_linear(self.qkv)
+        pad_token = self.qkv.bias if plain else self.qkv(x.new_zeros(1, x.shape[-1]))[0]
+        packed = self.qkv(x)
+        return packed, pad_token.to(packed.dtype)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, num_heads={self.num_heads}, position_bias={self.position_bias}"

@@ -103,8 +103,9 @@ class TransformerBlock(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """Feed-forward network on the normalised map (B, C, H, W)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript skips the body of this test alone
-            if feed_forward_applies(x, self.norm2, self.ffn):
+        if not torch.jit.is_scripting():
+            plain = type(self.ffn) is ConvFFN and "forward" not in self.ffn.__dict__
+            if plain and feed_forward_applies(x, self.norm2, self.ffn):
                 return normed_feed_forward(x, self.norm2, self.ffn)
         return self.ffn(self.norm2(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 

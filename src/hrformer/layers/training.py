@@ -1,7 +1,7 @@
 """When a block in training on the CPU may run as one operation with its own backward pass, and that operation.
 
-Only unchanged modules qualify: a hook, a subclass (batch norm over processes, an adapter, a parametrised weight)
-or a mode that watches operations would be passed over, so anything of that kind takes the plain modules.
+Only unchanged modules with the settings that the operation has qualify, see ``hrformer.layers.unchanged``; a mode that
+watches operations would be passed over too. Anything of that kind takes the plain modules.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from hrformer.layers.attention import WindowAttention, kernels_train
+from hrformer.layers.unchanged import has_hooks, is_plain_linear, is_unchanged
 from hrformer.ops.conv_ffn import BatchNormState, conv_ffn_training
 from hrformer.ops.feed_forward import FeedForwardWeights, Running, feed_forward_training
 from hrformer.ops.normalisation import RunningStatistics
@@ -39,9 +40,10 @@ def attention_applies(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> b
     return (
         attn.training
         and _plainly_trained(x)
-        and _unchanged(attn, WindowAttention)
-        and _is_layer_norm(norm, x.dtype)
-        and all(_is_linear(m, x.dtype) for m in (attn.qkv, attn.proj))
+        and is_unchanged(attn, WindowAttention)
+        and _is_layer_norm(norm, x, x.shape[-1])
+        and _is_linear(attn.qkv, x, 3 * x.shape[-1])
+        and _is_linear(attn.proj, x, x.shape[-1])
     )
 
 
@@ -64,8 +66,8 @@ def feed_forward_applies(x: Tensor, norm: nn.LayerNorm | None, ffn: FeedForward)
         ffn.training
         and _plainly_trained(x)
         and x.numel() > x.shape[1]
-        and (norm is None or _is_layer_norm(norm, x.dtype))
-        and _is_feed_forward(ffn, x.dtype)
+        and (norm is None or _is_layer_norm(norm, x, x.shape[1]))
+        and _is_feed_forward(ffn, x, x.dtype)
     )
 
 
@@ -85,7 +87,8 @@ def depthwise_stage_applies(x: Tensor, ffn: FeedForward) -> bool:
         and kernels_train(x)
         and not torch.jit.is_tracing()
         and x.numel() > x.shape[1]
-        and _is_feed_forward(ffn, ffn.fc1.weight.dtype)
+        and not _has_any_global_hook()
+        and _is_feed_forward(ffn, x, None)
     )
 
 
@@ -144,52 +147,68 @@ def _plainly_trained(x: Tensor) -> bool:
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+def _fits(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether all numbers of a module are of one dtype, where the map is; counters aside."""
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    return all(t is None or (t.device == x.device and (t.dtype == dtype or not t.is_floating_point())) for t in tensors)
+
+
+def _is_feed_forward(ffn: FeedForward, x: Tensor, dtype: torch.dtype | None) -> bool:
+    """The plain modules with exact GELU and batch norms of the batch, of this or of any one dtype."""
+    if has_hooks(cast(nn.Module, ffn)) or type(ffn.fc1) is not nn.Conv2d:
+        return False
+    channels, hidden, dtype = x.shape[1], ffn.fc1.out_channels, dtype or ffn.fc1.weight.dtype
+    convolutions = (
+        (ffn.fc1, (hidden, channels, 1, 1), 1),
+        (ffn.dw3x3, (hidden, 1, 3, 3), hidden),
+        (ffn.fc2, (channels, hidden, 1, 1), 1),
     )
-
-
-def _unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
-    return type(module) is kind and not _has_hooks(module) and "forward" not in module.__dict__
-
-
-def _is_feed_forward(ffn: FeedForward, dtype: torch.dtype) -> bool:
-    """The plain modules with exact GELU and batch norms of the batch, all of one dtype."""
+    norms = ((ffn.norm1, hidden), (ffn.norm2, hidden), (ffn.norm3, channels))
     return (
-        not _has_hooks(cast(nn.Module, ffn))
-        and type(ffn.act) is nn.GELU
+        is_unchanged(ffn.act, nn.GELU)
         and ffn.act.approximate == "none"
-        and not _has_hooks(ffn.act)
-        and all(_is_convolution(m, dtype) for m in (ffn.fc1, ffn.dw3x3, ffn.fc2))
-        and all(_is_batch_norm(m, dtype) for m in (ffn.norm1, ffn.norm2, ffn.norm3))
+        and all(_is_convolution(m, shape, groups) and _fits(m, x, dtype) for m, shape, groups in convolutions)
+        and all(_is_batch_norm(m, count) and _fits(m, x, dtype) for m, count in norms)
     )
 
 
-def _is_linear(module: nn.Module, dtype: torch.dtype) -> bool:
-    return _unchanged(module, nn.Linear) and module.weight.dtype == dtype and module.bias is not None
+def _is_linear(module: nn.Linear, x: Tensor, out_features: int) -> bool:
+    shape = (out_features, x.shape[-1])
+    return is_plain_linear(module) and module.weight.shape == shape and _fits(module, x, x.dtype)
 
 
-def _is_convolution(module: nn.Module, dtype: torch.dtype) -> bool:
-    return _unchanged(module, nn.Conv2d) and module.weight.dtype == dtype and module.bias is not None
-
-
-def _is_layer_norm(module: nn.Module, dtype: torch.dtype) -> bool:
+def _is_convolution(module: nn.Conv2d, shape: tuple[int, ...], groups: int) -> bool:
+    """With a bias, keeping the size by zeros at the border."""
     return (
-        _unchanged(module, nn.LayerNorm)
-        and module.weight is not None
-        and module.weight.dtype == dtype
+        is_unchanged(module, nn.Conv2d)
+        and module.weight.shape == shape
         and module.bias is not None
+        and module.groups == groups
+        and module.stride == module.dilation == (1, 1)
+        and module.padding == (shape[-2] // 2, shape[-1] // 2)
+        and module.padding_mode == "zeros"
     )
 
 
-def _is_batch_norm(module: nn.Module, dtype: torch.dtype) -> bool:
+def _is_layer_norm(module: nn.LayerNorm, x: Tensor, channels: int) -> bool:
+    return (
+        is_unchanged(module, nn.LayerNorm)
+        and module.normalized_shape == (channels,)
+        and module.weight is not None
+        and module.bias is not None
+        and _fits(module, x, x.dtype)
+    )
+
+
+def _is_batch_norm(module: nn.BatchNorm2d, channels: int) -> bool:
     """With statistics of the batch, a fixed momentum and parameters."""
     return (
-        _unchanged(module, nn.BatchNorm2d)
+        is_unchanged(module, nn.BatchNorm2d)
         and module.training
+        and module.num_features == channels
         and module.weight is not None
-        and module.weight.dtype == dtype
+        and module.bias is not None
         and module.running_mean is not None
+        and module.running_var is not None
         and module.momentum is not None
     )

@@ -131,7 +131,8 @@ class PoseHead(nn.Module):
 
     def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor:
         """Named maps -> heatmaps (B, K, ceil(H / 4), ceil(W / 4)); ``image_size`` is (H, W)."""
-        size = (-(-image_size[0] // self.stride), -(-image_size[1] // self.stride))
+        # Rounded up, written as convolutions give it: the compiler then sees that the finest map has this size.
+        size = ((image_size[0] - 1) // self.stride + 1, (image_size[1] - 1) // self.stride + 1)
         maps = [resize_bilinear(features[name], size, align_corners=False) for name in self.names]
         return self.final_layer(maps[0] if len(maps) == 1 else torch.cat(maps, 1))
 

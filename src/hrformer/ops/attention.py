@@ -6,6 +6,7 @@ window, h heads, d head dimension.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from hrformer.kernels.launch import HAVE_TRITON, switched_off
 from hrformer.kernels.window_attention import MAX_HEAD_DIM, attention_forward, grid_of
 from hrformer.kernels.window_attention_backward import attention_backward
-from hrformer.ops.windows import window_padding
+from hrformer.ops.windows import crop_windows, pad_to_windows
 
 KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -67,39 +68,45 @@ def window_attention_reference(
     return _to_map(_join(out), qkv, window)
 
 
-@torch.library.custom_op("hrformer::window_attention", mutates_args=(), device_types="cpu")
-def window_attention_op(
-    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
-) -> tuple[Tensor, Tensor]:
-    """(B, H, W, C) attended map; (windows, h, 2, N) float32 softmax terms: largest score, sum of exponentials.
-
-    This body, in plain PyTorch, serves the CPU.
-    """
-    return _forward_plain(qkv, pad_token, bias, window, num_heads)
-
-
 def _forward_plain(
     qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor]:
+    """(B, H, W, C) attended map; float32 softmax terms (windows * h * 2 * N): largest score, sum of exponentials.
+
+    The terms are flat because a compiler would ask whether there is one window.
+    """
     query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
     scores = _scores(query, key, bias)
     highest = scores.amax(-1)
     weights = (scores - highest[..., None]).exp()
     total = weights.sum(-1)
     out = _to_map(_join(weights @ value / total[..., None]), qkv, window)
-    return out.to(qkv.dtype).contiguous(), torch.stack([highest, total], 2).float()
+    return out.to(qkv.dtype).contiguous(), torch.stack([highest, total], 2).float().flatten()
+
+
+window_attention_op = torch.library.custom_op(
+    "hrformer::window_attention", _forward_plain, mutates_args=(), device_types="cpu"
+)
 
 
 @window_attention_op.register_kernel("cuda")
+def _forward_on_cuda(
+    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
+) -> tuple[Tensor, Tensor]:
+    run = forward_with_kernels if uses_kernel(qkv, num_heads) else _forward_plain
+    return run(qkv, pad_token, bias, window, num_heads)
+
+
 def forward_with_kernels(
     qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """What ``window_attention_op`` runs on a CUDA device: the kernel, unless it is switched off."""
+    """What ``window_attention_op`` runs on a CUDA device in half precision: the kernel, unless it is switched off."""
     if switched_off("window_attention"):
         return _forward_plain(qkv, pad_token, bias, window, num_heads)
-    return attention_forward(
+    out, softmax = attention_forward(
         qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), window=window, num_heads=num_heads
     )
+    return out, softmax.flatten()
 
 
 @window_attention_op.register_fake
@@ -108,11 +115,10 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor]:
     grid = grid_of(qkv, window, num_heads)
     out = qkv.new_empty(*qkv.shape[:3], grid.channels)
-    return out, qkv.new_empty(grid.softmax_size, dtype=torch.float32)
+    return out, qkv.new_empty(math.prod(grid.softmax_size), dtype=torch.float32)
 
 
-@torch.library.custom_op("hrformer::window_attention_backward", mutates_args=(), device_types="cpu")
-def window_attention_backward_op(
+def _backward_plain(
     grad_out: Tensor,
     qkv: Tensor,
     pad_token: Tensor,
@@ -123,22 +129,7 @@ def window_attention_backward_op(
     num_heads: int,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``qkv``, ``pad_token`` and, where ``bias_grad``, ``bias`` (else empty).
-
-    This body, in plain PyTorch, serves the CPU.
-    """
-    return _backward_plain(grad_out, qkv, pad_token, bias, window, num_heads, bias_grad)
-
-
-def _backward_plain(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``qkv``, ``pad_token`` and, where ``bias_grad``, ``bias`` (else empty)."""
     query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
     scale = query.shape[-1] ** -0.5
     zero = grad_out.new_zeros(grad_out.shape[-1])
@@ -156,7 +147,27 @@ def _backward_plain(
     return grad_qkv, grad_pad, from_scores.sum(0).to(bias.dtype)
 
 
+window_attention_backward_op = torch.library.custom_op(
+    "hrformer::window_attention_backward", _backward_plain, mutates_args=(), device_types="cpu"
+)
+
+
 @window_attention_backward_op.register_kernel("cuda")
+def _backward_on_cuda(
+    grad_out: Tensor,
+    qkv: Tensor,
+    pad_token: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    softmax: Tensor,
+    window: int,
+    num_heads: int,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    run = backward_with_kernels if uses_kernel(qkv, num_heads) else _backward_plain
+    return run(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
+
+
 def backward_with_kernels(
     grad_out: Tensor,
     qkv: Tensor,
@@ -168,11 +179,12 @@ def backward_with_kernels(
     num_heads: int,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``window_attention_backward_op`` runs on a CUDA device: the kernels, unless they are switched off."""
+    """What ``window_attention_backward_op`` runs on a CUDA device in half precision."""
     if switched_off("window_attention_backward"):
-        return _backward_plain(grad_out, qkv, pad_token, bias, window, num_heads, bias_grad)
+        return _backward_plain(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
     grads = attention_backward(
-        grad_out.contiguous(), qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), out, softmax,
+        grad_out.contiguous(), qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), out,
+        softmax.view(grid_of(qkv, window, num_heads).softmax_size),
         window=window, num_heads=num_heads, bias_grad=bias_grad,
     )  # fmt: skip
     channels = grads.padding.shape[1]
@@ -237,11 +249,8 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
 def _to_windows(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
     """(B, H, W, X) -> (windows, N, X), with ``pad_token`` (X,) in the padding."""
     batch, height, width, channels = x.shape
-    left, right, top, bottom = window_padding(height, width, window)
-    if left or right or top or bottom:
-        sides = (0, 0, left, right, top, bottom)
-        inside = F.pad(torch.ones(height, width, 1, dtype=torch.bool, device=x.device), sides)
-        x = torch.where(inside, F.pad(x, sides), pad_token.to(x.dtype))
+    inside = pad_to_windows(torch.ones(1, height, width, 1, dtype=torch.bool, device=x.device), window)
+    x = torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
     x = x.reshape(batch, x.shape[1] // window, window, x.shape[2] // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
 
@@ -249,11 +258,9 @@ def _to_windows(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
 def _to_map(x: Tensor, like: Tensor, window: int) -> Tensor:
     """(windows, N, X) -> (B, H, W, X): back in place, without the padding; B, H and W as of ``like``."""
     batch, height, width, _ = like.shape
-    left, right, top, bottom = window_padding(height, width, window)
-    rows, cols = (height + top + bottom) // window, (width + left + right) // window
+    rows, cols = (height + window - 1) // window, (width + window - 1) // window
     x = x.reshape(batch, rows, cols, window, window, x.shape[-1]).transpose(2, 3)
-    x = x.reshape(batch, rows * window, cols * window, x.shape[-1])
-    return x[:, top : top + height, left : left + width]
+    return crop_windows(x.reshape(batch, rows * window, cols * window, x.shape[-1]), height, width, window)
 
 
 def _heads(x: Tensor, num_heads: int, parts: int = 3) -> tuple[Tensor, ...]:

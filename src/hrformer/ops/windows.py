@@ -16,7 +16,9 @@ def window_padding(height: int, width: int, window: int) -> tuple[int, int, int,
 
     Centred: floor(pad / 2) before, the rest after (HRFormer repository, all three attention copies).
     """
-    pad_h, pad_w = -height % window, -width % window
+    # In this form the padded sizes are multiples of K on sight, also where the compiler leaves H and W open.
+    pad_h = (height + window - 1) // window * window - height
+    pad_w = (width + window - 1) // window * window - width
     return pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2
 
 
@@ -57,6 +59,49 @@ def resize_bias_table(table: Tensor, window: int) -> Tensor:
     return grid.reshape(-1, new_side * new_side).T.contiguous().to(table.dtype)
 
 
+def pad_to_windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) -> (B, rows * K, cols * K, C): zeros around the map, so that windows tile it."""
+    left, right, top, bottom = window_padding(x.shape[1], x.shape[2], window)
+    return F.pad(x, (0, 0, left, right, top, bottom))
+
+
+def crop_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
+    """(B, rows * K, cols * K, C) -> (B, H, W, C): undoes ``pad_to_windows``; a view."""
+    left, _, top, _ = window_padding(height, width, window)
+    return x.narrow(1, top, height).narrow(2, left, width)
+
+
+def attend_in_windows(
+    qkv: Tensor,
+    bias: Tensor | None,
+    scale: float | None = None,  # TorchScript takes no defaults behind the star
+    *,
+    window: int,
+    num_heads: int,
+) -> Tensor:
+    """Every token attends to those of its window.
+
+    Args:
+        qkv: (B, rows * K, cols * K, 3hd): per token query, key, value, each h x d.
+        bias: (h, N, N) added to the scaled scores, or None.
+        scale: of the scores, d ** -0.5 by default.
+        window: K, in cells.
+        num_heads: h.
+
+    Returns:
+        (B, rows * K, cols * K, hd).
+    """
+    batch, height, width, channels = qkv.shape
+    rows, cols, head_dim = height // window, width // window, channels // (3 * num_heads)
+    # (B, rows, K, cols, K, 3, h, d) -> (3, B, rows, cols, h, K, K, d): one copy makes every window contiguous
+    qkv = qkv.view(batch, rows, window, cols, window, 3, num_heads, head_dim).permute(5, 0, 1, 3, 6, 2, 4, 7)
+    query, key, value = qkv.reshape(3, batch * rows * cols, num_heads, window * window, head_dim).unbind(0)
+    mask = None if bias is None else bias.to(query.dtype)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    out = out.view(batch, rows, cols, num_heads, window, window, head_dim).permute(0, 1, 4, 2, 5, 3, 6)
+    return out.reshape(batch, height, width, num_heads * head_dim)
+
+
 def window_attention(
     x: Tensor,
     qkv_weight: Tensor,
@@ -64,43 +109,25 @@ def window_attention(
     proj_weight: Tensor,
     proj_bias: Tensor,
     bias: Tensor | None,
-    scale: float | None = None,  # TorchScript takes no defaults behind the star
+    scale: float | None = None,
     *,
     window: int,
     num_heads: int,
 ) -> Tensor:
-    """Multi-head self-attention inside non-overlapping windows.
+    """Multi-head self-attention inside non-overlapping windows, from its parameters.
 
     The map is padded with zeros, centred, to a multiple of the window. Padded tokens are not masked: their
-    key and value are the projection biases and they take part in the softmax. So the product runs on real
-    tokens only, and the bias is added after padding.
+    key and value are the projection biases and they take part in the softmax.
 
     Args:
         x: (B, H, W, C) normalised tokens, any H and W.
         qkv_weight: (3hd, C), rows query, key, value; d is C / h in the published models. ``qkv_bias``: (3hd,).
         proj_weight: (C, hd). ``proj_bias``: (C,).
-        bias: (h, N, N) added to the scaled scores, or None.
-        scale: of the scores, d ** -0.5 by default.
-        window: K, in cells.
-        num_heads: h.
+        bias, scale, window, num_heads: see ``attend_in_windows``.
 
     Returns:
         (B, H, W, C).
     """
-    batch, height, width, _ = x.shape
-    left, right, top, bottom = window_padding(height, width, window)
-    if left or right or top or bottom:
-        qkv = F.pad(F.linear(x, qkv_weight), (0, 0, left, right, top, bottom)) + qkv_bias
-    else:
-        qkv = F.linear(x, qkv_weight, qkv_bias)
-    rows, cols = (height + top + bottom) // window, (width + left + right) // window
-    head_dim = qkv_bias.shape[0] // (3 * num_heads)
-    # (B, rows, K, cols, K, 3, h, d) -> (3, B, rows, cols, h, K, K, d): one copy makes every window contiguous
-    qkv = qkv.view(batch, rows, window, cols, window, 3, num_heads, head_dim).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    query, key, value = qkv.reshape(3, batch * rows * cols, num_heads, window * window, head_dim).unbind(0)
-    mask = None if bias is None else bias.to(query.dtype)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    out = out.view(batch, rows, cols, num_heads, window, window, head_dim).permute(0, 1, 4, 2, 5, 3, 6)
-    out = out.reshape(batch, rows * window, cols * window, num_heads * head_dim)
-    out = out[:, top : top + height, left : left + width]
-    return F.linear(out, proj_weight, proj_bias)
+    qkv = F.linear(pad_to_windows(x, window), qkv_weight, qkv_bias)
+    out = attend_in_windows(qkv, bias, scale, window=window, num_heads=num_heads)
+    return F.linear(crop_windows(out, x.shape[1], x.shape[2], window), proj_weight, proj_bias)
