@@ -174,5 +174,5 @@ def test_other_networks_and_missing_kernels_are_refused(monkeypatch: pytest.Monk
 def test_without_kernels_folded_models_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 40, 32)
     fused = module.NativeModel(model)
-    monkeypatch.setattr(native, "native_refusal", lambda x: "switched off")
+    monkeypatch.setattr(native, "native_refusal", lambda x, others=(): "switched off")
     assert_same(fused(x), model(x))

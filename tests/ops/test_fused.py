@@ -65,7 +65,7 @@ def kernels_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels run for CPU maps too, in Triton's interpreter."""
     pytest.importorskip("triton")
     monkeypatch.setattr(fused, "kernel_refusal", lambda x, dtypes=None: None)
-    monkeypatch.setattr(native, "native_refusal", lambda x: "Triton's turn")
+    monkeypatch.setattr(native, "native_refusal", lambda x, others=(): "Triton's turn")
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_layouts_are_made_once(kernels_everywhere: None) -> None:
 def test_without_compiled_kernels_references_run_and_say_so_once(
     untold: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "native_refusal", lambda x: "they are missing")
+    monkeypatch.setattr(native, "native_refusal", lambda x, others=(): "they are missing")
     x, weights = torch.randn(1, 4, 4, 16), depthwise_weights(16, 8)
     for _ in range(3):
         torch.testing.assert_close(depthwise_pointwise(x, weights), depthwise_pointwise_reference(x, weights))

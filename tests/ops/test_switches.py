@@ -33,7 +33,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Kernels run for CPU maps, in Triton's interpreter; the names of those that were launched."""
     names: set[str] = set()
     monkeypatch.setattr(fused, "kernel_refusal", lambda x, dtypes=None: None)
-    monkeypatch.setattr(native, "native_refusal", lambda x: "Triton's turn")
+    monkeypatch.setattr(native, "native_refusal", lambda x, others=(): "Triton's turn")
     for name, (module, function) in [*LAUNCHERS.items(), ("window_attention", TRAINING_LAUNCHER)]:
         monkeypatch.setattr(module, function, noting(names, name, getattr(module, function)))
     return names

@@ -21,17 +21,19 @@ ZERO = ("fc1_bias", "depthwise_bias", "fc2_bias")
 """Biases before a batch norm: a constant there changes nothing, so that their gradients are zero, not rounding."""
 
 
-def training_refusal(x: Tensor, others: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]]) -> str | None:
+def training_refusal(
+    x: Tensor, others: Sequence[Tensor | None], shapes: Sequence[tuple[int, ...]] | None = None
+) -> str | None:
     """Why no compiled kernel trains this block, or None where one does.
 
     Args:
         x: the block's input.
         others: its parameters and statistics.
-        shapes: theirs, as the kernels read them.
+        shapes: theirs, as the kernels read them; None where they are known to fit.
     """
     refusal = tensors_refusal(x, others) or find_library()[1]
-    if refusal:
-        return refusal
+    if refusal or shapes is None:
+        return refusal or None
     for tensor, shape in zip(others, shapes, strict=True):
         if tensor is not None and tensor.shape != shape:
             return f"parameters of shape {tuple(tensor.shape)} where {shape} belongs to the map"
