@@ -45,9 +45,8 @@ class Kernel:
     ) -> None:
         self._function, self._structure, self._lanes = function, structure, lanes
         self.address = ctypes.cast(function, ctypes.c_void_p).value
-        self._kept = _tensors(constants)
-        settings = structure(**{name: _plain(value) for name, value in constants.items()})
-        check_buffers(structure.__name__, settings, self._kept, lanes)
+        settings = structure()
+        self._kept = self._fill(settings, constants)
         self._template = bytes(settings)
 
     def __call__(self, **values: Any) -> None:
@@ -57,15 +56,25 @@ class Kernel:
             ValueError: a tensor is not float32, contiguous, on the CPU and of the kernel's size.
         """
         settings = self._structure.from_buffer_copy(self._template)
-        for name, value in values.items():
-            setattr(settings, name, _plain(value))
+        tensors = self._fill(settings, values)
         settings.threads = current_threads()
-        tensors = _tensors(values)
-        check_buffers(self._structure.__name__, settings, tensors, self._lanes)
         self._function(ctypes.byref(settings))
         calls = getattr(_own, "calls", None)
         if calls is not None:
             calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
+
+    def _fill(self, settings: ctypes.Structure, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Write values into the structure, tensors by address once they are known to fit; return these."""
+        tensors = {}
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                setattr(settings, name, value)
+        check_buffers(self._structure.__name__, settings, tensors, self._lanes)
+        for name, tensor in tensors.items():
+            setattr(settings, name, tensor.data_ptr())
+        return tensors
 
     def __deepcopy__(self, memo: Any) -> None:
         raise TypeError("kernels hold addresses and cannot be copied")
@@ -80,14 +89,6 @@ class Call:
     structure: type[ctypes.Structure]
     settings: bytes
     tensors: Mapping[str, Tensor]
-
-
-def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
-
-
-def _plain(value: Any) -> Any:
-    return value.data_ptr() if isinstance(value, Tensor) else value
 
 
 _own = threading.local()

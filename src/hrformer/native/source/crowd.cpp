@@ -44,41 +44,38 @@ static Parallel libgomp() {
 }
 
 // The team that is only counted: its first thread starts it, sleeps, and ends it with itself.
-static struct {
-  Parallel parallel;
-  unsigned threads;
-  bool there;
+struct IdleTeam {
+  const Parallel parallel = libgomp();
+  unsigned threads = 0;
+  bool there = false;
   sem_t end;
-} idle;
+  IdleTeam() { sem_init(&end, 0, 0); }
+};
 
-static void* start_and_sleep(void*) {
+static void* start_and_sleep(void* argument) {
+  IdleTeam& idle = *(IdleTeam*)argument;
   idle.parallel([](void*) {}, nullptr, idle.threads, 0);
   while (sem_wait(&idle.end)) {}
   return nullptr;
 }
 
+// Called by one thread at a time. `threads`: of a kernel, so many are libgomp's already.
 static void keep_idle_team(bool wanted, int threads) {
-  static const Parallel parallel = libgomp();
-  if (!parallel || wanted == idle.there) return;
+  static IdleTeam& idle = *new IdleTeam;  // never destroyed: its thread may outlive static objects
+  if (!idle.parallel || wanted == idle.there) return;
+  idle.there = wanted;
   if (!wanted) {
     sem_post(&idle.end);
-    idle.there = false;
     return;
   }
   cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
-  const int cores = CPU_COUNT(&allowed);
-  idle.parallel = parallel;
+  const int cores = sched_getaffinity(0, sizeof allowed, &allowed) ? threads : CPU_COUNT(&allowed);
   idle.threads = cores - (threads < cores ? threads : cores) + 2;
-  sem_init(&idle.end, 0, 0);
   sigset_t all, before;  // signals are for the program's own threads
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
-  if (!pthread_create(&thread, nullptr, start_and_sleep, nullptr)) {
-    pthread_detach(thread);
-    idle.there = true;
-  }
+  if (!pthread_create(&thread, nullptr, start_and_sleep, &idle)) pthread_detach(thread);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
