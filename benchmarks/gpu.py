@@ -17,16 +17,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_page import write_page
-from gpu_record import UNUSABLE, mark_dead, read_json, write_json
-from gpu_tests import run_tests
-from gpu_tools import assembler, describe
+from gpu_host import assembler, describe, run_machine, run_tests
+from gpu_record import UNUSABLE, WRONG_USE, mark_dead, read_json, write_json, write_page
 
 HERE = Path(__file__).resolve().parent
 PATHS = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 """Nothing need be installed: the package and what its tests share come from this tree."""
-WRONG_USE = 2
-"""Exit status for what the user has to change; no later stage could do better."""
 TAIL = 20
 """Lines of a log that the page shows."""
 
@@ -103,7 +99,8 @@ class Run:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, found.get("PYTHONPATH", "")]))
         if self.options.device == "cpu":
             # Read when a kernel is defined; a device that is there stays out of it.
-            found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+            # One thread: tiny maps leave others nothing but to wait for each other, which a busy machine makes long.
+            found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         chosen, words = assembler()
         if chosen is not None:
             found["TRITON_PTXAS_PATH"] = str(chosen)
@@ -238,8 +235,8 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
 def main() -> int:
     options = parse()
     if options.stage:
-        if options.stage == "tests":
-            return run_tests(options)
+        if options.stage in ("machine", "tests"):
+            return {"machine": run_machine, "tests": run_tests}[options.stage](options)
         # torch and the package are for the stages' own processes.
         sys.path[:0] = PATHS
         from gpu_stages import run_stage
