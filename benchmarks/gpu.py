@@ -23,13 +23,14 @@ from gpu_record import UNUSABLE, WRONG_USE, mark_dead, read_json, write_json, wr
 HERE = Path(__file__).resolve().parent
 PATHS = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 """Nothing need be installed: the package and what its tests share come from this tree."""
+SLOWER = 4
 TAIL = 20
 """Lines of a log that the page shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step of a run, seconds throughout.
+    """One step of a run, in seconds of a device; a processor has ``SLOWER`` times as many.
 
     Attributes:
         title: on the page.
@@ -140,11 +141,12 @@ class Run:
         least = 5 if self.options.tiny else stage.least
         if left < least:
             return _said("skipped", f"{max(left, 0):.0f} s are left and it takes {least:.0f}", began)
-        limit = min(left, self.options.limit, float("inf") if stage.limit is None else stage.limit)
+        slower = SLOWER if self.options.device == "cpu" else 1
+        limit = min(left, self.options.limit, float("inf") if stage.limit is None else slower * stage.limit)
         deaths: list[str] = []
         while True:
             rest = began + limit - time.monotonic()
-            status, why = self._process(name, rest, min(stage.case, self.options.limit))
+            status, why = self._process(name, rest, min(slower * stage.case, self.options.limit))
             if status == 0:
                 break
             dead = mark_dead(self._json(name), why)
