@@ -17,23 +17,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_page import write_page
-from gpu_record import UNUSABLE, mark_dead, read_json, write_json
-from gpu_tests import run_tests
-from gpu_tools import assembler, describe
+from gpu_host import assembler, describe, run_machine, run_tests
+from gpu_record import UNUSABLE, WRONG_USE, mark_dead, read_json, write_json, write_page
 
 HERE = Path(__file__).resolve().parent
 PATHS = [str(HERE.parent / "src"), str(HERE.parent / "tests")]
 """Nothing need be installed: the package and what its tests share come from this tree."""
-WRONG_USE = 2
-"""Exit status for what the user has to change; no later stage could do better."""
+SLOWER = 4
 TAIL = 20
 """Lines of a log that the page shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One step of a run, seconds throughout.
+    """One step of a run, in seconds of a device; a processor has ``SLOWER`` times as many.
 
     Attributes:
         title: on the page.
@@ -103,7 +100,8 @@ class Run:
         found["PYTHONPATH"] = os.pathsep.join(filter(None, [*PATHS, found.get("PYTHONPATH", "")]))
         if self.options.device == "cpu":
             # Read when a kernel is defined; a device that is there stays out of it.
-            found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+            # One thread: tiny maps leave others nothing but to wait for each other, which a busy machine makes long.
+            found |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         chosen, words = assembler()
         if chosen is not None:
             found["TRITON_PTXAS_PATH"] = str(chosen)
@@ -143,11 +141,12 @@ class Run:
         least = 5 if self.options.tiny else stage.least
         if left < least:
             return _said("skipped", f"{max(left, 0):.0f} s are left and it takes {least:.0f}", began)
-        limit = min(left, self.options.limit, float("inf") if stage.limit is None else stage.limit)
+        slower = SLOWER if self.options.device == "cpu" else 1
+        limit = min(left, self.options.limit, float("inf") if stage.limit is None else slower * stage.limit)
         deaths: list[str] = []
         while True:
             rest = began + limit - time.monotonic()
-            status, why = self._process(name, rest, min(stage.case, self.options.limit))
+            status, why = self._process(name, rest, min(slower * stage.case, self.options.limit))
             if status == 0:
                 break
             dead = mark_dead(self._json(name), why)
@@ -238,8 +237,8 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
 def main() -> int:
     options = parse()
     if options.stage:
-        if options.stage == "tests":
-            return run_tests(options)
+        if options.stage in ("machine", "tests"):
+            return {"machine": run_machine, "tests": run_tests}[options.stage](options)
         # torch and the package are for the stages' own processes.
         sys.path[:0] = PATHS
         from gpu_stages import run_stage

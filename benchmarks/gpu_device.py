@@ -14,7 +14,7 @@ import torch
 import torch.profiler
 from torch import Tensor
 
-from hrformer.benchmark import memory, memory_probe
+from hrformer.benchmark import memory, memory_probe, networks
 from hrformer.fast import optimize as optimize_module
 from hrformer.fast.graphs import GraphedModel, Replay
 from hrformer.kernels.launch import HAVE_TRITON
@@ -35,12 +35,13 @@ OPERATORS = (
 
 
 def add_specks() -> None:
-    """Let ``create_model`` build the networks of ``--tiny``."""
+    """Let ``create_model`` build the networks of ``--tiny``, and small pictures settle them."""
     # A window of 8 covers the whole finest map: few programs, each of which takes the interpreter long.
     sizes = {"channels": (8, 16, 16, 16), "num_heads": (1, 1, 1, 2), "num_blocks": 1, "mlp_ratio": 1.0, "window": 8}
     small = replace(hrformer_nano(), **sizes)
     VARIANTS[SPECK] = lambda: small
     VARIANTS[HRNET_SPECK] = lambda: HRNetConfig(width=4)
+    networks.SETTLING_SIZES = dict.fromkeys(networks.SETTLING_SIZES, (64, 64))
 
 
 def interpret_kernels() -> None:
@@ -48,7 +49,7 @@ def interpret_kernels() -> None:
     if not HAVE_TRITON:
         raise ImportError("Triton is not installed, so that there is nothing to interpret: pip install triton")
     fused.kernel_refusal = lambda x, dtypes=None: None
-    native.native_refusal = lambda x: "Triton's turn"
+    native.native_refusal = lambda x, others=(): "Triton's turn"
     attention_layer.kernels_train = training_layer.kernels_train = lambda x: True
     training_layer._plainly_trained = lambda x: False
     attention.uses_kernel = lambda qkv, num_heads: True
@@ -77,7 +78,7 @@ def _depthwise_stage(u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def graph_on_cpu() -> None:
     """``optimize`` takes Triton's way on this CPU, and captures calls; memory is that of this process."""
     memory.run_module = lambda module, order: memory_probe.measure(order)
-    optimize_module._chosen = lambda backend, model, precision: "triton"
+    optimize_module._chosen = lambda model, wanted: ("triton", "")
     GraphedModel._runs_as_it_is = lambda self, x: self.training
     GraphedModel.__init__.__kwdefaults__["capture"] = _call
 
@@ -118,21 +119,6 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def facts(device: torch.device) -> dict[str, Any]:
-    """Name, capability, memory and multiprocessors of the device."""
-    if device.type == "cpu":
-        return {"device": "CPU, kernels interpreted"}
-    found = torch.cuda.get_device_properties(device)
-    return {
-        "device": found.name,
-        "capability": f"{found.major}.{found.minor}",
-        "memory": f"{found.total_memory / 2**30:.0f} GiB",
-        "multiprocessors": found.multi_processor_count,
-        "CUDA": torch.version.cuda,
-        "cuDNN": torch.backends.cudnn.version(),
-    }
-
-
 def activities(device: torch.device) -> list[Any]:
     """What torch's profiler watches."""
     kinds = torch.profiler.ProfilerActivity
@@ -146,4 +132,5 @@ def own_time(event: Any, device: torch.device) -> float:
 
 def is_kernel(event: Any, device: torch.device) -> bool:
     """Whether a row is a kernel, and no operator that launched some; on a CPU operators are all there is."""
-    return device.type == "cpu" or "CUDA" in str(event.device_type)
+    # Ranges that torch names itself, an optimizer's step for one, span kernels that are rows of their own.
+    return device.type == "cpu" or ("CUDA" in str(event.device_type) and not event.is_user_annotation)

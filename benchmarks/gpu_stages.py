@@ -1,36 +1,45 @@
-"""What each stage of ``gpu.py`` does, in a process of its own: cases, one after another, recorded as they end."""
+"""Stages of ``gpu.py`` that need the package, each in a process of its own: whole networks, and training here."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import math
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gpu_device
-from gpu_record import Case, Record, Skip, stage_json
+from gpu_host import no_device, sanitizer
+from gpu_record import WRONG_USE, Case, Record, Skip, stage_json
 from gpu_speed import profile_cases, speed_cases
-from gpu_tools import sanitizer
-from gpu_train import train_cases
+from hrformer.benchmark.calls import DTYPES
 from hrformer.benchmark.candidates import Candidate, default_size
 from hrformer.benchmark.networks import Sources, build_network
-from hrformer.benchmark.timing import TimingConfig, time_interleaved
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import map_tensors
 from hrformer.fast.optimize import optimize
-from hrformer.kernels.launch import assembler_version, switched_off
+from hrformer.kernels.launch import switched_off
+from hrformer.models.checkpoint import save_checkpoint
+from hrformer.recipes.catalogue import find_recipe
+from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfig
+from hrformer.train.loop import train
+from hrformer.train.run import Run
 from kernel_accuracy import error_and_allowed
 
 HERE = Path(__file__).resolve().parent
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 NETWORKS = [
     (model, task, size)
     for task, size in (
@@ -41,20 +50,25 @@ NETWORKS = [
     )
     for model in ("hrformer_small", "hrformer_base")
 ]
-MEMCHECK_SECONDS = 40
 TINY = [(gpu_device.SPECK, "pose", (32, 32))]
+PRECISIONS = ("bf16", "fp16", "fp32")
+"""In the order of worth."""
+MEMCHECK_SECONDS = 40
+MOST_BYTES = 16_000_000
+"""Of a file of weights, less than what borrowed machines hand back."""
+LAST_SECONDS = 8
+"""For a run to write its weights and its summary."""
 
 
 def run_stage(options: argparse.Namespace) -> int:
     """All cases of the stage that ``options`` names."""
-    if options.device == "cuda" and not torch.cuda.is_available():
-        print("there is no CUDA device that torch can use; --device cpu --tiny runs everything on the processor")
-        return 2
     try:
         switched_off()
     except ValueError as error:
         print(error)
-        return 2
+        return WRONG_USE
+    if no_device(options):
+        return WRONG_USE
     device = torch.device(options.device)
     gpu_device.add_specks()
     gpu_device.prepare(device, interpret=options.stage in ("networks", "profile"))
@@ -62,7 +76,6 @@ def run_stage(options: argparse.Namespace) -> int:
         return _forward_once(options, device)
     record = Record(stage_json(options), lambda: gpu_device.is_alive(device), options.seconds)
     stages = {
-        "machine": lambda: machine_cases(options, device),
         "networks": lambda: network_cases(options, device),
         "speed": lambda: speed_cases(options, device, record),
         "profile": lambda: profile_cases(options, device),
@@ -71,38 +84,9 @@ def run_stage(options: argparse.Namespace) -> int:
     return record.run_all(stages[options.stage]())
 
 
-def machine_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
-    side = 512 if options.tiny else 8192
-
-    def about() -> Mapping[str, Any]:
-        return gpu_device.facts(device) | {"torch": torch.__version__, "ptxas": ".".join(map(str, assembler_version()))}
-
-    def bandwidth() -> Mapping[str, Any]:
-        source = torch.zeros(side * side * 16, dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        seconds = _seconds(lambda: target.copy_(source), device)
-        return {"GB/s": 2 * source.numel() / seconds / 1e9}
-
-    def products() -> Mapping[str, Any]:
-        a = torch.randn(side, side, device=device).to(torch.bfloat16)
-        return {"TFLOP/s": 2 * side**3 / _seconds(lambda: a @ a, device) / 1e12}
-
-    yield "device", about
-    yield "copy, read and written", bandwidth
-    yield f"bf16 product of {side} x {side}", products
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Median of one call."""
-    for _ in range(3):
-        call()
-    (rounds,) = time_interleaved([call], device, TimingConfig(rounds=3, seconds=0.1, warmup=0.05, most_calls=50))
-    return sorted(value for values in rounds for value in values)[sum(map(len, rounds)) // 2]
-
-
 def network_cases(options: argparse.Namespace, device: torch.device) -> Iterator[Case]:
     """Whole networks in bf16; gradients of a step; a forward under the sanitizer; the networks in other precisions."""
-    networks, (first, *others) = (TINY, ["fp16"]) if options.tiny else (NETWORKS, list(DTYPES))
+    networks, (first, *others) = (TINY, ["fp16"]) if options.tiny else (NETWORKS, PRECISIONS)
 
     def compared(dtype: str) -> Iterator[Case]:
         for network in networks:
@@ -166,6 +150,8 @@ def _compare(
 
 def _forward_once(options: argparse.Namespace, device: torch.device) -> int:
     """One forward of S by our kernels in bf16, for the sanitizer to watch."""
+    # The sanitizer may be gone by then, and what it started would go on beside the next cases.
+    signal.alarm(MEMCHECK_SECONDS if device.type == "cuda" else 0)
     model, task, size = TINY[0] if options.tiny else NETWORKS[0]
     half = torch.float16 if device.type == "cpu" else torch.bfloat16
     fused = fuse_trunk(_built(model, task).to(device, half))
@@ -182,12 +168,30 @@ def _memcheck(options: argparse.Namespace, device: torch.device) -> Mapping[str,
         raise Skip("there is no device to check; the forward itself ran")
     if program is None:
         raise Skip("compute-sanitizer is absent: neither on PATH nor in a CUDA folder")
-    command = [program, "--tool", "memcheck", "--error-exitcode", "9", sys.executable, str(HERE / "gpu.py")]
-    command += ["--stage", "forward", "--out", str(options.out), "--device", options.device]
+    # Calls of CUDA that libraries try and do without are no errors of a kernel.
+    command = [program, "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "9"]
+    command += [
+        sys.executable,
+        str(HERE / "gpu.py"),
+        "--stage",
+        "forward",
+        "--out",
+        str(options.out),
+        "--device",
+        options.device,
+    ]
     command += ["--tiny"] if options.tiny else []
+    # Every tensor in an allocation of its own: behind its end the sanitizer then sees no neighbour.
+    environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
         finished = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=MEMCHECK_SECONDS, check=False
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=MEMCHECK_SECONDS,
+            env=environment,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise Skip(f"compute-sanitizer was not done after {MEMCHECK_SECONDS} s") from error
@@ -204,8 +208,9 @@ def _gradients(model: str, task: str, device: torch.device) -> Mapping[str, Any]
         for name in ("drop_prob", "p"):
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)  # nothing is left to chance
-    size = (32, 32) if model == gpu_device.SPECK else default_size(task)
-    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1)).to(device)
+    # Four pictures of one cell at the coarsest branch: the statistics of two would magnify every rounding.
+    batch, size = (4, (32, 32)) if model == gpu_device.SPECK else (2, default_size(task))
+    x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1)).to(device)
     half = torch.float16 if device.type == "cpu" else torch.bfloat16
     ours = _step(network, x, half)
     with gpu_device.plain_training():
@@ -229,3 +234,91 @@ def _step(network: nn.Module, x: Tensor, half: torch.dtype | None) -> Tensor:
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     pairs = zip(wanted, found, strict=True)
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in pairs])
+
+
+def train_cases(options: argparse.Namespace, device: torch.device, record: Record) -> Iterator[Case]:
+    """The recipes share the time that is left."""
+    for number, name in enumerate(options.train):
+        if not record.known(name):
+            seconds = record.left() / (len(options.train) - number)
+            yield name, lambda name=name, seconds=seconds: _train(name, options, device, record, seconds)
+
+
+def _train(
+    name: str, options: argparse.Namespace, device: torch.device, record: Record, seconds: float
+) -> Mapping[str, Any]:
+    config, out = _config(name, options, device), options.out / "train" / name
+    weights = options.out / "weights" / f"{name}.safetensors"
+
+    def keep(run: Run) -> None:
+        files = write_small(run, weights)
+        losses = {key: value / run.state.window["count"] for key, value in run.state.window.items() if key == "loss"}
+        record.note(name, update=run.state.update, of=run.total, best=run.state.best, weights=files, **losses)
+
+    def too_late(number: int, frame: object) -> NoReturn:
+        raise TimeoutError(f"{seconds:.0f} s were over before its first update")
+
+    # As Ctrl-C would: the run writes its checkpoint and ends. It handles the signal itself once it has begun.
+    before = signal.signal(signal.SIGTERM, too_late)
+    end = threading.Timer(max(seconds - LAST_SECONDS, 1), os.kill, (os.getpid(), signal.SIGTERM))
+    end.daemon = True
+    end.start()
+    try:
+        result = train(config, out, resume=True, saved=keep)
+    finally:
+        end.cancel()
+        signal.signal(signal.SIGTERM, before)
+    best = {} if result.best is None else {"score": f"{result.main} {result.best:.4f} at update {result.best_update}"}
+    return {"update": result.update, "ended": result.interrupted or "at its end", **best}
+
+
+def _config(name: str, options: argparse.Namespace, device: torch.device) -> AnyRun:
+    """The recipe on the given data, without what a bare environment lacks: trackers, and drawn pictures."""
+    config = find_recipe(name)()
+    on_cpu = device.type == "cpu"
+    runtime = replace(config.runtime, cpu=on_cpu, threads=0, workers=0 if on_cpu else None)
+    config = replace(
+        config,
+        data=replace(config.data, root=options.data),
+        runtime=runtime,
+        log=replace(config.log, trackers=(), pictures=0),
+        save=SaveConfig(every_updates=1 if options.tiny else 0, every_minutes=1),
+    )
+    if not options.tiny:
+        return config
+    return replace(
+        config,
+        model=ModelConfig(name=gpu_device.SPECK, head_planes=4, head_width=16),
+        schedule=ScheduleConfig(updates=2),
+        batch=replace(config.batch, total=4),
+        validate_updates=2,
+    )
+
+
+def write_small(run: Run, path: Path) -> str:
+    """Write a run's weights in 16 bits, as files of at most ``MOST_BYTES``; their names.
+
+    One file is what ``hrformer.load`` takes. More are parts of it, ``NAME.1-of-3.safetensors`` and so on: the tensors
+    of all parts together are the state dict.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = run.model_to_keep()
+    half = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    total = sum(value.numel() * value.element_size() for value in half.values())
+    # The header with names and shapes takes some, too.
+    if total < 0.98 * MOST_BYTES:
+        save_checkpoint(model, path, half=True, metadata={"recipe": f"{run.config.recipe}, update {run.state.update}"})
+        return path.name
+    count = math.ceil(total / (0.9 * MOST_BYTES))
+    parts: list[dict[str, torch.Tensor]] = [{} for _ in range(count)]
+    sizes = [0] * count
+    for key, value in sorted(half.items(), key=lambda item: -item[1].numel()):
+        smallest = sizes.index(min(sizes))
+        parts[smallest][key] = value.contiguous().cpu()
+        sizes[smallest] += value.numel() * value.element_size()
+    names = [f"{path.stem}.{number}-of-{count}.safetensors" for number in range(1, count + 1)]
+    for name, part in zip(names, parts, strict=True):
+        whole = path.with_name(name + ".part")
+        save_file(part, whole)
+        os.replace(whole, path.with_name(name))
+    return f"{names[0]} and {count - 1} more"
