@@ -27,8 +27,9 @@ def linear(library: NativeLibrary, **changed: object) -> Tensor:
     """One product, 5 rows of 3 numbers to 4, with some of its arguments replaced."""
     lanes = library.lanes
     given = {"rows": 5, "depth": 3, "channels": 4, "activation": 0, "after": 0, "residual": None}
-    tensors = {"x": torch.ones(5, 3), "y": torch.empty(5, 4), "weight": torch.ones(3 * lanes), "bias": torch.ones(lanes)}
-    arguments = given | tensors | changed
+    maps = {"x": torch.ones(5, 3), "y": torch.empty(5, 4)}
+    weights = {"weight": torch.ones(3 * lanes), "bias": torch.ones(lanes)}
+    arguments = given | maps | weights | changed
     library.call("linear", **arguments)
     y = arguments["y"]
     assert isinstance(y, Tensor)

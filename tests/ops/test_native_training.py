@@ -208,8 +208,11 @@ def test_attention_is_accurate(size: tuple[int, ...], bias: bool, runs_by: str) 
         ours = run_attention(x, weights, heads, window)
         plainly = run_attention(x, weights, heads, window, plain=True)
         draws.append((ours, plainly, run_attention(x.double(), widened(weights), heads, window, plain=True)))
-    ours, plainly, exact = ({name: torch.stack([r[name] for r in runs]) for name in runs[0]} for runs in zip(*draws))
-    assert_accurate(ours, plainly, exact)
+    together = [
+        {name: torch.stack([results[name] for results in runs]) for name in runs[0]}
+        for runs in zip(*draws, strict=True)
+    ]
+    assert_accurate(*together)
 
 
 def test_peaked_attention_is_accurate() -> None:
