@@ -1,6 +1,7 @@
 ## make demo   predict on photographs and write demo/index.html; on your own too: make demo IMAGES="a.jpg b.png"
 ## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
 ## make lint   ruff, mypy, codespell
+## make sanitize  the tests of the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer
 ## make bench  measure speed side by side into benchmarks/RESULTS.md: make bench PRESET=gpu BENCH_ARGS="--peer official=PATH"
 ## make gpu    learn everything from a CUDA device in minutes: make gpu GPU_ARGS="--minutes 8 --out DIR"; benchmarks/GPU.md
 ## make clean  remove what the others wrote, except the environment in .venv
@@ -21,7 +22,7 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench gpu clean
+.PHONY: help demo test lint sanitize bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -50,6 +51,33 @@ clean:
 
 # Compiled by the installation.
 NATIVE := hatch_build.py src/hrformer/native/build.py $(wildcard src/hrformer/native/source/*)
+
+# Checks by calls, not in line: half the time to compile. Fused products, else of -O2: without them sums round otherwise.
+SANITIZER := -O1 -fexpensive-optimizations -g1 -w -fno-omit-frame-pointer -fsanitize=address,undefined \
+  -fno-sanitize-recover=all --param asan-instrumentation-with-call-threshold=0
+SANITIZED := $(CURDIR)/build/sanitize
+SANITIZED_TESTS := $(filter-out %/test_build.py,$(wildcard tests/native/test_*.py tests/ops/test_native*.py \
+  tests/fast/test_native*.py))
+# Loaded before Python, which is compiled without them. Absolute paths, where they are there.
+RUNTIMES := $(filter /%,$(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so 2>/dev/null)))
+
+ifeq ($(words $(RUNTIMES)),2)
+# A report goes to a file, as pytest keeps what a test prints, and so may be one of a process that a test has started.
+sanitize: $(INSTALLED) $(SANITIZED)/kernels_avx512.so
+	@rm -f $(SANITIZED)/report.*
+	LD_PRELOAD="$(RUNTIMES)" PYTHONMALLOC=malloc HRFORMER_NATIVE_FOLDER=$(SANITIZED) \
+	  ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report \
+	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZED)/report \
+	  $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(SANITIZED_TESTS); \
+	  status=$$?; cat $(SANITIZED)/report.* 2>/dev/null && exit 1; exit $$status
+else
+sanitize:
+	@echo "make sanitize needs g++ on Linux with libasan and libubsan; '$(CXX)' has not both" >&2; exit $(if $(CI),1,0)
+endif
+
+$(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(INSTALLED)
+	@mkdir -p $(SANITIZED)
+	CXX="$(CXX)" $(BIN)/python src/hrformer/native/build.py $(SANITIZED) $(SANITIZER)
 
 # Order-only: the interpreter's date says nothing about what is installed.
 $(INSTALLED): pyproject.toml $(NATIVE) | $(BIN)/pip

@@ -18,9 +18,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.skipif(build.refusal() is not None, reason=f"cannot compile here: {build.refusal()}")
-def test_compiling_makes_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
-    made = build.build()
+def test_compiling_makes_every_file(tmp_path: Path) -> None:
+    made = build.build(tmp_path)
     assert [path.name for path in made] == [f"kernels_{name}.so" for name in build.INSTRUCTION_SETS]
     assert sorted(tmp_path.iterdir()) == sorted(made)
     # Undefined but for OpenMP's functions: those are torch's.
@@ -43,10 +42,9 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_failing_compiler_is_quoted_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.sys, "platform", "linux")
     monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(build, "FOLDER", tmp_path)
     monkeypatch.setenv("CXX", f"{sys.executable} -c 'import sys; sys.exit(\"no such flag\")'")
     with pytest.raises(RuntimeError, match="failed: no such flag"):
-        build.build()
+        build.build(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -89,6 +89,8 @@ def assert_as_exact(found: Tensor, reference: Callable[..., Tensor], x: Tensor, 
         (64, 2, 15, (4, 31)),
         (144, 2, 3, (5, 1)),
         (16, 4, 1, (3, 2)),
+        (1, 1, 7, (1, 1)),
+        (17, 1, 2, (1, 30)),
     ],
 )
 def test_attention(channels: int, heads: int, window: int, size: tuple[int, int], bias: bool, threads: int) -> None:
@@ -108,6 +110,7 @@ def test_attention(channels: int, heads: int, window: int, size: tuple[int, int]
         (20, 33, (1, 40)),
         (64, 256, (7, 1)),
         (8, 8, (1, 1)),
+        (1, 1, (2, 2)),
         (32, 128, (40, 130)),
     ],
 )
@@ -122,7 +125,7 @@ def test_feed_forward(channels: int, hidden: int, size: tuple[int, int], batch: 
 @pytest.mark.parametrize(
     ("activation", "after"), [("none", "none"), ("gelu", "none"), ("relu", "none"), ("none", "relu")]
 )
-@pytest.mark.parametrize(("into", "out"), [(18, 39), (64, 64), (3, 17), (256, 200)])
+@pytest.mark.parametrize(("into", "out"), [(18, 39), (64, 64), (3, 17), (256, 200), (1, 1)])
 def test_pointwise(into: int, out: int, activation: str, after: str) -> None:
     weights, x = product_weights(into, out), torch.randn(2, 7, 9, into)
     for residual in (None, torch.randn(2, 7, 9, out)):
@@ -132,7 +135,7 @@ def test_pointwise(into: int, out: int, activation: str, after: str) -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 5), (6, 1), (2, 40)])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("into", WIDTHS)
+@pytest.mark.parametrize("into", [1, *WIDTHS])
 def test_depthwise_pointwise(into: int, stride: int, size: tuple[int, int]) -> None:
     weights, x = depthwise_weights(into, 30, stride), torch.randn(2, *size, into)
     for middle, activation in (("none", "none"), ("gelu", "relu")):
@@ -154,6 +157,7 @@ def test_depthwise_pointwise(into: int, stride: int, size: tuple[int, int]) -> N
         (16, 7, (1, 1), (2, 2), (0, 0)),
         (5, 20, (1, 5), (1, 2), (0, 2)),
         (9, 33, (2, 2), (1, 1), (1, 0)),
+        (1, 1, (5, 5), (3, 3), (0, 0)),
     ],
 )
 def test_convolution(
@@ -168,9 +172,9 @@ def test_convolution(
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
-@pytest.mark.parametrize("channels", WIDTHS)
+@pytest.mark.parametrize("channels", [1, *WIDTHS])
 def test_fusion(channels: int, mode: str) -> None:
-    for size in ((16, 24), (9, 13)):
+    for size in ((16, 24), (9, 13), (1, 1)):
         factors = (1, 2, 8, 1)
         terms = [torch.randn(2, -(-size[0] // f), -(-size[1] // f), channels) for f in factors]
         for count in (1, 4):

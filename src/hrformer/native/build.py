@@ -13,11 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 SOURCE = FOLDER / "source"
+
+FOLDER_SWITCH = "HRFORMER_NATIVE_FOLDER"
+"""Environment variable: where kernels compiled in another way lie; else they are beside this file."""
 
 INSTRUCTION_SETS = {
     "avx2": ("-mavx2", "-mfma", "-DLANES=8"),
@@ -33,7 +37,11 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-exceptions", "-fno-rtti
 
 def library_path(instruction_set: str) -> Path:
     """Where the kernels for an instruction set lie once compiled."""
-    return FOLDER / f"kernels_{instruction_set}.so"
+    return Path(os.environ.get(FOLDER_SWITCH) or FOLDER, _file_name(instruction_set))
+
+
+def _file_name(instruction_set: str) -> str:
+    return f"kernels_{instruction_set}.so"
 
 
 def compiler() -> list[str] | None:
@@ -53,8 +61,12 @@ def refusal() -> str | None:
     return None
 
 
-def build() -> list[Path]:
-    """Compile all kernels in place and return their files.
+def build(folder: Path = FOLDER, flags: Sequence[str] = ()) -> list[Path]:
+    """Compile all kernels and return their files.
+
+    Args:
+        folder: where they go.
+        flags: for the compiler and the linker, after the usual ones.
 
     Raises:
         RuntimeError: they cannot be compiled here; the message says why.
@@ -65,21 +77,22 @@ def build() -> list[Path]:
     command = compiler()
     assert command is not None
     sources = sorted(SOURCE.glob("*.cpp"))
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = {name: [str(Path(folder, f"{name}-{one.stem}.o")) for one in sources] for name in INSTRUCTION_SETS}
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = {name: [str(Path(scratch, f"{name}-{one.stem}.o")) for one in sources] for name in INSTRUCTION_SETS}
         commands = [
-            [*command, *FLAGS, *flags, "-c", str(source), "-o", target]
-            for name, flags in INSTRUCTION_SETS.items()
+            [*command, *FLAGS, *own, *flags, "-c", str(source), "-o", target]
+            for name, own in INSTRUCTION_SETS.items()
             for source, target in zip(sources, objects[name], strict=True)
         ]
         list(pool.map(_run, commands))
-        return [_link(command, name, objects[name], Path(folder)) for name in INSTRUCTION_SETS]
+        link = [*command, "-shared", "-static-libgcc", *flags]
+        return [_link(link, objects[name], Path(scratch), folder / _file_name(name)) for name in INSTRUCTION_SETS]
 
 
-def _link(command: list[str], name: str, objects: list[str], folder: Path) -> Path:
+def _link(command: list[str], objects: list[str], scratch: Path, target: Path) -> Path:
     """Not with OpenMP's library: its functions are those that torch has loaded, so that both share their threads."""
-    made, target = folder / f"{name}.so", library_path(name)
-    _run([*command, "-shared", "-static-libgcc", *objects, "-o", str(made)])
+    made = scratch / target.name
+    _run([*command, *objects, "-o", str(made)])
     part = target.with_suffix(".part")
     shutil.copyfile(made, part)
     part.replace(target)
@@ -93,4 +106,4 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    build()
+    build(*map(Path, sys.argv[1:2]), flags=sys.argv[2:])

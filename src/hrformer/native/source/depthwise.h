@@ -70,6 +70,6 @@ static INLINE void depthwise_row(const float* const* lines, int width, int chann
 
 // Channels to take at once, so that three rows of them stay in the first cache while the rows of a band are made.
 static INLINE int depthwise_group(int width) {
-  const int vectors = 32768 / (3 * width * LANES * (int)sizeof(float));
-  return (vectors > 1 ? vectors : 1) * LANES;
+  const long vectors = 32768 / (3L * width * LANES * (long)sizeof(float));
+  return (int)(vectors > 1 ? vectors : 1) * LANES;
 }

@@ -68,9 +68,8 @@ static void work(const FeedForward& f, int begin, int end) {
   if (band > end - begin) band = end - begin;
   const int stride = filled(f.hidden), group = depthwise_group(f.width);
   const size_t line = (size_t)f.width * stride;
-  float* normed = thread_buffer((size_t)(band + 2) * f.width * f.channels + (2 * band + 2) * line + LANES);
-  float* hidden = normed + filled((band + 2) * f.width * f.channels);
-  float* mixed = hidden + (band + 2) * line;
+  float* hidden = thread_buffer((2 * band + 2) * line + (size_t)(band + 2) * f.width * f.channels);
+  float *mixed = hidden + (band + 2) * line, *normed = mixed + band * line;
   int have = begin % f.height ? begin - 1 : begin;  // first hidden row that the buffer holds
   int done = have;
   for (int first = begin; first < end; first += band) {

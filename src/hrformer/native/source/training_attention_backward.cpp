@@ -174,7 +174,7 @@ static size_t plan_floats(const AttentionTrainingBackward& f) {
   const AttentionSize s = f.size;
   const size_t narrow = s.narrow(), wide = s.wide(), parts = s.parts(f.threads);
   const size_t products = 2 * narrow * wide + narrow * narrow, sums = 2 * parts * sums_of(s).size;
-  return products + wide + s.bias_floats() + sums + parts * narrow * (wide + narrow) + 16 * 16;
+  return products + wide + s.bias_floats() + sums + parts * narrow * (wide + narrow) + 16 * whole_lines(1);
 }
 
 static Plan make_plan(const AttentionTrainingBackward& f, Pieces& pieces) {
@@ -188,11 +188,9 @@ static Plan make_plan(const AttentionTrainingBackward& f, Pieces& pieces) {
   p.qkv_bias = padded(pieces, w.qkv_bias, 3 * s.channels);
   p.bias = padded_bias(pieces, s, w.bias);
   p.at = sums_of(s);
-  float* sums = pieces.at;
-  p.sums = pieces.doubles((size_t)p.parts * p.at.size);
-  p.qkv_sums = pieces.floats((size_t)p.parts * s.channels * s.wide());
-  p.proj_sums = pieces.floats((size_t)p.parts * s.channels * s.narrow());
-  memset(sums, 0, (pieces.at - sums) * sizeof(float));
+  p.sums = pieces.zero_doubles((size_t)p.parts * p.at.size);
+  p.qkv_sums = pieces.zeros((size_t)p.parts * s.channels * s.wide());
+  p.proj_sums = pieces.zeros((size_t)p.parts * s.channels * s.narrow());
   return p;
 }
 

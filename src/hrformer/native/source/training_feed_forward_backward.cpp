@@ -130,7 +130,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);
   const size_t band = (size_t)s.band() * s.width, weights = (size_t)s.channels * hidden;
   for_parts(f.threads, p.parts, [&](int part) {
-    Pieces pieces = {thread_buffer(RowRing::floats(s) + band * narrow + 2 * band * stride + 5 * 2 * LANES)};
+    Pieces pieces = {thread_buffer(RowRing::floats(s) + band * narrow + 2 * band * stride + 4 * whole_lines(LANES))};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
     float *grad = pieces.floats(band * narrow + LANES), *wide = pieces.floats(band * stride);
     float* active = pieces.floats(band * stride);
@@ -207,7 +207,7 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
   const Size s = f.size;
   const int hidden = filled(s.hidden);
   for_parts(f.threads, p.parts, [&](int part) {
-    Pieces pieces = {thread_buffer(RowRing::floats(s) + 11 * hidden + 2 * LANES)};
+    Pieces pieces = {thread_buffer(RowRing::floats(s) + 11 * hidden + 2 * whole_lines(LANES))};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
     float* sums = pieces.floats(11 * hidden);
     for_bands(s, part, p.parts, [&](int first, int last) {
@@ -236,7 +236,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
   const size_t band = (size_t)s.band() * s.width, weights = (size_t)channels * hidden;
   const Layer layer = layer_of(s, f.weights);
   for_parts(f.threads, p.parts, [&](int part) {
-    Pieces pieces = {thread_buffer(band * (stride + 3 * narrow + 1) + 2 * narrow + 7 * 2 * LANES)};
+    Pieces pieces = {thread_buffer(band * (stride + 3 * narrow + 1) + 2 * narrow + 7 * whole_lines(LANES))};
     float *grad = pieces.floats(band * stride), *normed = pieces.floats(band * narrow + LANES);
     float *plain = pieces.floats(band * narrow), *back = pieces.floats(band * narrow);
     float *rstd = pieces.floats(band), *sums = pieces.floats(2 * narrow);
@@ -279,15 +279,13 @@ static Plan make_plan(const Backward& f, Pieces& pieces) {
   p.norm1 = norm_of(pieces, s.hidden, st.mean1, st.rstd1, w.norm1, w.norm1_bias);
   p.norm2 = norm_of(pieces, s.hidden, st.mean2, st.rstd2, w.norm2, w.norm2_bias);
   p.norm3 = norm_of(pieces, s.channels, st.mean3, st.rstd3, w.norm3, w.norm3_bias);
-  float* sums = pieces.at;
-  p.sums1 = pieces.doubles((size_t)p.parts * 2 * hidden);
-  p.sums2 = pieces.doubles((size_t)p.parts * 2 * hidden);
-  p.sums3 = pieces.doubles((size_t)p.parts * 2 * channels);
-  p.tap_sums = pieces.doubles((size_t)p.parts * 9 * hidden);
-  p.layer_sums = pieces.doubles((size_t)p.parts * 2 * channels);
-  if (f.fc1_grad) p.fc1_sums = pieces.floats((size_t)p.parts * s.channels * hidden);
-  if (f.fc2_grad) p.fc2_sums = pieces.floats((size_t)p.parts * s.channels * hidden);
-  memset(sums, 0, (pieces.at - sums) * sizeof(float));
+  p.sums1 = pieces.zero_doubles((size_t)p.parts * 2 * hidden);
+  p.sums2 = pieces.zero_doubles((size_t)p.parts * 2 * hidden);
+  p.sums3 = pieces.zero_doubles((size_t)p.parts * 2 * channels);
+  p.tap_sums = pieces.zero_doubles((size_t)p.parts * 9 * hidden);
+  p.layer_sums = pieces.zero_doubles((size_t)p.parts * 2 * channels);
+  if (f.fc1_grad) p.fc1_sums = pieces.zeros((size_t)p.parts * s.channels * hidden);
+  if (f.fc2_grad) p.fc2_sums = pieces.zeros((size_t)p.parts * s.channels * hidden);
   return p;
 }
 
@@ -296,7 +294,7 @@ static size_t plan_floats(const Backward& f) {
   const size_t hidden = filled(s.hidden), channels = filled(s.channels), parts = s.parts(f.threads);
   const size_t products = 3 * hidden * channels, norms = 9 * (hidden + hidden + channels) + 9 * hidden + 2 * hidden;
   const size_t sums = parts * (2 * (13 * hidden + 4 * channels) + 2 * hidden * channels);
-  return products + norms + sums + 64 * 16;
+  return products + norms + sums + 64 * whole_lines(1);
 }
 
 static void write_small_grads(const Backward& f, const Plan& p) {

@@ -7,6 +7,10 @@
 
 #include <stdlib.h>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 #include "vectors.h"
 
 // Tokens of a band: enough that a panel of weights is read for many rows, few enough for a core's cache.
@@ -16,8 +20,15 @@ static const int BAND_TOKENS = 128;
 // set of the first cache.
 static INLINE int band_stride(int channels) { return filled(channels) + (filled(channels) % 256 ? 0 : LANES); }
 
+// Floats of the cache line behind each piece of memory that nobody may touch, where somebody watches.
+#ifdef __SANITIZE_ADDRESS__
+static const size_t FENCE = 16;
+#else
+static const size_t FENCE = 0;
+#endif
+
 // Rounds a share of memory up to whole cache lines.
-static INLINE size_t whole_lines(size_t floats) { return (floats + 15) / 16 * 16; }
+static INLINE size_t whole_lines(size_t floats) { return (floats + 15) / 16 * 16 + FENCE; }
 
 // Hands out pieces of one block of memory, 64 bytes aligned.
 struct Pieces {
@@ -25,9 +36,14 @@ struct Pieces {
   float* floats(size_t count) {
     float* piece = at;
     at += whole_lines(count);
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_POISON_MEMORY_REGION(piece + count, (at - piece - count) * sizeof(float));
+#endif
     return piece;
   }
   double* doubles(size_t count) { return (double*)floats(2 * count); }
+  float* zeros(size_t count) { return (float*)memset(floats(count), 0, count * sizeof(float)); }
+  double* zero_doubles(size_t count) { return (double*)zeros(2 * count); }
 };
 
 // Memory of one call, shared by its threads.
