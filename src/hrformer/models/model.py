@@ -14,6 +14,7 @@ from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.models.heads import FCNHead
 from hrformer.models.trunk import FeatureInfo, HighResolutionTrunk
+from hrformer.ops.convolution import convolutions_for_any_size
 from hrformer.ops.resize import UpsampleMode
 
 Task = Literal["classification", "pose", "segmentation"]
@@ -123,10 +124,11 @@ class VisionModel(nn.Module):
             (B, C, H, W), in training mode the pair (auxiliary, main) where the head has an auxiliary output. Without
             a head: maps by name.
         """
-        features = self.backbone(x)
-        if self.head is None:
-            return features
-        return self.head(features, (x.shape[-2], x.shape[-1]))
+        with convolutions_for_any_size(x):
+            features = self.backbone(x)
+            if self.head is None:
+                return features
+            return self.head(features, (x.shape[-2], x.shape[-1]))
 
 
 # What makes timm's models of a fixed input size take any; the first that a model knows is used.

@@ -21,6 +21,7 @@ from hrformer.layers.fusion import FusionUnit
 from hrformer.models.heads import ClassificationConfig, ClassificationHead
 from hrformer.models.trunk import STEM_CHANNELS
 from hrformer.models.zoo import VARIANTS, backbone_config, build_backbone
+from hrformer.ops.convolution import convolutions_for_any_size
 from hrformer.ops.resize import UpsampleMode
 
 NAMES = tuple(name for name in VARIANTS if name.startswith("hrformer_"))
@@ -150,7 +151,11 @@ class TimmHRFormer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
+        if torch.jit.is_scripting():
+            return self.forward_head(self.forward_features(x))
+        else:
+            with convolutions_for_any_size(x):
+                return self.forward_head(self.forward_features(x))
 
     @torch.jit.ignore
     def forward_intermediates(
@@ -175,14 +180,15 @@ class TimmHRFormer(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
         taken, last = feature_take_indices(len(self.feature_info), indices)
-        if self.only_stem or (stop_early and last == 0):
-            half = self.backbone.forward_half(x)
-            return [half] if intermediates_only else (half, [half])
-        half, quarter = self.backbone.forward_stem(x)
-        branches = self.backbone.forward_stages(quarter)
-        maps = [half, *branches]
-        chosen = [maps[i] for i in taken]
-        return chosen if intermediates_only else (self.head.merge(branches), chosen)
+        with convolutions_for_any_size(x):
+            if self.only_stem or (stop_early and last == 0):
+                half = self.backbone.forward_half(x)
+                return [half] if intermediates_only else (half, [half])
+            half, quarter = self.backbone.forward_stem(x)
+            branches = self.backbone.forward_stages(quarter)
+            maps = [half, *branches]
+            chosen = [maps[i] for i in taken]
+            return chosen if intermediates_only else (self.head.merge(branches), chosen)
 
     @torch.jit.ignore
     def prune_intermediate_layers(
