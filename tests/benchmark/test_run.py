@@ -14,6 +14,7 @@ from hrformer.benchmark.run import Settings, run_plan
 from hrformer.benchmark.stages import STAGES
 from hrformer.benchmark.start import STEPS, TOTAL
 from hrformer.benchmark.timing import TimingConfig
+from hrformer.fast.optimize import Engine
 
 QUICK = Settings(timing=TimingConfig(rounds=2, seconds=0, warmup=0))
 NANO = candidate("hrformer_nano")
@@ -79,7 +80,7 @@ def test_a_plain_network_is_not_sold_as_fast(monkeypatch: pytest.MonkeyPatch) ->
 
     def falls_back(network, one, device):
         forward = fast(network, one, device)
-        forward._run._runtime, forward._run.backend = None, "reference"
+        forward._run._use(Engine("reference", "it fails"))
         return forward
 
     monkeypatch.setattr(run_module, "prepare_forward", falls_back)
