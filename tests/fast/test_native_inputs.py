@@ -1,4 +1,4 @@
-"""Compiled kernels given inputs that do not fit, or under torch's global settings: the plain network's result or error."""
+"""Compiled kernels given inputs that do not fit, or under torch's global settings: as the plain network."""
 
 from __future__ import annotations
 

@@ -106,4 +106,4 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    build(*map(Path, sys.argv[1:2]), flags=sys.argv[2:])
+    build(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, sys.argv[2:])

@@ -23,9 +23,9 @@
 
 // Share of the time in which the calling thread could run and had no core: a hundredth alone, a half beside a process
 // that wants all cores.
-static const double CROWDED = 0.15;
+static const double CROWDED = 0.2;
 // Seconds between two looks, and for how long the share has to be lower before there is no crowd.
-static const double EVERY = 0.02, QUIET = 1;
+static const double EVERY = 0.1, QUIET = 1;
 
 static double seconds_now() {
   timespec now;
