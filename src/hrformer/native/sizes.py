@@ -45,12 +45,13 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
             )
 
 
-def _filled(count: int, lanes: int) -> int:
+def filled_count(count: int, lanes: int) -> int:
+    """``count`` rounded up to whole vectors."""
     return -(-count // lanes) * lanes
 
 
 def _feed_forward(s: Any, lanes: int) -> Sizes:
-    tokens, hidden, channels = s.rows * s.width, _filled(s.hidden, lanes), _filled(s.channels, lanes)
+    tokens, hidden, channels = s.rows * s.width, filled_count(s.hidden, lanes), filled_count(s.channels, lanes)
     return {
         **dict.fromkeys(("x", "y"), tokens * s.channels),
         "fc1": s.channels * hidden,
@@ -62,20 +63,20 @@ def _feed_forward(s: Any, lanes: int) -> Sizes:
 
 
 def _attention(s: Any, lanes: int) -> Sizes:
-    places, inner, channels = s.window**2, s.heads * s.head_dim, _filled(s.channels, lanes)
-    packed = _filled(3 * inner, lanes)
+    places, inner, channels = s.window**2, s.heads * s.head_dim, filled_count(s.channels, lanes)
+    packed = filled_count(3 * inner, lanes)
     return {
         **dict.fromkeys(("x", "y"), s.batch * s.height * s.width * s.channels),
         "qkv": s.channels * packed,
         "qkv_bias": packed,
         "proj": inner * channels,
         "proj_bias": channels,
-        "bias": s.heads * places * _filled(places, lanes),
+        "bias": s.heads * places * filled_count(places, lanes),
     }
 
 
 def _linear(s: Any, lanes: int) -> Sizes:
-    channels = _filled(s.channels, lanes)
+    channels = filled_count(s.channels, lanes)
     return {
         "x": s.rows * s.depth,
         **dict.fromkeys(("y", "residual"), s.rows * s.channels),
@@ -85,7 +86,7 @@ def _linear(s: Any, lanes: int) -> Sizes:
 
 
 def _convolution(s: Any, lanes: int) -> Sizes:
-    channels = _filled(s.channels, lanes)
+    channels = filled_count(s.channels, lanes)
     return {
         "x": s.batch * s.height * s.width * s.depth,
         "y": s.batch * s.out_height * s.out_width * s.channels,
@@ -96,7 +97,7 @@ def _convolution(s: Any, lanes: int) -> Sizes:
 
 
 def _separable(s: Any, lanes: int) -> Sizes:
-    depth, channels = _filled(s.depth, lanes), _filled(s.channels, lanes)
+    depth, channels = filled_count(s.depth, lanes), filled_count(s.channels, lanes)
     cells = -(-s.height // s.stride) * -(-s.width // s.stride)
     return {
         "x": s.batch * s.height * s.width * s.depth,
@@ -125,8 +126,8 @@ def _feed_forward_training(s: Any, lanes: int) -> Sizes:
     tokens, hidden, channels = s.rows * s.width, s.hidden, s.channels
     sizes = {
         **dict.fromkeys(("x", "y", "grad", "grad_x", "reduced"), tokens * channels),
-        **dict.fromkeys(("expanded", "mixed", "back1", "back2"), tokens * _filled(hidden, lanes)),
-        "statistics": 4 * _filled(hidden, lanes) + 2 * _filled(channels, lanes),
+        **dict.fromkeys(("expanded", "mixed", "back1", "back2"), tokens * filled_count(hidden, lanes)),
+        "statistics": 4 * filled_count(hidden, lanes) + 2 * filled_count(channels, lanes),
         **dict.fromkeys(("layer_weight", "layer_bias"), channels),
         **dict.fromkeys(("fc1", "fc2"), hidden * channels),
         "depthwise": 9 * hidden,

@@ -67,17 +67,17 @@ def channel_moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-@torch.library.custom_op("hrformer::depthwise_stage", mutates_args=(), device_types="cpu")
-def depthwise_stage_op(
+def _forward_plain(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``depthwise_stage``, vectors in float32 (float64 if ``u`` is). This body serves the CPU."""
-    return _forward_plain(u, mean, scale, shift, weight, bias)
-
-
-def _forward_plain(*arguments: Tensor) -> Result:
-    y, y_mean, y_variance = depthwise_stage_reference(*arguments)
+    y, y_mean, y_variance = depthwise_stage_reference(u, mean, scale, shift, weight, bias)
     return y.contiguous(), y_mean.clone(), y_variance.clone()
+
+
+depthwise_stage_op = torch.library.custom_op(
+    "hrformer::depthwise_stage", _forward_plain, mutates_args=(), device_types="cpu"
+)
 
 
 @depthwise_stage_op.register_kernel("cuda")
@@ -98,8 +98,7 @@ def _forward_fake(
     return u.new_empty(u.shape), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
-@torch.library.custom_op("hrformer::depthwise_stage_backward", mutates_args=(), device_types="cpu")
-def depthwise_stage_backward_op(
+def _backward_plain(
     grad_y: Tensor,
     grad_mean: Tensor,
     grad_variance: Tensor,
@@ -115,21 +114,6 @@ def depthwise_stage_backward_op(
 
     This body serves the CPU.
     """
-    return _backward_plain(grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
-
-
-def _backward_plain(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
     gradient = _exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (_exact(y) - y_mean)
     centred = _exact(u) - mean
@@ -142,6 +126,11 @@ def _backward_plain(
     back = torch.ops.aten.gelu_backward(grad_hidden.permute(0, 2, 3, 1), normalised)
     sums = (back * centred).sum((0, 1, 2)), back.sum((0, 1, 2))
     return (back * scale).to(u.dtype).contiguous(), *sums, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+
+
+depthwise_stage_backward_op = torch.library.custom_op(
+    "hrformer::depthwise_stage_backward", _backward_plain, mutates_args=(), device_types="cpu"
+)
 
 
 @depthwise_stage_backward_op.register_kernel("cuda")

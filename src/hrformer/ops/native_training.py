@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hrformer.native.library import NativeLibrary, find_library
 from hrformer.native.refusal import tensors_refusal
+from hrformer.native.sizes import filled_count
 from hrformer.native.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS
 from hrformer.ops.normalisation import RunningStatistics
 
@@ -72,7 +73,7 @@ def feed_forward_forward(
     """
     library = _library()
     given, size = _feed_forward_settings(x, weights, layer_eps)
-    hidden, channels = _filled(size["hidden"], library), _filled(size["channels"], library)
+    hidden, channels = filled_count(size["hidden"], library.lanes), filled_count(size["channels"], library.lanes)
     expanded = x.new_empty(*x.shape[:3], hidden)
     y, reduced = torch.empty_like(x), torch.empty_like(x)
     statistics = x.new_empty(4 * hidden + 2 * channels)
@@ -117,7 +118,7 @@ def feed_forward_backward(
     """
     library = _library()
     given, size = _feed_forward_settings(maps.x, weights, layer_eps)
-    hidden = _filled(size["hidden"], library)
+    hidden = filled_count(size["hidden"], library.lanes)
     works = [grad.new_empty(*grad.shape[:3], hidden) for _ in range(3 if maps.expanded is not None else 4)]
     expanded = works.pop() if maps.expanded is None else maps.expanded
     grad_x = torch.empty_like(grad)
@@ -207,10 +208,6 @@ def _contiguous(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict
         name: None if weight is None else weight.detach().contiguous()
         for name, weight in zip(fields, weights, strict=True)
     }
-
-
-def _filled(count: int, library: NativeLibrary) -> int:
-    return -(-count // library.lanes) * library.lanes
 
 
 def _feed_forward_settings(
