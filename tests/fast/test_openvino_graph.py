@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-openvino = pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
+pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
 
-from hrformer.fast.openvino_graph import UnknownOperationError, build_graph  # noqa: E402
+from hrformer.fast.openvino_graph import UnknownOperationError, build_graph
+from hrformer.fast.openvino_runtime import openvino_core
 
 
 class Calls(nn.Module):
@@ -27,7 +28,7 @@ class Calls(nn.Module):
 
 def run(module: nn.Module, x: Tensor) -> list[Tensor]:
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    program = openvino.Core().compile_model(build_graph(module, x.shape), "CPU", settings)
+    program = openvino_core().compile_model(build_graph(module, x.shape), "CPU", settings)
     return [torch.from_numpy(value.copy()) for value in program({0: x.numpy()}).values()]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,32 @@ def test_unwritable_cache_only_warns(tmp_path, monkeypatch, caplog) -> None:
     with caplog.at_level(logging.WARNING, "hrformer"):
         assert_same(settled(optimize(model, backend="openvino"), x), model(x))
     assert "is not kept" in caplog.text
+
+
+TWO_MODELS_THEN_A_SIGNAL = """
+import signal
+
+import torch
+from torch import nn
+
+from hrformer.fast.optimize import PLAIN_CALLS, optimize
+
+handled = []
+signal.signal(signal.SIGINT, lambda *_: handled.append("handled"))
+models = [optimize(nn.Conv2d(3, 4, 3), backend="openvino", cache=False) for _ in range(2)]
+for model in models:
+    for _ in range(PLAIN_CALLS + 1):
+        model(torch.rand(1, 3, 8, 8))
+del model
+while models:
+    models.pop(0)
+signal.raise_signal(signal.SIGINT)
+print(handled)
+"""
+
+
+def test_signals_are_handled_after_models_are_gone() -> None:
+    """OpenVINO left the thread with a stack for signal handlers that no longer existed: Ctrl-C was a crash."""
+    command = [sys.executable, "-c", TWO_MODELS_THEN_A_SIGNAL]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (0, "['handled']\n"), finished.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,19 @@ logger = logging.getLogger("hrformer")
 
 Plane = tuple[int, int, int]
 """(C, H, W) of one picture."""
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, imported when the first program is wanted: that takes a quarter of a second.
+
+    One for a process, to its end. A core gives its thread a stack of its own for signal handlers, and takes it away
+    when it goes: once two cores had gone, the thread had a stack that no longer existed, and the next Ctrl-C or
+    finished loader worker was a segmentation fault (seen with OpenVINO 2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVINORuntime:
@@ -53,21 +66,14 @@ class OpenVINORuntime:
         self._graphs: dict[Plane, Any] = {}
         self._requests: dict[tuple[Plane, int], list[Any]] = {}
 
-    @cached_property
-    def _core(self) -> Any:
-        """OpenVINO, imported when the first program is wanted: that takes a quarter of a second."""
-        import openvino
-
-        return openvino.Core()
-
     def _about(self) -> tuple[Any, ...]:
         """What a compiled program depends on besides the model and the settings."""
         import openvino
 
         return (
             openvino.get_version(),
-            self._core.get_property("CPU", "FULL_DEVICE_NAME"),
-            self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+            openvino_core().get_property("CPU", "FULL_DEVICE_NAME"),
+            openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
             torch.backends.cpu.get_cpu_capability(),
         )
 
@@ -104,10 +110,10 @@ class OpenVINORuntime:
         path = self._path(plane, streams)
         if path is not None and path.is_file():
             try:
-                return self._core.import_model(io.BytesIO(path.read_bytes()), "CPU", settings)
+                return openvino_core().import_model(io.BytesIO(path.read_bytes()), "CPU", settings)
             except RuntimeError as error:
                 logger.warning("%s cannot be used and is made anew: %s", path, str(error).partition("\n")[0])
-        program = self._core.compile_model(self._graph(plane), "CPU", settings)
+        program = openvino_core().compile_model(self._graph(plane), "CPU", settings)
         if path is not None:
             self._keep(path, program)
         return program
