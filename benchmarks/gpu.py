@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,17 @@ STAGES = {
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8, help="for everything")
+    parser.add_argument("--minutes", type=_above_zero, default=8, help="for everything")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder for page, JSON, logs and weights")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny networks; on a CPU in Triton's interpreter")
     parser.add_argument("--stages", type=_names, default=list(STAGES), help=f"some of {','.join(STAGES)}")
-    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for a stage, where its own are more")
-    parser.add_argument("--peer", action="append", default=[], metavar="official=PATH", help="a checkout to compare")
+    parser.add_argument(
+        "--limit", type=_above_zero, default=float("inf"), help="seconds for a stage, where its own are more"
+    )
+    parser.add_argument(
+        "--peer", type=_peer, action="append", default=[], metavar="official=PATH", help="a checkout to compare"
+    )
     parser.add_argument("--train", action="append", default=[], metavar="RECIPE", help="a recipe; repeatable")
     parser.add_argument("--data", type=Path, help="data.root of the recipes")
     parser.add_argument("--stage", choices=(*STAGES, "forward"), help=argparse.SUPPRESS)
@@ -74,7 +79,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--device cpu runs kernels in Triton's interpreter, which only --tiny networks bear")
     if found.train and found.data is None:
         parser.error("--train needs --data, the folder of its data")
+    if found.data is not None and not found.data.is_dir():
+        parser.error(f"--data: there is no folder {found.data}")
+    if found.out.exists() and not found.out.is_dir():
+        parser.error(f"--out must be a folder, {found.out} is none")
     return found
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:  # "nan" neither
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def _peer(text: str) -> str:
+    name, _, path = text.partition("=")
+    if not name or not Path(path).expanduser().is_dir() or not path:
+        raise argparse.ArgumentTypeError(f"wants official=FOLDER, the folder of a checkout, got {text!r}")
+    return text
 
 
 def _names(text: str) -> list[str]:
@@ -117,8 +143,11 @@ class Run:
                 file.unlink(missing_ok=True)
         self._write()
         for name in self.options.stages:
-            self.summary[name] = self._stage(name, STAGES[name])
-            self._write()
+            self.summary[name] = _said("cut", "the run was interrupted", time.monotonic())
+            try:
+                self.summary[name] = self._stage(name, STAGES[name])
+            finally:
+                self._write()
             said = self.summary[name]
             print(f"{name}: {said['state']}{said['why'] and ': '}{said['why']} ({said['seconds']} s)", flush=True)
             if said.get("status") == WRONG_USE:
@@ -234,9 +263,19 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
     return process.returncode or -signal.SIGKILL
 
 
+def _end_with_parent(parent: int) -> None:
+    """Ends a stage, and all that it started, once nobody waits for it: a killed run must not keep the device."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    for number in (signal.SIGTERM, signal.SIGKILL):  # gently first, so that training can save
+        os.killpg(0, number)
+        time.sleep(3)
+
+
 def main() -> int:
     options = parse()
     if options.stage:
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         if options.stage in ("machine", "tests"):
             return {"machine": run_machine, "tests": run_tests}[options.stage](options)
         # torch and the package are for the stages' own processes.
@@ -244,7 +283,8 @@ def main() -> int:
         from gpu_stages import run_stage
 
         return run_stage(options)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     return Run(options).all_stages()
 
 

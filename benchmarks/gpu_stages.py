@@ -27,6 +27,7 @@ from gpu_speed import profile_cases, speed_cases
 from hrformer.benchmark.calls import DTYPES
 from hrformer.benchmark.candidates import Candidate, default_size
 from hrformer.benchmark.networks import Sources, build_network
+from hrformer.benchmark.peers import parse_peers
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import map_tensors
 from hrformer.fast.optimize import optimize
@@ -64,6 +65,9 @@ def run_stage(options: argparse.Namespace) -> int:
     """All cases of the stage that ``options`` names."""
     try:
         switched_off()
+        parse_peers(options.peer)
+        for name in options.train:
+            find_recipe(name)
     except ValueError as error:
         print(error)
         return WRONG_USE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -41,16 +43,22 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run_script(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--device", "cpu", "--tiny", *options]
-    return subprocess.run(
-        [*command, "--out", str(folder / "out")],
+def start_script(folder: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), "--device", "cpu", "--tiny"]
+    return subprocess.Popen(
+        [*command, "--out", str(folder / "out"), *options],
         cwd=folder,
         env=environment(folder) | variables,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
+
+
+def run_script(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    process = start_script(folder, *options, **variables)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def summary(folder: Path) -> dict[str, dict[str, Any]]:
@@ -140,6 +148,31 @@ def test_what_dies_or_hangs_is_a_line_and_the_next_one_runs(
     assert found["train"] == found["train"] | {"state": "skipped", "why": "no recipe was named by --train"}
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_nothing_goes_on_after_the_run(number: signal.Signals, tmp_path: Path) -> None:
+    """A stage that outlives its run would keep the device."""
+    (tmp_path / "torch.py").write_text(TORCH.format(end="open('stage', 'w').write(str(os.getpid())); time.sleep(1000)"))
+    process = start_script(tmp_path, "--minutes", "3", "--stages", "machine,train", "--limit", "100")
+    stage = tmp_path / "stage"
+    wait_for(lambda: stage.is_file() and stage.read_text() != "")
+    process.send_signal(number)
+    _, errors = process.communicate()
+    wait_for(lambda: not Path("/proc", stage.read_text()).exists())
+    assert errors == ""
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        page = (tmp_path / "out" / "gpu.md").read_text()
+        assert "the run was interrupted" in page
+        assert "copy, read and written" in page
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 def test_a_group_whose_process_dies_is_measured_one_by_one(tmp_path: Path) -> None:
     """By a checkout of the official code whose file ends the process when it is imported."""
@@ -170,10 +203,20 @@ def test_an_error_is_a_line_with_its_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_unknown_kernel_ends_the_run(tmp_path: Path) -> None:
-    finished = run_script(tmp_path, "--stages", "networks,speed", HRFORMER_TRITON_OFF="window_blok")
+@pytest.mark.parametrize(
+    ("options", "variables", "expected"),
+    [
+        ((), {"HRFORMER_TRITON_OFF": "window_blok"}, f"names window_blok; there are {', '.join(KERNELS)}"),
+        (("--peer", "official=."), {}, "no checkout of"),
+        (("--train", "lspet_tin", "--data", "."), {}, "no recipe is called 'lspet_tin'"),
+    ],
+)
+def test_what_is_unknown_ends_the_run(
+    options: tuple[str, ...], variables: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    finished = run_script(tmp_path, "--stages", "networks,speed", *options, **variables)
     assert finished.returncode == 2
-    assert f"HRFORMER_TRITON_OFF names window_blok; there are {', '.join(KERNELS)}" in finished.stderr
+    assert expected in finished.stderr
     assert tuple(summary(tmp_path)) == ("networks",)
 
 
@@ -182,6 +225,12 @@ def test_an_unknown_kernel_ends_the_run(tmp_path: Path) -> None:
     [
         (["--stages", "machine,sped"], "no stage 'sped'; there are machine, networks"),
         (["--train", "lspet_tiny"], "--train needs --data"),
+        (["--train", "lspet_tiny", "--data", "nowhere"], "--data: there is no folder nowhere"),
+        (["--peer", "official"], "wants official=FOLDER"),
+        (["--peer", "official=nowhere"], "wants official=FOLDER"),
+        (["--out", __file__], "--out must be a folder"),
+        (["--minutes", "nan"], "must be a number above 0, got 'nan'"),
+        (["--limit", "-1"], "must be a number above 0, got '-1'"),
     ],
 )
 def test_wrong_options_are_named(options: list[str], expected: str, tmp_path: Path) -> None:
