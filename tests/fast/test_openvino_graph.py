@@ -32,6 +32,20 @@ def run(module: nn.Module, x: Tensor) -> list[Tensor]:
     return [torch.from_numpy(value.copy()) for value in program({0: x.numpy()}).values()]
 
 
+def in_place(y: Tensor) -> Tensor:
+    other = y
+    y += 1
+    y.mul_(0.7)
+    F.relu_(y)
+    y -= 0.5
+    F.relu(y, inplace=True)
+    return other
+
+
+def is_plain(x: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.dtype == torch.float32 and x.device.type == "cpu" and not x.is_cuda
+
+
 WEIGHT = torch.linspace(-1, 1, 4 * 6).view(4, 6)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "numbers on both sides": lambda x: (2 * x + 1) / 4 - 0.5,
@@ -53,6 +67,9 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "bilinear": lambda x: F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=False),
     "bilinear to a size": lambda x: F.interpolate(x, size=[9, 4], mode="bilinear", align_corners=False),
     "aligned corners": lambda x: F.interpolate(x, size=[9, 13], mode="bilinear", align_corners=True),
+    "in place": lambda x: in_place(x * 1.0),
+    "what it is": lambda x: x * 1.0 if is_plain(x) else x * 2.0,
+    "softmax of its type": lambda x: F.softmax(x, 1, dtype=x.dtype).to(torch.float32).to("cpu"),
     "nothing": lambda x: F.dropout(x.contiguous(), 0.5, False) * 1.0,
 }
 
@@ -85,6 +102,15 @@ def test_several_outputs_keep_their_order() -> None:
         lambda x: F.interpolate(x, size=[2, 2], mode="bilinear", antialias=True),
         lambda x: F.batch_norm(x, None, None, training=True),
         lambda x: torch.linalg.vector_norm(x, 1, 1),
+        lambda x: x.softmax(1, dtype=torch.float64),
+        lambda x: x.to(torch.float64),
+        lambda x: x.to(dtype=torch.int32),
+        lambda x: x.tanh_(),
+        lambda x: x * 2 if x.requires_grad else x,
+        lambda x: x * 2 if hasattr(x, "names") else x,
+        lambda x: x * (x == x),
+        lambda x: x * (x != 0),
+        lambda x: x if x else x * 2,
         lambda x: 3,
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.openvino_runtime import Plane
+from hrformer.fast.proof import FP32_BOUND
 from hrformer.fast.runtime_model import runtime_module
 
 
@@ -21,6 +22,7 @@ class ONNXRuntime:
     """
 
     name = "onnxruntime"
+    bound = FP32_BOUND
 
     def __init__(self, module: nn.Module, *, threads: int) -> None:
         import onnxruntime

@@ -15,17 +15,33 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 class UnknownOperationError(NotImplementedError):
     """The module calls a function for which this file has no node."""
 
 
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda *args: _call(name, args, {})
+
+
 class Traced:
-    """Stand-in for a float32 tensor of known shape: ``node`` is an output of an OpenVINO node."""
+    """Stand-in for a float32 tensor of known shape on the CPU: ``node`` is an output of an OpenVINO node.
+
+    It passes for a tensor and answers what is listed here; whatever else is asked of it is an unknown operation.
+    """
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+    is_cuda = False
 
     def __init__(self, node: Any) -> None:
         self.node = node
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
 
     @property
     def shape(self) -> torch.Size:
@@ -48,27 +64,20 @@ class Traced:
         return _call(getattr(func, "__name__", str(func)), args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+        if _bare(name).removesuffix("_") not in _FUNCTIONS:
+            raise UnknownOperationError(f"no answer for a tensor's {name!r}")
         return lambda *args, **kwargs: _call(name, (self, *args), kwargs)
 
     def __getitem__(self, index: Any) -> Traced:
         return _slice(self, index)
 
-    def __add__(self, other: Any) -> Traced:
-        return _binary("add")(self, other)
-
-    def __sub__(self, other: Any) -> Traced:
-        return _binary("subtract")(self, other)
-
-    def __mul__(self, other: Any) -> Traced:
-        return _binary("multiply")(self, other)
-
-    def __truediv__(self, other: Any) -> Traced:
-        return _binary("divide")(self, other)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
+    __add__ = __radd__ = _operator("add")
+    __sub__ = _operator("sub")
+    __mul__ = __rmul__ = _operator("mul")
+    __truediv__ = _operator("div")
+    __iadd__, __isub__, __imul__, __itruediv__ = map(_operator, ("add_", "sub_", "mul_", "div_"))
+    # Unknown operations, which Python would answer by itself.
+    __eq__, __ne__, __bool__ = map(_operator, ("eq", "ne", "bool"))
 
 
 def build_graph(module: nn.Module, shape: Sequence[int]) -> Any:
@@ -86,8 +95,8 @@ def build_graph(module: nn.Module, shape: Sequence[int]) -> Any:
     parameter = _ops().parameter(list(shape), np.float32, name="image")
     with torch.no_grad():
         result = module(Traced(parameter.output(0)))
-    outputs = result.values() if isinstance(result, dict) else result if isinstance(result, tuple | list) else [result]
-    if not all(isinstance(output, Traced) for output in outputs):
+    outputs = tree_leaves(result)
+    if not all(type(output) is Traced for output in outputs):
         raise UnknownOperationError(f"{type(module).__name__} returns something else than tensors")
     return ov.Model([output.node for output in outputs], [parameter], type(module).__name__)
 
@@ -98,11 +107,21 @@ def _ops() -> Any:
     return ops
 
 
+def _bare(name: str) -> str:
+    return name.removeprefix("__").removesuffix("__")
+
+
 def _call(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    known = _FUNCTIONS.get(name.strip("_"))
+    """A function of torch; one whose name ends in "_" leaves its result in its first argument."""
+    name = _bare(name)
+    known = _FUNCTIONS.get(name.removesuffix("_"))
     if known is None:
         raise UnknownOperationError(f"no node for torch's {name!r}")
-    return known(*args, **kwargs)
+    result = known(*args, **kwargs)
+    if not name.endswith("_"):
+        return result
+    args[0].node = result.node
+    return args[0]
 
 
 def _node(value: Any) -> Any:
@@ -126,11 +145,17 @@ def _binary(name: str) -> Callable[[Any, Any], Traced]:
     return lambda a, b: _wrap(getattr(_ops(), name)(_node(a), _node(b)))
 
 
-def _unary(name: str) -> Callable[..., Traced]:
-    return lambda x, *args, **kwargs: _wrap(getattr(_ops(), name)(_node(x)))
+def _relu(x: Traced, inplace: bool = False) -> Any:
+    return _call("relu_", (x,), {}) if inplace else _wrap(_ops().relu(x.node))
 
 
-def _same(x: Traced, *args: Any, **kwargs: Any) -> Traced:
+def _contiguous(x: Traced, memory_format: Any = None) -> Traced:
+    return x
+
+
+def _to(x: Traced, *args: Any, **kwargs: Any) -> Traced:
+    if any(value not in (torch.float32, torch.device("cpu"), "cpu") for value in (*args, *kwargs.values())):
+        raise UnknownOperationError(f"no node for 'to' with {args} {kwargs}")
     return x
 
 
@@ -209,7 +234,9 @@ def _matmul(a: Any, b: Any) -> Traced:
     return _wrap(_ops().matmul(_node(a), _node(b), False, False))
 
 
-def _softmax(x: Traced, dim: int, *args: Any, **kwargs: Any) -> Traced:
+def _softmax(x: Traced, dim: int, dtype: Any = None, _stacklevel: int = 3) -> Traced:
+    if dtype not in (None, torch.float32):
+        raise UnknownOperationError(f"no node for softmax in {dtype}")
     return _wrap(_ops().softmax(x.node, dim % x.ndim))
 
 
@@ -319,7 +346,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dropout": _dropout,
     "dropout2d": _dropout,
     "gelu": _gelu,
-    "relu": _unary("relu"),
+    "relu": _relu,
     "rsqrt": _rsqrt,
     "sum": _reduce("reduce_sum"),
     "mean": _reduce("reduce_mean"),
@@ -336,6 +363,6 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "cat": _cat,
     "pad": _pad,
     "interpolate": _interpolate,
-    "contiguous": _same,
-    "to": _same,
+    "contiguous": _contiguous,
+    "to": _to,
 }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.fingerprint import module_fingerprint
-from hrformer.fast.openvino_graph import UnknownOperationError, build_graph
+from hrformer.fast.openvino_graph import build_graph
+from hrformer.fast.proof import BF16_BOUND, FP32_BOUND
 from hrformer.fast.runtime_model import runtime_module
 from hrformer.models.weight_files import write_file
 
@@ -54,6 +55,7 @@ class OpenVINORuntime:
     name = "openvino"
 
     def __init__(self, module: nn.Module, *, threads: int, bf16: bool = False, folder: Path | None = None) -> None:
+        self.bound = BF16_BOUND if bf16 else FP32_BOUND
         self._module = module
         self._threads = threads
         self._settings = {
@@ -151,7 +153,7 @@ def openvino_graph(module: nn.Module, shape: Sequence[int]) -> Any:
 
     try:
         return build_graph(module, shape)
-    except UnknownOperationError as error:
+    except Exception as error:  # a stand-in is no tensor in many ways
         logger.info("%s goes through OpenVINO's converter: %s", type(module).__name__, error)
     # Not zeros: a network may branch on its input's values while it is traced.
     seeded = torch.Generator().manual_seed(0)

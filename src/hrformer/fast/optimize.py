@@ -7,12 +7,14 @@ import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from hrformer.fast.eligibility import changed_part
 from hrformer.fast.fused_blocks import fuse_trunk
@@ -20,6 +22,7 @@ from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.native_model import NativeModel, native_model_refusal
 from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
+from hrformer.fast.proof import structure_of_same
 from hrformer.fast.snapshot import Snapshot, copied
 from hrformer.kernels.launch import switched_off
 from hrformer.models.download import cache_dir
@@ -42,6 +45,7 @@ class Runtime(Protocol):
     """What ``FastModel`` asks of a runtime on the CPU."""
 
     name: str
+    bound: float
 
     def run(self, x: Tensor) -> list[Tensor]: ...
 
@@ -115,7 +119,7 @@ class Engine:
     ) -> None:
         self.backend, self.reason = backend, reason
         self.fused, self.runtime = fused, runtime
-        self._sizes: OrderedDict[Plane, None] = OrderedDict()
+        self._sizes: OrderedDict[Plane, dict[tuple[int, bool], TreeSpec]] = OrderedDict()
         self._seen: Counter[Plane] = Counter()
 
     def is_due(self, plane: Plane) -> bool:
@@ -126,11 +130,26 @@ class Engine:
         self._seen[plane] += 1
         if self._seen[plane] <= PLAIN_CALLS:
             return False
-        self._sizes[plane] = None
+        self._sizes[plane] = {}
         if len(self._sizes) > MAX_SIZES:
             assert self.runtime is not None
             self.runtime.forget(self._sizes.popitem(last=False)[0])
         return True
+
+    def answer(self, x: Tensor, plain: nn.Module) -> Any:
+        """The runtime's result for a size that is due, in the containers that the plain network returns.
+
+        The first time that a size comes in a batch of some length, the program has to prove itself: pictures go through
+        it one by one, and what a network does across them shows in no single one.
+
+        Raises:
+            DifferenceError: the plain network gives another result.
+        """
+        assert self.runtime is not None
+        proved, kind = self._sizes[_plane(x)], (x.shape[0], x.requires_grad)
+        if kind not in proved:
+            proved[kind] = structure_of_same(self.runtime.run, plain, x, self.runtime.bound)
+        return tree_unflatten(self.runtime.run(x), proved[kind])
 
 
 @torch.inference_mode(False)
@@ -230,7 +249,6 @@ class FastModel(VisionModel):
         super().train(False)
 
     def _use(self, engine: Engine | None) -> None:
-        self._structure: Any = None
         self._snapshot = Snapshot(self.plain)
         self._engine = engine
 
@@ -279,7 +297,7 @@ class FastModel(VisionModel):
             self._engine = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_engine": None, "_snapshot": None, "_structure": None, "_lock": None}
+        return super().__getstate__() | {"_engine": None, "_snapshot": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -337,11 +355,10 @@ class FastModel(VisionModel):
         if engine.runtime is None or not self._suits(x):
             return self.plain(x)
         with self._lock:
-            plane = (x.shape[1], x.shape[2], x.shape[3])
-            if not engine.is_due(plane):
+            if not _is_finite(x) or not engine.is_due(_plane(x)):  # a runtime's ReLU makes 0 of NaN
                 return self.plain(x)
             try:
-                return self._as_model(engine.runtime.run(x), x)
+                return engine.answer(x, self.plain)
             except Exception as error:  # converters raise whatever they meet
                 result = self.plain(x)  # which raises an error of its own where the input is at fault
                 logger.warning("%s fails, the plain network runs from now on: %s", engine.backend, _first_line(error))
@@ -352,16 +369,18 @@ class FastModel(VisionModel):
     def _suits(x: Tensor) -> bool:
         return x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
-    def _as_model(self, outputs: list[Tensor], x: Tensor) -> Any:
-        """Outputs in the container that the model returns, which one call of it on a small picture shows."""
-        if self._structure is None:
-            self._structure = self.plain(x[:1]) if len(outputs) > 1 else outputs[0]
-        if isinstance(self._structure, dict):
-            return dict(zip(self._structure, outputs, strict=True))
-        return outputs[0] if isinstance(self._structure, Tensor) else type(self._structure)(outputs)
-
     def extra_repr(self) -> str:
         return f"backend={self.backend}" + (f", reason={self.reason!r}" if self.reason else "")
+
+
+def _plane(x: Tensor) -> Plane:
+    return x.shape[1], x.shape[2], x.shape[3]
+
+
+def _is_finite(x: Tensor) -> bool:
+    """By numpy, which takes microseconds; on crowded cores torch's threads wait milliseconds for each other."""
+    pictures = x.detach().numpy()
+    return isfinite(pictures.min()) and isfinite(pictures.max())
 
 
 def _first_line(error: Exception) -> str:
