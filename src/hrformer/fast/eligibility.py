@@ -51,6 +51,9 @@ SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
 FREE = {(nn.Conv2d, "bias"), (nn.BatchNorm2d, "num_batches_tracked")}
 """Tensors that may be there or not."""
 
+SAME_IN_TRAINING = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList)
+"""Layers whose own mode changes nothing."""
+
 PAIRS = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
 """Settings of a convolution that are two whole numbers, and the least of them."""
 
@@ -64,6 +67,8 @@ def changed_part(model: nn.Module) -> str | None:
     found = _watched_part(model) or _odd_tensor(model)
     if found or not isinstance(model, VisionModel) or not isinstance(model.backbone, HighResolutionTrunk):
         return found
+    if not hasattr(model, "head"):
+        return "the head was deleted"
     if type(model).forward is not VisionModel.forward:
         return f"{type(model).__name__} has a forward of its own"
     return _difference(model.backbone, _fresh_trunk(model.backbone), "backbone") or _changed_bottleneck(model.head)
@@ -76,8 +81,10 @@ def is_rewritten(head: nn.Module | None) -> bool:
 
 def part_in_training(model: nn.Module) -> str | None:
     """The first module in training mode, or None: what is fast computes evaluation mode alone."""
-    found = (name or type(part).__name__ for name, part in model.named_modules() if part.training)
-    return next((f"{name} is in training mode" for name in found), None)
+    for name, part in model.named_modules():
+        if part.training and type(part) not in SAME_IN_TRAINING:
+            return f"{name or type(part).__name__} is in training mode"
+    return None
 
 
 def is_foldable(layer: nn.Module) -> bool:

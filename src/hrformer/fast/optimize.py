@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from hrformer.fast.eligibility import changed_part
+from hrformer.fast.eligibility import changed_part, part_in_training
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.native_model import NativeModel, native_model_refusal
@@ -175,7 +175,7 @@ def _chosen(model: nn.Module, wanted: Wanted) -> tuple[Backend, str]:
         raise ValueError(
             f"backend {backend!r} runs float32 models on the CPU, this one is {weight.dtype} on {weight.device}"
         )
-    changed = changed_part(model)
+    changed = changed_part(model) or part_in_training(model)
     refusal = "they compute in fp32, not bf16" if wanted.precision == "bf16" else native_model_refusal(model)
     if backend == "native" and (changed or refusal):
         raise ValueError(f"backend 'native' does not run here: {changed or refusal}")
@@ -261,6 +261,8 @@ class FastModel(VisionModel):
         later = (engine is not None and engine.backend == "triton") or torch.compiler.is_compiling()
         if engine is not None and (later or self._snapshot.still_holds()):
             return engine
+        if any(type(parameter) is Tensor for parameter in self.plain.parameters()):
+            return Engine("reference", "tensors stand in for its parameters, as in torch.func.functional_call")
         with self._lock:
             if self._engine is engine or self._engine is None:  # no other thread was faster
                 try:
@@ -320,6 +322,7 @@ class FastModel(VisionModel):
         """
         if mode:
             raise ValueError("an optimized model is for inference; train the model that it was made from")
+        self.plain.eval()
         return self
 
     @torch.no_grad()
