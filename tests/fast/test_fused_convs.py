@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fast_models import assert_same as assert_equal_to_rounding
+from fast_models import small
 from hrformer.fast.fused_convs import FusedBottleneck, FusedConv, fold_convolutions
+from hrformer.fast.optimize import optimize
 from hrformer.layers.blocks import Bottleneck, conv_bn_relu
 from kernel_accuracy import DEVICE, trained
 
@@ -58,3 +64,97 @@ def test_sequences_are_folded_in_place() -> None:
     assert [type(part) for part in module] == [FusedConv, nn.Dropout, nn.Conv2d, nn.Sequential]
     assert [type(part) for part in inner] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
     torch.testing.assert_close(module(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+class HalvedBottleneck(Bottleneck):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+class ReadsItsLayers(nn.Module):
+    """Uses the weight of a layer that it does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(18, 18, 1), nn.BatchNorm2d(18))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) * self.layers[0].weight.mean()
+
+
+def replace_final(*layers: nn.Module) -> Callable[[Any], None]:
+    def change(head: Any) -> None:
+        head.final_layer = nn.Sequential(*layers, nn.Conv2d(18, 3, 1)) if len(layers) > 1 else layers[0]
+
+    return change
+
+
+def final(**values: Any) -> Callable[[Any], None]:
+    """Attributes of the pose head's only convolution."""
+    return lambda head: [setattr(head.final_layer, name, value) for name, value in values.items()]
+
+
+def norm(change: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A change of the batch norm in the classification head's last layers."""
+    return lambda head: change(head.final_layer[1])
+
+
+def half_of_method(layer: Any, name: str) -> None:
+    old = getattr(layer, name)
+    setattr(layer, name, lambda *args: 0.5 * old(*args))
+
+
+def shift_input(layer: Any) -> None:
+    layer._check_input_dim = lambda x: x.add_(1.0)
+
+
+def without_affine(layer: Any) -> None:
+    nn.init.constant_(layer.weight, 1.5)
+    layer.affine = False  # which torch does not read
+
+
+def other_bottleneck(head: Any) -> None:
+    head.incre_modules[1][0].__class__ = HalvedBottleneck
+
+
+HEADS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "padded": ("pose", replace_final(nn.Conv2d(18, 3, 1, padding=1))),
+    "padding for both sides": ("pose", replace_final(nn.Conv2d(18, 3, 3, padding=(1,)))),
+    "padding as a number": ("pose", final(padding=1)),
+    "stride as a number": ("pose", final(stride=2)),
+    "no channels": ("pose", lambda head: replace_final(nn.Conv2d(18, 0, 1))(head)),
+    "negative padding": ("pose", final(padding=(-1, 0))),
+    "method of the convolution": ("pose", lambda head: half_of_method(head.final_layer, "_conv_forward")),
+    "bias of another size": ("pose", lambda head: setattr(head.final_layer, "bias", nn.Parameter(torch.ones(1)))),
+    "norm of other channels": ("pose", replace_final(nn.Conv2d(18, 18, 1), nn.BatchNorm2d(1))),
+    "layers that are read": ("pose", replace_final(ReadsItsLayers(), nn.ReLU())),
+    "subclassed bottleneck": ("classification", other_bottleneck),
+    "method of the norm": ("classification", norm(shift_input)),
+    "weights without affine": ("classification", norm(without_affine)),
+    "no gain": ("classification", norm(lambda n: n.register_parameter("weight", None))),
+    "no shift": ("classification", norm(lambda n: n.register_parameter("bias", None))),
+    "no variance": ("classification", norm(lambda n: setattr(n, "running_var", None))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op:UserWarning")
+@pytest.mark.parametrize(("task", "change"), HEADS.values(), ids=HEADS)
+@torch.no_grad()
+def test_what_folding_would_get_wrong_in_a_head_runs_as_it_is(task: str, change: Any) -> None:
+    model, x = small("hrformer_nano", task), torch.randn(1, 3, 64, 48)
+    change(model.head)
+    fast = optimize(model.eval())
+    for _ in range(3):
+        found, expected = outcome(fast, x), outcome(model, x)
+        if isinstance(expected, str) or not expected.numel():
+            assert str(found) == str(expected)
+        else:
+            assert_equal_to_rounding(found, expected)
+
+
+def outcome(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | str:
+    """What a call returns, or its error."""
+    try:
+        return call(x)
+    except (RuntimeError, ValueError) as error:
+        return repr(error)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
 from hrformer.fast.optimize import optimize
 from hrformer.models.zoo import create_model
@@ -130,6 +134,50 @@ def test_inference_does_not_depend_on_global_state(state: str, size: tuple[int, 
     for result in results:
         assert (result.dtype, result.device.type) == (torch.float32, "cpu")
         torch.testing.assert_close(result, wanted, rtol=1e-4, atol=1e-6)
+
+
+def tangent(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(call(forward_ad.make_dual(x, torch.ones_like(x)))).tangent
+
+
+def shape_of_fake(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return torch.empty(call(x).shape)
+
+
+WATCHED: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
+    "tangent": tangent,
+    "jvp": lambda call, x: torch.func.jvp(call, (x,), (torch.ones_like(x),))[1],
+    "tracing": lambda call, x: torch.jit.trace(call, x)(x),
+    "fake tensors": lambda call, x: torch.tensor(shape_of_fake(call, x).shape).float(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("watch", WATCHED.values(), ids=WATCHED)
+def test_what_watches_operations_sees_the_plain_networks(watch: Any, first: bool) -> None:
+    model, x = create_model("hrformer_nano", "classification", num_classes=3).eval(), torch.rand(2, 3, 64, 48)
+    fast = copy.deepcopy(optimize(model))
+    for _ in range(0 if first else 3):
+        fast(x)
+    found, expected = watch(fast, x), watch(model, x)
+    torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("calls", [0, 3])
+@pytest.mark.parametrize("task", ["pose", None])
+def test_autocast_sets_the_precision_also_once_a_recording_exists(task: str | None, calls: int) -> None:
+    model, x = create_model("hrformer_nano", task).eval(), torch.rand(2, 3, 64, 48)
+    fast = optimize(model)
+    for _ in range(calls):
+        fast(x)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        found, expected = fast(x), model(x)
+    for one, other in zip(*([y] if isinstance(y, Tensor) else y.values() for y in (found, expected)), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("state", ["float64", "bfloat16", "device context", "default device"])

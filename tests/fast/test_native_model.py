@@ -7,11 +7,14 @@ import pickle
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import hrformer.fast.native_model as module
 from fast_models import assert_same, small
+from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.native_model import native_model_refusal
 from hrformer.fast.optimize import optimize
+from hrformer.layers.blocks import ConvFFN
 from hrformer.models.model import TASKS
 from hrformer.models.zoo import create_model
 from hrformer.native.library import find_library
@@ -176,3 +179,28 @@ def test_without_kernels_folded_models_still_run(monkeypatch: pytest.MonkeyPatch
     fused = module.NativeModel(model)
     monkeypatch.setattr(native, "native_refusal", lambda x, others=(): "switched off")
     assert_same(fused(x), model(x))
+
+
+class Wrapped(nn.Module):
+    """A backbone that holds a trunk, as adapters do."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.feature_info = trunk, trunk.feature_info
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.trunk(x)
+
+
+def test_only_a_trunk_that_was_compared_is_fused() -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    for block in model.backbone.modules():
+        if isinstance(block, ConvFFN):
+            block.act = nn.ReLU()
+    model.backbone = Wrapped(model.backbone)
+    assert_same(fuse_trunk(model)(x), model(x))
+    fast = optimize(model)
+    assert_same(fast(x), model(x))
+    assert fast.backend != "native"
+    with pytest.raises(ValueError, match="backend 'native' does not run here: "):
+        optimize(model, backend="native")

@@ -182,7 +182,10 @@ def test_without_runtimes_one_line_says_so(monkeypatch, caplog) -> None:
     [
         ({"backend": "tensorrt"}, f"must be one of {', '.join(BACKENDS)}, got 'tensorrt'"),
         ({"precision": "fp8"}, "'fp32' or 'bf16', got 'fp8'"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
+        *(
+            ({"threads": threads}, rf"threads must be a whole number from 1 to 1024, got {threads!r}")
+            for threads in (0, -1, 1025, 2**32, 2**32 + 2, 2.5, True, "2")
+        ),
         ({"backend": "triton"}, "runs on CUDA, but the model is on cpu"),
     ],
 )

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from fast_models import assert_same, small
 from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.optimize import Engine, FastModel, Wanted, optimize
+from hrformer.layers.attention import WindowAttention
+from hrformer.layers.blocks import TransformerBlock
 from hrformer.models.model import VisionModel
 from hrformer.native.library import find_library
 
@@ -173,6 +175,112 @@ def test_changes_of_an_optimized_model_take_effect(backend: str, change: Callabl
     is_fast = x.dtype == torch.float32 and not model.head._forward_hooks
     assert fast.backend == (backend if is_fast else "reference")
     assert bool(fast.reason) != is_fast
+
+
+BLOCK = "backbone.stage3.0.branches.1.0"
+
+
+def halve(part: nn.Module) -> None:
+    old = part.forward
+    part.forward = lambda *args: old(*args) / 2
+
+
+def put(path: str, make: Callable[[], nn.Module]) -> Callable[[VisionModel], Any]:
+    def change(model: VisionModel) -> None:
+        torch.manual_seed(0)
+        model.set_submodule(path, make().requires_grad_(False))
+
+    return change
+
+
+def plainly(model: VisionModel) -> VisionModel:
+    """The plain network of an optimized model; any other model itself."""
+    return getattr(model, "plain", model)
+
+
+INSIDE: dict[str, tuple[bool, Callable[[VisionModel], Any]]] = {
+    "another layer": (True, put("head.final_layer", lambda: nn.Conv2d(18, 3, 1))),
+    "another norm": (True, put("backbone.bn1", lambda: nn.BatchNorm2d(64, eps=0.1).eval())),
+    "another activation": (False, put(f"{BLOCK}.ffn.act", nn.ReLU)),
+    "a further block": (False, lambda m: m.get_submodule(BLOCK[:-2]).append(nn.Softplus())),
+    "no head": (True, lambda m: setattr(plainly(m), "head", None)),
+    "deleted head": (False, lambda m: delattr(m, "head")),
+    "further part": (True, lambda m: m.head.add_module("extra", nn.ReLU())),
+    "assigned to a layer": (
+        True,
+        lambda m: m.head.final_layer.load_state_dict(
+            {"weight": torch.ones(3, 18, 1, 1), "bias": torch.zeros(3)}, assign=True
+        ),
+    ),
+    "a layer there and back": (True, lambda m: m.get_submodule(BLOCK).attn.qkv.half().float()),
+    "layer in double precision": (False, lambda m: m.head.final_layer.double()),
+    "block in bfloat16": (False, lambda m: m.get_submodule(BLOCK).bfloat16()),
+    "forward of a deep part": (False, lambda m: halve(m.get_submodule(f"{BLOCK}.ffn.act"))),
+    "forward of the plain network": (False, lambda m: halve(plainly(m))),
+    "training mode": (False, lambda m: m.backbone.train()),
+    "training mode of a norm": (False, lambda m: m.get_submodule(f"{BLOCK}.ffn.norm2").train()),
+    "upsampling": (True, lambda m: m.backbone.set_upsample("nearest")),
+    "upsampling of the plain network": (True, lambda m: plainly(m).set_upsample("nearest")),
+    "position bias": (True, lambda m: m.backbone.set_position_bias(False)),
+    "window": (True, lambda m: m.get_submodule(BLOCK).attn.set_window(5)),
+}
+
+
+def outcome(model: nn.Module, x: Tensor) -> Any:
+    """A result, or the kind of its error."""
+    try:
+        return model(x)
+    except Exception as error:
+        return type(error)
+
+
+@pytest.mark.parametrize(("stays_fast", "change"), INSIDE.values(), ids=INSIDE)
+@pytest.mark.parametrize("backend", BACKENDS[:1])
+def test_changes_deep_inside_take_effect(backend: str, stays_fast: bool, change: Callable[[VisionModel], Any]) -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 64, 64)
+    fast = optimize(model)
+    run(fast, x)
+    change(model)
+    change(fast)
+    found, expected = outcome(fast, x), outcome(model, x)
+    if isinstance(expected, dict):
+        found, expected = found["stride4"], expected["stride4"]
+    if isinstance(expected, Tensor):
+        assert_same(found, expected)
+    else:
+        assert found is expected
+    assert fast.backend == (backend if stays_fast else "reference")
+    if "training mode" in fast.reason:
+        assert fast.eval().backend == backend
+
+
+@pytest.mark.parametrize("kind", [WindowAttention, nn.GELU, nn.Linear, nn.Conv2d, nn.BatchNorm2d, TransformerBlock])
+def test_a_forward_put_into_a_class_takes_effect(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, old = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32), kind.forward
+    before = optimize(model)
+    expected, backend = run(before, x), before.backend
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, "forward", lambda self, x: old(self, x) / 2)
+        for fast in (before, optimize(model)):
+            assert torch.equal(fast(x), model(x))
+            assert fast.backend == "reference"
+    assert torch.equal(before(x), expected)
+    assert before.backend == backend
+
+
+@pytest.mark.parametrize("names", [("head.final_layer.weight",), ("backbone.bn1.running_mean",), None])
+@pytest.mark.parametrize("kept", [True, False])
+def test_tensors_lent_for_a_call_take_effect(names: tuple[str, ...] | None, kept: bool) -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    fast = optimize(model)
+    expected = run(fast, x)
+    state = {name: value for name, value in other_weights().items() if names is None or name in names}
+    if kept:
+        state = {name: nn.Parameter(value, requires_grad=False) for name, value in state.items()}
+    found = torch.func.functional_call(fast, state, (x,))
+    assert_same(found, torch.func.functional_call(model, state, (x,)))
+    assert not torch.allclose(found, expected)
+    assert torch.equal(run(fast, x), expected)
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hrformer.layers.attention import WindowAttention
-from hrformer.layers.blocks import ConvFFN, TransformerBlock
+from hrformer.layers.blocks import Bottleneck, ConvFFN, TransformerBlock
+from hrformer.layers.fusion import FusionUnit
+from hrformer.layers.unchanged import is_original
+from hrformer.models.heads import ClassificationHead
 
 PROJECTIONS = ["qkv", "proj"]
 
@@ -199,3 +204,21 @@ def test_pruned_heads_train_as_they_are() -> None:
     attended = made.attn(made.norm1(x.permute(0, 2, 3, 1)))
     torch.testing.assert_close(made._attend(x.permute(0, 2, 3, 1)), attended)
     made(x).sum().backward()
+
+
+KINDS = [nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Sequential, nn.ModuleList, DropPath]
+KINDS += [WindowAttention, ConvFFN, TransformerBlock, Bottleneck, FusionUnit, ClassificationHead]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forward_put_into_a_class_shows(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = kind.forward
+    assert is_original(kind)
+    for new in (lambda self, x: x, functools.wraps(old)(lambda *args: old(*args)), nn.SiLU.forward):
+        monkeypatch.setattr(kind, "forward", new)
+        assert not is_original(kind)
+    monkeypatch.undo()
+    assert is_original(kind)
+    if kind is nn.BatchNorm2d:  # whose forward is of the class below
+        monkeypatch.setattr(kind.__bases__[0], "forward", lambda self, x: x)
+        assert not is_original(kind)

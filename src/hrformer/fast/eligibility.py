@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from hrformer.layers.attention import WindowAttention
 from hrformer.layers.blocks import BasicBlock, Bottleneck, TransformerBlock
+from hrformer.layers.unchanged import is_original
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -49,6 +51,12 @@ SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
 FREE = {(nn.Conv2d, "bias"), (nn.BatchNorm2d, "num_batches_tracked")}
 """Tensors that may be there or not."""
 
+SAME_IN_TRAINING = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList)
+"""Layers whose own mode changes nothing."""
+
+PAIRS = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+"""Settings of a convolution that are two whole numbers, and the least of them."""
+
 
 def changed_part(model: nn.Module) -> str | None:
     """The first part of a model that fused blocks or compiled programs would pass over or get wrong, and what is
@@ -59,6 +67,8 @@ def changed_part(model: nn.Module) -> str | None:
     found = _watched_part(model) or _odd_tensor(model)
     if found or not isinstance(model, VisionModel) or not isinstance(model.backbone, HighResolutionTrunk):
         return found
+    if not hasattr(model, "head"):
+        return "the head was deleted"
     if type(model).forward is not VisionModel.forward:
         return f"{type(model).__name__} has a forward of its own"
     return _difference(model.backbone, _fresh_trunk(model.backbone), "backbone") or _changed_bottleneck(model.head)
@@ -67,6 +77,43 @@ def changed_part(model: nn.Module) -> str | None:
 def is_rewritten(head: nn.Module | None) -> bool:
     """Whether a head is one of this package, whose layers may be folded."""
     return type(head) in HEADS
+
+
+def part_in_training(model: nn.Module) -> str | None:
+    """The first module in training mode, or None: what is fast computes evaluation mode alone."""
+    for name, part in model.named_modules():
+        if part.training and type(part) not in SAME_IN_TRAINING:
+            return f"{name or type(part).__name__} is in training mode"
+    return None
+
+
+def is_foldable(layer: nn.Module) -> bool:
+    """Whether a convolution, a batch norm or a ReLU computes what its settings and tensors say, and nothing else.
+
+    Only what passes may be folded; everything else in a head runs as it is.
+    """
+    fresh: Callable[[], nn.Module]
+    if type(layer) is nn.Conv2d:
+        pairs = [(getattr(layer, name), least) for name, least in PAIRS.items()]
+        if not all(_is_pair(pair, least) for pair, least in pairs) or min(layer.in_channels, layer.out_channels) < 1:
+            return False
+        sizes: Any = (layer.in_channels, layer.out_channels, *(pair for pair, _ in pairs), layer.groups)
+        fresh = partial(nn.Conv2d, *sizes)
+    elif type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        fresh = partial(nn.BatchNorm2d, layer.num_features)  # type: ignore[arg-type]
+    elif type(layer) is nn.ReLU:
+        fresh = nn.ReLU
+    else:
+        return False
+    try:
+        with torch.device("meta"):
+            return _difference(layer, fresh(), "") is None
+    except (TypeError, ValueError):  # sizes that no layer can have
+        return False
+
+
+def _is_pair(value: Any, least: int) -> bool:
+    return type(value) is tuple and len(value) == 2 and all(type(n) is int and n >= least for n in value)
 
 
 def _watched_part(model: nn.Module) -> str | None:
@@ -194,7 +241,10 @@ def _named(kind: type, other: type) -> str:
 
 
 def _replaced(found: nn.Module) -> Iterator[tuple[str, str, str]]:
-    """Methods that were replaced on the object; ``compile()`` leaves its result there, which computes the same."""
+    """Methods that were replaced on the object, where ``compile()`` leaves its result, which computes the same; a
+    forward that was replaced in the class."""
+    if not is_original(type(found)):
+        yield "forward", "another function", f"that of {type(found).__name__}"
     for name, value in vars(found).items():
         if callable(value) and callable(getattr(type(found), name, None)) and name != "_compiled_call_impl":
             yield name, "another function", f"that of {type(found).__name__}"
@@ -209,8 +259,9 @@ def _other_settings(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, s
 
 def _other_tensors(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, str, str]]:
     for name, tensor in chain(fresh._parameters.items(), fresh._buffers.items()):
-        if tensor is None or (type(fresh), name) in FREE:
-            continue
         there = found._parameters.get(name, found._buffers.get(name))
-        if there is None or there.shape != tensor.shape:
-            yield name, "missing" if there is None else f"{tuple(there.shape)}", f"{tuple(tensor.shape)}"
+        if there is None and (tensor is None or (type(fresh), name) in FREE):
+            continue
+        shape = tensor.shape if tensor is not None else (fresh.out_channels,)  # a bias that a fresh layer lacks
+        if there is None or there.shape != shape:
+            yield name, "missing" if there is None else f"{tuple(there.shape)}", f"{tuple(shape)}"

@@ -39,7 +39,8 @@ def folded_conv(conv: nn.Conv2d, norm: nn.Module | None = None) -> tuple[Tensor,
         raise ValueError(f"only a batch norm with running statistics can be folded, got {norm}")
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     shift = -norm.running_mean.double() * scale
-    if norm.affine:
-        shift = shift * norm.weight.double() + norm.bias.double()
-        scale = scale * norm.weight.double()
+    if norm.weight is not None:
+        shift, scale = shift * norm.weight.double(), scale * norm.weight.double()
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
     return weight * scale.view(-1, 1, 1, 1), bias * scale + shift

@@ -181,8 +181,9 @@ def fuse_fusion(unit: FusionUnit) -> nn.Module:
 def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
     """A copy of ``model`` in evaluation mode whose trunk and head are folded and fused.
 
-    HRNet's own blocks stay; its branches run side by side and its fusion units are fused. So do heads that are not of
-    this package. Whether the model is what the fused one computes is ``eligibility.changed_part``'s part.
+    HRNet's own blocks stay; its branches run side by side and its fusion units are fused. Heads that are not of this
+    package stay too, and so does a backbone that is no ``HighResolutionTrunk`` as a whole. Whether a trunk is what the
+    fused one computes is ``eligibility.changed_part``'s part.
 
     Args:
         model: trained; read, not kept.
@@ -191,16 +192,16 @@ def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
     """
     fused = copy.deepcopy(model).eval()
     trunk, head = getattr(fused, "backbone", None), getattr(fused, "head", None)
-    align = widen(trunk, head, align) if isinstance(trunk, HighResolutionTrunk) else 1
-    for parent in list(fused.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, HighResolutionModule):
-                setattr(parent, name, FusedModule(child, align))
-    if isinstance(trunk, HighResolutionTrunk):
-        _fold_stem(trunk)
-        fold_convolutions(trunk)
-        if is_rewritten(head):
-            fold_convolutions(cast(nn.Module, head))
+    if not isinstance(trunk, HighResolutionTrunk):
+        return fused
+    align = widen(trunk, head, align)
+    for stage in (trunk.stage2, trunk.stage3, trunk.stage4):
+        for name, module in stage.named_children():
+            setattr(stage, name, FusedModule(cast(HighResolutionModule, module), align))
+    _fold_stem(trunk)
+    fold_convolutions(trunk)
+    if is_rewritten(head):
+        fold_convolutions(cast(nn.Module, head))
     return fused
 
 

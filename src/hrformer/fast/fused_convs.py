@@ -6,13 +6,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from hrformer.fast.eligibility import is_foldable
 from hrformer.fast.fold import folded_conv
 from hrformer.fast.frozen import Frozen, channels_last
 from hrformer.layers.blocks import Bottleneck
+from hrformer.models.heads import ObjectAttention
 from hrformer.ops.fused import convolution, depthwise_pointwise, pointwise
 from hrformer.ops.fused_weights import ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, ObjectAttention)
+"""What calls its parts as modules; other kinds might read the layers in them and are left alone."""
 
 
 class FoldedConv(Frozen):
@@ -25,7 +29,8 @@ class FoldedConv(Frozen):
         self.options: dict[str, Any] = {
             name: getattr(conv, name) for name in ("stride", "padding", "dilation", "groups")
         }
-        self.is_product = conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1
+        one_cell = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
+        self.is_product = one_cell and conv.groups == 1
         self.weight: Tensor
         self.hold("weight", weight.flatten(1) if self.is_product else weight, conv.weight.dtype)
         if not self.is_product:
@@ -105,9 +110,9 @@ def fold_convolutions(module: nn.Module) -> None:
     """Replace what can be folded below ``module``, in place: bottlenecks, and convolutions in a Sequential whose
     next layer is a batch norm, with the ReLU behind it."""
     for name, child in list(module.named_children()):
-        if isinstance(child, Bottleneck):
+        if type(child) is Bottleneck:
             setattr(module, name, FusedBottleneck(child))
-        else:
+        elif type(child) in CONTAINERS:
             fold_convolutions(child)
     if type(module) is nn.Sequential:
         _fold_sequence(module)
@@ -118,9 +123,9 @@ def _fold_sequence(module: nn.Sequential) -> None:
     folded: list[nn.Module] = []
     while layers:
         layer, *layers = layers
-        if _pads_with_zeros(layer) and layers and _has_statistics(layers[0]):
+        if layers and _are_folded(layer, layers[0]):
             norm, *layers = layers
-            relu = bool(layers) and type(layers[0]) is nn.ReLU
+            relu = bool(layers) and type(layers[0]) is nn.ReLU and is_foldable(layers[0])
             layers = layers[1:] if relu else layers
             folded.append(FusedConv(cast(nn.Conv2d, layer), norm, relu=relu))
         else:
@@ -130,20 +135,16 @@ def _fold_sequence(module: nn.Sequential) -> None:
     module.extend(folded)
 
 
-def _pads_with_zeros(layer: nn.Module) -> bool:
-    """Whether it is an ordinary convolution with numbers of zeros around its map."""
-    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-def _has_statistics(layer: nn.Module) -> bool:
-    """Whether it is a batch norm that can be folded, also one made for several processes."""
-    return type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm) and cast(_BatchNorm, layer).running_mean is not None
+def _are_folded(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether they are a convolution and its batch norm, which may be one made for several processes."""
+    kinds = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return kinds and is_foldable(conv) and is_foldable(norm) and conv.out_channels == norm.num_features
 
 
 def replace_lone_convolutions(module: nn.Module) -> None:
     """Let the kernels of ``ops.fused`` run the full convolutions below ``module`` that nothing was folded into."""
     for name, child in list(module.named_children()):
-        if _pads_with_zeros(child) and cast(nn.Conv2d, child).groups == 1:
-            setattr(module, name, FusedConv(cast(nn.Conv2d, child), nn.Identity(), relu=False))
-        else:
+        if type(child) is nn.Conv2d and child.groups == 1 and is_foldable(child):
+            setattr(module, name, FusedConv(child, nn.Identity(), relu=False))
+        elif type(child) in CONTAINERS:
             replace_lone_convolutions(child)

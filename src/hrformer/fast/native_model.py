@@ -32,7 +32,8 @@ def native_model_refusal(model: nn.Module) -> str | None:
     reason = find_library()[1]
     if reason:
         return reason
-    if not isinstance(model, VisionModel) or not any(isinstance(part, TransformerBlock) for part in model.modules()):
+    trunk = model.backbone if isinstance(model, VisionModel) else None
+    if not isinstance(trunk, HighResolutionTrunk) or not any(isinstance(p, TransformerBlock) for p in trunk.modules()):
         return "the compiled kernels are for HRFormer"
     return None
 

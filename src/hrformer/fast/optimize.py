@@ -8,15 +8,17 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import isfinite
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from hrformer.fast.eligibility import changed_part
+from hrformer.fast.eligibility import changed_part, part_in_training
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.native_model import NativeModel, native_model_refusal
@@ -37,6 +39,7 @@ Precision = Literal["fp32", "bf16"]
 
 PLAIN_CALLS = 2
 """Calls of a size that the plain network answers: one picture and its mirror image are no reason for a program."""
+MAX_THREADS = 1024
 MAX_SIZES = 8
 """Input sizes that keep a compiled program each; the least recently used one gives way."""
 
@@ -88,8 +91,10 @@ def optimize(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
+        threads = int(threads)
     switched_off()  # an unknown name is told now and not in the middle of the first call
     wanted = Wanted(backend=backend, threads=threads, precision=precision, cache=cache)
     plain = copied(model.plain if isinstance(model, FastModel) else model).eval()
@@ -194,7 +199,7 @@ def _chosen(model: nn.Module, wanted: Wanted) -> tuple[Backend, str]:
         raise ValueError(
             f"backend {backend!r} runs float32 models on the CPU, this one is {weight.dtype} on {weight.device}"
         )
-    changed = changed_part(model)
+    changed = changed_part(model) or part_in_training(model)
     refusal = "they compute in fp32, not bf16" if wanted.precision == "bf16" else native_model_refusal(model)
     if backend == "native" and (changed or refusal):
         raise ValueError(f"backend 'native' does not run here: {changed or refusal}")
@@ -279,6 +284,8 @@ class FastModel(VisionModel):
         later = (engine is not None and engine.backend == "triton") or torch.compiler.is_compiling()
         if engine is not None and (later or self._snapshot.still_holds()):
             return engine
+        if any(type(parameter) is Tensor for parameter in self.plain.parameters()):
+            return Engine("reference", "tensors stand in for its parameters, as in torch.func.functional_call")
         with self._lock:
             if self._engine is engine or self._engine is None:  # no other thread was faster
                 try:
@@ -338,14 +345,15 @@ class FastModel(VisionModel):
         """
         if mode:
             raise ValueError("an optimized model is for inference; train the model that it was made from")
+        self.plain.eval()
         return self
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
         """The model's result for (B, C, H, W); never carries a gradient."""
-        engine = self._ready()
-        if _has_any_global_hook():  # it waits for the plain network's modules
+        if _is_watched(x):
             return self.plain(x)
+        engine = self._ready()
         if engine.fused is not None and (engine.backend != "native" or self._suits(x)):
             result = engine.fused(x)
             if engine.backend != "triton" or self._snapshot.still_holds():  # looked at while the device works
@@ -367,7 +375,8 @@ class FastModel(VisionModel):
 
     @staticmethod
     def _suits(x: Tensor) -> bool:
-        return x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+        fits = x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+        return fits and not torch.is_autocast_enabled("cpu")  # which decides the precision of every operation
 
     def extra_repr(self) -> str:
         return f"backend={self.backend}" + (f", reason={self.reason!r}" if self.reason else "")
@@ -379,8 +388,23 @@ def _plane(x: Tensor) -> Plane:
 
 def _is_finite(x: Tensor) -> bool:
     """By numpy, which takes microseconds; on crowded cores torch's threads wait milliseconds for each other."""
-    pictures = x.detach().numpy()
+    pictures = x.detach().resolve_neg().numpy()
     return isfinite(pictures.min()) and isfinite(pictures.max())
+
+
+def _is_watched(x: Tensor) -> bool:
+    """Whether hooks, a transform, a mode, tracing or a kind of tensor waits for the plain network's operations."""
+    if _has_any_global_hook():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
 
 
 def _first_line(error: Exception) -> str:

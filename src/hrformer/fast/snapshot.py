@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, eq, itemgetter
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hrformer.fast.eligibility import SAME_IN_TRAINING
+from hrformer.layers.attention import WindowAttention
+from hrformer.layers.fusion import FusionUnit
+from hrformer.models.heads import FCNHead
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,46 +35,86 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-_version = attrgetter("_version")
+_version, _forward, _training = attrgetter("_version"), attrgetter("forward"), itemgetter("training")
+
+SETTINGS: dict[type[nn.Module], Any] = {
+    WindowAttention: itemgetter("num_heads", "window", "position_bias"),
+    FusionUnit: itemgetter("upsample"),
+    FCNHead: itemgetter("align_corners"),
+}
+"""Attributes that a call reads and methods of this package set."""
 
 
 class Snapshot:
-    """What a model was like when it was made ready: the state of its weights, and whether it had hooks.
+    """What a model was like when it was made ready: its parts, their weights and settings, and whether it had hooks.
 
     Weights that are written to count, as an optimizer and ``load_state_dict`` do it: PyTorch counts what is written to
-    every tensor. So do parts that moved as a whole: the first weight of every child shows that.
+    every tensor. So do parts and tensors that others took the place of, moved or cast parts, a ``forward`` that was
+    replaced on an object or in its class, and training mode.
 
     Args:
-        model: read, not kept.
+        model: read; its parts' dicts are kept.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        tensors = [*model.parameters(), *model.buffers()]
+        tensors, parts = [*model.parameters(), *model.buffers()], list(model.modules())
         self._places = _places(tensors)
         self._tensors = [t for t in tensors if t.is_floating_point() and not t.is_inference()]
-        self._hooks = [hooks for part in model.modules() for hooks in (part._forward_hooks, part._forward_pre_hooks)]
-        self._firsts = [found for child in model.children() if (found := _first_weight(child))]
+        self._registered, self._hooked = -1, False
+        self._hooks = [hooks for part in parts for hooks in (part._forward_hooks, part._forward_pre_hooks)]
+        self._held = [held for part in parts for held in _held(part)]
+        self._copies = [dict(held) for held in self._held]
+        self._firsts = [first for part in parts if (first := _moved_in_place(part)) is not None]
+        self._memory = [first.detach() for first in self._firsts]  # so that nothing else gets their addresses
+        self._attributes = [vars(part) for part in parts]
+        self._modes = [vars(part) for part in parts if "training" in vars(part) and type(part) not in SAME_IN_TRAINING]
+        self._settings = [(SETTINGS[type(part)], vars(part)) for part in parts if type(part) in SETTINGS]
+        self._kinds = list({type(part) for part in parts})
         self._state = self._now()
 
     def _now(self) -> tuple[Any, ...]:
-        firsts = [weights[name].data_ptr() for weights, name in self._firsts]
-        return sum(map(_version, self._tensors)), any(self._hooks), firsts
+        return (
+            sum(map(_version, self._tensors)),
+            self._has_hooks(),
+            any(map(_training, self._modes)),
+            list(map(len, self._attributes)),
+            list(map(Tensor.data_ptr, self._firsts)),
+            list(map(_forward, self._kinds)),
+            [read(attributes) for read, attributes in self._settings],
+        )
+
+    def _has_hooks(self) -> bool:
+        """Looked at again where hooks were there, or PyTorch has numbered further ones."""
+        if self._hooked or self._registered != RemovableHandle.next_id:
+            self._registered, self._hooked = RemovableHandle.next_id, any(self._hooks)
+        return self._hooked
 
     def still_holds(self) -> bool:
-        """Whether the model is as it was; asked at every call, so it looks at as little as it can."""
-        return self._now() == self._state
+        """Whether the model is as it was; asked at every call, so its loops are those of builtin functions."""
+        try:
+            same = all(map(eq, self._held, self._copies))  # the same objects are equal without being asked
+        except Exception:  # another tensor: what comparing the two gives is no truth value
+            return False
+        return same and self._now() == self._state
 
     def has_moved(self, model: nn.Module) -> bool:
         """Whether a tensor of the model lies elsewhere or has another precision."""
         return _places([*model.parameters(), *model.buffers()]) != self._places
 
 
-def _first_weight(module: nn.Module) -> tuple[dict[str, Any], str] | None:
-    for part in module.modules():
-        for name, weight in part._parameters.items():
-            if weight is not None:
-                return part._parameters, name
-    return None
+def _held(part: nn.Module) -> Iterator[dict[str, Any]]:
+    """The dicts of a module's tensors and children, where something is in them or children may come."""
+    leaf = type(part).__module__.startswith("torch.nn.") and not isinstance(part, nn.Sequential | nn.ModuleList)
+    for held in (part._parameters, part._buffers, part._modules):
+        if isinstance(held, dict) and (held or (held is part._modules and not leaf)):
+            yield held
+
+
+def _moved_in_place(part: nn.Module) -> Tensor | None:
+    """A tensor that keeps its identity when the part is moved or cast: buffers are replaced, and show by that."""
+    if any(buffer is not None and buffer.is_floating_point() for buffer in part._buffers.values()):
+        return None
+    return next((weight for weight in part._parameters.values() if weight is not None), None)
 
 
 def _places(tensors: list[Any]) -> list[tuple[Any, ...]]:

@@ -15,6 +15,16 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_original(kind: type[nn.Module]) -> bool:
+    """Whether the forward of a class is the one that its source has, and not another put in its place."""
+    forward = kind.forward
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return owner is nn.Module or (
+        getattr(forward, "__qualname__", "") == f"{owner.__qualname__}.forward"
+        and getattr(forward, "__globals__", {}).get("__name__") == owner.__module__
+    )
+
+
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether this is exactly a ``kind``, without hooks or a forward of its own, its tensors ordinary ones."""
     return (
