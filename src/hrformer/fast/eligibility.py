@@ -18,6 +18,8 @@ import torch
 from timm.layers import DropPath
 from timm.models._features import FeatureHooks
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from hrformer.layers.attention import WindowAttention
 from hrformer.layers.blocks import BasicBlock, Bottleneck, TransformerBlock
@@ -265,3 +267,18 @@ def _other_tensors(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, st
         shape = tensor.shape if tensor is not None else (fresh.out_channels,)  # a bias that a fresh layer lacks
         if there is None or there.shape != shape:
             yield name, "missing" if there is None else f"{tuple(there.shape)}", f"{tuple(shape)}"
+
+
+def is_watched(x: Tensor) -> bool:
+    """Whether hooks, a transform, a mode, tracing or a kind of tensor waits for the plain network's operations."""
+    if _has_any_global_hook():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        type(x) not in (Tensor, nn.Parameter)
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )

@@ -7,24 +7,21 @@ import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import isfinite
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from hrformer.fast.eligibility import changed_part, part_in_training
+from hrformer.fast.eligibility import changed_part, is_watched, part_in_training
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.native_model import NativeModel, native_model_refusal
 from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
-from hrformer.fast.proof import structure_of_same
+from hrformer.fast.proof import is_finite, structure_of_same
 from hrformer.fast.snapshot import Snapshot, copied
 from hrformer.kernels.launch import switched_off
 from hrformer.models.download import cache_dir
@@ -351,7 +348,7 @@ class FastModel(VisionModel):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Any:
         """The model's result for (B, C, H, W); never carries a gradient."""
-        if _is_watched(x):
+        if is_watched(x):
             return self.plain(x)
         engine = self._ready()
         if engine.fused is not None and (engine.backend != "native" or self._suits(x)):
@@ -363,7 +360,7 @@ class FastModel(VisionModel):
         if engine.runtime is None or not self._suits(x):
             return self.plain(x)
         with self._lock:
-            if not _is_finite(x) or not engine.is_due(_plane(x)):  # a runtime's ReLU makes 0 of NaN
+            if not is_finite(x) or not engine.is_due(_plane(x)):  # a runtime's ReLU makes 0 of NaN
                 return self.plain(x)
             try:
                 return engine.answer(x, self.plain)
@@ -384,27 +381,6 @@ class FastModel(VisionModel):
 
 def _plane(x: Tensor) -> Plane:
     return x.shape[1], x.shape[2], x.shape[3]
-
-
-def _is_finite(x: Tensor) -> bool:
-    """By numpy, which takes microseconds; on crowded cores torch's threads wait milliseconds for each other."""
-    pictures = x.detach().resolve_neg().numpy()
-    return isfinite(pictures.min()) and isfinite(pictures.max())
-
-
-def _is_watched(x: Tensor) -> bool:
-    """Whether hooks, a transform, a mode, tracing or a kind of tensor waits for the plain network's operations."""
-    if _has_any_global_hook():
-        return True
-    if torch.compiler.is_compiling():
-        return False
-    return (
-        type(x) not in (Tensor, nn.Parameter)
-        or torch.jit.is_tracing()
-        or forward_ad._current_level >= 0
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -79,3 +80,9 @@ def _difference(found: Tensor, expected: Any, bound: float) -> str:
     if torch.allclose(found, expected, rtol=0.0, atol=bound * largest, equal_nan=True):
         return ""
     return f" differs by {(found - expected).abs().max().item():.1e}, where the largest is {largest:.1e}"
+
+
+def is_finite(x: Tensor) -> bool:
+    """By numpy, which takes microseconds; on crowded cores torch's threads wait milliseconds for each other."""
+    pictures = x.detach().resolve_neg().numpy()
+    return isfinite(pictures.min()) and isfinite(pictures.max())
