@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from hrformer.layers.attention import WindowAttention
 from hrformer.layers.blocks import ConvFFN, TransformerBlock
+from hrformer.layers.unchanged import is_original
 
 PROJECTIONS = ["qkv", "proj"]
 
@@ -108,6 +109,38 @@ def test_padding_is_what_a_changed_layer_makes_of_zeros() -> None:
     padded = torch.zeros(1, 5, 5, 4)
     padded[:, 2, 2] = x[0, 0, 0]
     torch.testing.assert_close(attention(x)[0, 0, 0], attention(padded)[0, 2, 2])
+
+
+METHODS = [
+    (WindowAttention, "forward", "attn"),
+    (WindowAttention, "gathered_bias", "attn"),
+    (ConvFFN, "forward", "ffn"),
+    (nn.GELU, "forward", "ffn.act"),
+    (nn.Linear, "forward", "attn.proj"),
+    (nn.LayerNorm, "forward", "norm2"),
+    (nn.Conv2d, "forward", "ffn.fc1"),
+    (nn.Conv2d, "_conv_forward", "ffn.dw3x3"),
+    (nn.BatchNorm2d, "forward", "ffn.norm1"),
+    (nn.BatchNorm2d, "_check_input_dim", "ffn.norm3"),
+]
+
+
+@pytest.mark.parametrize("place", ["object", "class"])
+@pytest.mark.parametrize(("kind", "method", "name"), METHODS)
+def test_replaced_methods_run(
+    kind: type[nn.Module], method: str, name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, x, seen = block(training=True), picture(), []
+    layer, original = made.get_submodule(name), getattr(kind, method)
+    if place == "object":
+        monkeypatch.setattr(layer, method, lambda *args: (seen.append(1), original(layer, *args))[1])
+    else:
+        monkeypatch.setattr(kind, method, lambda *args: (seen.append(1), original(*args))[1])
+    assert is_original(kind) == (place == "object")
+    made(x).sum().backward()
+    assert seen
+    monkeypatch.undo()
+    assert is_original(kind)
 
 
 def _dilated(ffn: ConvFFN) -> None:
