@@ -15,13 +15,13 @@ Kind = TypeVar("Kind", bound=type[nn.Module])
 CALLED = ("__call__", "forward", "_conv_forward", "_check_input_dim", "gathered_bias", "_packed")
 """Methods that take part when a module is called."""
 
-_called: dict[type[nn.Module], dict[str, Callable[..., Any]]] = {}
+_called: dict[type[nn.Module], list[tuple[str, Callable[..., Any]]]] = {}
 _methods: dict[type[nn.Module], frozenset[str]] = {}
 
 
 def remembered(kind: Kind) -> Kind:
     """Note a class's methods as they are now; usable as a decorator."""
-    _called[kind] = {name: getattr(kind, name) for name in CALLED if hasattr(kind, name)}
+    _called[kind] = [(name, getattr(kind, name)) for name in CALLED if hasattr(kind, name)]
     _methods[kind] = frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
     return kind
 
@@ -32,7 +32,7 @@ for _kind in (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU):
 
 def is_original(kind: type[nn.Module]) -> bool:
     """Whether a class that kernels read runs the methods that it had when this package was imported."""
-    return all(getattr(kind, name) is method for name, method in _called[kind].items())
+    return [(name, getattr(kind, name)) for name, _ in _called[kind]] == _called[kind]
 
 
 def has_hooks(module: nn.Module) -> bool:
