@@ -162,6 +162,79 @@ def test_changed_modules_run_as_they_are(change: Callable[[TransformerBlock], ob
     assert calls == []
 
 
+def _set(name: str, make: Callable[[], object]) -> Callable[[TransformerBlock], None]:
+    """Put a new setting, parameter or buffer in its place, of whatever kind it is."""
+    path, _, leaf = name.rpartition(".")
+
+    def change(b: TransformerBlock) -> None:
+        module = b.get_submodule(path)
+        holders = [d for d in (module._parameters, module._buffers) if leaf in d]
+        (holders or [module.__dict__])[0][leaf] = make()
+
+    return change
+
+
+def _retyped_table(b: TransformerBlock) -> None:
+    b.attn.relative_position_bias_table.data = b.attn.relative_position_bias_table.data.double()
+
+
+def _freed(name: str) -> Callable[[TransformerBlock], None]:
+    def change(b: TransformerBlock) -> None:
+        module, _, leaf = name.rpartition(".")
+        tensor = getattr(b.get_submodule(module), leaf)
+        setattr(b.get_submodule(module), leaf, type(tensor)(tensor.detach().clone()))
+        getattr(b.get_submodule(module), leaf).untyped_storage().resize_(0)
+
+    return change
+
+
+UNFIT = {
+    "short mean": _set("ffn.norm1.running_mean", lambda: torch.zeros(8)),
+    "short float64 variance": _set("ffn.norm1.running_var", lambda: torch.ones(8, dtype=torch.float64)),
+    "float64 mean": _set("ffn.norm1.running_mean", lambda: torch.zeros(32, dtype=torch.float64)),
+    "negated variance": _set("ffn.norm1.running_var", lambda: torch._neg_view(torch.full((32,), -2.0))),
+    "one gain": _set("ffn.norm2.weight", lambda: nn.Parameter(torch.ones(1))),
+    "one shift": _set("ffn.norm3.bias", lambda: nn.Parameter(torch.ones(1))),
+    "one projection bias": _set("attn.proj.bias", lambda: nn.Parameter(torch.ones(1))),
+    "zero tensor": _set("attn.qkv.bias", lambda: nn.Parameter(torch._efficientzerotensor((24,)))),
+    "freed weight": _freed("attn.qkv.weight"),
+    "freed mean": _freed("ffn.norm1.running_mean"),
+    "no tracking": _set("ffn.norm1.track_running_stats", lambda: False),
+    "tensor momentum": _set("ffn.norm1.momentum", lambda: torch.tensor(0.3)),
+    "tensor eps": _set("ffn.norm2.eps", lambda: torch.tensor(0.1)),
+    "tensor eps of a layer norm": _set("norm1.eps", lambda: torch.tensor(0.1)),
+    "float64 table": _retyped_table,
+    "other index": _set("attn.relative_position_index", lambda: torch.zeros(4, dtype=torch.int64)),
+    **{f"{heads} heads": _set("attn.num_heads", lambda heads=heads: heads) for heads in (1, 3, 4, 5, 2.0)},
+}
+
+
+@pytest.mark.parametrize("change", UNFIT.values(), ids=UNFIT.keys())
+def test_unfit_settings_and_tensors_are_the_plain_modules_business(
+    change: Callable[[TransformerBlock], None], calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two operations does not run; results, statistics and errors are those of the plain modules."""
+
+    def outcome(made: TransformerBlock) -> Step | str:
+        try:
+            return step(made, x)
+        except (RuntimeError, TypeError) as error:
+            return str(error)
+
+    ours, x = block(), torch.randn(2, 8, 9, 7)
+    theirs = copy.deepcopy(ours)
+    change(ours)
+    change(theirs)
+    found = outcome(ours)
+    assert len(calls) < len(BOTH)
+    plain(monkeypatch)
+    expected = outcome(theirs)
+    if isinstance(expected, str):
+        assert found == expected
+    else:
+        assert_equal(found, expected, 2e-5)
+
+
 def test_running_average_of_all_batches_stays_plain(calls: list[str]) -> None:
     ours = ConvFFN(6, 24)
     ours.norm1.momentum = None

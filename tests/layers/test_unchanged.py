@@ -115,6 +115,38 @@ def test_padding_is_what_a_changed_layer_makes_of_zeros() -> None:
     torch.testing.assert_close(attention(x)[0, 0, 0], attention(padded)[0, 2, 2])
 
 
+METHODS = [
+    (WindowAttention, "forward", "attn"),
+    (WindowAttention, "gathered_bias", "attn"),
+    (ConvFFN, "forward", "ffn"),
+    (nn.GELU, "forward", "ffn.act"),
+    (nn.Linear, "forward", "attn.proj"),
+    (nn.LayerNorm, "forward", "norm2"),
+    (nn.Conv2d, "forward", "ffn.fc1"),
+    (nn.Conv2d, "_conv_forward", "ffn.dw3x3"),
+    (nn.BatchNorm2d, "forward", "ffn.norm1"),
+    (nn.BatchNorm2d, "_check_input_dim", "ffn.norm3"),
+]
+
+
+@pytest.mark.parametrize("place", ["object", "class"])
+@pytest.mark.parametrize(("kind", "method", "name"), METHODS)
+def test_replaced_methods_run(
+    kind: type[nn.Module], method: str, name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, x, seen = block(training=True), picture(), []
+    layer, original = made.get_submodule(name), getattr(kind, method)
+    if place == "object":
+        monkeypatch.setattr(layer, method, lambda *args: (seen.append(1), original(layer, *args))[1])
+    else:
+        monkeypatch.setattr(kind, method, lambda *args: (seen.append(1), original(*args))[1])
+    assert is_original(kind) == (place == "object")
+    made(x).sum().backward()
+    assert seen
+    monkeypatch.undo()
+    assert is_original(kind)
+
+
 def _dilated(ffn: ConvFFN) -> None:
     ffn.dw3x3.dilation = ffn.dw3x3.padding = (2, 2)
 

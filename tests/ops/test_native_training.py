@@ -200,6 +200,26 @@ def test_statistics_far_from_zero_are_accurate(runs_by: str) -> None:
     assert_accurate(ours, plainly, run_feed_forward(plain_feed_forward, x.double(), widened(weights)))
 
 
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+def test_tokens_far_from_zero_are_normalised_accurately(offset: float) -> None:
+    """Lanes of a vector beyond the 18 channels take no part."""
+    x = torch.randn(2, 14, 14, 18) + offset
+    weights = attention_weights(18, 1, 7)
+    ours = run_attention(x, weights, 1, 7)
+    exact = run_attention(x.double(), widened(weights), 1, 7, plain=True)
+    assert_accurate(ours, run_attention(x, weights, 1, 7, plain=True), exact)
+    x, weights = x.permute(0, 3, 1, 2), feed_forward_weights(18, 72)
+    ours, plainly = (run_feed_forward(run, x, weights) for run in (feed_forward_training, plain_feed_forward))
+    assert_accurate(ours, plainly, run_feed_forward(plain_feed_forward, x.double(), widened(weights)))
+
+
+def test_one_channel_is_its_own_mean() -> None:
+    x = torch.randn(2, 14, 14, 1)
+    assert all(r.isfinite().all() for r in run_attention(x, attention_weights(1, 1, 7), 1, 7).values())
+    x, weights = x.permute(0, 3, 1, 2), feed_forward_weights(1, 1)
+    assert all(r.isfinite().all() for r in run_feed_forward(feed_forward_training, x, weights).values())
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", WINDOWED)
 def test_attention_is_accurate(size: tuple[int, ...], bias: bool, runs_by: str) -> None:

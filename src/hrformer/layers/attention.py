@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import has_static_value
 
-from hrformer.layers.unchanged import is_plain_linear
+from hrformer.layers.unchanged import is_plain_linear, remembered
 from hrformer.ops.attention import window_attention_core, window_attention_op
 from hrformer.ops.windows import (
     attend_in_windows,
@@ -34,6 +34,7 @@ def compiled_for_any_size(x: Tensor) -> bool:
     return x.device.type in ("cpu", "cuda") and not (has_static_value(x.shape[1]) and has_static_value(x.shape[2]))
 
 
+@remembered
 class WindowAttention(nn.Module):
     """Multi-head self-attention in K x K windows of a channels-last map.
 

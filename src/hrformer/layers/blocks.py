@@ -15,6 +15,7 @@ from hrformer.layers.training import (
     normed_feed_forward,
     staged_feed_forward,
 )
+from hrformer.layers.unchanged import is_unchanged, remembered
 
 BN_MOMENTUM = 0.1
 BN_EPS = 1e-5
@@ -34,6 +35,7 @@ def conv_bn_relu(
     return [conv, batch_norm(out_channels), nn.ReLU(inplace=True)]
 
 
+@remembered
 class ConvFFN(nn.Module):
     """Feed-forward network with a depthwise 3x3 convolution between its pointwise ones.
 
@@ -103,9 +105,8 @@ class TransformerBlock(nn.Module):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """Feed-forward network on the normalised map (B, C, H, W)."""
-        if not torch.jit.is_scripting():
-            plain = type(self.ffn) is ConvFFN and "forward" not in self.ffn.__dict__
-            if plain and feed_forward_applies(x, self.norm2, self.ffn):
+        if not torch.jit.is_scripting():  # noqa: SIM102 - as above
+            if is_unchanged(self.ffn, ConvFFN) and feed_forward_applies(x, self.norm2, self.ffn):
                 return normed_feed_forward(x, self.norm2, self.ffn)
         return self.ffn(self.norm2(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 

@@ -1,7 +1,8 @@
 """When a block in training on the CPU may run as one operation with its own backward pass, and that operation.
 
-Only unchanged modules with the settings that the operation has qualify, see ``hrformer.layers.unchanged``; a mode that
-watches operations would be passed over too. Anything of that kind takes the plain modules.
+Only unchanged modules with the settings and the tensors that the operation has qualify, see
+``hrformer.layers.unchanged``; a mode that watches operations would be passed over too. Anything of that kind takes the
+plain modules, whose result or error it is.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hrformer.layers.attention import WindowAttention, kernels_train
 from hrformer.layers.unchanged import has_hooks, is_plain_linear, is_unchanged
+from hrformer.native.refusal import is_in_memory
 from hrformer.ops.conv_ffn import BatchNormState, conv_ffn_training
 from hrformer.ops.feed_forward import FeedForwardWeights, Running, feed_forward_training
 from hrformer.ops.normalisation import RunningStatistics
 from hrformer.ops.window_training import AttentionWeights, window_attention_training
 
 DTYPES = (torch.float32, torch.float64)
+
+NUMBER = (int, float)
+"""Types of settings; a tensor is also a setting of torch's, which operations with one structure cannot take."""
 
 
 class FeedForward(Protocol):
@@ -41,6 +46,7 @@ def attention_applies(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> b
         attn.training
         and _plainly_trained(x)
         and is_unchanged(attn, WindowAttention)
+        and _has_bias_table(attn, x)
         and _is_layer_norm(norm, x, x.shape[-1])
         and _is_linear(attn.qkv, x, 3 * x.shape[-1])
         and _is_linear(attn.proj, x, x.shape[-1])
@@ -138,7 +144,9 @@ def _plainly_trained(x: Tensor) -> bool:
         type(x) in (Tensor, nn.Parameter)
         and x.device.type == "cpu"
         and x.dtype in DTYPES
+        and x.ndim == 4
         and x.numel() > 0
+        and is_in_memory(x)
         and torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and torch._C._len_torch_dispatch_stack() == 0
@@ -147,10 +155,20 @@ def _plainly_trained(x: Tensor) -> bool:
     )
 
 
-def _fits(module: nn.Module, x: Tensor, dtype: torch.dtype) -> bool:
-    """Whether all numbers of a module are of one dtype, where the map is; counters aside."""
-    tensors = (*module._parameters.values(), *module._buffers.values())
-    return all(t is None or (t.device == x.device and (t.dtype == dtype or not t.is_floating_point())) for t in tensors)
+def _holds(module: nn.Module, x: Tensor, dtype: torch.dtype, **shapes: tuple[int, ...]) -> bool:
+    """Whether a module has these tensors, of one dtype, where the map is."""
+    there = {**module._parameters, **module._buffers}
+    return all(_is_ordinary(there.get(name), shape, dtype, x.device) for name, shape in shapes.items())
+
+
+def _is_ordinary(tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.shape == shape
+        and tensor.dtype == dtype
+        and tensor.device == device
+        and (torch.compiler.is_compiling() or is_in_memory(tensor))
+    )
 
 
 def _is_feed_forward(ffn: FeedForward, x: Tensor, dtype: torch.dtype | None) -> bool:
@@ -167,22 +185,33 @@ def _is_feed_forward(ffn: FeedForward, x: Tensor, dtype: torch.dtype | None) -> 
     return (
         is_unchanged(ffn.act, nn.GELU)
         and ffn.act.approximate == "none"
-        and all(_is_convolution(m, shape, groups) and _fits(m, x, dtype) for m, shape, groups in convolutions)
-        and all(_is_batch_norm(m, count) and _fits(m, x, dtype) for m, count in norms)
+        and all(_is_convolution(m, x, dtype, shape, groups) for m, shape, groups in convolutions)
+        and all(_is_batch_norm(m, x, dtype, count) for m, count in norms)
+    )
+
+
+def _has_bias_table(attn: WindowAttention, x: Tensor) -> bool:
+    """Whether there is a bias for every head and pair of a window's tokens, or none."""
+    heads, window = attn.num_heads, attn.window
+    if type(heads) is not int or type(window) is not int or heads < 1 or x.shape[-1] % heads:
+        return False
+    index = attn._buffers.get("relative_position_index")
+    return not attn.position_bias or (
+        _holds(attn, x, x.dtype, relative_position_bias_table=((2 * window - 1) ** 2, heads))
+        and _is_ordinary(index, (window**4,), torch.int64, x.device)
     )
 
 
 def _is_linear(module: nn.Linear, x: Tensor, out_features: int) -> bool:
     shape = (out_features, x.shape[-1])
-    return is_plain_linear(module) and module.weight.shape == shape and _fits(module, x, x.dtype)
+    return is_plain_linear(module) and _holds(module, x, x.dtype, weight=shape, bias=shape[:1])
 
 
-def _is_convolution(module: nn.Conv2d, shape: tuple[int, ...], groups: int) -> bool:
+def _is_convolution(module: nn.Conv2d, x: Tensor, dtype: torch.dtype, shape: tuple[int, ...], groups: int) -> bool:
     """With a bias, keeping the size by zeros at the border."""
     return (
         is_unchanged(module, nn.Conv2d)
-        and module.weight.shape == shape
-        and module.bias is not None
+        and _holds(module, x, dtype, weight=shape, bias=shape[:1])
         and module.groups == groups
         and module.stride == module.dilation == (1, 1)
         and module.padding == (shape[-2] // 2, shape[-1] // 2)
@@ -191,24 +220,24 @@ def _is_convolution(module: nn.Conv2d, shape: tuple[int, ...], groups: int) -> b
 
 
 def _is_layer_norm(module: nn.LayerNorm, x: Tensor, channels: int) -> bool:
+    shape = (channels,)
     return (
         is_unchanged(module, nn.LayerNorm)
-        and module.normalized_shape == (channels,)
-        and module.weight is not None
-        and module.bias is not None
-        and _fits(module, x, x.dtype)
+        and module.normalized_shape == shape
+        and isinstance(module.eps, NUMBER)
+        and _holds(module, x, x.dtype, weight=shape, bias=shape)
     )
 
 
-def _is_batch_norm(module: nn.BatchNorm2d, channels: int) -> bool:
-    """With statistics of the batch, a fixed momentum and parameters."""
+def _is_batch_norm(module: nn.BatchNorm2d, x: Tensor, dtype: torch.dtype, channels: int) -> bool:
+    """With statistics of the batch, which it keeps by a fixed momentum, and parameters."""
+    shape = (channels,)
     return (
         is_unchanged(module, nn.BatchNorm2d)
         and module.training
+        and module.track_running_stats
         and module.num_features == channels
-        and module.weight is not None
-        and module.bias is not None
-        and module.running_mean is not None
-        and module.running_var is not None
-        and module.momentum is not None
+        and isinstance(module.momentum, NUMBER)
+        and isinstance(module.eps, NUMBER)
+        and _holds(module, x, dtype, weight=shape, bias=shape, running_mean=shape, running_var=shape)
     )

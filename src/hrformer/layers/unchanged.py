@@ -1,11 +1,48 @@
 """Whether a module still is what its class says, so that its parameters may be used without calling it.
 
-A hook, a subclass (an adapter, a quantised layer, a parametrised weight, batch norm over processes) or a forward of
-its own would be passed over.
+A hook, a subclass (an adapter, a quantised layer, a parametrised weight, batch norm over processes) or a method
+replaced on the object or on the class would be passed over.
 """
 
 # No postponed annotations here: TorchScript compiles the attention layer, which is built on this module.
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from torch import Tensor, nn
+
+Kind = TypeVar("Kind", bound=type[nn.Module])
+
+CALLED = ("__call__", "forward", "_conv_forward", "_check_input_dim", "gathered_bias", "_packed")
+"""Methods that take part when a module is called."""
+
+_called: dict[type[nn.Module], list[tuple[str, Callable[..., Any]]]] = {}
+_methods: dict[type[nn.Module], frozenset[str]] = {}
+
+
+def remembered(kind: Kind) -> Kind:
+    """Note a class's methods as they are now; usable as a decorator."""
+    _called[kind] = [(name, getattr(kind, name)) for name in CALLED if hasattr(kind, name)]
+    _methods[kind] = frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
+    return kind
+
+
+for _kind in (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU):
+    remembered(_kind)
+
+
+def is_original(kind: type[nn.Module]) -> bool:
+    """Whether a class runs the methods that it had when this package was imported.
+
+    Of a class that was not remembered then, its forward has to be the one that its source has.
+    """
+    if kind in _called:
+        return [(name, getattr(kind, name)) for name, _ in _called[kind]] == _called[kind]
+    forward = kind.forward
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return owner is nn.Module or (
+        getattr(forward, "__qualname__", "") == f"{owner.__qualname__}.forward"
+        and getattr(forward, "__globals__", {}).get("__name__") == owner.__module__
+    )
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -15,22 +52,13 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def is_original(kind: type[nn.Module]) -> bool:
-    """Whether the forward of a class is the one that its source has, and not another put in its place."""
-    forward = kind.forward
-    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
-    return owner is nn.Module or (
-        getattr(forward, "__qualname__", "") == f"{owner.__qualname__}.forward"
-        and getattr(forward, "__globals__", {}).get("__name__") == owner.__module__
-    )
-
-
 def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether this is exactly a ``kind``, without hooks or a forward of its own, its tensors ordinary ones."""
+    """Whether this is exactly a ``kind``, without hooks or replaced methods, its tensors ordinary ones."""
     return (
         type(module) is kind
+        and is_original(kind)
         and not has_hooks(module)
-        and "forward" not in module.__dict__
+        and _methods[kind].isdisjoint(module.__dict__)
         and all(t is None or type(t) in (Tensor, nn.Parameter) for t in module._parameters.values())
     )
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrformer.native.refusal import is_in_memory
+
 Sizes = Mapping[str, int]
 """Field -> numbers behind it."""
 
@@ -25,15 +27,15 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         lanes: floats in a vector.
 
     Raises:
-        ValueError: a tensor is not float32, not on the CPU, not contiguous or of another size than the kernel takes.
+        ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
+            without memory for it.
     """
     sizes = SIZES[name](settings, lanes)
     for field, tensor in tensors.items():
         fits = (
             tensor.dtype == torch.float32
             and tensor.device.type == "cpu"
-            and tensor.layout == torch.strided
-            and not tensor.is_neg()
+            and is_in_memory(tensor)
             and tensor.is_contiguous()
             and tensor.numel() == sizes[field]
         )

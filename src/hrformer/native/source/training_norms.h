@@ -146,24 +146,23 @@ struct Layer {
   float eps;
 };
 
-// Normalised token without gain and shift, (filled channels), zeros beyond; returns 1 / standard deviation.
+// Normalised token without gain and shift, (filled channels), zeros beyond; returns 1 / standard deviation. The rounding
+// of the mean of numbers far from zero shows in the deviations, whose own mean is taken off as well.
 static INLINE float normalise_token(const float* x, float* y, int channels, float eps) {
-  vec sum = {}, squares = {};
+  vec sum = {}, off = {}, squares = {};
   for (int c = 0; c < channels; c += LANES) sum += load_part(x + c, channels - c);
-  const float mean = sum_of(sum) / channels;
+  const vec mean = splat(sum_of(sum) / channels);
   for (int c = 0; c < channels; c += LANES) {
-    vec d = load_part(x + c, channels - c) - splat(mean);
+    vec d = load_part(x + c, channels - c) - mean;
+    if (channels - c < LANES) d = first_lanes(d, channels - c);
     store(y + c, d);
+    off += d;
     squares += d * d;
   }
-  if (channels % LANES) {  // lanes beyond the channels hold -mean
-    const int last = channels - channels % LANES, part = channels % LANES;
-    vec d = load(y + last);
-    for (int i = part; i < LANES; i++) squares[i] -= d[i] * d[i];
-    store(y + last, load_part(y + last, part));
-  }
-  const float rstd = 1 / __builtin_sqrtf(sum_of(squares) / channels + eps);
-  for (int c = 0; c < channels; c += LANES) store(y + c, load(y + c) * splat(rstd));
+  const float rest = sum_of(off) / channels, variance = sum_of(squares) / channels - rest * rest;
+  const float rstd = 1 / __builtin_sqrtf((variance > 0 ? variance : 0) + eps);
+  for (int c = 0; c < channels; c += LANES)
+    store_part(y + c, (load(y + c) - splat(rest)) * splat(rstd), channels - c);
   return rstd;
 }
 
