@@ -163,11 +163,12 @@ def _holds(module: nn.Module, x: Tensor, dtype: torch.dtype, **shapes: tuple[int
 
 def _is_ordinary(tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
     return (
-        type(tensor) in (Tensor, nn.Parameter)
+        tensor is not None
+        and type(tensor) in (Tensor, nn.Parameter)
         and tensor.shape == shape
         and tensor.dtype == dtype
         and tensor.device == device
-        and (torch.compiler.is_compiling() or is_in_memory(tensor))
+        and is_in_memory(tensor)
     )
 
 

@@ -15,14 +15,16 @@ def is_in_memory(tensor: Tensor) -> bool:
     """Whether a tensor's numbers lie as they are in a storage that holds them all.
 
     A view may be of negated numbers, zeros of automatic differentiation have no memory, and a storage may have been
-    resized under its tensor, as sharding of parameters does.
+    resized under its tensor, as sharding of parameters does. While a graph is compiled there is none to look at.
     """
+    if torch.compiler.is_compiling():
+        return True
     if tensor.layout != torch.strided or tensor.is_neg() or tensor._is_zerotensor():
         return False
     count = tensor.numel()
     if count and not tensor.is_contiguous():
         count = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return not count or (tensor.storage_offset() + count) * tensor.itemsize <= tensor.untyped_storage().nbytes()
+    return not count or int(tensor.storage_offset() + count) * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
 def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | None:
