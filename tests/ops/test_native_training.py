@@ -304,6 +304,36 @@ def test_layouts_of_input_gradient_and_weights(layout: torch.memory_format) -> N
     assert_same_bits(expected, run_feed_forward(feed_forward_training, given, FeedForwardWeights(*placed)))
 
 
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "negated": lambda t: torch._neg_view(-t),
+    "turned": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("of", ["gradient", "saved tensors"])
+@pytest.mark.parametrize("kind", ["feed-forward", "attention"])
+def test_gradients_and_saved_tensors_may_be_views(kind: str, of: str, view: str) -> None:
+    def gradients(of_gradient: Callable[[Tensor], Tensor], of_saved: Callable[[Tensor], Tensor]) -> Results:
+        torch.manual_seed(0)
+        weights: Weights = feed_forward_weights(18, 24) if kind == "feed-forward" else attention_weights(18, 1, 7)
+        unpack = lambda t: of_saved(t) if t.ndim == 4 and t.is_contiguous() else t  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), unpack):
+            if isinstance(weights, FeedForwardWeights):
+                leaf = torch.randn(2, 18, 6, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+                y = feed_forward_training(leaf, weights, running_statistics(weights, torch.float32), 1e-6)
+            else:
+                leaf = torch.randn(2, 6, 5, 18).requires_grad_()
+                y = window_attention_training(leaf, weights, window=7, num_heads=1, layer_eps=1e-6)
+            y.backward(of_gradient(torch.randn(y.shape).contiguous(memory_format=torch.channels_last)))
+        return {"x": leaf.grad, **{name: p.grad for name, p in weights._asdict().items() if p is not None}}  # type: ignore[dict-item]
+
+    same = lambda t: t  # noqa: E731
+    found = gradients(VIEWS[view], same) if of == "gradient" else gradients(same, VIEWS[view])
+    for name, expected in gradients(same, same).items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_stores_the_input_and_little_else(runs_by: str) -> None:
     if runs_by == "torch":
         pytest.skip("the plain operations store more")

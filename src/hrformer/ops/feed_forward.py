@@ -206,10 +206,11 @@ class _NativeFeedForward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # once: recomputation gives them one time only
+        grad, *maps = native_training.in_order([grad.permute(0, 2, 3, 1), *saved[:4]])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
         grad_x, grads = native_training.feed_forward_backward(
-            grad.permute(0, 2, 3, 1).contiguous(),
-            FeedForwardMaps(*saved[:4]),
+            grad,
+            FeedForwardMaps(*maps),
             saved[4:],
             ctx.layer_eps,
             needs_fc1=bool(needs.fc1),

@@ -202,12 +202,14 @@ def _attention_size(x: Tensor, settings: AttentionSettings) -> dict[str, Any]:
     return {**size, "heads": settings.num_heads, "layer_eps": settings.layer_eps}
 
 
+def in_order(tensors: Iterable[Tensor | None]) -> list[Any]:
+    """Tensors as kernels take them: a gradient, or what a hook gives back for a saved tensor, may be any view."""
+    return [None if tensor is None else tensor.detach().resolve_neg().contiguous() for tensor in tensors]
+
+
 def _contiguous(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:
     """Weights by field, in contiguous memory."""
-    return {
-        name: None if weight is None else weight.detach().contiguous()
-        for name, weight in zip(fields, weights, strict=True)
-    }
+    return dict(zip(fields, in_order(weights), strict=True))
 
 
 def _feed_forward_settings(

@@ -193,7 +193,8 @@ class _NativeWindowAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
         needs = ctx.needs_input_grad[4:]
-        grad_x, grads = native_training.attention_backward(grad.contiguous(), x, weights, ctx.settings, needs)
+        grad, x = native_training.in_order([grad, x])
+        grad_x, grads = native_training.attention_backward(grad, x, weights, ctx.settings, needs)
         return (grad_x, None, None, None, *grads)
 
 
