@@ -242,7 +242,8 @@ def test_changes_deep_inside_take_effect(backend: str, stays_fast: bool, change:
     run(fast, x)
     change(model)
     change(fast)
-    found, expected = outcome(fast, x), outcome(model, x)
+    with torch.no_grad():  # with gradients, training mode takes operations that round otherwise
+        found, expected = outcome(fast, x), outcome(model, x)
     if isinstance(expected, dict):
         found, expected = found["stride4"], expected["stride4"]
     if isinstance(expected, Tensor):

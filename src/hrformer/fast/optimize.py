@@ -247,8 +247,8 @@ class FastModel(VisionModel):
         self.__dict__["_plain"] = model  # not a part by this name too
         self._wanted = wanted
         self._lock = threading.Lock()  # a runtime's buffers serve one call at a time
-        self._use(engine)
         super().train(False)
+        self._use(engine)
 
     def _use(self, engine: Engine | None) -> None:
         self._snapshot = Snapshot(self.plain)
