@@ -78,6 +78,19 @@ def test_foreign_module_goes_through_the_converter() -> None:
     assert_same(settled(optimize(model, backend="openvino", cache=False), x), model(x).detach())
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_failed_conversion_silences_nobody() -> None:
+    """OpenVINO's converter left the root logger at ERROR: warnings of all packages were lost."""
+
+    class Lists(nn.Module):
+        def forward(self, x: Tensor) -> list[list[int]]:
+            return torch.nonzero(x).tolist()
+
+    fast, level = optimize(Lists(), backend="openvino", cache=False), logging.getLogger().level
+    settled(fast, torch.rand(1, 3, 9, 8))
+    assert (fast.backend, logging.getLogger().level) == ("reference", level)
+
+
 def test_weights_are_those_of_the_moment() -> None:
     model = small("hrformer_nano", "pose")
     x = torch.randn(1, 3, 32, 32)

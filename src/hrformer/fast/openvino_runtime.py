@@ -158,4 +158,10 @@ def openvino_graph(module: nn.Module, shape: Sequence[int]) -> Any:
     # Not zeros: a network may branch on its input's values while it is traced.
     seeded = torch.Generator().manual_seed(0)
     example = torch.rand(tuple(shape), generator=seeded, dtype=torch.float32, device="cpu")
-    return openvino.convert_model(module, example_input=example, input=[tuple(shape)])
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        return openvino.convert_model(module, example_input=example, input=[tuple(shape)])
+    finally:  # it silences everybody's warnings, and leaves it at that
+        root.setLevel(level)
+        root.handlers[:] = handlers
