@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.models.heads import FCNHead
+from hrformer.models.heads import FCNHead, OCRHead
 from hrformer.models.trunk import FeatureInfo, HighResolutionTrunk
 from hrformer.ops.convolution import convolutions_for_any_size
 from hrformer.ops.resize import UpsampleMode
@@ -112,6 +112,8 @@ class VisionModel(nn.Module):
         self.backbone.set_upsample(mode)
         if isinstance(self.head, FCNHead):
             self.head.align_corners = mode == "bilinear_aligned"
+        elif isinstance(self.head, OCRHead):
+            self.head.align_corners = mode != "bilinear_to_size"
 
     def forward(self, x: Tensor) -> Any:
         """Run the model.
