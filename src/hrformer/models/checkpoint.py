@@ -94,7 +94,7 @@ def load_model(
         source: file, or state dict.
         name: variant or timm name; needed for timm models other than HRNet unless ``published`` tells.
         published: the registry's entry that the file was downloaded for.
-        strict: see ``load_checkpoint``.
+        strict: False lets layers that the file lacks or that do not fit start fresh, as for training.
         **overrides: settings of ``load_checkpoint``, ``task``, and options of ``create_model``.
 
     Returns:
@@ -114,6 +114,12 @@ def load_model(
     else:
         model = _build(file, recognise(file, arrange(file.tensors), published), name, overrides)
     report = _load(model, file, given, published, strict)
+    if strict and report.fresh:
+        raise CheckpointError(
+            f"{report.source} ({report.format}) has no weights for {', '.join(report.fresh)} of a model for "
+            f"{model.task} with {model.info.num_classes} outputs; they would be random. Give the file's own task and "
+            "number of outputs, or strict=False to train the model from there"
+        )
     return model.eval(), report
 
 
@@ -130,8 +136,8 @@ def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dic
         options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
     if task is None and found.single_output:
         raise CheckpointError(
-            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' for a "
-            "model with a fresh head"
+            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' and "
+            "strict=False for a model with a fresh head"
         )
     return create_model(name, task, **(options | overrides))
 

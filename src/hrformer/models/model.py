@@ -113,7 +113,7 @@ class VisionModel(nn.Module):
         if isinstance(self.head, FCNHead):
             self.head.align_corners = mode == "bilinear_aligned"
         elif isinstance(self.head, OCRHead):
-            self.head.align_corners = mode != "bilinear_to_size"
+            self.head.align_corners = mode != "bilinear"
 
     def forward(self, x: Tensor) -> Any:
         """Run the model.

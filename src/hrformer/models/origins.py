@@ -52,7 +52,7 @@ _HABITS: Mapping[tuple[str, Family], Mapping[str, Any]] = {
     ("hrnet-pose", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "official"},
     ("hrnet-segmentation", "hrnet"): {**_RGB, "upsample": "bilinear_aligned", "interpolation": "bilinear"},
     ("hrnet-segmentation-plain", "hrnet"): {**_RGB, "upsample": "bilinear_to_size", "interpolation": "bilinear"},
-    ("mmsegmentation", "hrnet"): {**_RGB, "upsample": "bilinear_to_size", "interpolation": "bilinear"},
+    ("mmsegmentation", "hrnet"): {**_RGB, "upsample": "bilinear", "interpolation": "bilinear"},
     ("openseg", "hrnet"): {"upsample": "bilinear_aligned", "channel_order": "BGR", "interpolation": "bicubic"},
 }
 
