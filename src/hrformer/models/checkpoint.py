@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrformer.geometry.input_spec import ChannelOrder
+from hrformer.geometry.skeleton_inference import read_skeleton
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.file_facts import FORMAT, header_of, own_info
 from hrformer.models.formats import arrange, mmpose_names
@@ -32,7 +33,7 @@ from hrformer.models.zoo import VARIANTS, create_model
 from hrformer.ops.resize import UpsampleMode
 
 Source = str | Path | Mapping[str, Any]
-LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder")
+LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder", "skeleton")
 
 
 def load_checkpoint(
@@ -95,7 +96,8 @@ def load_model(
         name: variant or timm name; needed for timm models other than HRNet unless ``published`` tells.
         published: the registry's entry that the file was downloaded for.
         strict: False lets layers that the file lacks or that do not fit start fresh, as for training.
-        **overrides: settings of ``load_checkpoint``, ``task``, and options of ``create_model``.
+        **overrides: settings of ``load_checkpoint``, ``skeleton`` (see ``read_skeleton``), ``task``, and
+            options of ``create_model``.
 
     Returns:
         The model in eval mode, and the report.
@@ -113,6 +115,8 @@ def load_model(
         model = create_model(name, **(defaults | overrides))
     else:
         model = _build(file, recognise(file, arrange(file.tensors), published), name, overrides)
+    if "skeleton" in given and model.task == "pose":
+        given["skeleton"] = read_skeleton(given["skeleton"], model.info.num_classes)
     report = _load(model, file, given, published, strict)
     if strict and report.fresh:
         raise CheckpointError(
@@ -162,7 +166,7 @@ def _load(
         fresh=tuple(fit.fresh),
         implied=decision.implied,
         assumed=decision.assumed,
-        given=decision.given,
+        given={name: getattr(value, "name", value) for name, value in decision.given.items()},
         notes=(*found.notes, *fit.notes),
     )
 
