@@ -76,6 +76,27 @@ class ModelInfo:
             raise ValueError(f"decoder must be 'official' or 'mmpose', got {self.decoder!r}")
 
 
+def find_device(wanted: str | torch.device | None) -> torch.device:
+    """The device to run on.
+
+    Args:
+        wanted: such as "cpu" or "cuda:0"; None takes the GPU if there is one.
+
+    Raises:
+        ValueError: no such device, or it is not to be had on this machine.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"no device {str(wanted)!r} here; there is {', '.join(here)}") from error
+    return device
+
+
 class VisionModel(nn.Module):
     """Backbone plus head.
 

@@ -263,8 +263,22 @@ def _timm_model(name: str, task: Task | None, count: int, options: dict[str, Any
         input_spec=_timm_spec(task, backbone, options.get("img_size")),
         options={k: v for k, v in options.items() if k != "pretrained"},
     )
+    return VisionModel(backbone, head, info)
+
+
+def _our_model(name: str, task: Task | None, count: int, options: dict[str, Any]) -> VisionModel:
+    _reject_unknown(options, (*BACKBONE_OPTIONS, *HEAD_OPTIONS[task]), f"{name} with task {task}")
+    head_options = {k: options[k] for k in HEAD_OPTIONS[task] if options.get(k) is not None}
+    trunk_options = {k: options[k] for k in BACKBONE_OPTIONS if options.get(k) is not None}
+    config = backbone_config(name, task, **trunk_options)
+    backbone = build_backbone(config)
+    depthwise = isinstance(config, HRFormerConfig)
+    head = None if task is None else build_head(backbone, task, count, depthwise=depthwise, **head_options)
+    info = ModelInfo(
+        name=name, task=task, num_classes=count, input_spec=INPUT_SPECS[task], options=trunk_options | head_options
+    )
     model = VisionModel(backbone, head, info)
-    init_weights(model)
+    model.set_upsample(config.upsample)
     return model
 
 
@@ -311,24 +325,9 @@ def create_model(
     count = _num_outputs(task, num_classes, num_keypoints)
     if task == "pose" and skeleton is None:
         skeleton = skeleton_for(count)
-    if name not in VARIANTS:
-        if window_size is not None:
-            options["window_size"] = window_size
-        model = _timm_model(name, task, count, options)
-        model.info = replace(model.info, skeleton=skeleton)
-        return model
-    _reject_unknown(options, (*BACKBONE_OPTIONS, *HEAD_OPTIONS[task]), f"{name} with task {task}")
-    head_options = {k: options[k] for k in HEAD_OPTIONS[task] if options.get(k) is not None}
-    trunk_options = {k: options[k] for k in BACKBONE_OPTIONS if k in options} | {"window_size": window_size}
-    config = backbone_config(name, task, **trunk_options)
-    backbone = build_backbone(config)
-    depthwise = isinstance(config, HRFormerConfig)
-    head = None if task is None else build_head(backbone, task, count, depthwise=depthwise, **head_options)
-    kept = {k: v for k, v in (trunk_options | head_options).items() if v is not None}
-    info = ModelInfo(
-        name=name, task=task, num_classes=count, input_spec=INPUT_SPECS[task], skeleton=skeleton, options=kept
-    )
-    model = VisionModel(backbone, head, info)
-    model.set_upsample(config.upsample)
+    if window_size is not None:
+        options["window_size"] = window_size
+    model = _our_model(name, task, count, options) if name in VARIANTS else _timm_model(name, task, count, options)
+    model.info = replace(model.info, skeleton=skeleton)
     init_weights(model)
     return model
