@@ -168,3 +168,17 @@ def test_planes_are_normalised_alike(order, layout: torch.memory_format) -> None
     first = pixels[0, 0, 0].float() / 255
     expected = (first if order == "RGB" else first.flip(0)) - torch.tensor([0.1, 0.2, 0.3])
     assert torch.allclose(planes[0, :, 0, 0], expected / torch.tensor([0.4, 0.5, 0.6]))
+
+
+def test_pictures_fit_models_of_one_and_four_channels(noise: np.ndarray) -> None:
+    pixels = torch.from_numpy(noise)[None]
+    grey, opaque = (InputSpec(mean=(0.0,) * n, std=(1 / 255,) * n) for n in (1, 4))
+    luma = np.asarray(Image.fromarray(noise).convert("L"), np.float32)
+    np.testing.assert_allclose(normalise(pixels, grey)[0, 0], luma, atol=1e-4)
+    four = normalise(pixels, replace(opaque, channel_order="BGR"))[0].round().byte()
+    assert np.array_equal(four[:3].flip(0).permute(1, 2, 0), noise)
+    assert (four[3] == 255).all()
+    with_alpha = torch.cat([pixels, pixels[..., :1]], dim=3)
+    assert torch.equal(normalise(with_alpha, opaque)[0].round().byte().permute(1, 2, 0), with_alpha[0])
+    with pytest.raises(ValueError, match="takes 2 channels"):
+        normalise(pixels, InputSpec().for_channels(2))

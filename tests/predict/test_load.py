@@ -106,3 +106,15 @@ def test_what_cannot_be_loaded_is_explained(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HRFORMER_OFFLINE", "1")
     with pytest.raises(download.DownloadError):
         load("hrformer_small_coco_256x192")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("task", ["classification", "pose", "segmentation"])
+def test_models_of_other_channels_take_pictures(task: str, channels: int, noise: np.ndarray, tmp_path: Path) -> None:
+    model = create_model("hrformer_nano", task=task, in_chans=channels).eval()
+    assert len(model.info.input_spec.mean) == channels
+    predictor_for(model, device="cpu")(noise)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    predictor = load(tmp_path / "model.safetensors", "cpu")
+    assert predictor.info.input_spec == model.info.input_spec
+    predictor(noise)

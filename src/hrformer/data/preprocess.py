@@ -144,7 +144,7 @@ def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
         spec: see :func:`normalise_planes`.
 
     Returns:
-        (B, 3, H, W) float32 on the same device: ``(pixels / 255 - mean) / std``.
+        (B, C, H, W) float32 on the same device: ``(pixels / 255 - mean) / std``.
     """
     return normalise_planes(pixels.permute(0, 3, 1, 2), spec)
 
@@ -155,15 +155,30 @@ def normalise_planes(
     """:func:`normalise` for pictures whose channels come first, as batches have them; the same values bit for bit.
 
     Args:
-        planes: (B, 3, H, W) uint8, RGB, on any device.
+        planes: (B, 3, H, W) uint8, RGB, or (B, 4, H, W) with alpha, on any device.
         spec: channel order, mean and std. With "BGR" the channels are swapped first, and mean and std apply to the
-            swapped channels in the order given.
+            swapped channels in the order given. For one channel pictures become grey by Pillow's weights; for four,
+            pictures without alpha are opaque.
         memory_format: of the result.
 
     Returns:
-        (B, 3, H, W) float32 on the same device.
+        (B, C, H, W) float32 on the same device, with as many channels as ``spec`` has means.
+
+    Raises:
+        ValueError: pictures cannot be made into so many channels.
     """
-    if spec.channel_order == "BGR":
+    wanted = len(spec.mean)
+    if wanted not in (1, 3, 4):
+        raise ValueError(f"the model takes {wanted} channels; pictures have 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
+    colours = planes[:, :3]
+    if wanted == 1:
+        red, green, blue = colours.int().unbind(1)
+        # ITU-R 601-2 in 16 bits, as Pillow's convert("L").
+        planes = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
+    elif wanted == 4:
+        alpha = planes[:, 3:] if planes.shape[1] == 4 else torch.full_like(planes[:, :1], 255)
+        planes = torch.cat([colours.flip(1) if spec.channel_order == "BGR" else colours, alpha], dim=1)
+    elif spec.channel_order == "BGR":
         planes = planes.flip(1)
-    mean, std = (torch.tensor(values, device=planes.device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    mean, std = (torch.tensor(values, device=planes.device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     return planes.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -19,8 +19,9 @@ class InputSpec:
     Attributes:
         size: (height, width) in pixels. Classification: the centre crop. Pose: the person crop.
             Segmentation: the training crop; its shorter side is the side test images are resized to.
-        mean: Per-channel mean subtracted from pixels in [0, 1], in the order of the tensor's channels.
-            The default is ImageNet's, as all published weights use.
+        mean: Per-channel mean subtracted from pixels in [0, 1], in the order of the tensor's channels; their number
+            is the number of channels: 1 is grey, 3 RGB, 4 RGB and alpha. The default is ImageNet's, as all published
+            weights use.
         std: Per-channel standard deviation, same order and range.
         channel_order: Order of the tensor's channels. Official segmentation weights want "BGR" with
             the statistics left in RGB order (HRFormer repository, ``seg/``).
@@ -29,8 +30,8 @@ class InputSpec:
     """
 
     size: tuple[int, int] = (224, 224)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     channel_order: ChannelOrder = "RGB"
     interpolation: Interpolation = "bilinear"
     crop_ratio: float = 0.875
@@ -38,14 +39,28 @@ class InputSpec:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be (height, width) in positive pixels, got {self.size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std need three values, std above 0; got mean={self.mean}, std={self.std}")
+        if not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std need a value per channel, std above 0; got mean={self.mean}, std={self.std}"
+            )
         if self.channel_order not in ("RGB", "BGR"):
             raise ValueError(f"channel_order must be 'RGB' or 'BGR', got {self.channel_order!r}")
         if self.interpolation not in ("nearest", "bilinear", "bicubic"):
             raise ValueError(f"interpolation must be nearest, bilinear or bicubic, got {self.interpolation!r}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must lie in (0, 1], got {self.crop_ratio}")
+
+    def for_channels(self, number: int) -> InputSpec:
+        """This contract for another number of channels.
+
+        Grey takes the mean of all channels' statistics, as timm does; channels beyond are taken to lie around 0.5.
+        """
+        if number == len(self.mean):
+            return self
+        if number == 1:
+            return replace(self, mean=(sum(self.mean) / len(self.mean),), std=(sum(self.std) / len(self.std),))
+        more = (0.5,) * number
+        return replace(self, mean=(*self.mean, *more)[:number], std=(*self.std, *more)[:number])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads it back."""

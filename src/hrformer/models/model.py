@@ -45,7 +45,7 @@ class ModelInfo:
         num_classes: classes or keypoints of the head; 0 without one.
         class_names: one per class, or empty where unknown.
         skeleton: pose only; None where unknown.
-        input_spec: the input contract.
+        input_spec: the input contract; brought to the number of channels that ``options`` name in ``in_chans``.
         decoder: pose only: which border rule the heatmap decoder follows.
         dataset: what the weights were trained on; empty where unknown.
         source: where the weights come from; empty for fresh ones.
@@ -74,6 +74,7 @@ class ModelInfo:
             raise ValueError(f"skeleton has {self.skeleton.num_keypoints} keypoints, the head {self.num_classes}")
         if self.decoder not in ("official", "mmpose"):
             raise ValueError(f"decoder must be 'official' or 'mmpose', got {self.decoder!r}")
+        object.__setattr__(self, "input_spec", self.input_spec.for_channels(self.options.get("in_chans", 3)))
 
 
 def find_device(wanted: str | torch.device | None) -> torch.device:
