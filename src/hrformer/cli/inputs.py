@@ -30,7 +30,8 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
 
     Args:
         arguments: as typed.
-        out: folder of results; nothing found inside it counts as input, so that a second run does not read the first's.
+        out: folder of results; what is found in its pictures/ and masks/ is no input, so that a second run does not
+            read the first's.
     """
     inputs, seen = Inputs(), set()
     for argument in arguments:
@@ -91,17 +92,17 @@ def _pictures_of(argument: str, out: Path) -> tuple[list[str], str]:
             files += _pictures_in(Path(found), out)
         # A pattern with a plain suffix of its own is taken at its word: '*.dat' means those files.
         elif Path(found).suffix.lower() in SUFFIXES or Path(found).suffix == path.suffix:
-            files += [found] if not _is_inside(Path(found), out) else []
+            files += [found] if not _is_result(Path(found), out) else []
     return files, "no picture matches this pattern"
 
 
 def _pictures_in(folder: Path, out: Path) -> list[str]:
     files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    return [str(f) for f in sorted(files) if not _is_inside(f, out)]
+    return [str(f) for f in sorted(files) if not _is_result(f, out)]
 
 
-def _is_inside(file: Path, folder: Path) -> bool:
-    return folder in file.resolve().parents
+def _is_result(file: Path, out: Path) -> bool:
+    return not {out / "pictures", out / "masks"}.isdisjoint(file.resolve().parents)
 
 
 def _safe(name: str) -> str:

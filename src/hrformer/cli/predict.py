@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,9 @@ from hrformer.predict.segment import SegmentationPredictor
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+TERMINATED = 143
+"""Exit code after SIGTERM."""
+
 _TASKS: dict[type[PredictArguments], type[AnyPredictor]] = {
     PoseArguments: PosePredictor,
     SegmentArguments: SegmentationPredictor,
@@ -43,7 +50,7 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         typed: the command line as typed, to say how to go on after Ctrl-C.
 
     Returns:
-        0; 1 if some inputs could not be read; 130 after Ctrl-C.
+        0; 1 if some inputs could not be read or predicted; 130 after Ctrl-C; 143 after SIGTERM.
 
     Raises:
         ValueError: no pictures, weights for another task, or options that do not fit together.
@@ -66,20 +73,55 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     for setting, text in predictor.report.assumed.items() if predictor.report else ():
         note(f"assumed: {setting} {text}")
     try:
-        done = _work(predictor, todo, options, output)
-    except KeyboardInterrupt:
+        with _terminable():
+            done = _work(predictor, todo, options, output)
+    except KeyboardInterrupt as stop:
         output.flush()
         resume = shlex.join(["hrformer", *typed, *([] if arguments.resume else ["--resume"])])
         finished = sum(output.has(file) for file in inputs.files)
         note(f"interrupted: {finished} of {len(inputs.files)} pictures are done, results in {arguments.out}")
         note(f"to go on: {resume}")
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
     except BaseException:
         output.flush()
         raise
     output.flush()
     _report(arguments, output, done, skipped=len(inputs.files) - len(todo))
-    return 1 if output.unreadable else 0
+    return 1 if output.unreadable or output.failed else 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM ends the work as Ctrl-C does; without effect outside the main thread."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Within it nothing reaches descriptor 2: libjpeg writes there about damaged files, past OpenCV's log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _checked_inputs(arguments: PredictArguments) -> Inputs:
@@ -146,14 +188,16 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
         def readable() -> Iterator[LoadedImage]:
             for file in files:
                 try:
-                    yield load_image(file)
+                    with _silent_libraries():
+                        image = load_image(file)
+                    yield image
                 except ImageError as error:
                     output.unreadable[file] = str(error).removeprefix(f"{file}: ")
                     progress.advance(bar)
 
         for result in predictor.stream(readable(), **options):
             output.add(result)
-            done += 1
+            done += result.path not in output.failed
             progress.advance(bar)
     return done
 
@@ -174,7 +218,8 @@ def _report(arguments: PredictArguments, output: OutputFolder, done: int, skippe
         say(f"annotated pictures: {output.folder / 'pictures'}")
     if isinstance(arguments, SegmentArguments):
         say(f"masks of class ids: {output.folder / 'masks'}")
-    if output.unreadable:
-        note(f"could not be read ({len(output.unreadable)}):")
-        for name, reason in output.unreadable.items():
+    for what, reasons in (("could not be read", output.unreadable), ("failed", output.failed)):
+        if reasons:
+            note(f"{what} ({len(reasons)}):")
+        for name, reason in reasons.items():
             note(f"  {name}: {reason}")
