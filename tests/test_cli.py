@@ -162,6 +162,23 @@ def test_interrupt_and_resume(photos: Path, weights: dict[str, str], capfd, monk
     assert "cannot go on" in capfd.readouterr().err
 
 
+def test_odd_names_links_and_special_files_are_named(photos: Path, weights: dict[str, str], capfd) -> None:
+    Path(os.fsdecode(b"a/new\xe9.png")).write_bytes(Path("a/x.png").read_bytes())
+    Path(os.fsdecode(b"a/bad\xe9.png")).write_bytes(b"")
+    os.mkfifo("a/fifo.png")
+    Path("a/broken.png").symlink_to("nowhere")
+    Path("a/loop.png").symlink_to("loop.png")
+    command = ["predict", "classify", "a", "--weights", weights["classify"], "--out", "out"]
+    assert main(command) == 1
+    said = capfd.readouterr()
+    assert "2 pictures predicted" in said.out
+    for reason in ("broken.png: no such file", "loop.png: Too many", "fifo.png: is a pipe", "\\udce9.png: the file is"):
+        assert reason in said.err
+    assert set(images("out")) == {"x.png", os.fsdecode(b"new\xe9.png")}
+    assert main([*command, "--resume"]) == 1
+    assert "0 pictures predicted, 2 had been done before" in capfd.readouterr().out
+
+
 def test_sigterm_keeps_what_is_done(photos: Path, weights: dict[str, str], capfd, monkeypatch) -> None:
     add = OutputFolder.add
 

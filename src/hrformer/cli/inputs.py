@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
         if not files:
             inputs.missing[argument] = reason
         for file in files:
-            identity = file if is_url(file) else str(Path(file).resolve())
+            identity = file if is_url(file) else os.path.realpath(file)
             if identity not in seen:
                 seen.add(identity)
                 inputs.files.append(file)
@@ -97,12 +98,12 @@ def _pictures_of(argument: str, out: Path) -> tuple[list[str], str]:
 
 
 def _pictures_in(folder: Path, out: Path) -> list[str]:
-    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and not f.is_dir())
     return [str(f) for f in sorted(files) if not _is_result(f, out)]
 
 
 def _is_result(file: Path, out: Path) -> bool:
-    return not {out / "pictures", out / "masks"}.isdisjoint(file.resolve().parents)
+    return not {out / "pictures", out / "masks"}.isdisjoint(Path(os.path.realpath(file)).parents)
 
 
 def _safe(name: str) -> str:

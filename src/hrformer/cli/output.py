@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from itertools import count
@@ -147,7 +148,7 @@ class OutputFolder:
 
 def _identity(source: str) -> str:
     """The same for one picture however it is typed."""
-    return source if is_url(source) else str(Path(source).resolve())
+    return source if is_url(source) else os.path.realpath(source)
 
 
 def _is_finite(result: Result) -> bool:

@@ -156,11 +156,15 @@ def _read(name: str) -> bytes:
         return _download(name)
     path = Path(name).expanduser()
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
         return path.read_bytes()
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
