@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +25,7 @@ from hrformer.models.model import TASKS
 from hrformer.models.registry import list_weights
 from hrformer.models.zoo import create_model, list_models
 from hrformer.predict.predictors import load
+from hrformer.predict.results import Classification, Keypoints
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,67 @@ def test_interrupt_and_resume(photos: Path, weights: dict[str, str], capfd, monk
     Path("my out/images.json").write_text("{")
     assert main(resume[1:]) == 2
     assert "cannot go on" in capfd.readouterr().err
+
+
+def test_odd_names_links_and_special_files_are_named(photos: Path, weights: dict[str, str], capfd) -> None:
+    Path(os.fsdecode(b"a/new\xe9.png")).write_bytes(Path("a/x.png").read_bytes())
+    Path(os.fsdecode(b"a/bad\xe9.png")).write_bytes(b"")
+    os.mkfifo("a/fifo.png")
+    Path("a/broken.png").symlink_to("nowhere")
+    Path("a/loop.png").symlink_to("loop.png")
+    command = ["predict", "classify", "a", "--weights", weights["classify"], "--out", "out"]
+    assert main(command) == 1
+    said = capfd.readouterr()
+    assert "2 pictures predicted" in said.out
+    for reason in ("broken.png: no such file", "loop.png: Too many", "fifo.png: is a pipe", "\\udce9.png: the file is"):
+        assert reason in said.err
+    assert set(images("out")) == {"x.png", os.fsdecode(b"new\xe9.png")}
+    assert main([*command, "--resume"]) == 1
+    assert "0 pictures predicted, 2 had been done before" in capfd.readouterr().out
+
+
+def test_sigterm_keeps_what_is_done(photos: Path, weights: dict[str, str], capfd, monkeypatch) -> None:
+    add = OutputFolder.add
+
+    def add_and_end(self: OutputFolder, result: object) -> None:
+        add(self, result)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(OutputFolder, "add", add_and_end)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        command = ["predict", "classify", "a", "b", "--weights", weights["classify"], "--batch-size", "1"]
+        assert main(command) == 143
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "interrupted: 1 of 4 pictures are done" in capfd.readouterr().err
+    assert len(records("predictions")) == 1
+
+
+@pytest.mark.parametrize("task", ["pose", "classify"])
+def test_results_with_nan_are_named_and_the_rest_is_kept(task: str, photos: Path, weights, capfd, monkeypatch) -> None:
+    add = OutputFolder.add
+
+    def add_nan(self: OutputFolder, result: Classification | Keypoints) -> None:
+        bad = {"keypoints": result.keypoints * np.nan} if task == "pose" else {"probabilities": (float("nan"),)}
+        add(self, replace(result, **bad) if result.path == "b/x.jpg" else result)
+
+    monkeypatch.setattr(OutputFolder, "add", add_nan)
+    assert main(["predict", task, "a/x.png", "b/x.jpg", "--weights", weights[task], "--out", "out"]) == 1
+    said = capfd.readouterr()
+    assert "1 pictures predicted" in said.out
+    assert "failed (1):\n  b/x.jpg: the network answered NaN or infinity" in said.err
+    assert list(images("out")) == ["x.png"]
+    assert list(json.loads(Path("out/images.json").read_text())["failed"]) == ["b/x.jpg"]
+
+
+def test_remarks_of_libjpeg_stay_off_the_terminal(photos: Path, weights: dict[str, str], capfd) -> None:
+    data = bytearray(Path("b/x.jpg").read_bytes())
+    data[-200:-100] = b"\xff\x7f" * 50
+    Path("odd.jpg").write_bytes(data)
+    main(["predict", "classify", "odd.jpg", "--weights", weights["classify"], "--out", "out"])
+    assert "Corrupt JPEG" not in capfd.readouterr().err
 
 
 def test_results_so_far_survive_an_error(photos: Path, weights: dict[str, str], capfd, monkeypatch) -> None:
@@ -294,7 +359,11 @@ def test_inputs(photos: Path) -> None:
     expected = ["b/x.jpg", "a/x.png", "b/broken.jpg", "https://example.org/p?q", "b/c/y.bmp"]
     assert found.files == expected
     assert found.missing == {"no": "no such file or folder", "*.tif": "no picture matches this pattern"}
-    assert expand(["."], photos / "b").files == ["a/x.png"]
+    # A folder of results may hold the input; only the results in it are left out.
+    Path("b/masks").mkdir()
+    Path("b/masks/x.png").write_bytes(Path("a/x.png").read_bytes())
+    assert expand(["."], photos / "b").files == ["a/x.png", "b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
+    assert expand(["b"], photos / "b").files == ["b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
     Path("odd[1].png").write_bytes(Path("a/x.png").read_bytes())
     Path("picture.dat").write_bytes(b"")
     assert expand(["odd[1].png", "*.dat", "picture.dat"], Path("out")).files == ["odd[1].png", "picture.dat"]

@@ -97,9 +97,59 @@ def test_collections_and_batches(noise: np.ndarray, tmp_path: Path) -> None:
     assert not is_single([file])
 
 
+DEEP = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+RGBA = np.random.default_rng(1).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "kind", "tolerance"),
+    [
+        *((Image.fromarray(DEEP), kind, 0) for kind in ("PNG", "TIFF", "PPM")),
+        (Image.fromarray(DEEP.astype(np.int32)), "TIFF", 0),
+        (Image.fromarray((DEEP / 65535).astype(np.float32)), "TIFF", 0),
+        *((Image.fromarray(RGBA).convert(mode), "TIFF", 0) for mode in ("1", "LA", "RGBA", "CMYK", "YCbCr")),
+        *((Image.fromarray(RGBA).convert("RGB").convert(mode), "PNG", 0) for mode in ("1", "LA", "P")),
+        (Image.fromarray(RGBA).convert("CMYK"), "JPEG", 1),
+    ],
+    ids=lambda value: getattr(value, "mode", str(value)),
+)
+def test_path_bytes_and_pil_agree(picture: Image.Image, kind: str, tolerance: int, tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    picture.save(file, kind)
+    pixels = load_image(file).pixels
+    assert np.array_equal(load_image(file.read_bytes()).pixels, pixels)
+    with Image.open(file) as opened:
+        assert np.abs(load_image(opened).pixels.astype(int) - pixels).max() <= tolerance
+    if picture.mode.startswith("I"):
+        assert np.array_equal(pixels[:, :, 0], DEEP >> 8)
+
+
+def test_sixteen_bits_bool_and_premultiplied_values_are_scaled() -> None:
+    grey = np.stack([DEEP >> 8] * 3, axis=2)
+    for form in (
+        DEEP,
+        DEEP.astype(">u2"),
+        torch.from_numpy(DEEP),
+        Image.frombytes("I;16B", (256, 256), DEEP.byteswap()),
+    ):
+        assert np.array_equal(load_image(form).pixels, grey)
+    assert np.array_equal(load_image(DEEP > 9).pixels[0, 8:12, 0], [0, 0, 255, 255])
+    assert load_image(Image.new("RGBA", (2, 2), (200, 100, 0, 128)).convert("RGBa")).pixels[0, 0, 0] in (199, 200, 201)
+    assert load_image(Image.new("LA", (2, 2), (200, 128)).convert("La")).pixels[0, 0, 0] in (199, 200, 201)
+
+
+def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 200, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(ImageError, match=r"x.tif: .*lie in \[0, 1\], got values from 200"):
+        load_image(tmp_path / "x.tif")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (Image.fromarray(np.full((4, 4), -1, np.int32)), "0 to 65535, got -1"),
+        (Image.fromarray(np.full((4, 4), np.nan, np.float32)), r"lie in \[0, 1\]"),
+        (b"hello", "bytes: not a picture"),
         (np.zeros((4, 4, 3)) + 255.0, r"lie in \[0, 1\], got values from 255 to 255"),
         (np.full((4, 4, 3), np.nan), r"lie in \[0, 1\]"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8"),

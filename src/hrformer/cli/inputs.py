@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,11 +19,13 @@ class Inputs:
 
     Attributes:
         files: paths and URLs, each once, in the order given; those of folders and patterns sorted by name.
-        missing: arguments that led to no picture, with the reason.
+        missing: arguments that led to no picture, and entries of folders that cannot be read, with the reason.
+        left_out: files in folders whose endings are not those of pictures.
     """
 
     files: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def expand(arguments: Iterable[str], out: Path) -> Inputs:
@@ -30,15 +33,16 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
 
     Args:
         arguments: as typed.
-        out: folder of results; nothing found inside it counts as input, so that a second run does not read the first's.
+        out: folder of results; what is found in its pictures/ and masks/ is no input, so that a second run does not
+            read the first's.
     """
     inputs, seen = Inputs(), set()
     for argument in arguments:
-        files, reason = _pictures_of(argument, out.resolve())
+        files, reason = _pictures_of(argument, out.resolve(), inputs)
         if not files:
             inputs.missing[argument] = reason
         for file in files:
-            identity = file if is_url(file) else str(Path(file).resolve())
+            identity = file if is_url(file) else os.path.realpath(file)
             if identity not in seen:
                 seen.add(identity)
                 inputs.files.append(file)
@@ -74,13 +78,13 @@ class OutputNames:
         return name
 
 
-def _pictures_of(argument: str, out: Path) -> tuple[list[str], str]:
+def _pictures_of(argument: str, out: Path, inputs: Inputs) -> tuple[list[str], str]:
     """Pictures and, in case there are none, why."""
     if is_url(argument):
         return [argument], ""
     path = Path(argument).expanduser()
     if path.is_dir():
-        return _pictures_in(path, out), "no pictures in this folder"
+        return _pictures_in(path, out, inputs), "no pictures in this folder"
     if path.exists():
         return [str(path)], ""
     if not glob.has_magic(argument):
@@ -88,20 +92,38 @@ def _pictures_of(argument: str, out: Path) -> tuple[list[str], str]:
     files: list[str] = []
     for found in sorted(glob.glob(str(path), recursive=True)):
         if Path(found).is_dir():
-            files += _pictures_in(Path(found), out)
+            files += _pictures_in(Path(found), out, inputs)
         # A pattern with a plain suffix of its own is taken at its word: '*.dat' means those files.
         elif Path(found).suffix.lower() in SUFFIXES or Path(found).suffix == path.suffix:
-            files += [found] if not _is_inside(Path(found), out) else []
+            files += [found] if not _is_result(Path(found), out) else []
     return files, "no picture matches this pattern"
 
 
-def _pictures_in(folder: Path, out: Path) -> list[str]:
-    files = (f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    return [str(f) for f in sorted(files) if not _is_inside(f, out)]
+def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
+    """Pictures of a folder and those in it, sorted; what is passed over is noted in ``inputs``."""
+
+    def unreadable(error: OSError) -> None:
+        inputs.missing[str(error.filename)] = error.strerror or str(error)
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=unreadable):
+        for name in folders:
+            if os.path.islink(entry := os.path.join(place, name)):
+                inputs.missing[entry] = "a link to a folder; give the folder itself to have it searched"
+        for entry in (Path(place, name) for name in files):
+            if _is_result(entry, out):
+                continue
+            if entry.suffix.lower() in SUFFIXES:
+                found.append(entry)
+            elif entry.exists() and not entry.is_file():
+                inputs.missing[str(entry)] = "is a pipe, socket or device"
+            elif place != str(out):
+                inputs.left_out.append(str(entry))
+    return [str(file) for file in sorted(found)]
 
 
-def _is_inside(file: Path, folder: Path) -> bool:
-    return folder in file.resolve().parents
+def _is_result(file: Path, out: Path) -> bool:
+    return not {out / "pictures", out / "masks"}.isdisjoint(Path(os.path.realpath(file)).parents)
 
 
 def _safe(name: str) -> str:

@@ -13,20 +13,25 @@ from rich.console import Console
 def say(text: str) -> None:
     """Print a line of the result as it is, neither wrapped nor coloured."""
     if process_number() == 0:
-        Console().print(text, markup=False, highlight=False, soft_wrap=True)
+        Console().print(_printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Print a line about the work itself."""
     if process_number() == 0:
-        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(_printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(text: str) -> None:
     """Print an error, with the process it happened in where there are others."""
     number = process_number()
     where = f"process {number}: " if number else ""
-    Console(stderr=True).print(f"{where}error: {text}", markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(_printable(f"{where}error: {text}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """With escapes for the bytes of file names that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def wide_console() -> Console:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hrformer.cli.inputs import OutputNames, is_url
 from hrformer.predict.files import write_json, write_picture
-from hrformer.predict.results import Keypoints, Result, Segmentation
+from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
 
 _FLUSH_SECONDS = 30.0
 """How long finished results may exist in memory only."""
@@ -21,7 +24,8 @@ class OutputFolder:
     """Writes results as they come.
 
     ``predictions.json`` holds the results, ``images.json`` file name, image id, size and result files of each
-    picture; ``pictures/`` the drawings, and ``masks/`` the class ids of segmentation.
+    picture, and under ``unreadable`` and ``failed`` the others with the reason; ``pictures/`` the drawings, and
+    ``masks/`` the class ids of segmentation.
 
     Args:
         folder: made if absent.
@@ -38,6 +42,7 @@ class OutputFolder:
         self.folder, self.run, self.pictures = folder, run, pictures
         self.images_file, self.predictions_file = folder / "images.json", folder / "predictions.json"
         self.unreadable: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._predictions: dict[int, list[dict[str, Any]]] = {}
         self._planned: dict[str, tuple[int, str]] = {}
@@ -72,12 +77,15 @@ class OutputFolder:
             self._planned[_identity(source)] = (ids.get(source) or next(free), names.choose(source))
 
     def add(self, result: Result) -> None:
-        """Write the files of one result and take note of it.
+        """Write the files of one result and take note of it; one with NaN or infinity counts as failed.
 
         Raises:
             OSError: a file cannot be written.
         """
         assert result.path is not None
+        if not _is_finite(result):
+            self.failed[result.path] = "the network answered NaN or infinity"
+            return
         identity = _identity(result.path)
         row = self._rows.get(identity)
         image_id, name = (row["id"], row["name"]) if row else self._planned[identity]
@@ -111,7 +119,9 @@ class OutputFolder:
         rows = sorted(self._rows.values(), key=lambda row: str(row["source"]))
         write_json(self.predictions_file, [record for row in rows for record in self._predictions[row["id"]]])
         # Written last: a picture counts as done only if it is listed here.
-        write_json(self.images_file, {"run": self.run, "images": rows, "unreadable": self.unreadable})
+        write_json(
+            self.images_file, {"run": self.run, "images": rows, "unreadable": self.unreadable, "failed": self.failed}
+        )
         self._flushed = time.monotonic()
         # Long lists take long to write; spend at most a twentieth of the time on it.
         self._pause = max(_FLUSH_SECONDS, 20 * (self._flushed - start))
@@ -138,7 +148,13 @@ class OutputFolder:
 
 def _identity(source: str) -> str:
     """The same for one picture however it is typed."""
-    return source if is_url(source) else str(Path(source).resolve())
+    return source if is_url(source) else os.path.realpath(source)
+
+
+def _is_finite(result: Result) -> bool:
+    if isinstance(result, Keypoints):
+        return bool(np.isfinite(result.keypoints).all() and np.isfinite(result.scores).all())
+    return not isinstance(result, Classification) or bool(np.isfinite(result.probabilities).all())
 
 
 def _records(result: Result, image_id: int, mask: str) -> list[dict[str, Any]]:

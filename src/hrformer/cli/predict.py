@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import shlex
+import signal
+import sys
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +35,9 @@ from hrformer.predict.segment import SegmentationPredictor
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
+TERMINATED = 143
+"""Exit code after SIGTERM."""
+
 _TASKS: dict[type[PredictArguments], type[AnyPredictor]] = {
     PoseArguments: PosePredictor,
     SegmentArguments: SegmentationPredictor,
@@ -43,7 +53,7 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         typed: the command line as typed, to say how to go on after Ctrl-C.
 
     Returns:
-        0; 1 if some inputs could not be read; 130 after Ctrl-C.
+        0; 1 if some inputs could not be read or predicted; 130 after Ctrl-C; 143 after SIGTERM.
 
     Raises:
         ValueError: no pictures, weights for another task, or options that do not fit together.
@@ -58,6 +68,8 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     run = {"task": predictor.task, "weights": arguments.weights} | _recorded(arguments)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
+    if inputs.left_out:
+        note(f"{len(inputs.left_out)} files do not end as pictures do and are left out, such as {inputs.left_out[0]}")
     todo = [file for file in inputs.files if not (arguments.resume and output.has(file))]
     output.plan(inputs.files)
     # OpenCV's own remarks on broken files would tear the progress bar; the list at the end names them.
@@ -66,20 +78,55 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     for setting, text in predictor.report.assumed.items() if predictor.report else ():
         note(f"assumed: {setting} {text}")
     try:
-        done = _work(predictor, todo, options, output)
-    except KeyboardInterrupt:
+        with _terminable():
+            done = _work(predictor, todo, options, output)
+    except KeyboardInterrupt as stop:
         output.flush()
         resume = shlex.join(["hrformer", *typed, *([] if arguments.resume else ["--resume"])])
         finished = sum(output.has(file) for file in inputs.files)
         note(f"interrupted: {finished} of {len(inputs.files)} pictures are done, results in {arguments.out}")
         note(f"to go on: {resume}")
-        return INTERRUPTED
+        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
     except BaseException:
         output.flush()
         raise
     output.flush()
     _report(arguments, output, done, skipped=len(inputs.files) - len(todo))
-    return 1 if output.unreadable else 0
+    return 1 if output.unreadable or output.failed else 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it SIGTERM ends the work as Ctrl-C does; without effect outside the main thread."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Within it nothing reaches descriptor 2: libjpeg writes there about damaged files, past OpenCV's log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _checked_inputs(arguments: PredictArguments) -> Inputs:
@@ -142,19 +189,41 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
     done = 0
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("pictures", total=len(files))
+        queue, unanswered = deque(files), deque[str]()
+        alone: set[str] = set()
 
         def readable() -> Iterator[LoadedImage]:
-            for file in files:
+            while queue and not (unanswered and (queue[0] in alone or unanswered[0] in alone)):
+                file = queue.popleft()
                 try:
-                    yield load_image(file)
+                    with _silent_libraries():
+                        image = load_image(file)
                 except ImageError as error:
                     output.unreadable[file] = str(error).removeprefix(f"{file}: ")
                     progress.advance(bar)
+                    continue
+                unanswered.append(file)
+                yield image
 
-        for result in predictor.stream(readable(), **options):
-            output.add(result)
-            done += 1
-            progress.advance(bar)
+        while queue:
+            try:
+                for result in predictor.stream(readable(), **options):
+                    unanswered.remove(str(result.path))
+                    output.add(result)
+                    done += result.path not in output.failed
+                    progress.advance(bar)
+            except OSError:
+                raise
+            except Exception as error:
+                if not unanswered:
+                    raise
+                if len(unanswered) == 1:
+                    output.failed[unanswered[0]] = str(error) or type(error).__name__
+                    progress.advance(bar)
+                else:  # one of a batch: each goes alone, to find out which
+                    alone.update(unanswered)
+                    queue.extendleft(reversed(unanswered))
+                unanswered.clear()
     return done
 
 
@@ -168,13 +237,24 @@ class Rate(ProgressColumn):
 
 def _report(arguments: PredictArguments, output: OutputFolder, done: int, skipped: int) -> None:
     already = f", {skipped} had been done before" if skipped else ""
-    say(f"{done} pictures predicted{already}")
+    say(f"{done} pictures predicted{already}; peak memory {_peak_memory() / 1e9:.1f} GB")
     say(f"results: {output.predictions_file}; file names and image ids: {output.images_file}")
     if arguments.pictures:
         say(f"annotated pictures: {output.folder / 'pictures'}")
     if isinstance(arguments, SegmentArguments):
         say(f"masks of class ids: {output.folder / 'masks'}")
-    if output.unreadable:
-        note(f"could not be read ({len(output.unreadable)}):")
-        for name, reason in output.unreadable.items():
+    for what, reasons in (("could not be read", output.unreadable), ("failed", output.failed)):
+        if reasons:
+            note(f"{what} ({len(reasons)}):")
+        for name, reason in reasons.items():
             note(f"  {name}: {reason}")
+
+
+def _peak_memory() -> float:
+    """Most bytes that this process has held; NaN where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

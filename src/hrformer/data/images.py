@@ -24,7 +24,11 @@ URL_TIMEOUT = 30.0
 SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .avif".split())
 """File endings taken for pictures when a folder is searched; a file named outright is always tried."""
 
-Picture: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[np.generic] | torch.Tensor | LoadedImage"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+"""What Pillow raises on pictures it cannot read or convert."""
+
+Picture: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.generic] | torch.Tensor | LoadedImage"
 Pictures: TypeAlias = "Picture | Iterable[Picture]"
 
 
@@ -54,16 +58,18 @@ def is_single(source: Pictures) -> bool:
     """Whether ``source`` is one picture, to be answered by one result, and not a collection of them."""
     if isinstance(source, np.ndarray | torch.Tensor):
         return source.ndim != 4
-    return isinstance(source, str | PathLike | Image.Image | LoadedImage)
+    return isinstance(source, str | PathLike | bytes | Image.Image | LoadedImage)
 
 
 def load_images(source: Pictures) -> Iterator[LoadedImage]:
     """Decode pictures one after another, so that only those in use are in memory.
 
     Args:
-        source: a file name, an http(s) URL, a PIL image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in
-            RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more dimension in front, or any
-            iterable of these. Arrays and tensors are uint8, or floating point in [0, 1]. Transparency is dropped.
+        source: a file name, an http(s) URL, a file's bytes, a PIL image of any mode, an array (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4) in RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more
+            dimension in front, or any iterable of these. Arrays and tensors are uint8, uint16 (the upper byte is
+            used, as in files of 16 bits), bool, or floating point in [0, 1]. Transparency is dropped, and of several
+            frames the first is used.
 
     Raises:
         ImageError: a picture cannot be read, or an array is not one of the above.
@@ -74,7 +80,7 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
     if not isinstance(source, Iterable):
         raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
     for one in source:
-        yield load_image(one)
+        yield load_image(one)  # type: ignore[arg-type]
 
 
 def load_image(source: Picture) -> LoadedImage:
@@ -88,8 +94,10 @@ def load_image(source: Picture) -> LoadedImage:
     if isinstance(source, Image.Image):
         try:
             return LoadedImage(pixels=_from_pil(source))
-        except OSError as error:
+        except _DAMAGE as error:
             raise ImageError(f"PIL image: {error}") from error
+    if isinstance(source, bytes):
+        return LoadedImage(pixels=decode(source, "bytes"))
     if isinstance(source, torch.Tensor):
         return LoadedImage(pixels=_from_tensor(source))
     if isinstance(source, np.ndarray):
@@ -104,7 +112,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
     OpenCV decodes, as in the code that produced the published figures; Pillow takes over where OpenCV does not
-    know the format.
+    know the format, and for TIFF, of which OpenCV cuts floating point off at 0 and 255 and blends transparency.
 
     Args:
         data: contents of the file.
@@ -118,7 +126,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    bgr = None if _looks_cut_short(data) else _decode_by_opencv(data)
+    bgr = None if data[:4] in _TIFF or _looks_cut_short(data) else _decode_by_opencv(data)
     if bgr is not None:
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     try:
@@ -126,7 +134,7 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
             return _from_pil(image)
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture in a format known here") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
 
@@ -148,11 +156,15 @@ def _read(name: str) -> bytes:
         return _download(name)
     path = Path(name).expanduser()
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
         return path.read_bytes()
     except IsADirectoryError:
         raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -170,7 +182,17 @@ def _download(url: str) -> bytes:
 
 
 def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
-    return _from_array(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "I":
+        values = np.asarray(upright)
+        if values.size and not 0 <= values.min() <= values.max() <= 65535:
+            raise ImageError(f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}")
+        return _from_array(values.astype(np.uint16))
+    if upright.mode == "F" or upright.mode.startswith("I;16"):
+        return _from_array(np.asarray(upright))
+    if upright.mode in ("RGBa", "La"):
+        upright = upright.convert(upright.mode.upper())
+    return _from_array(np.asarray(upright.convert("RGB")))
 
 
 def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
@@ -196,8 +218,12 @@ def _from_array(array: NDArray[np.generic]) -> NDArray[np.uint8]:
         raise ImageError(f"the picture has no pixels: shape {array.shape}")
     if np.issubdtype(values.dtype, np.floating):
         values = _bytes_from_unit_range(values)
+    elif values.dtype == bool:
+        values = values * np.uint8(255)
+    elif values.dtype.newbyteorder("=") == np.uint16:
+        values = np.right_shift(values, 8)  # as OpenCV reads files of 16 bits
     elif values.dtype != np.uint8:
-        raise ImageError(f"picture values must be uint8, or floating point in [0, 1]; got {values.dtype}")
+        raise ImageError(f"picture values must be uint8, uint16, bool, or floating point in [0, 1]; got {values.dtype}")
     colour = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[:, :, :3]
     return np.ascontiguousarray(colour, dtype=np.uint8)
 

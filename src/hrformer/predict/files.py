@@ -26,8 +26,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON with a final newline."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    """Write JSON with a final newline; bytes of file names that are not UTF-8 become escapes that JSON reads back."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace"))
 
 
 def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteger]) -> None:

@@ -165,4 +165,6 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         """(B, h, w, 3) uint8 -> B times logits (C, h, w) on the model's device."""
         padded = pad_to_multiple(self._network_input(pixels), options.pad_multiple)
         logits = fuse_scales(lambda x: self.model(x).float(), padded, options.scales, options.flip)
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the network answered NaN or infinity")
         return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])
