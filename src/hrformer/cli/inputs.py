@@ -108,8 +108,8 @@ def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
     found: list[Path] = []
     for place, folders, files in os.walk(folder, onerror=unreadable):
         for name in folders:
-            if os.path.islink(entry := os.path.join(place, name)):
-                inputs.missing[entry] = "a link to a folder; give the folder itself to have it searched"
+            if os.path.islink(link := os.path.join(place, name)):
+                inputs.missing[link] = "a link to a folder; give the folder itself to have it searched"
         for entry in (Path(place, name) for name in files):
             if _is_result(entry, out):
                 continue
