@@ -145,6 +145,8 @@ class ConvertArguments(General):
     """Height and width of the input in pixels."""
     decoder: BorderRule | None = None
     """Pose: which published code decides about peaks beside the border."""
+    skeleton: Path | None = None
+    """Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number."""
 
 
 @dataclass(frozen=True, kw_only=True)

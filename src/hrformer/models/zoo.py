@@ -317,9 +317,9 @@ def create_model(
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)} or None, got {task!r}")
-    if skeleton is not None and task != "pose":
-        raise ValueError(f"a skeleton is for task 'pose', not {task!r}")
     if skeleton is not None:
+        if task != "pose":
+            raise ValueError(f"a skeleton is for task 'pose', not {task!r}")
         skeleton = read_skeleton(skeleton, num_keypoints)
         num_keypoints = skeleton.num_keypoints
     count = _num_outputs(task, num_classes, num_keypoints)

@@ -108,11 +108,11 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
             **options: fields of ``SegmentationOptions``.
         """
         opts = self._merged(options)
-        jobs = ((image, self._parts(image, opts)) for image in load_images(images))
-        for image, logits in run_in_batches(jobs, lambda x: self._run(x, opts), opts.batch_size):
+        jobs = (self._job(image, opts) for image in load_images(images))
+        for (image, tile), logits in run_in_batches(jobs, lambda x: self._run(x, opts), opts.batch_size):
             yield Segmentation(
                 image=image.pixels,
-                mask=label_map(logits[0], image.size) if logits else self._in_tiles(image, opts),
+                mask=label_map(logits[0], image.size) if tile is None else self._in_tiles(image, tile, opts),
                 class_names=self.info.class_names,
                 palette=self.info.palette,
                 path=image.path,
@@ -133,18 +133,24 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         side = max(int(side) // 32 * 32, _SMALLEST_TILE)
         return side, side
 
-    def _parts(self, image: LoadedImage, options: SegmentationOptions) -> list[Tensor]:
-        """The network input as one part of a batch; none for a picture that goes in tiles."""
+    def _job(
+        self, image: LoadedImage, options: SegmentationOptions
+    ) -> tuple[tuple[LoadedImage, tuple[int, int] | None], list[Tensor]]:
+        """A picture with its tile, and what of it joins a batch: the whole, or nothing where it goes in tiles."""
         width, height = self._size(image, options)
-        return [] if self.tile_for((height, width), options) else [torch.tensor(self._prepare(image, options))]
+        tile = self.tile_for((height, width), options)
+        return (image, tile), [torch.tensor(self._prepare(image, options))] if tile is None else []
 
     @torch.inference_mode()
-    def _in_tiles(self, image: LoadedImage, options: SegmentationOptions) -> NDArray[np.unsignedinteger]:
+    def _in_tiles(
+        self, image: LoadedImage, tile: tuple[int, int], options: SegmentationOptions
+    ) -> NDArray[np.unsignedinteger]:
         pixels = torch.from_numpy(self._prepare(image, options))
-        size = (pixels.shape[0], pixels.shape[1])
-        tile = self.tile_for(size, options) or size
         ids = blend_windows(
-            lambda y0, x0, y1, x1: self._run(pixels[None, y0:y1, x0:x1], options)[0], size, tile, image.size
+            lambda y0, x0, y1, x1: self._run(pixels[None, y0:y1, x0:x1], options)[0],
+            (pixels.shape[0], pixels.shape[1]),
+            tile,
+            image.size,
         )
         return smallest_ids(ids, self.info.num_classes)
 
