@@ -20,7 +20,7 @@ from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
-from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, pair_with_images
+from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
 from hrformer.predict.detector import PersonDetector
 from hrformer.predict.results import Keypoints
 
@@ -145,9 +145,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
             for image in images:
-                found, scores = finder(image.pixels)
-                kept = scores >= options.box_threshold
-                yield image, PersonBoxes(boxes=found[kept], scores=scores[kept], compete=True)
+                yield image, found_boxes(finder(image.pixels), options.box_threshold)
         else:
             yield from pair_with_images(images, boxes, box_scores)
 
