@@ -35,6 +35,19 @@ _HRNET_OCR = (
     (r"aux_head\.1\.0\.", "aux_head.1."),
     (r"aux_head\.2\.", "aux_head.3."),
 )
+_MMSEG = (
+    (r"head\.last_layer\.3\.", "decode_head.conv_seg."),
+    (r"head\.last_layer\.", "decode_head.convs."),
+    (r"head\.aux\.3\.", "decode_head.0.conv_seg."),
+    (r"head\.aux\.", "decode_head.0.convs."),
+    (r"head\.pixel\.", "decode_head.1.bottleneck."),
+    (r"head\.classifier\.", "decode_head.1.conv_seg."),
+    (r"head\.attention\.pixel\.", "decode_head.1.object_context_block.query_project."),
+    (r"head\.attention\.object\.", "decode_head.1.object_context_block.key_project."),
+    (r"head\.attention\.value\.", "decode_head.1.object_context_block.value_project."),
+    (r"head\.attention\.up\.", "decode_head.1.object_context_block.out_project."),
+    (r"head\.merge\.", "decode_head.1.object_context_block.bottleneck."),
+)
 
 
 def _rename(name: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -92,6 +105,23 @@ def hrnet(state: State) -> State:
             key = _rename(_ocr_name(key), _HRNET_OCR)
         plain[key.removeprefix("backbone.").removeprefix("head.")] = value
     return plain
+
+
+def mmsegmentation(state: State) -> State:
+    """mmsegmentation: FCN and OCR heads on HRNet, whose convolutions before a BN have no bias."""
+    result: State = {}
+    for name, value in state.items():
+        key = name.replace(".fuse.paths.", ".fuse_layers.")
+        if key.startswith("head."):
+            key = _rename(key, _MMSEG)
+            if "conv_seg" not in key:
+                if key.endswith(".0.bias"):
+                    continue
+                nested = {"0": "0.conv", "1": "0.bn", "3": "1.conv", "4": "1.bn"}
+                alone = not re.search(r"convs|query|key", key)
+                key = re.sub(r"\.([0134])(?=\.\w+$)", lambda m: f".{nested[m[1]][2 * alone :]}", key)  # noqa: B023
+        result[key] = value
+    return result
 
 
 def random_state(state: State) -> State:

@@ -341,6 +341,12 @@ def test_classes_in_a_table(small_sets: Path, here: Path) -> None:
     line = ["eval", "cifar10_5k_tiny", "--data.root", str(small_sets), "--predictions", "classes.json"]
     assert main(line) == 0
     assert scores("evaluation")["scores"]["top1"] == 1.0
+    # What is only scored needs no schedule.
+    data = {"root": str(small_sets), "train": "cifar10/train", "val": "cifar10/val"}
+    Path("mine.json").write_text(json.dumps({"task": "classification", "data": data}))
+    assert main(["eval", "mine.json", "--predictions", "classes.json", "--out", "again"]) == 0
+    assert scores("again")["scores"]["top1"] == 1.0
+    assert main(["train", "mine.json"]) == 2
 
 
 @pytest.mark.slow

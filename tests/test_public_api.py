@@ -25,7 +25,7 @@ PUBLIC = [
 
 # Parameters as called; types and values of defaults may grow, names, order and kind may not change.
 SIGNATURES = {
-    "create_model": "name, task=, *, num_classes=, num_keypoints=, window_size=, **options",
+    "create_model": "name, task=, *, num_classes=, num_keypoints=, window_size=, skeleton=, **options",
     "list_models": "",
     "load": "name_or_path, device=, *, dtype=, fast=, **overrides",
     "optimize": "model, *, backend=, threads=, precision=, cache=",

@@ -17,6 +17,7 @@ from hrformer.geometry.tiles import (
     MS3,
     MS6,
     MS7,
+    blend_windows,
     fuse_scales,
     fuse_windows,
     label_map,
@@ -175,3 +176,29 @@ def test_label_map_is_the_same_in_chunks_and_by_opencv(monkeypatch: pytest.Monke
     assert np.array_equal(whole[clear], enlarged.argmax(2)[clear])
     assert label_map(torch.randn(300, 4, 4), (4, 4)).dtype == np.uint16
     assert label_map(torch.zeros(3, 4, 4), (9, 9)).max() == 0
+
+
+@pytest.mark.parametrize("picture", [(70, 50), (140, 90), (33, 21)])
+@pytest.mark.parametrize("window", [(16, 24), (50, 70), (1, 3), (64, 8)])
+def test_windows_give_the_classes_of_the_whole(
+    picture: tuple[int, int], window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "_CHUNK_ELEMENTS", 2000)
+    logits = torch.randn(5, 50, 70)
+    labels = blend_windows(lambda y0, x0, y1, x1: logits[:, y0:y1, x0:x1], (50, 70), window, picture)
+    assert labels.shape == (picture[1], picture[0])
+    assert (labels.numpy() != label_map(logits, picture)).mean() < 1e-3
+
+
+def test_a_window_counts_less_towards_its_edge() -> None:
+    seen = []
+
+    def window(y0: int, x0: int, y1: int, x1: int) -> torch.Tensor:
+        seen.append((x0, x1))
+        wanted = 1.0 if x0 == 0 else -1.0
+        return torch.stack([torch.full((y1 - y0, x1 - x0), wanted), torch.zeros(y1 - y0, x1 - x0)])
+
+    labels = blend_windows(window, (4, 28), (4, 16), (28, 4))
+    assert seen == [(0, 16), (12, 28)]
+    assert (labels[:, :14] == 0).all()
+    assert (labels[:, 14:] == 1).all()

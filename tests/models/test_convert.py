@@ -199,8 +199,32 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
     save_checkpoint(create_model(NANO, "segmentation"), tmp_path / "seg.safetensors")
     with pytest.raises(ValueError, match="mmpose has no model for hrformer_nano with task segmentation"):
         convert_checkpoint(tmp_path / "seg.safetensors", tmp_path / "x.pth", to="mmpose")
-    with pytest.raises(CheckpointError, match="random values in head"):
+    with pytest.raises(CheckpointError, match="no weights for head of a model for pose"):
         convert_checkpoint(tmp_path / "seg.safetensors", tmp_path / "x.safetensors", task="pose")
     with pytest.raises(FileNotFoundError):
         convert_checkpoint(tmp_path / "nothing.pth", tmp_path / "x.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["seg.safetensors"]
+
+
+@pytest.mark.parametrize("options", [{"head": "fcn"}, {"aux": "hrnet"}])
+def test_mmsegmentation(options: dict[str, str], tmp_path: Path) -> None:
+    made = create_model("hrnet_w18", "segmentation", num_classes=150, upsample="bilinear", **options).eval()
+    made.load_state_dict(random_state(made.state_dict()))
+    for module in (m for m in made.head.modules() if isinstance(m, torch.nn.Sequential)):  # type: ignore[union-attr]
+        if len(module) > 1 and module[0].bias is not None:
+            torch.nn.init.zeros_(module[0].bias)
+    state = layouts.mmsegmentation(made.state_dict())
+    model, report = load_model({"state_dict": state | {"auxiliary_head.conv_seg.bias": torch.zeros(150)}})
+    assert report.format == "mmsegmentation"
+    assert not report.fresh
+    assert not report.unexpected
+    head: Any = model.head
+    assert not head.align_corners
+    assert (model.info.input_spec.channel_order, model.info.input_spec.size) == ("RGB", (512, 512))
+    again, _ = load_model(save_checkpoint(model, tmp_path / "x.safetensors"))
+    x = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        assert torch.equal(model(x), made(x))
+        assert torch.equal(again(x), made(x))
+    with pytest.raises(CheckpointError, match=r"not in the model: decode_head\.conv_cat\.conv\.weight"):
+        load_model(state | {"decode_head.conv_cat.conv.weight": torch.zeros(3)})

@@ -94,6 +94,40 @@ def test_truncated_safetensors(tmp_path: Path, kept: int) -> None:
         read_weights(path)
 
 
+def test_a_flipped_byte_in_a_zip(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"w": torch.full((1000,), 3.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((2,), 3.0).numpy().tobytes()) + 402] ^= 1  # still a finite number
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pth is damaged .*checksum of x/data/0 does not match"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("at", [-70, -30])
+def test_a_damaged_directory_of_a_zip(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(TENSORS, path)
+    content = bytearray(path.read_bytes())
+    content[at : at + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_values_that_are_no_weights(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    bad = {"a": torch.ones(2), "b.weight": torch.tensor([1, torch.nan, torch.nan], dtype=dtype)}
+    bad["c.running_var"] = torch.tensor([0.0, -1.0, 1.0, torch.inf])
+    (save_file if name == "x.safetensors" else torch.save)(bad, tmp_path / name)
+    words = r"b\.weight has 2 of 3 values that are not finite.*c\.running_var has 2 of 4 .*finite or below 0"
+    for source in (tmp_path / name, bad):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            read_weights(source)
+        assert "a has" not in str(caught.value)
+
+
 def test_text_called_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_text("just some text, longer than a few bytes")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hrformer.geometry.skeletons import COCO17
 from hrformer.models import download, registry
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
@@ -52,6 +53,24 @@ def test_settings_reach_the_model(pose_model: VisionModel, tmp_path: Path) -> No
     assert predictor.info.decoder == "mmpose"
     assert predictor.info.input_spec.size == (64, 48)
     assert load(file, device="cpu", dtype=torch.bfloat16).model.backbone.conv1.weight.dtype == torch.bfloat16
+
+
+def test_joints_given_by_the_caller(tmp_path: Path, noise: np.ndarray) -> None:
+    file = save_checkpoint(create_model("hrformer_nano", "pose", num_keypoints=3), tmp_path / "weights.safetensors")
+    hands = {"keypoints": ["left_hand", "right_hand", "hat"], "skeleton": [[1, 3], [2, 3]]}
+    predictor = load(file, device="cpu", skeleton=hands)
+    result = predictor(noise, boxes=[[4, 4, 50, 60]] * 2, nms="hard")
+    assert (len(result), result.names) == (1, tuple(hands["keypoints"]))
+    saved = save_checkpoint(predictor.model, tmp_path / "named.safetensors")
+    assert load(saved, device="cpu").info.skeleton == predictor.info.skeleton
+    made = create_model("hrformer_nano", "pose", skeleton=hands)
+    assert (made.info.num_classes, made.info.skeleton) == (3, predictor.info.skeleton)
+    with pytest.raises(ValueError, match="has 17 joints, the model 3"):
+        load(file, skeleton=COCO17)
+    with pytest.raises(ValueError, match="has 3 joints, the model 17"):
+        create_model("hrformer_nano", "pose", num_keypoints=17, skeleton=hands)
+    with pytest.raises(ValueError, match="for task 'pose', not 'classification'"):
+        create_model("hrformer_nano", "classification", skeleton=hands)
 
 
 def test_names_of_bundled_weights(

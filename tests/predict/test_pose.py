@@ -187,8 +187,8 @@ def test_weights_without_joint_names(pose_model: VisionModel, noise: np.ndarray)
         predictor = PosePredictor(pose_model, device="cpu")
         with pytest.raises(ValueError, match="pass flip=False"):
             predictor(noise)
-        with pytest.raises(ValueError, match="sigmas"):
-            predictor(noise, flip=False, nms="hard")
+        twice = predictor(noise, flip=False, detector=lambda pixels: (np.array([[4.0, 4, 50, 60]] * 2), np.ones(2)))
+        assert len(twice) == 1
         result = predictor(noise, flip=False)
         assert result.names[:2] == ("0", "1")
         assert result.draw().shape[2] == 3

@@ -79,7 +79,10 @@ def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, sin
     assert replace(options, scales=(0.75, 1.0, 1.25)).pad_multiple == multi
 
 
-@pytest.mark.parametrize("wrong", [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}, {"tile": (0, 4)}, {"memory": 0.0}],
+)
 def test_options_are_checked(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SegmentationOptions(**wrong)
@@ -95,3 +98,43 @@ def test_names_and_colours_come_from_the_weights(segmentation_model: VisionModel
     assert result.class_names == tuple("abcdefghijk")
     assert result.palette[10] == (1, 2, 3)
     assert result.to_dict()["classes"][0]["label"] in "abcdefghijk"
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"tile": (64, 48)}, {(64, 48)}),
+        ({"tile": (30, 48), "pad": 8}, {(32, 48)}),
+        ({"tile": (4000, 4000)}, {(96, 144)}),
+        ({"memory": 0.01}, {(96, 128)}),
+        ({"memory": 1.0}, {(96, 144)}),
+    ],
+)
+def test_large_pictures_go_in_tiles(
+    options: dict, sizes: set[tuple[int, int]], predictor: SegmentationPredictor, noise: np.ndarray
+) -> None:
+    seen = set()
+    hook = predictor.model.register_forward_pre_hook(lambda module, args: seen.add(tuple(args[0].shape[2:])))
+    results = predictor([noise, noise[:, ::-1]], **options)
+    hook.remove()
+    assert seen == sizes
+    whole = predictor(noise).mask
+    assert results[0].mask.shape == whole.shape
+    if sizes == {(96, 144)}:
+        assert (results[0].mask != whole).mean() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 900)])
+def test_long_pictures_are_not_blown_up(size: tuple[int, int], predictor: SegmentationPredictor) -> None:
+    seen = []
+    hook = predictor.model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2:].numel()))
+    result = predictor(np.zeros((*size, 3), np.uint8), short_side=96)
+    hook.remove()
+    assert result.mask.shape == size
+    assert max(seen) <= 96 * 96 * 16
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str, segmentation_model: VisionModel) -> None:
+    with pytest.raises(ValueError, match=r"no device .*there is cpu"):
+        SegmentationPredictor(segmentation_model, device=device)

@@ -92,6 +92,11 @@ class SegmentArguments(PredictArguments):
     --flip."""
     flip: bool = False
     """Add the mirror image's result."""
+    tile: tuple[int, int] | None = None
+    """Height and width of windows over the network input, blended where they overlap. Default: pictures go whole as
+    long as --memory allows it."""
+    memory: float | None = None
+    """GB that the network's pass over a picture may take. Default: half of what is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,8 @@ class ConvertArguments(General):
     """Height and width of the input in pixels."""
     decoder: Decoder | None = None
     """Pose: which published code decides about peaks beside the border."""
+    skeleton: Path | None = None
+    """Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.models.checkpoint import load_model
 from hrformer.models.download import resolve_weights
-from hrformer.models.model import VisionModel
+from hrformer.models.model import VisionModel, find_device
 from hrformer.models.weight_files import sha256_of, write_file
 from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
@@ -208,11 +208,9 @@ def server_set(config: AnyRun) -> str:
 
 
 def _device(name: str | None) -> torch.device:
-    if name is not None:
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+    if name is None and torch.cuda.is_available():
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return find_device(name)
 
 
 @contextmanager

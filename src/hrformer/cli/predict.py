@@ -99,7 +99,7 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
     if isinstance(arguments, ClassifyArguments):
         return options | {"top_k": arguments.top_k, "flip": arguments.flip}
     if isinstance(arguments, SegmentArguments):
-        options |= {"scales": arguments.scales, "flip": arguments.flip}
+        options |= {name: getattr(arguments, name) for name in ("scales", "flip", "tile", "memory")}
         return options if arguments.short_side is None else options | {"short_side": arguments.short_side or None}
     assert isinstance(arguments, PoseArguments)
     if arguments.detections is not None and arguments.detector is not None:

@@ -78,7 +78,7 @@ def parse_run(
     )
     found = {part: getattr(result, part) for part in changeable}
     chosen = _settled(found["config"], config) if not sections else replace(config, **found)
-    check(chosen)
+    check(chosen, trained=not sections)
     return RunCommand(options=result.options, config=chosen, folder=folder)
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from hrformer.data.images import load_image
 from hrformer.data.sets import DataError, Person, PoseSet
-from hrformer.data.skeleton_inference import skeleton_of
 from hrformer.data.sources import PoseSource
 from hrformer.geometry.boxes import clip_boxes_mmpose, clip_boxes_official
+from hrformer.geometry.skeleton_inference import skeleton_of
 from hrformer.geometry.skeletons import COCO17
 
 _CLIP_RULES = {"official": clip_boxes_official, "mmpose": clip_boxes_mmpose}
@@ -109,7 +109,10 @@ class CocoPeople(PoseSet):
             raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
         pictures = _read_pictures(content["images"], file)
         categories = _people_categories(content, file)
-        self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), source, str(file))
+        try:
+            self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), source, str(file))
+        except ValueError as error:
+            raise DataError(str(error)) from error
         self.category_id: int = categories[0]["id"]
         self.annotations: Path | None = file if "annotations" in content else None
         self.image_ids: tuple[int, ...] = tuple(pictures.ids.tolist())

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from hrformer.fast.eligibility import SAME_IN_TRAINING
 from hrformer.layers.attention import WindowAttention
 from hrformer.layers.fusion import FusionUnit
-from hrformer.models.heads import FCNHead
+from hrformer.models.heads import FCNHead, OCRHead
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,6 +41,7 @@ SETTINGS: dict[type[nn.Module], Any] = {
     WindowAttention: itemgetter("num_heads", "window", "position_bias"),
     FusionUnit: itemgetter("upsample"),
     FCNHead: itemgetter("align_corners"),
+    OCRHead: itemgetter("align_corners"),
 }
 """Attributes that a call reads and methods of this package set."""
 

@@ -21,8 +21,8 @@ MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 """Default multi-scale test of the official Cityscapes script with window 15."""
 
-_CHUNK_ELEMENTS = 1 << 25
-"""Logits resized at once: 128 MiB of float32, so that 150 classes on a large photograph fit in memory."""
+_CHUNK_ELEMENTS = 1 << 22
+"""Logits resized at once: 16 MiB of float32, so that 150 classes on a large photograph fit in memory."""
 
 
 def short_side_size(size: tuple[int, int], short: int = 520) -> tuple[int, int]:
@@ -174,6 +174,110 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if x.shape[2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
+def blend_windows(
+    model: Callable[[int, int, int, int], Tensor],
+    size: tuple[int, int],
+    window: tuple[int, int],
+    picture: tuple[int, int],
+) -> Tensor:
+    """Classes of a picture window by window, without ever holding its logits as a whole.
+
+    Windows overlap by a quarter, at most 128 pixels, and a window's weight falls towards its edges, so that no seams
+    are seen; :func:`fuse_windows`, of the published tests, weighs all pixels alike.
+
+    Args:
+        model: called with (y0, x0, y1, x1), a window of the network input; gives its logits (C, y1 - y0, x1 - x0).
+        size: (height, width) of the network input.
+        window: (height, width), cut to the network input.
+        picture: (width, height) of the picture.
+
+    Returns:
+        (height, width) int32 class ids of the picture. In memory are the logits of one row of windows.
+
+    Raises:
+        ValueError: a size is not above 0.
+    """
+    windows = sliding_windows(
+        size, window, (window[0] - min(window[0] // 4, 128), window[1] - min(window[1] // 4, 128))
+    )
+    tops, lefts = (sorted({place[axis] for place in windows}) for axis in (0, 1))
+    height, width = windows[0][2] - windows[0][0], windows[0][3] - windows[0][1]
+    down, across = _shares(tops, height, size[0]), _shares(lefts, width, size[1])
+    labels: _LabelRows | None = None
+    rows = torch.zeros(0)
+    for top, below in zip(tops, [*tops[1:], size[0]], strict=True):
+        for left in lefts:
+            logits = model(top, left, top + height, left + width)
+            if labels is None:
+                labels = _LabelRows(size, picture, logits.device)
+                rows = logits.new_zeros((len(logits), height, size[1]))
+            share = (down[top][:, None] * across[left]).to(logits)
+            rows[:, :, left : left + width] += logits * share
+        assert labels is not None
+        # The next row of windows adds nothing above its own top.
+        labels.add(rows[:, : below - top])
+        rows = torch.cat([rows[:, below - top :], rows.new_zeros((len(rows), below - top, size[1]))], dim=1)
+    assert labels is not None
+    return labels.ids
+
+
+def _shares(starts: list[int], window: int, length: int) -> dict[int, Tensor]:
+    """Share of each window in each of its pixels, by where it starts: a ramp from both ends, over the sum of all."""
+    ramp = torch.arange(1, window + 1, dtype=torch.float64)
+    ramp = torch.minimum(ramp, ramp.flip(0))
+    total = torch.zeros(length, dtype=torch.float64)
+    for start in starts:
+        total[start : start + window] += ramp
+    return {start: ramp / total[start : start + window] for start in starts}
+
+
+class _LabelRows:
+    """Takes logits from top to bottom and keeps the best class of each pixel of the picture."""
+
+    def __init__(self, size: tuple[int, int], picture: tuple[int, int], device: torch.device) -> None:
+        self.height, self.picture = size[0], picture
+        self.ids = torch.zeros((picture[1], picture[0]), dtype=torch.int32, device=device)
+        self._kept: Tensor | None = None
+        self._first = self._done = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Take the next rows (C, n, w) and label what lies in their reach."""
+        width, height = self.picture
+        kept = rows if self._kept is None else torch.cat([self._kept, rows], dim=1)
+        ready = self._first + kept.shape[1]
+        step = max(1, _CHUNK_ELEMENTS // (len(rows) * width))
+        while self._done < height:
+            lines = torch.arange(self._done, min(self._done + step, height), dtype=torch.float64)
+            # Where the picture's rows lie among those of the logits; OpenCV and PyTorch agree on it.
+            places = (lines + 0.5) * (self.height / height) - 0.5
+            above = places.floor().long()
+            fits = (above + 2).clamp(max=self.height - 1) < ready
+            count = int(fits.sum())
+            if not count:
+                break
+            part = self._between(kept, above[:count], (places - above)[:count].to(kept))
+            if part.shape[2] != width:
+                part = F.interpolate(part[None], size=(count, width), mode="bicubic", align_corners=False)[0]
+            self.ids[self._done : self._done + count] = part.max(dim=0).indices
+            self._done += count
+        first = int((self._done + 0.5) * (self.height / height) - 0.5) - 2
+        unused = min(max(first - self._first, 0), kept.shape[1])
+        self._kept, self._first = kept[:, unused:], self._first + unused
+
+    def _between(self, kept: Tensor, above: Tensor, t: Tensor) -> Tensor:
+        """Rows between rows, by the cubic of ``cv2.INTER_CUBIC`` (a = -0.75)."""
+        if self.height == self.picture[1]:
+            return kept[:, above - self._first]
+        a, far = -0.75, (t + 1, t, 1 - t, 2 - t)
+        outer = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (far[0], far[3])]
+        inner = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (far[1], far[2])]
+        total = torch.zeros(0)
+        for offset, weight in zip((-1, 0, 1, 2), (outer[0], *inner, outer[1]), strict=True):
+            taken = kept[:, (above + offset).clamp(0, self.height - 1) - self._first]
+            total = taken * weight[:, None] if offset == -1 else total.addcmul_(taken, weight[:, None])
+        return total
+
+
 @torch.inference_mode()
 def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize logits to the picture, bicubic as ``cv2.INTER_CUBIC``, and take the best class of each pixel.
@@ -185,21 +289,16 @@ def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (height, width) int32 class ids on the same device. The lowest id wins a tie.
     """
-    width, height = size
-    best = torch.full((height, width), -torch.inf, dtype=torch.float32, device=logits.device)
-    labels = torch.zeros((height, width), dtype=torch.int32, device=logits.device)
-    step = max(1, _CHUNK_ELEMENTS // (width * height))
-    for start in range(0, len(logits), step):
-        chunk = logits[None, start : start + step].float()
-        if chunk.shape[2:] != (height, width):
-            chunk = F.interpolate(chunk, size=(height, width), mode="bicubic", align_corners=False)
-        values, ids = chunk[0].max(dim=0)
-        better = values > best
-        labels = torch.where(better, ids.int() + start, labels)
-        best = torch.where(better, values, best)
-    return labels
+    labels = _LabelRows((logits.shape[1], logits.shape[2]), size, logits.device)
+    labels.add(logits.float())
+    return labels.ids
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.unsignedinteger]:
-    """:func:`best_classes` as an array: uint8 for up to 256 classes, else uint16."""
-    return best_classes(logits, size).cpu().numpy().astype(np.uint8 if len(logits) <= 256 else np.uint16)
+    """:func:`best_classes` as an array, see :func:`smallest_ids`."""
+    return smallest_ids(best_classes(logits, size), len(logits))
+
+
+def smallest_ids(ids: Tensor, num_classes: int) -> NDArray[np.unsignedinteger]:
+    """Class ids as uint8 for up to 256 classes, else uint16."""
+    return ids.cpu().numpy().astype(np.uint8 if num_classes <= 256 else np.uint16)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
+from hrformer.geometry.skeleton_inference import read_skeleton
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.file_facts import FORMAT, header_of, own_info
 from hrformer.models.formats import arrange, mmpose_names
@@ -33,7 +34,7 @@ from hrformer.models.zoo import VARIANTS, create_model
 from hrformer.ops.resize import UpsampleMode
 
 Source = str | Path | Mapping[str, Any]
-LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder")
+LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder", "skeleton")
 
 
 def load_checkpoint(
@@ -95,8 +96,9 @@ def load_model(
         source: file, or state dict.
         name: variant or timm name; needed for timm models other than HRNet unless ``published`` tells.
         published: the registry's entry that the file was downloaded for.
-        strict: see ``load_checkpoint``.
-        **overrides: settings of ``load_checkpoint``, ``task``, and options of ``create_model``.
+        strict: False lets layers that the file lacks or that do not fit start fresh, as for training.
+        **overrides: settings of ``load_checkpoint``, ``skeleton`` (see ``read_skeleton``), ``task``, and
+            options of ``create_model``.
 
     Returns:
         The model in eval mode, and the report.
@@ -114,7 +116,15 @@ def load_model(
         model = create_model(name, **(defaults | overrides))
     else:
         model = _build(file, recognise(file, arrange(file.tensors), published), name, overrides)
+    if "skeleton" in given and model.task == "pose":
+        given["skeleton"] = read_skeleton(given["skeleton"], model.info.num_classes)
     report = _load(model, file, given, published, strict)
+    if strict and report.fresh:
+        raise CheckpointError(
+            f"{report.source} ({report.format}) has no weights for {', '.join(report.fresh)} of a model for "
+            f"{model.task} with {model.info.num_classes} outputs; they would be random. Give the file's own task and "
+            "number of outputs, or strict=False to train the model from there"
+        )
     return model.eval(), report
 
 
@@ -131,8 +141,8 @@ def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dic
         options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
     if task is None and found.single_output:
         raise CheckpointError(
-            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' for a "
-            "model with a fresh head"
+            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' and "
+            "strict=False for a model with a fresh head"
         )
     return create_model(name, task, **(options | overrides))
 
@@ -157,7 +167,7 @@ def _load(
         fresh=tuple(fit.fresh),
         implied=decision.implied,
         assumed=decision.assumed,
-        given=decision.given,
+        given={name: getattr(value, "name", value) for name, value in decision.given.items()},
         notes=(*found.notes, *fit.notes),
     )
 

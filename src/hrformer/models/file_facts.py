@@ -60,11 +60,13 @@ def _is_size(value: Any) -> bool:
 
 
 def _config_text(text: str) -> dict[str, Any]:
-    """Crop size (written width, height), position bias and codec from the source of an mmpose configuration."""
+    """Crop size (mmpose: width, height; mmsegmentation: height, width), position bias and codec from a configuration."""
     facts: dict[str, Any] = {}
     size = re.search(r"\b(?:input_size|image_size)'?\s*[=:]\s*(?:np\.array\()?[\[(]\s*(\d+)\s*,\s*(\d+)", text)
     if size:
         facts["input_size"] = (int(size[2]), int(size[1]))
+    if crop := re.search(r"\bcrop_size'?\s*[=:]\s*\(\s*(\d+)\s*,\s*(\d+)", text):
+        facts["input_size"] = (int(crop[1]), int(crop[2]))
     if bias := re.search(r"\bwith_rpe'?\s*[=:]\s*(True|False)", text):
         facts["position_bias"] = bias[1] == "True"
     return facts | _codec(text)

@@ -1,8 +1,8 @@
 """Names of weights in other code bases, translated to ours and back.
 
 One set of rules covers all layouts, since they never contradict each other: the HRFormer repository (three tasks),
-mmpose 0.x and 1.x, HRNet's three repositories, openseg, timm's HRNet, and our own names. Facts from the state dicts
-of those code bases; see ``hrformer.models.recognise`` for what a layout implies beyond names.
+mmpose 0.x and 1.x, HRNet's three repositories, openseg, mmsegmentation, timm's HRNet, and our own names. Facts from the
+state dicts of those code bases; see ``hrformer.models.recognise`` for what a layout implies beyond names.
 """
 
 from __future__ import annotations
@@ -46,6 +46,23 @@ _HEADS = (
 )
 _OCR_ATTENTION = re.compile(r"ocr_distri_head\.object_context_block\.(f_\w+)\.([0-3])(?:\.0)?\.(\w+)")
 
+# mmsegmentation nests convolution and BN in modules of their own: "0.conv", "0.bn", "1.conv", "1.bn" are 0, 1, 3, 4.
+_NESTED = re.compile(r"(?:\.([01]))?\.(conv|bn)(?=\.\w+$)")
+_MMSEG = {
+    "convs": "last_layer",
+    "conv_seg": "last_layer.3",
+    "0.convs": "aux",
+    "0.conv_seg": "aux.3",
+    "1.bottleneck": "pixel",
+    "1.conv_seg": "classifier",
+    "1.object_context_block.query_project": "attention.pixel",
+    "1.object_context_block.key_project": "attention.object",
+    "1.object_context_block.value_project": "attention.value",
+    "1.object_context_block.out_project": "attention.up",
+    "1.object_context_block.bottleneck": "merge",
+}
+_MMSEG_HEAD = re.compile(r"decode_head\.(" + "|".join(map(re.escape, _MMSEG)) + r")\.((?:[0134]\.)?\w+)")
+
 NO_OCR_HEAD = "head of openseg's segmentation without OCR, for which there is no head here"
 """Reason to ignore; the file is recognised by it too."""
 
@@ -53,6 +70,7 @@ _IGNORED = (
     (re.compile(r".*\.relative_position_index"), "index buffer, computed from the window size"),
     (re.compile(r"loss\..+|criterion\..+"), "part of the training loss"),
     (re.compile(r"data_preprocessor\..+"), "pixel statistics, which the input specification holds"),
+    (re.compile(r"auxiliary_head\..+"), "a head that mmsegmentation uses in training only"),
     (re.compile(r".*\btotal_(ops|params)"), "left there by a profiler"),
     (re.compile(r"cls_head\.\d+\..+"), NO_OCR_HEAD),
 )
@@ -112,6 +130,12 @@ def translate(key: str) -> tuple[str, int | None] | str | None:
         if match[1] in _ATTENTION:
             return f"head.attention.{_ATTENTION[match[1]]}.{_FLAT_INDEX[match[2]]}.{match[3]}", None
         return None
+    if key.startswith("decode_head."):
+        plain = _NESTED.sub(lambda m: f".{3 * int(m[1] or 0) + (m[2] == 'bn')}", key)
+        match = _MMSEG_HEAD.fullmatch(plain)
+        # Under its own name a layer that our heads lack counts as one too many.
+        known = match and not (match[1].endswith("convs") and match[2].startswith(("3", "4")))
+        return (f"head.{_MMSEG[match[1]]}.{match[2]}" if match and known else f"head.{key}"), None
     for pattern, replacement in _HEADS:
         if match := pattern.fullmatch(key):
             return match.expand(replacement), None

@@ -205,11 +205,15 @@ class OCRHead(nn.Module):
         features: the backbone's list; all maps are resized to the first and concatenated.
         num_classes: of both outputs.
         config: shape.
+
+    Attributes:
+        align_corners: of every resizing; False in mmsegmentation alone.
     """
 
     def __init__(self, features: Sequence[FeatureInfo], num_classes: int, config: OCRConfig) -> None:
         super().__init__()
         self.names = [f.name for f in features]
+        self.align_corners = True
         width = sum(f.channels for f in features)
         aux = config.aux_channels or width
         bias = config.attention_bias
@@ -233,15 +237,15 @@ class OCRHead(nn.Module):
     def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor | tuple[Tensor, Tensor]:
         """Named maps -> logits (B, R, H, W) at ``image_size``; in training (auxiliary, main)."""
         maps = [features[name] for name in self.names]
-        x = torch.cat([resize_bilinear(m, _size(maps[0]), align_corners=True) for m in maps], 1)
+        x = torch.cat([resize_bilinear(m, _size(maps[0]), align_corners=self.align_corners) for m in maps], 1)
         aux = self.aux(x)
         pixels = self.pixel(x)
         context = self.attention(pixels, self.gather(pixels, aux))
         main = self.classifier(self.merge(torch.cat([context, pixels], 1)))
-        main = resize_bilinear(main, image_size, align_corners=True)
+        main = resize_bilinear(main, image_size, align_corners=self.align_corners)
         if not self.training:
             return main
-        return resize_bilinear(aux, image_size, align_corners=True), main
+        return resize_bilinear(aux, image_size, align_corners=self.align_corners), main
 
 
 class FCNHead(nn.Module):

@@ -52,7 +52,7 @@ def decide(model: VisionModel, found: Recognised, given: Mapping[str, Any]) -> D
     same_use = model.task is None or model.task == found.task
     current = current_settings(model)
     wanted = {*SETTINGS, "dataset", "skeleton"} - {"position_bias", "upsample"} | set(current)
-    wanted -= set(DECODING) if model.task != "pose" else {"crop_ratio"}
+    wanted -= {"skeleton", *DECODING} if model.task != "pose" else {"crop_ratio"}
     if unusable := sorted(set(given) - wanted):
         raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
     settings = dict(found.settings) if same_use else {}
@@ -114,6 +114,8 @@ def new_info(model: VisionModel, label: str, found: Recognised, decision: Decisi
     } | {name: values[name] for name in DECODING if name in values}
     if model.task == found.task and not fresh:
         changes |= _meaning(old, found, values)
+    if "skeleton" in decision.given:
+        changes["skeleton"] = decision.given["skeleton"]
     return replace(old, **changes)
 
 

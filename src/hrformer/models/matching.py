@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from hrformer.layers.blocks import BN_EPS
@@ -104,6 +105,10 @@ def _fit(
 ) -> None:
     """Place one name of the model."""
     shape = arranged.shape(file.tensors, name)
+    if shape is None and _bias_left_out(arranged, name):
+        result.values[name] = torch.zeros_like(own)
+        result.missing.append(name)
+        return
     if shape is None:
         # Files of PyTorch 0.4 have no batch counters.
         needed = not name.endswith(".num_batches_tracked") and (position_bias or not name.endswith(_TABLE))
@@ -129,6 +134,13 @@ def _fit(
         result.ignored |= dict.fromkeys(keys, f"{shape[0]} classes or keypoints, the model has {own.shape[0]}")
     else:
         result.wrong[name] = f"{shape} in the file, {tuple(own.shape)} in the model"
+
+
+def _bias_left_out(arranged: Arranged, name: str) -> bool:
+    """Whether mmsegmentation has no such bias: those before a BN, which are 0 then."""
+    layer = name.removesuffix(".0.bias")
+    weight = arranged.sources.get(f"{layer}.0.weight", [""])[0]
+    return layer != name and "decode_head." in weight and f"{layer}.1.running_mean" in arranged.sources
 
 
 def _output_layers(model: VisionModel) -> tuple[str, ...]:

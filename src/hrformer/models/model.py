@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hrformer.geometry.heatmaps import Decoder, HeatmapCodec, check_decoder
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.models.heads import FCNHead
+from hrformer.models.heads import FCNHead, OCRHead
 from hrformer.models.trunk import FeatureInfo, HighResolutionTrunk
 from hrformer.ops.convolution import convolutions_for_any_size
 from hrformer.ops.resize import UpsampleMode
@@ -86,6 +86,27 @@ class ModelInfo:
         )
 
 
+def find_device(wanted: str | torch.device | None) -> torch.device:
+    """The device to run on.
+
+    Args:
+        wanted: such as "cpu" or "cuda:0"; None takes the GPU if there is one.
+
+    Raises:
+        ValueError: no such device, or it is not to be had on this machine.
+    """
+    if wanted is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"no device {str(wanted)!r} here; there is {', '.join(here)}") from error
+    return device
+
+
 class VisionModel(nn.Module):
     """Backbone plus head.
 
@@ -122,6 +143,8 @@ class VisionModel(nn.Module):
         self.backbone.set_upsample(mode)
         if isinstance(self.head, FCNHead):
             self.head.align_corners = mode == "bilinear_aligned"
+        elif isinstance(self.head, OCRHead):
+            self.head.align_corners = mode != "bilinear"
 
     def forward(self, x: Tensor) -> Any:
         """Run the model.

@@ -55,6 +55,7 @@ _HABITS: Mapping[tuple[str, Family], Mapping[str, Any]] = {
     ("hrnet-pose", "hrnet"): {**_RGB, "upsample": "nearest", "decoder": "official"},
     ("hrnet-segmentation", "hrnet"): {**_RGB, "upsample": "bilinear_aligned", "interpolation": "bilinear"},
     ("hrnet-segmentation-plain", "hrnet"): {**_RGB, "upsample": "bilinear_to_size", "interpolation": "bilinear"},
+    ("mmsegmentation", "hrnet"): {**_RGB, "upsample": "bilinear", "interpolation": "bilinear"},
     ("openseg", "hrnet"): {"upsample": "bilinear_aligned", "channel_order": "BGR", "interpolation": "bicubic"},
 }
 
@@ -65,6 +66,7 @@ _DATASETS = {
     150: ("ADE20K", (520, 520)),
     171: ("COCO-Stuff-10K", (520, 520)),
 }
+_MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +124,8 @@ def layout_settings(
             dataset, size = _DATASETS[num_outputs]
             why = f"the crop for {num_outputs} classes; the file does not say"
             settings["dataset"] = Setting(value=dataset, assumption=f"its {num_outputs} classes")
+        if layout == "mmsegmentation":
+            size, why = _MMSEG_CROPS.get(num_outputs, (512, 512)), "as mmsegmentation's runs; the file does not say"
         settings["input_size"] = Setting(value=size, assumption=why)
     return settings
 

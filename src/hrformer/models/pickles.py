@@ -13,6 +13,7 @@ import pickletools
 import re
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,11 @@ _HARMLESS = re.compile(
     r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex|bytearray)"
 )
 
+_DAMAGE = (
+    *(RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+
 _SANDBOX = (
     "If you trust its author, convert it once where it can do no harm (a container without network and without your "
     "files): torch.load(path, weights_only=False), then torch.save of a dictionary with nothing but the tensors"
@@ -106,14 +112,16 @@ _SANDBOX = (
 def load_pickle(path: Path) -> Any:
     """Content of a file written by ``torch.save``, tensors on the CPU, memory-mapped where the format allows it.
 
+    PyTorch skips the checksums of a zip archive, so they are compared here.
+
     Args:
         path: zip or legacy format.
 
     Raises:
         CheckpointError: the file is damaged, of another kind, or needs code of its own to be read.
     """
-    zipped = zipfile.is_zipfile(path)
     try:
+        zipped = zipfile.is_zipfile(path)
         names = _globals(path, zipped)
         stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
             (function, name) for name in sorted(names) if (function := _stand_in(name)) is not None
@@ -122,7 +130,7 @@ def load_pickle(path: Path) -> Any:
             content = _load(path, zipped)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(f"{path} is damaged or was not written by torch.save: {_first_line(error)}") from error
     return _plain(content)
 
@@ -151,6 +159,8 @@ def _globals(path: Path, zipped: bool) -> set[str]:
         name = next((member for member in members if member.endswith("/data.pkl") or member == "data.pkl"), None)
         if name is None:
             raise ValueError(f"a zip archive without data.pkl, holding {', '.join(members[:3]) or 'nothing'}")
+        if bad := archive.testzip():
+            raise ValueError(f"the checksum of {bad} does not match its bytes; get the file again")
         with archive.open(name) as file:
             return set(_named_globals(file))
 

@@ -159,6 +159,8 @@ def _layout(file: WeightFile, arranged: Arranged, family: Family, task: Task | N
     keys = [re.sub(r"^(?:module\.|_orig_mod\.|model\.)+", "", key) for key in file.tensors]
     if family == "timm" or any(".fuse.paths." in key for key in keys):
         return "hrformer"
+    if task == "segmentation" and any(key.startswith("decode_head.") for key in keys):
+        return "mmsegmentation"
     if family == "hrformer":
         official = any(".q_proj." in key for key in keys) or task in ("classification", "segmentation")
         if official or task is None:

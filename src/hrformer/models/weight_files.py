@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import struct
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hrformer.models.load_report import shorten
 from hrformer.models.pickles import CheckpointError, load_pickle
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
@@ -73,8 +75,15 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: not a weight file, damaged, refused, or without tensors.
+        CheckpointError: not a weight file, damaged, refused, without tensors, or with values that cannot be weights.
     """
+    file = _read(source)
+    if faults := [words for item in file.tensors.items() if (words := _fault(*item))]:
+        raise CheckpointError(f"{file.label} is damaged or its training diverged: {shorten(faults, 4)}")
+    return file
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> WeightFile:
     if isinstance(source, Mapping):
         return _unwrap(source, None)
     path = Path(source).expanduser()
@@ -85,6 +94,19 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
     if _is_safetensors(path):
         return _read_safetensors(path)
     return _unwrap(load_pickle(path), path)
+
+
+def _fault(name: str, value: Tensor) -> str:
+    """How many values of a tensor are not finite, or are variances below 0; empty where none is."""
+    if not value.is_floating_point() or value.is_meta or value.numel() == 0:
+        return ""
+    value = value.to_dense().float() if value.layout != torch.strided or value.itemsize == 1 else value
+    low, high = value.aminmax()  # NaN where any value is
+    lowest = 0.0 if name.endswith("running_var") else -math.inf
+    if bool((low >= lowest) & low.isfinite() & high.isfinite()):
+        return ""
+    bad = int((~value.isfinite() | (value < lowest)).sum())
+    return f"{name} has {bad} of {value.numel()} values that are not finite{' or below 0' if lowest == 0 else ''}"
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -11,6 +11,7 @@ import timm
 from torch import nn
 
 from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.skeleton_inference import SkeletonLike, read_skeleton
 from hrformer.geometry.skeletons import skeleton_for
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, FCNHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.hrformer import HRFormerConfig, build_hrformer
@@ -260,11 +261,24 @@ def _timm_model(name: str, task: Task | None, count: int, options: dict[str, Any
         task=task,
         num_classes=count,
         input_spec=_timm_spec(task, backbone, options.get("img_size")),
-        skeleton=skeleton_for(count) if task == "pose" else None,
         options={k: v for k, v in options.items() if k != "pretrained"},
     )
+    return VisionModel(backbone, head, info)
+
+
+def _our_model(name: str, task: Task | None, count: int, options: dict[str, Any]) -> VisionModel:
+    _reject_unknown(options, (*BACKBONE_OPTIONS, *HEAD_OPTIONS[task]), f"{name} with task {task}")
+    head_options = {k: options[k] for k in HEAD_OPTIONS[task] if options.get(k) is not None}
+    trunk_options = {k: options[k] for k in BACKBONE_OPTIONS if options.get(k) is not None}
+    config = backbone_config(name, task, **trunk_options)
+    backbone = build_backbone(config)
+    depthwise = isinstance(config, HRFormerConfig)
+    head = None if task is None else build_head(backbone, task, count, depthwise=depthwise, **head_options)
+    info = ModelInfo(
+        name=name, task=task, num_classes=count, input_spec=INPUT_SPECS[task], options=trunk_options | head_options
+    )
     model = VisionModel(backbone, head, info)
-    init_weights(model)
+    model.set_upsample(config.upsample)
     return model
 
 
@@ -275,6 +289,7 @@ def create_model(
     num_classes: int | None = None,
     num_keypoints: int | None = None,
     window_size: int | None = None,
+    skeleton: SkeletonLike | None = None,
     **options: Any,
 ) -> VisionModel:
     """Build a model with fresh weights, in training mode.
@@ -284,8 +299,9 @@ def create_model(
             classifiers keep their own head, other tasks put ours on timm's feature maps.
         task: "classification", "pose", "segmentation", or None for the bare backbone.
         num_classes: classes, for classification (default 1000) and segmentation (default 19).
-        num_keypoints: keypoints, for pose (default 17).
+        num_keypoints: keypoints, for pose (default the skeleton's, else 17).
         window_size: side of the attention windows in cells.
+        skeleton: the joints of a pose model, see ``read_skeleton``; COCO's for 17 and LSPET's for 14 keypoints else.
         **options: backbone: ``position_bias`` (bool), ``upsample`` ("nearest", "bilinear",
             "bilinear_aligned", "bilinear_to_size"), ``drop_path_rate``, ``mlp_ratio``, ``in_chans``;
             classification head: ``head_planes``, ``head_width``, ``drop_rate``; segmentation head:
@@ -301,24 +317,17 @@ def create_model(
     """
     if task is not None and task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)} or None, got {task!r}")
+    if skeleton is not None:
+        if task != "pose":
+            raise ValueError(f"a skeleton is for task 'pose', not {task!r}")
+        skeleton = read_skeleton(skeleton, num_keypoints)
+        num_keypoints = skeleton.num_keypoints
     count = _num_outputs(task, num_classes, num_keypoints)
-    if name not in VARIANTS:
-        if window_size is not None:
-            options["window_size"] = window_size
-        return _timm_model(name, task, count, options)
-    _reject_unknown(options, (*BACKBONE_OPTIONS, *HEAD_OPTIONS[task]), f"{name} with task {task}")
-    head_options = {k: options[k] for k in HEAD_OPTIONS[task] if options.get(k) is not None}
-    trunk_options = {k: options[k] for k in BACKBONE_OPTIONS if k in options} | {"window_size": window_size}
-    config = backbone_config(name, task, **trunk_options)
-    backbone = build_backbone(config)
-    depthwise = isinstance(config, HRFormerConfig)
-    head = None if task is None else build_head(backbone, task, count, depthwise=depthwise, **head_options)
-    kept = {k: v for k, v in (trunk_options | head_options).items() if v is not None}
-    skeleton = skeleton_for(count) if task == "pose" else None
-    info = ModelInfo(
-        name=name, task=task, num_classes=count, input_spec=INPUT_SPECS[task], skeleton=skeleton, options=kept
-    )
-    model = VisionModel(backbone, head, info)
-    model.set_upsample(config.upsample)
+    if task == "pose" and skeleton is None:
+        skeleton = skeleton_for(count)
+    if window_size is not None:
+        options["window_size"] = window_size
+    model = _our_model(name, task, count, options) if name in VARIANTS else _timm_model(name, task, count, options)
+    model.info = replace(model.info, skeleton=skeleton)
     init_weights(model)
     return model

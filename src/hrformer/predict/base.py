@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from hrformer.data.images import Picture, Pictures, is_single
 from hrformer.data.preprocess import normalise
 from hrformer.models.load_report import LoadReport
-from hrformer.models.model import ModelInfo, VisionModel
+from hrformer.models.model import ModelInfo, VisionModel, find_device
 from hrformer.predict.results import Result
 
 ResultT = TypeVar("ResultT", bound=Result)
@@ -51,7 +53,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         report: what was read from the weight file, and what had to be assumed; None for models made otherwise.
 
     Raises:
-        ValueError: the model is for another task.
+        ValueError: the model is for another task, or the device is not there.
     """
 
     task: ClassVar[str]
@@ -66,9 +68,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     ) -> None:
         if model.task != self.task:
             raise ValueError(f"{type(self).__name__} needs a model for {self.task}, this one is for {model.task}")
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.dtype = dtype
         self.model = model.to(self.device, dtype).eval()
         self.options = options
@@ -118,3 +118,14 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     def _network_input(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 RGB on any device -> normalised (B, 3, H, W) on the model's."""
         return normalise(pixels.to(self.device), self.info.input_spec).to(self.dtype)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; on a processor what Linux calls available, else a quarter of all memory."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 if hasattr(os, "sysconf") else 2e9

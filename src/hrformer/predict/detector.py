@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hrformer.models.download import fetch_weights
+from hrformer.models.model import find_device
 from hrformer.models.registry import WeightEntry, list_weights
 from hrformer.models.weight_files import read_weights
 
@@ -49,7 +50,7 @@ class PersonDetector:
             raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
         self.name = entry.model
         self.score_threshold = score_threshold
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = find_device(device)
         model = torchvision.models.get_model(entry.model, weights=None, weights_backbone=None)
         load_detector_weights(model, fetch_weights(entry) if weights_path is None else weights_path)
         if entry.model in _WITHOUT_EPSILON:

@@ -17,6 +17,7 @@ from hrformer.data.preprocess import crop_people, crop_people_on_device
 from hrformer.geometry.flips import flip_image, merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
+from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
@@ -38,7 +39,8 @@ class PoseOptions(PredictOptions):
         joint_threshold: joints must score above it to count in the person's score.
         box_threshold: detections scored below it are not looked at.
         nms: which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20,
-            "off" keeps all. "auto" is hard for detections and off for boxes given by the caller.
+            "off" keeps all. "auto" is hard for detections and off for boxes given by the caller. Joints that the
+            weights do not name all count as ``DEFAULT_SIGMA``.
         nms_threshold: people with a higher object keypoint similarity count as one.
         fast_crop: crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values
             differ, by one grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels.
@@ -127,8 +129,6 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
                 f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
                 "pass flip=False, or load them with a skeleton"
             )
-        if self.info.skeleton is None and options.nms in ("hard", "soft"):
-            raise ValueError("suppression needs the joints' sigmas: load these weights with a skeleton, or nms='off'")
 
     def _find(
         self,
@@ -210,12 +210,13 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
     ) -> NDArray[np.intp]:
         """Rows that survive suppression, in the order kept; all of them where there is none."""
         skeleton = self.info.skeleton
+        sigmas = skeleton.sigmas if skeleton else (DEFAULT_SIGMA,) * self.info.num_classes
         off = options.nms == "off" or (options.nms == "auto" and not people.found.compete)
-        if off or skeleton is None:
+        if off:
             return np.arange(len(scores))
         areas = people.sizes.prod(axis=1)
         soft = options.nms == "soft"
-        return oks_nms(keypoints, scores, areas, skeleton.sigmas, threshold=options.nms_threshold, soft=soft)
+        return oks_nms(keypoints, scores, areas, sigmas, threshold=options.nms_threshold, soft=soft)
 
 
 def _table(detections: Detections) -> DetectionTable:

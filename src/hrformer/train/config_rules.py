@@ -31,15 +31,22 @@ ALTERNATIVES = (
 """Pairs of fields that say the same in two units; at most one of a pair may be above 0."""
 
 
-def check(config: AnyRun) -> None:
+def check(config: AnyRun, *, trained: bool = True) -> None:
     """Refuse a run that cannot be what was meant.
 
     What a single field may be is checked when its dataclass is made; only what several fields say together, and the
     ranges of the augmentation, are checked here.
 
+    Args:
+        config: the run.
+        trained: False where only its data is read or scored, so that schedule, batch and precision do not matter.
+
     Raises:
         ValueError: naming the field, what it is and what would be right.
     """
+    _check_augment(config.augment)
+    if not trained:
+        return
     schedule = config.schedule
     _require_one("schedule.epochs", schedule.epochs, "schedule.updates", schedule.updates)
     _require_one("validate_epochs", config.validate_epochs, "validate_updates", config.validate_updates)
@@ -59,7 +66,6 @@ def check(config: AnyRun) -> None:
         )
     if config.runtime.cpu and config.runtime.precision == "fp16":
         raise ValueError("runtime.precision: 'fp16' needs a GPU; with --runtime.cpu take 'fp32' or 'bf16'")
-    _check_augment(config.augment)
 
 
 def _require_one(first: str, first_value: float, second: str, second_value: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.inspection.report import Finding, Places
-from hrformer.data.skeleton_inference import infer_flip_pairs
+from hrformer.geometry.skeleton_inference import infer_flip_pairs
 from hrformer.geometry.skeletons import Skeleton
 
 PEOPLE_NEEDED = 40

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
-from hrformer.data.sets import DataError
-from hrformer.data.skeleton_inference import (
+from hrformer.data.sources import PoseSource
+from hrformer.geometry.skeleton_inference import (
     DEFAULT_SIGMA,
     infer_edges,
     infer_flip_pairs,
     infer_sigmas,
     infer_upper_body,
     mirrored,
+    read_skeleton,
     skeleton_of,
     words_of,
 )
-from hrformer.data.sources import PoseSource
 from hrformer.geometry.skeletons import COCO17, LSPET14
 
 CROWD_POSE = (
@@ -153,6 +155,30 @@ def test_limbs_counted_from_0_are_noticed(caplog: pytest.LogCaptureFixture) -> N
     ],
 )
 def test_errors_name_the_file_and_the_setting(category, source: PoseSource, message: str) -> None:
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         skeleton_of(category, source, "hand.json")
     assert "hand.json" in str(caught.value)
+
+
+def test_whatever_describes_a_skeleton(tmp_path: Path) -> None:
+    category = {
+        "keypoints": ["left_hand", "right_hand", "hat"],
+        "skeleton": [[1, 3], [2, 3]],
+        "sigmas": [0.1, 0.1, 0.2],
+    }
+    found = read_skeleton(category, 3)
+    assert (found.flip_pairs, found.edges, found.sigmas) == (((0, 1),), ((0, 2), (1, 2)), (0.1, 0.1, 0.2))
+    path = tmp_path / "hands.json"
+    for value in (category, {"categories": [category]}, found.to_dict()):
+        path.write_text(json.dumps(value))
+        assert read_skeleton(path).edges == read_skeleton(str(path)).edges == found.edges
+    assert read_skeleton(found.to_dict()) == read_skeleton(found) == found
+    with pytest.raises(ValueError, match="has 3 joints, the model 17"):
+        read_skeleton(path, 17)
+    for value, words in ({"x": 1}, "does not name its joints"), ([1], "must be a Skeleton, a COCO category"):
+        path.write_text(json.dumps(value))
+        with pytest.raises(ValueError, match=f"hands.json.*{words}"):
+            read_skeleton(path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"hands\.json is not a JSON file"):
+        read_skeleton(path)

@@ -5,14 +5,14 @@ Nothing is guessed in silence: each guess is logged as a warning, with the setti
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
 
 DEFAULT_SIGMA = 0.079
@@ -25,9 +25,63 @@ _LOWER_BODY = {"hip", "knee", "ankle"}
 _log = logging.getLogger(__name__)
 
 Pairs = tuple[tuple[int, int], ...]
+SkeletonLike: TypeAlias = "Skeleton | Mapping[str, Any] | str | Path"
 
 
-def skeleton_of(category: Mapping[str, Any], source: PoseSource, file: str) -> Skeleton:
+class JointSettings(Protocol):
+    """What a caller may say of joints; empty where the file decides."""
+
+    @property
+    def flip_pairs(self) -> Sequence[Sequence[str]]: ...
+    @property
+    def sigmas(self) -> Sequence[float]: ...
+    @property
+    def skeleton(self) -> Skeleton | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """Says nothing: the category itself has to."""
+
+    flip_pairs: tuple[tuple[str, str], ...] = ()
+    sigmas: tuple[float, ...] = ()
+    skeleton: Skeleton | None = None
+
+
+def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skeleton:
+    """A skeleton from whatever describes one.
+
+    Args:
+        value: a ``Skeleton``; its ``to_dict``; a category of a COCO keypoint file (``keypoints``, ``skeleton`` counted
+            from 1, and if wanted ``flip_pairs`` of names and ``sigmas``); or the path of a JSON file with either, or
+            with ``categories``, whose first counts.
+        num_keypoints: what it must have; None takes any number.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not describe joints, or another number of them.
+    """
+    where = "the skeleton"
+    if isinstance(value, str | Path):
+        where = str(value)
+        try:
+            value = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{where} is not a JSON file: {error}") from error
+    if isinstance(value, Mapping) and value.get("categories"):
+        value = value["categories"][0]
+    if isinstance(value, Mapping) and "edges" in value:
+        value = Skeleton.from_dict(dict(value))
+    elif isinstance(value, Mapping):
+        value = skeleton_of(value, Category(), where)
+    if not isinstance(value, Skeleton):
+        raise ValueError(f"{where} must be a Skeleton, a COCO category or the path of one, got {type(value).__name__}")
+    if num_keypoints not in (None, value.num_keypoints):
+        raise ValueError(f"{where} has {value.num_keypoints} joints, the model {num_keypoints}")
+    return value
+
+
+def skeleton_of(category: Mapping[str, Any], source: JointSettings, file: str) -> Skeleton:
     """Joints of a category of a COCO keypoint file.
 
     The names decide: COCO's 17 or LSPET's 14 in their order give the known skeletons. For others the limbs come from
@@ -40,18 +94,20 @@ def skeleton_of(category: Mapping[str, Any], source: PoseSource, file: str) -> S
         file: what to call the file in messages.
 
     Raises:
-        DataError: the entry or an override does not fit the names.
+        ValueError: the entry or an override does not fit the names.
     """
     names = _names(category, file)
     if source.skeleton is not None:
         if names and len(names) != source.skeleton.num_keypoints:
-            raise DataError(
+            raise ValueError(
                 f"{file} has {len(names)} joints, the skeleton {source.skeleton.name} has "
                 f"{source.skeleton.num_keypoints}; give a skeleton of the file's joints: {', '.join(names)}"
             )
         return source.skeleton
     if not names:
-        raise DataError(f"{file} does not name its joints; add 'keypoints' to its category or set PoseSource.skeleton")
+        raise ValueError(
+            f"{file} does not name its joints; add 'keypoints' to its category or set {type(source).__name__}.skeleton"
+        )
     words = [words_of(name) for name in names]
     known = next((one for one in _KNOWN if words == [words_of(name) for name in one.keypoints]), None)
     try:
@@ -60,8 +116,9 @@ def skeleton_of(category: Mapping[str, Any], source: PoseSource, file: str) -> S
             skeleton = replace(skeleton, flip_pairs=_numbered(source.flip_pairs, names))
         return replace(skeleton, sigmas=tuple(map(float, source.sigmas))) if source.sigmas else skeleton
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{file}: {error}; PoseSource.flip_pairs, PoseSource.sigmas or PoseSource.skeleton can replace it"
+        name = type(source).__name__
+        raise ValueError(
+            f"{file}: {error}; {name}.flip_pairs, {name}.sigmas or {name}.skeleton can replace it"
         ) from error
 
 
@@ -139,7 +196,7 @@ def infer_upper_body(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(number for number, part in enumerate(parts) if part not in _LOWER_BODY)
 
 
-def _build(category: Mapping[str, Any], names: tuple[str, ...], source: PoseSource, file: str) -> Skeleton:
+def _build(category: Mapping[str, Any], names: tuple[str, ...], source: JointSettings, file: str) -> Skeleton:
     """The skeleton of joints that are neither COCO's nor LSPET's."""
     if category.get("flip_pairs") is not None:
         pairs = _numbered(category["flip_pairs"], names)
@@ -149,8 +206,8 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: PoseSour
             shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
             _log.warning(
                 "%s does not say which joints change places in a mirror image; by their names: %s. "
-                "Set PoseSource.flip_pairs if this is wrong",
-                *(file, shown),
+                "Set %s.flip_pairs if this is wrong",
+                *(file, shown, type(source).__name__),
             )
     if category.get("sigmas") is not None:
         sigmas = tuple(map(float, category["sigmas"]))
@@ -159,8 +216,8 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: PoseSour
         if not source.sigmas:
             _log.warning(
                 "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
-                "Set PoseSource.sigmas to use others",
-                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else ""),
+                "Set %s.sigmas to use others",
+                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else "", type(source).__name__),
             )
     return Skeleton(
         name=f"{category.get('name') or 'joints'}{len(names)}",
@@ -175,9 +232,9 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: PoseSour
 def _names(category: Mapping[str, Any], file: str) -> tuple[str, ...]:
     names = category.get("keypoints") or ()
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{file}: 'keypoints' of a category must be a list of joint names, got {names!r:.100}")
+        raise ValueError(f"{file}: 'keypoints' of a category must be a list of joint names, got {names!r:.100}")
     if len(set(names)) != len(names):
-        raise DataError(f"{file}: joint names must differ, got {', '.join(names)}")
+        raise ValueError(f"{file}: joint names must differ, got {', '.join(names)}")
     return tuple(names)
 
 
