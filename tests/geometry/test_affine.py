@@ -237,3 +237,12 @@ def test_crop_errors() -> None:
         crop_batch(picture, matrix * np.nan, [0], (4, 4))
     with pytest.raises(ValueError, match="output_size"):
         crop_batch(picture, matrix, [0], (0, 4))
+
+
+def test_udp_measures_between_pixel_centres() -> None:
+    matrix = crop_matrix([50, 40], [30, 40], (192, 256), udp=True)
+    corners = np.array([[35.0, 20.0], [65.0, 60.0]])
+    np.testing.assert_allclose(transform_points(corners, matrix), [[0, 0], [191, 255]], atol=1e-9)
+    inverse = crop_matrix([50, 40], [30, 40], (192, 256), 20, udp=True, inverse=True)
+    turned = crop_matrix([50, 40], [30, 40], (192, 256), 20, udp=True)
+    np.testing.assert_allclose(transform_points(transform_points(corners, turned), inverse), corners, atol=1e-9)

@@ -17,9 +17,9 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 CODECS = {"64x48": ((256, 192), 2.0), "96x72": ((384, 288), 3.0)}
 
 
-def codec_for(tag: str, border: str = "official") -> HeatmapCodec:
+def codec_for(tag: str, decoder: str = "official") -> HeatmapCodec:
     input_size, sigma = CODECS[tag]
-    return HeatmapCodec(input_size=input_size, sigma=sigma, border=border)
+    return HeatmapCodec(input_size=input_size, sigma=sigma, decoder=decoder)
 
 
 @pytest.mark.parametrize("tag", CODECS)
@@ -36,34 +36,34 @@ def test_targets_match(parity_dir: Path, tag: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["numpy", *DEVICES])
-@pytest.mark.parametrize("border", ["official", "mmpose"])
+@pytest.mark.parametrize("decoder", ["official", "mmpose"])
 @pytest.mark.parametrize("tag", CODECS)
-def test_decoding_matches(parity_dir: Path, tag: str, border: str, device: str) -> None:
+def test_decoding_matches(parity_dir: Path, tag: str, decoder: str, device: str) -> None:
     arrays = Golden.read(parity_dir / "protocol", "decode").arrays
-    maps, codec = arrays[f"heatmaps_{tag}"], codec_for(tag, border)
+    maps, codec = arrays[f"heatmaps_{tag}"], codec_for(tag, decoder)
     cells, scores = codec.decode(maps if device == "numpy" else torch.from_numpy(maps).to(device))
     picture = cells_to_image(cells, arrays[f"center_{tag}"], arrays[f"scale200_{tag}"] * 200, codec.heatmap_size)
     if device != "numpy":
         assert cells.device.type == scores.device.type == picture.device.type == device
         cells, scores, picture = cells.cpu().numpy(), scores.cpu().numpy(), picture.cpu().numpy()
-    np.testing.assert_array_equal(cells, arrays[f"{border}_heatmap_{tag}"])
-    np.testing.assert_array_equal(scores, arrays[f"{border}_score_{tag}"])
-    np.testing.assert_allclose(picture, arrays[f"{border}_image_{tag}"], rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(cells, arrays[f"{decoder}_heatmap_{tag}"])
+    np.testing.assert_array_equal(scores, arrays[f"{decoder}_score_{tag}"])
+    np.testing.assert_allclose(picture, arrays[f"{decoder}_image_{tag}"], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("tag", CODECS)
 def test_border_rules_differ_where_documented(parity_dir: Path, tag: str) -> None:
     golden = Golden.read(parity_dir / "protocol", "decode")
     maps = golden.arrays[f"heatmaps_{tag}"]
-    official, mmpose = (codec_for(tag, border).decode(maps)[0] for border in ("official", "mmpose"))
+    official, mmpose = (codec_for(tag, decoder).decode(maps)[0] for decoder in ("official", "mmpose"))
     places = np.argwhere((official != mmpose).any(axis=2)).tolist()
     assert places == [[d["sample"], d["joint"]] for d in golden.meta[tag]["joints_that_differ"]]
 
 
-@pytest.mark.parametrize("border", ["official", "mmpose"])
+@pytest.mark.parametrize("decoder", ["official", "mmpose"])
 @pytest.mark.parametrize("size", [(256, 192), (384, 288), (250, 190), (257, 193), (64, 96)])
-def test_round_trip_stays_below_half_a_cell(size: tuple[int, int], border: str) -> None:
-    codec = HeatmapCodec(input_size=size, border=border)
+def test_round_trip_stays_below_half_a_cell(size: tuple[int, int], decoder: str) -> None:
+    codec = HeatmapCodec(input_size=size, decoder=decoder)
     height, width = codec.heatmap_size
     assert codec.heatmap_size == (-(-size[0] // 4), -(-size[1] // 4))
     stride = np.array([size[1] / width, size[0] / height])
@@ -103,7 +103,7 @@ def test_unlabelled_and_far_joints() -> None:
 
 
 def test_hand_made_maps() -> None:
-    codec = HeatmapCodec(input_size=(32, 40), border="mmpose")
+    codec = HeatmapCodec(input_size=(32, 40), decoder="mmpose")
     maps = torch.full((1, 4, 8, 10), -1.0)
     maps[0, 0] = float("nan")
     maps[0, 1, 4, 5] = 1.0
@@ -140,8 +140,8 @@ def test_nobody() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="border"):
-        HeatmapCodec(border="dark")
+    with pytest.raises(ValueError, match="decoder must be one of"):
+        HeatmapCodec(decoder="megvii")
     with pytest.raises(ValueError, match="sigma"):
         HeatmapCodec(sigma=0)
     with pytest.raises(ValueError, match="input_size"):
@@ -159,3 +159,36 @@ def test_errors() -> None:
         cells_to_image(np.zeros((2, 17, 2)), np.zeros((1, 2)), np.zeros((1, 2)), (64, 48))
     with pytest.raises(ValueError, match="floating point"):
         cells_to_image(np.zeros((2, 17, 2), dtype=int), np.zeros((2, 2)), np.zeros((2, 2)), (64, 48))
+
+
+# By mmpose 1.x's MSRAHeatmap(unbiased=True) and UDPHeatmap.
+MMPOSE_CELLS = {
+    ("udp", 11): [[11.75211, 15.19941], [2.63137, 20.72812], [23.5, -0.5]],
+    ("dark", 11): [[11.75627, 15.19914], [2.63072, 20.72468], [23, 0]],
+    ("udp", 5): [[11.53646, 15.01308], [2.43189, 20.63023], [23.5, -0.5]],
+    ("dark", 5): [[11.54209, 15.01122], [2.40798, 20.6266], [23, 0]],
+}
+
+
+@pytest.mark.parametrize(("decoder", "kernel"), MMPOSE_CELLS)
+def test_dark_and_udp_are_mmposes(decoder: str, kernel: int) -> None:
+    y, x = np.mgrid[:32, :24].astype(np.float32)
+
+    def bump(right: float, down: float, sigma: float, height: float) -> np.ndarray:
+        return height * np.exp(-((x - right) ** 2 + (y - down) ** 2) / (2 * sigma**2))
+
+    maps = [bump(11.3, 14.8, 2, 0.9) + bump(15, 18, 3, 0.3), bump(2.4, 20.6, 2, 0.7) + bump(7, 25, 2, 0.2)]
+    codec = HeatmapCodec(input_size=(128, 96), decoder=decoder, blur_kernel=kernel)
+    cells, _ = codec.decode(np.stack([*maps, bump(22.7, 0.4, 2, 0.5)])[None])
+    np.testing.assert_allclose(cells[0], MMPOSE_CELLS[decoder, kernel], atol=2e-5)
+
+
+@pytest.mark.parametrize(("decoder", "atol"), [("dark", 0.05), ("udp", 0.1)])
+def test_unbiased_targets_keep_the_joint(decoder: str, atol: float) -> None:
+    codec = HeatmapCodec(input_size=(128, 96), decoder=decoder)
+    points = np.random.default_rng(0).uniform(30, 66, (1, 50, 2))
+    cells, _ = codec.decode(codec.encode(points, np.ones((1, 50)))[0])
+    unit = np.subtract((96, 128), decoder == "udp") / codec.steps[::-1]
+    np.testing.assert_allclose(cells * unit, points, atol=atol)
+    with pytest.raises(ValueError, match="blur_kernel must be an odd number"):
+        HeatmapCodec(decoder=decoder, blur_kernel=4)

@@ -162,7 +162,7 @@ def test_options_decide() -> None:
         ({"upsample": "cubic"}, "upsample must be one of nearest, bilinear, bilinear_aligned"),
         ({"channel_order": "GRB"}, "channel_order must be 'RGB' or 'BGR'"),
         ({"input_size": (0, 10)}, "size must be"),
-        ({"decoder": "dark"}, "decoder must be 'official' or 'mmpose'"),
+        ({"decoder": "megvii"}, "decoder must be one of official, mmpose"),
     ],
 )
 def test_bad_options_change_nothing(options: dict[str, Any], words: str) -> None:

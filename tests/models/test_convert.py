@@ -77,7 +77,17 @@ def test_header(tmp_path: Path) -> None:
     options = {"upsample": "nearest", "position_bias": True, "window_size": 7, "num_classes": 3}
     assert json.loads(found["options"]) == options
     info = json.loads(found["info"])
-    assert set(info) == {"class_names", "skeleton", "input_spec", "decoder", "dataset", "source", "palette"}
+    assert set(info) == {
+        "class_names",
+        "skeleton",
+        "input_spec",
+        "decoder",
+        "blur_kernel",
+        "shift_heatmap",
+        "dataset",
+        "source",
+        "palette",
+    }
     assert InputSpec.from_dict(info["input_spec"]).size == (224, 224)
     assert info["source"] == "s"
     (entry,) = list_bundled(tmp_path)  # the registry reads the same header

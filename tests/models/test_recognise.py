@@ -11,6 +11,7 @@ import torch
 
 import layouts
 from hrformer.models import origins
+from hrformer.models.checkpoint import load_model, save_checkpoint
 from hrformer.models.formats import arrange
 from hrformer.models.model import Task
 from hrformer.models.origins import Family
@@ -121,6 +122,43 @@ def test_mmpose_configuration_beside_the_weights(nano: dict[Task | None, State],
         found = known({"state_dict": layouts.mmpose(nano["pose"]), "meta": {name: f"a = 1\nb = {text}\n"}})
         assert implied(found)["position_bias"] is False
         assert implied(found)["input_size"] == (384, 288)
+
+
+@pytest.mark.parametrize(
+    ("text", "decoding"),
+    [
+        ("codec = dict(type='UDPHeatmap', sigma=2)", ("udp", 11, False)),
+        (
+            "dict(blur_kernel_size=17, type='mmpose.codecs.MSRAHeatmap', unbiased=True)",
+            ("dark", 17, True),
+        ),
+        ("codec = dict(type='MSRAHeatmap', sigma=2)\nuse_udp=True", ("mmpose", 11, True)),
+        ("test_cfg=dict(shift_heatmap=False, target_type='GaussianHeatmap', use_udp=True)", ("udp", 11, False)),
+        ("{'post_process': 'unbiased', 'modulate_kernel': 17, 'shift_heatmap': True}", ("dark", 17, True)),
+        ("test_cfg=dict(post_process='default', shift_heatmap=False, modulate_kernel=11)", ("mmpose", 11, False)),
+    ],
+)
+def test_codec_of_mmpose_files(
+    nano: dict[Task | None, State], tmp_path: Path, text: str, decoding: tuple[str, int, bool]
+) -> None:
+    model, report = load_model({"state_dict": layouts.mmpose(nano["pose"]), "meta": {"cfg": text}})
+    assert (model.info.decoder, model.info.blur_kernel, model.info.shift_heatmap) == decoding
+    assert any("DARK" in note for note in report.notes) == (decoding[0] == "mmpose")
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    assert load_model(tmp_path / "own.safetensors")[0].info.decoder == decoding[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("use_udp=True, target_type='CombinedTarget'", "CombinedTarget"),
+        ("dict(type='UDPHeatmap', heatmap_type='combined')", "CombinedTarget"),
+        ("dict(type='MegviiHeatmap')", "MegviiHeatmap"),
+    ],
+)
+def test_codecs_that_are_refused(nano: dict[Task | None, State], text: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"decoder must be one of official, mmpose, dark, udp, got '{name}'"):
+        load_model({"state_dict": layouts.mmpose(nano["pose"]), "meta": {"cfg": text}})
 
 
 def test_joints_of_mmpose_files() -> None:

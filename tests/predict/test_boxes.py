@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hrformer.data.images import LoadedImage
-from hrformer.predict.boxes import DetectionTable, given_boxes, pair_with_images
+from hrformer.predict.boxes import DetectionTable, found_boxes, given_boxes, pair_with_images
 
 PICTURE = LoadedImage(pixels=np.zeros((40, 60, 3), np.uint8))
 RECORD = {"image_id": 785, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
@@ -105,3 +107,55 @@ def test_given_boxes_keep_their_precision() -> None:
 def test_boxes_must_match_the_pictures(boxes: list) -> None:
     with pytest.raises(ValueError, match="one entry per picture"):
         list(pair_with_images([PICTURE, PICTURE], boxes, None))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.tensor,
+        lambda rows: torch.tensor(rows, dtype=torch.bfloat16, requires_grad=True),
+        lambda rows: np.array(rows).astype(np.int64),
+        list,
+        iter,
+        lambda rows: [torch.tensor(row) for row in rows],
+    ],
+)
+def test_boxes_and_detectors_of_any_number_type(make: Any) -> None:
+    rows = [[1, 2, 30, 40], [5, 6, 7, 8]]
+    found = found_boxes((make(rows), make([1, 0])), 0.5)
+    assert found.boxes.tolist() == rows[:1]
+    assert found.scores.tolist() == [1]
+    assert given_boxes(make(rows), make([1, 0]), PICTURE).boxes.tolist() == rows
+    assert found_boxes(([], []), 0.5).boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "a detector must return a pair"),
+        (([[1, 2, 3]], [1]), r"shape \(N, 4\)"),
+        ((["a"], [1]), "a detector's boxes must be rows of numbers"),
+        (([[1, 2, 3, 4]], [np.nan]), "a detector's scores must be finite"),
+        (([[1, 2, 3, 4]], [1, 1]), "as many scores"),
+    ],
+)
+def test_wrong_answers_of_detectors(answer: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        found_boxes(answer, 0.5)
+
+
+def test_generators_of_boxes() -> None:
+    rows = (one for one in ([[1, 2, 3, 4]], None))
+    pairs = list(pair_with_images([PICTURE, PICTURE], rows, None))
+    assert [found.boxes.tolist() for _, found in pairs] == [[[1, 2, 3, 4]], [[0, 0, 60, 40]]]
+    with pytest.raises(ValueError, match="box_scores must have one entry per picture: more than 1"):
+        list(pair_with_images([PICTURE], iter([None]), iter([None, None])))
+
+
+def test_labelled_boxes_are_clipped_as_in_evaluation(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 5, "file_name": "one.jpg", "width": 60, "height": 40}],
+        "annotations": [{"image_id": 5, "category_id": 1, "bbox": [-5, 10, 20, 90]}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    assert DetectionTable.read(tmp_path / "set.json").find("one.jpg").boxes.tolist() == [[0, 10, 19, 29]]

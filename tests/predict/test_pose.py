@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from hrformer.data.images import LoadedImage, load_image
+from hrformer.data.preprocess import crop_people
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.flips import flip_keypoints
+from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.model import VisionModel
@@ -102,6 +104,18 @@ def test_shift_and_decoder_take_part(predictor: PosePredictor, skier: LoadedImag
     shifted, plain = predictor(skier), predictor(skier, shift=False)
     assert not same(shifted, plain)
     assert not same(predictor(skier, flip=False), plain)
+
+
+def test_udp_cuts_decodes_and_never_shifts(predictor: PosePredictor, skier: LoadedImage) -> None:
+    info = replace(predictor.info, decoder="udp", shift_heatmap=False)
+    predictor.model.info = info
+    box = np.array([[100, 50, 200, 300]])
+    crops, centers, sizes = crop_people(skier.pixels, box, info.input_spec, udp=True)
+    maps = predictor.heatmaps(torch.from_numpy(crops), shift=False)
+    height, width = maps.shape[2:]
+    cells, _ = info.codec((height, width)).decode(maps)
+    found = predictor(skier, boxes=box).keypoints[..., :2]
+    np.testing.assert_allclose(found, cells_to_image(cells.numpy(), centers, sizes, (height - 1, width - 1)), atol=0.01)
 
 
 def test_detections_are_suppressed_and_sorted(predictor: PosePredictor, skier: LoadedImage, data_dir: Path) -> None:

@@ -64,6 +64,7 @@ def test_coco_records(people: Keypoints) -> None:
     assert [set(record) for record in records] == [{"image_id", "category_id", "keypoints", "score"}] * 2
     assert (records[1]["image_id"], records[1]["category_id"], records[1]["score"]) == (785, 1, 0.3)
     assert np.allclose(records[1]["keypoints"], people.keypoints[1].ravel(), atol=1e-3)
+    assert json.loads(json.dumps(people.to_coco(np.int64(785), np.uint8(1)))) == records
 
 
 def test_save_by_suffix(people: Keypoints, labels: Classification, regions: Segmentation, tmp_path: Path) -> None:

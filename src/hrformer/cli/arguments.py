@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from hrformer.data.sources import Split
+from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
-from hrformer.models.model import BorderRule
 from hrformer.ops.resize import UpsampleMode
 from hrformer.predict.pose import PoseOptions, Suppression
 
@@ -143,7 +143,7 @@ class ConvertArguments(General):
     """Order of the input's channels."""
     input_size: tuple[int, int] | None = None
     """Height and width of the input in pixels."""
-    decoder: BorderRule | None = None
+    decoder: Decoder | None = None
     """Pose: which published code decides about peaks beside the border."""
     skeleton: Path | None = None
     """Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number."""

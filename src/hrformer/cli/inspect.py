@@ -31,7 +31,6 @@ from hrformer.data.transforms.classification import BatchMixer, TrainClassificat
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment
-from hrformer.geometry.heatmaps import HeatmapCodec
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
 
@@ -159,8 +158,7 @@ def training_transform(config: AnyRun, source: ImageSet) -> Transform:
         return TrainClassification(config.augment)
     if isinstance(config, PoseRun):
         assert isinstance(source, PoseSet)
-        codec = HeatmapCodec(input_size=config.augment.size, sigma=config.augment.sigma)
-        return TrainPose(config.augment, source.skeleton, codec)
+        return TrainPose(config.augment, source.skeleton, config.augment.codec())
     return TrainSegmentation(config.augment)
 
 

@@ -25,7 +25,7 @@ _PILLOW_FILTERS = {
 
 
 def crop_people(
-    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec
+    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, *, udp: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
     """Cut people out of a picture by ``cv2.warpAffine``: bilinear, black outside the picture. The reference path.
 
@@ -33,6 +33,7 @@ def crop_people(
         pixels: (H, W, 3) picture.
         boxes_xywh: (N, 4) boxes (x, y, width, height) in picture pixels; grown by 1.25 here.
         spec: its ``size`` is the crop's.
+        udp: see :func:`crop_matrix`.
 
     Returns:
         crops: (N, height, width, 3) uint8.
@@ -46,7 +47,7 @@ def crop_people(
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
     crops = np.empty((len(centers), height, width, 3), dtype=np.uint8)
     for row, (center, size) in enumerate(zip(centers, sizes, strict=True)):
-        crops[row] = warp(pixels, crop_matrix(center, size, (width, height)), (width, height))
+        crops[row] = warp(pixels, crop_matrix(center, size, (width, height), udp=udp), (width, height))
     return crops, centers, sizes
 
 
@@ -65,7 +66,7 @@ def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int
 
 
 def crop_people_on_device(
-    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, device: torch.device
+    pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, device: torch.device, *, udp: bool = False
 ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
     """:func:`crop_people` by ``grid_sample`` on ``device``: all people of a picture in one call.
 
@@ -77,7 +78,7 @@ def crop_people_on_device(
     if not len(centers):
         return torch.empty((0, height, width, 3), dtype=torch.uint8, device=device), centers, sizes
     matrices = np.stack(
-        [crop_matrix(center, size, (width, height)) for center, size in zip(centers, sizes, strict=True)]
+        [crop_matrix(center, size, (width, height), udp=udp) for center, size in zip(centers, sizes, strict=True)]
     )
     picture = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
     crops = crop_batch(picture, matrices, np.zeros(len(centers), dtype=np.int64), (width, height))

@@ -21,7 +21,7 @@ from hrformer.evaluate.inference import Network, Precision
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.evaluate.scores import NO_INTERVALS, Mergeable, Resampling, Scores
 from hrformer.geometry.flips import flip_image, merge_flipped
-from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.bootstrap import bootstrap_interval
@@ -75,17 +75,15 @@ class PoseNetwork(Network):
 
     def transform(self) -> Transform:
         """Cut the person out."""
-        return TestPose(self.model.info.input_spec)
+        return TestPose(self.model.info.input_spec, udp=self.model.info.decoder == "udp")
 
     def predict(self, batch: Batch) -> Sequence[FoundPerson]:
         """The joints of each person."""
-        info = self.model.info
         maps = self.heatmaps(batch["image"])
-        grid = (int(maps.shape[2]), int(maps.shape[3]))
-        codec = HeatmapCodec(input_size=info.input_spec.size, heatmap_size=grid, border=info.decoder)
+        codec = self.model.info.codec((int(maps.shape[2]), int(maps.shape[3])))
         cells, scores = (values.cpu().numpy() for values in codec.decode(maps))
         centers, sizes = (batch[key].numpy() for key in ("center", "size"))
-        points = cells_to_image(cells, centers, sizes, grid)
+        points = cells_to_image(cells, centers, sizes, codec.steps)
         joints = np.concatenate([points, scores[..., None]], axis=2)
         return [FoundPerson(joints=row, area=float(area)) for row, area in zip(joints, sizes.prod(axis=1), strict=True)]
 
@@ -95,7 +93,8 @@ class PoseNetwork(Network):
         plain = self.run(x)
         if not self.protocol.flip:
             return plain
-        return merge_flipped(plain, self.run(flip_image(x)), self.skeleton.flip_pairs, self.protocol.shift)
+        shift = self.protocol.shift and self.model.info.shift_heatmap
+        return merge_flipped(plain, self.run(flip_image(x)), self.skeleton.flip_pairs, shift)
 
 
 class PoseScores(Scores):

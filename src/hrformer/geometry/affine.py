@@ -21,6 +21,7 @@ def crop_matrix(
     rotation: float = 0.0,
     *,
     inverse: bool = False,
+    udp: bool = False,
 ) -> NDArray[np.float64]:
     """Matrix that maps a padded box onto the crop; upright it is ``x' = s (x - cx) + W / 2``.
 
@@ -37,6 +38,8 @@ def crop_matrix(
         rotation: degrees by which the *box* is turned in the picture, clockwise as seen on the
             screen (y points down); the person in the crop turns the other way.
         inverse: return crop -> picture instead, solved from the same points.
+        udp: measure in steps between pixel centres, as mmpose's UDP does: the box's edges fall on the crop's first
+            and last pixel, and each direction has its own scale.
 
     Returns:
         (2, 3) float64.
@@ -52,6 +55,12 @@ def crop_matrix(
     if extent[0] <= 0 or min(output_size) < 1:
         raise ValueError(f"size and output_size must be above 0, got {extent} and {output_size}")
     angle = np.deg2rad(rotation)
+    if udp:
+        last = np.subtract(output_size, 1)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        linear = (last / extent)[:, None] * turn
+        matrix = np.column_stack([linear, last / 2 - linear @ middle])
+        return np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2] if inverse else matrix
     to_left_edge = -0.5 * float(extent[0]) * np.array([np.cos(angle), np.sin(angle)])
     picture = _three_points(middle, to_left_edge)
     width, height = output_size

@@ -1,4 +1,4 @@
-"""One Gaussian per joint, and back: the plain (neither DARK nor UDP) heatmap codec of HRNet and HRFormer.
+"""One Gaussian per joint, and back: the heatmap codecs of HRNet and HRFormer, and mmpose's DARK and UDP.
 
 N people, K joints, h and w rows and columns of the heatmap. Points are (x, y).
 """
@@ -6,14 +6,16 @@ N people, K joints, h and w rows and columns of the heatmap. Points are (x, y).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-BorderRule = Literal["official", "mmpose"]
+Decoder = Literal["official", "mmpose", "dark", "udp"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
 
@@ -27,13 +29,17 @@ class HeatmapCodec:
             up, which is what the stride-4 networks return.
         sigma: standard deviation of the Gaussians in cells. Published weights were trained with 2 at
             256x192 and 3 at 384x288.
-        border: which peaks next to the border are moved by a quarter cell, see :meth:`decode`.
+        decoder: how a peak is refined, see :meth:`decode`. "dark" and "udp" also draw their Gaussians around the
+            joint itself rather than its cell, and the cells of "udp" are steps between pixel centres: the first and
+            last cell are the first and last pixel.
+        blur_kernel: odd size in cells of the blur before "dark" and "udp": 11 for sigma 2, 17 for sigma 3.
     """
 
     input_size: tuple[int, int] = (256, 192)
     heatmap_size: tuple[int, int] = (0, 0)
     sigma: float = 2.0
-    border: BorderRule = "official"
+    decoder: Decoder = "official"
+    blur_kernel: int = 11
 
     def __post_init__(self) -> None:
         if len(self.input_size) != 2 or min(self.input_size) < 1:
@@ -45,15 +51,20 @@ class HeatmapCodec:
             raise ValueError(f"heatmap_size must be (height, width) in positive cells, got {self.heatmap_size}")
         if not 0 < self.sigma < np.inf:
             raise ValueError(f"sigma must be above 0 cells, got {self.sigma}")
-        if self.border not in ("official", "mmpose"):
-            raise ValueError(f"border must be 'official' or 'mmpose', got {self.border!r}")
+        check_decoder(self.decoder, self.blur_kernel)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """(height, width) of the map in the unit of its cells, as :func:`cells_to_image` wants it."""
+        height, width = self.heatmap_size
+        return (height - 1, width - 1) if self.decoder == "udp" else (height, width)
 
     def encode(self, keypoints: ArrayLike, visible: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Target maps: a Gaussian of peak 1 and radius 3 sigma around each joint's cell.
 
         The cell is ``int(x / stride + 0.5)``, truncated toward zero. A joint whose patch lies wholly
         outside has weight 0, but with the gap of the reference codes: a patch that ends one cell
-        left of or above the map keeps weight 1 over an empty map.
+        left of or above the map keeps weight 1 over an empty map. "dark" fills the map without a radius.
 
         Args:
             keypoints: (N, K, 2) in crop pixels.
@@ -73,27 +84,37 @@ class HeatmapCodec:
             raise ValueError("a visible joint has coordinates that are not finite")
         radius = int(3 * self.sigma + 0.5)
         height, width = self.heatmap_size
-        stride = np.array([self.input_size[1] / width, self.input_size[0] / height], dtype=np.float32)
+        size = np.subtract(self.input_size, self.decoder == "udp")
+        stride = (size / self.steps).astype(np.float32)[::-1]
         # Far outside is far outside: the clip only keeps the conversion to integers defined.
-        cells = np.clip(np.where(shown[..., None], points, 0) / stride + np.float32(0.5), -1e6, 1e6).astype(np.int64)
-        touches = (cells - radius < (width, height)) & (cells + radius + 1 >= 0)
+        exact = np.clip(np.where(shown[..., None], points, 0) / stride, -1e6, 1e6)
+        cells = (exact + np.float32(0.5)).astype(np.int64)
+        middle, reach = (exact, 3 * self.sigma) if self.decoder == "dark" else (cells, radius)
+        touches = (middle - reach < (width, height)) & (middle + reach + 1 >= 0)
         weights = (shown & touches.all(axis=2)).astype(np.float32)
-        across = self._bell(cells[..., 0], width, radius)
-        down = self._bell(cells[..., 1], height, radius) * weights[..., None]
+        middle = exact if self.decoder in ("dark", "udp") else cells
+        radius = max(height, width) + int(1e6) if self.decoder == "dark" else radius
+        across = self._bell(middle[..., 0], cells[..., 0], width, radius)
+        down = self._bell(middle[..., 1], cells[..., 1], height, radius) * weights[..., None]
         return down[..., :, None] * across[..., None, :], weights
 
-    def _bell(self, centers: NDArray[np.int64], length: int, radius: int) -> NDArray[np.float32]:
-        """(N, K, length) one-dimensional Gaussians, 0 beyond ``radius`` cells."""
-        distance = np.arange(length) - centers[..., None]
-        curve = np.exp(-(distance.astype(np.float32) ** 2) / np.float32(2 * self.sigma**2))
-        return np.where(np.abs(distance) <= radius, curve, np.float32(0))
+    def _bell(
+        self, middle: NDArray[np.number], cells: NDArray[np.int64], length: int, radius: int
+    ) -> NDArray[np.float32]:
+        """(N, K, length) one-dimensional Gaussians, 0 where more than ``radius`` away from the cell."""
+        places = np.arange(length)
+        distance = (places - middle[..., None]).astype(np.float32)
+        curve = np.exp(-(distance**2) / np.float32(2 * self.sigma**2))
+        return np.where(np.abs(places - cells[..., None]) <= radius, curve, np.float32(0))
 
     def decode(self, heatmaps: Array) -> tuple[Array, Array]:
-        """Cell of each map's maximum, moved a quarter cell towards the larger neighbour.
+        """Cell of each map's maximum, refined.
 
-        The first maximum in reading order counts. The border rule decides which peaks move: for
-        "official" 1 < x < w - 1 and 1 < y < h - 1; for "mmpose" x moves if 1 < x < w - 1 and y > 0,
-        y moves if 1 < y < h - 1 and x > 0. A map without a positive value gives cell (-1, -1).
+        The first maximum in reading order counts. "official" and "mmpose" move it a quarter cell towards the larger
+        neighbour: "official" where 1 < x < w - 1 and 1 < y < h - 1; "mmpose" moves x if 1 < x < w - 1 and y > 0,
+        y if 1 < y < h - 1 and x > 0. "dark" and "udp" go to the top of a Gaussian through the blurred map's logarithm,
+        by mmpose 1.x's ``refine_keypoints_dark`` (two cells or more inside the map) and ``refine_keypoints_dark_udp``.
+        A map without a positive value gives cell (-1, -1).
 
         All maps are decoded at once on their own device, without waiting for it.
 
@@ -122,11 +143,14 @@ class HeatmapCodec:
         flat = heatmaps.float().flatten(2)
         peak = flat.argmax(dim=2, keepdim=True)
         scores = flat.gather(2, peak)
+        x, y = (peak % width).squeeze(2), torch.div(peak, width, rounding_mode="floor").squeeze(2)
+        if self.decoder in ("dark", "udp"):
+            cells = torch.stack([x, y], dim=2) + self._newton_step(heatmaps, x, y).float()
+            return cells.where(scores > 0, -1.0), scores.squeeze(2)
         around = torch.cat([peak + 1, peak - 1, peak + width, peak - width], dim=2).clamp(0, height * width - 1)
         right, left, below, above = flat.gather(2, around).unbind(2)
-        x, y = (peak % width).squeeze(2), torch.div(peak, width, rounding_mode="floor").squeeze(2)
         inside_x, inside_y = (x > 1) & (x < width - 1), (y > 1) & (y < height - 1)
-        if self.border == "official":
+        if self.decoder == "official":
             move_x = move_y = inside_x & inside_y
         else:
             move_x, move_y = inside_x & (y > 0), inside_y & (x > 0)
@@ -135,6 +159,55 @@ class HeatmapCodec:
         offset_y = ((below > above).float() - (below < above).float()) * 0.25 * move_y
         cells = torch.stack([x + offset_x, y + offset_y], dim=2)
         return cells.where(scores > 0, -1.0), scores.squeeze(2)
+
+    def _newton_step(self, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """(N, K, 2) from cell (x, y) to where the parabola through the blurred map's logarithm is highest."""
+        height, width = self.heatmap_size
+        udp = self.decoder == "udp"
+        # Near a flat top the step magnifies rounding; Apple's GPUs know no double precision.
+        blurred = _blur(maps.float() if maps.device.type == "mps" else maps.double(), self.blur_kernel)
+        logs = (blurred.clamp(1e-3, 50) if udp else blurred.clamp(min=1e-10)).log().flatten(2)
+
+        def at(right: int, down: int) -> Tensor:
+            place = (y + down).clamp(0, height - 1) * width + (x + right).clamp(0, width - 1)
+            return logs.gather(2, place[..., None])[..., 0]
+
+        middle = at(0, 0)
+        dx, dy = (at(1, 0) - at(-1, 0)) / 2, (at(0, 1) - at(0, -1)) / 2
+        if udp:
+            eps = torch.finfo(torch.float32).eps
+            dxx, dyy = at(1, 0) - 2 * middle + at(-1, 0) + eps, at(0, 1) - 2 * middle + at(0, -1) + eps
+            dxy = at(1, 1) - at(1, 0) - at(0, 1) + 2 * middle - at(-1, 0) - at(0, -1) + at(-1, -1)
+            dxy, moves = dxy / 2, torch.ones_like(middle, dtype=torch.bool)
+        else:
+            dxx, dyy = (at(2, 0) - 2 * middle + at(-2, 0)) / 4, (at(0, 2) - 2 * middle + at(0, -2)) / 4
+            dxy = (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)) / 4
+            moves = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
+        determinant = dxx * dyy - dxy**2
+        step = torch.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], dim=2) / determinant[..., None]
+        return step.where((moves & (determinant != 0))[..., None], 0.0)
+
+
+def check_decoder(decoder: str, blur_kernel: int) -> None:
+    """ValueError for a decoder that is not known, or a kernel that is not odd and above 1."""
+    if decoder not in DECODERS:
+        raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
+    if blur_kernel < 3 or blur_kernel % 2 == 0:
+        raise ValueError(f"blur_kernel must be an odd number of cells above 1, got {blur_kernel}")
+
+
+def _blur(maps: Tensor, size: int) -> Tensor:
+    """Gaussian blur as OpenCV does it, zeros outside, each map scaled back to its old maximum."""
+    short = {3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (2, 7, 14, 18, 14, 7, 2)}
+    sigma = 0.3 * ((size - 1) / 2 - 1) + 0.8
+    weights = np.array(short.get(size, np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))))
+    taps = (weights / weights.sum()).tolist()
+    height, width = maps.shape[2:]
+    padded = F.pad(maps, (size // 2,) * 4)
+    # Sums of moved maps: a convolution on a GPU may round to 10-bit mantissas.
+    rows = sum((tap * padded[:, :, i : i + height] for i, tap in enumerate(taps)), torch.zeros(()).to(maps))
+    both = sum((tap * rows[..., i : i + width] for i, tap in enumerate(taps)), torch.zeros(()).to(maps))
+    return both * (maps.amax(dim=(2, 3), keepdim=True) / both.amax(dim=(2, 3), keepdim=True))
 
 
 def cells_to_image(
@@ -147,7 +220,7 @@ def cells_to_image(
             is mapped like any other, to one cell outside the crop's top-left corner.
         centers: (N, 2) middle of each padded box, (x, y) in picture pixels.
         sizes: (N, 2) padded (width, height) in picture pixels.
-        heatmap_size: (height, width) in cells.
+        heatmap_size: (height, width) in cells, :attr:`HeatmapCodec.steps`.
 
     Returns:
         (N, K, 2) same kind as ``cells``, in its dtype and on its device.

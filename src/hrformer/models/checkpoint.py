@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
 from hrformer.layers.attention import WindowAttention
@@ -23,7 +24,7 @@ from hrformer.models.formats import arrange, mmpose_names
 from hrformer.models.load_report import LoadReport
 from hrformer.models.load_settings import Decision, current_settings, decide, new_info
 from hrformer.models.matching import match
-from hrformer.models.model import BorderRule, ModelInfo, Task, VisionModel
+from hrformer.models.model import ModelInfo, Task, VisionModel
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.recognise import Recognised, inspect, recognise
 from hrformer.models.registry import WeightEntry
@@ -44,7 +45,7 @@ def load_checkpoint(
     upsample: UpsampleMode | None = None,
     channel_order: ChannelOrder | None = None,
     input_size: tuple[int, int] | None = None,
-    decoder: BorderRule | None = None,
+    decoder: Decoder | None = None,
     published: WeightEntry | None = None,
     strict: bool = True,
 ) -> LoadReport:
@@ -61,7 +62,7 @@ def load_checkpoint(
         upsample: of the fusion units.
         channel_order: of the input tensor.
         input_size: (height, width) in pixels.
-        decoder: border rule of the heatmap decoder.
+        decoder: of the heatmaps, see ``HeatmapCodec``.
         published: the registry's entry that the file was downloaded for.
         strict: False lets layers that do not fit start fresh instead of raising.
 

@@ -60,7 +60,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _config_text(text: str) -> dict[str, Any]:
-    """Crop size (mmpose writes width, height; mmsegmentation height, width) and position bias from a configuration."""
+    """Crop size (mmpose: width, height; mmsegmentation: height, width), position bias and codec from a configuration."""
     facts: dict[str, Any] = {}
     size = re.search(r"\b(?:input_size|image_size)'?\s*[=:]\s*(?:np\.array\()?[\[(]\s*(\d+)\s*,\s*(\d+)", text)
     if size:
@@ -69,6 +69,30 @@ def _config_text(text: str) -> dict[str, Any]:
         facts["input_size"] = (int(crop[1]), int(crop[2]))
     if bias := re.search(r"\bwith_rpe'?\s*[=:]\s*(True|False)", text):
         facts["position_bias"] = bias[1] == "True"
+    return facts | _codec(text)
+
+
+def _codec(text: str) -> dict[str, Any]:
+    """What mmpose decodes with; a codec that this package lacks comes by its name, which ``ModelInfo`` refuses."""
+
+    def value(names: str, pattern: str) -> str | None:
+        found = re.search(rf"\b(?:{names})['\"]?\s*[=:]\s*['\"]?(?:[\w.]*\.)?({pattern})\b", text)
+        return found[1] if found else None
+
+    facts: dict[str, Any] = {}
+    codec = value("type", r"(?:UDP|Megvii)Heatmap|MSRAHeatmap")
+    if lacking := value("target_type|heatmap_type", "CombinedTarget|combined") or value("post_process", "megvii"):
+        facts["decoder"] = "CombinedTarget" if lacking == "combined" else lacking
+    elif codec == "MegviiHeatmap":
+        facts["decoder"] = codec
+    elif codec == "UDPHeatmap" or (codec is None and value("use_udp", "True")):
+        facts["decoder"] = "udp"
+    elif value("unbiased|unbiased_decoding", "True") or value("post_process", "unbiased"):
+        facts["decoder"] = "dark"
+    if facts:
+        facts["blur_kernel"] = int(value("blur_kernel_size|modulate_kernel", r"\d+") or 11)
+    if shift := value("shift_heatmap", "True|False"):
+        facts["shift_heatmap"] = shift == "True"
     return facts
 
 
@@ -104,6 +128,8 @@ def info_to_dict(info: ModelInfo) -> dict[str, Any]:
         "skeleton": None if info.skeleton is None else info.skeleton.to_dict(),
         "input_spec": info.input_spec.to_dict(),
         "decoder": info.decoder,
+        "blur_kernel": info.blur_kernel,
+        "shift_heatmap": info.shift_heatmap,
         "dataset": info.dataset,
         "source": info.source,
         "palette": [list(colour) for colour in info.palette],
@@ -155,6 +181,8 @@ def own_info(file: WeightFile) -> ModelInfo | None:
             skeleton=Skeleton.from_dict(values["skeleton"]) if values.get("skeleton") else None,
             input_spec=InputSpec.from_dict(values["input_spec"]),
             decoder=values.get("decoder", "official"),
+            blur_kernel=values.get("blur_kernel", 11),
+            shift_heatmap=values.get("shift_heatmap", True),
             dataset=values.get("dataset", ""),
             source=values.get("source", ""),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in values.get("palette") or ()),

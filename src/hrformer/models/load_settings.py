@@ -9,7 +9,7 @@ from typing import Any
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.models.origins import SETTINGS, Setting
+from hrformer.models.origins import DECODING, SETTINGS, Setting
 from hrformer.models.recognise import Recognised
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.ops.resize import UPSAMPLE_MODES
@@ -52,7 +52,7 @@ def decide(model: VisionModel, found: Recognised, given: Mapping[str, Any]) -> D
     same_use = model.task is None or model.task == found.task
     current = current_settings(model)
     wanted = {*SETTINGS, "dataset", "skeleton"} - {"position_bias", "upsample"} | set(current)
-    wanted -= {"decoder", "skeleton"} if model.task != "pose" else {"crop_ratio"}
+    wanted -= {"skeleton", *DECODING} if model.task != "pose" else {"crop_ratio"}
     if unusable := sorted(set(given) - wanted):
         raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
     settings = dict(found.settings) if same_use else {}
@@ -110,8 +110,8 @@ def new_info(model: VisionModel, label: str, found: Recognised, decision: Decisi
         "input_spec": InputSpec(**arguments),
         "source": label,
         "options": old.options | options,
-        "decoder": values.get("decoder", old.decoder),
-    }
+        "shift_heatmap": values["decoder"] != "udp" if "decoder" in values else old.shift_heatmap,
+    } | {name: values[name] for name in DECODING if name in values}
     if model.task == found.task and not fresh:
         changes |= _meaning(old, found, values)
     if "skeleton" in decision.given:

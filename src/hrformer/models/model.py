@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from hrformer.geometry.heatmaps import Decoder, HeatmapCodec, check_decoder
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.models.heads import FCNHead, OCRHead
@@ -19,7 +20,6 @@ from hrformer.ops.resize import UpsampleMode
 
 Task = Literal["classification", "pose", "segmentation"]
 TASKS: tuple[Task, ...] = ("classification", "pose", "segmentation")
-BorderRule = Literal["official", "mmpose"]
 
 
 class Backbone(Protocol):
@@ -46,7 +46,9 @@ class ModelInfo:
         class_names: one per class, or empty where unknown.
         skeleton: pose only; None where unknown.
         input_spec: the input contract; brought to the number of channels that ``options`` name in ``in_chans``.
-        decoder: pose only: which border rule the heatmap decoder follows.
+        decoder: pose only: how heatmaps are decoded, and for "udp" people cut out; see ``HeatmapCodec``.
+        blur_kernel: pose only: of that decoder.
+        shift_heatmap: pose only: whether the flip test may shift the mirrored maps; UDP's need no shift.
         dataset: what the weights were trained on; empty where unknown.
         source: where the weights come from; empty for fresh ones.
         palette: segmentation only: an RGB colour per class, or empty.
@@ -59,7 +61,9 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     skeleton: Skeleton | None = None
     input_spec: InputSpec = field(default_factory=InputSpec)
-    decoder: BorderRule = "official"
+    decoder: Decoder = "official"
+    blur_kernel: int = 11
+    shift_heatmap: bool = True
     dataset: str = ""
     source: str = ""
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -72,9 +76,15 @@ class ModelInfo:
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
         if self.skeleton is not None and self.skeleton.num_keypoints != self.num_classes:
             raise ValueError(f"skeleton has {self.skeleton.num_keypoints} keypoints, the head {self.num_classes}")
-        if self.decoder not in ("official", "mmpose"):
-            raise ValueError(f"decoder must be 'official' or 'mmpose', got {self.decoder!r}")
+        check_decoder(self.decoder, self.blur_kernel)
         object.__setattr__(self, "input_spec", self.input_spec.for_channels(self.options.get("in_chans", 3)))
+
+    def codec(self, heatmap_size: tuple[int, int]) -> HeatmapCodec:
+        """Decoder of a pose model's maps of (height, width) cells."""
+        size = self.input_spec.size
+        return HeatmapCodec(
+            input_size=size, heatmap_size=heatmap_size, decoder=self.decoder, blur_kernel=self.blur_kernel
+        )
 
 
 def find_device(wanted: str | torch.device | None) -> torch.device:

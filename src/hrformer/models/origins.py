@@ -20,7 +20,10 @@ from hrformer.models.zoo import INPUT_SPECS
 
 Family = Literal["hrformer", "hrnet", "timm"]
 
-SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "interpolation", "crop_ratio", "decoder")
+DECODING = ("decoder", "blur_kernel", "shift_heatmap")
+"""Pose only; fields of ``ModelInfo``."""
+
+SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "interpolation", "crop_ratio", *DECODING)
 """What an origin may imply beyond names and shapes, besides ``dataset`` and ``skeleton``."""
 
 _RGB: dict[str, Any] = {"channel_order": "RGB"}
@@ -185,5 +188,5 @@ def own_settings(info: ModelInfo) -> dict[str, Setting]:
     }
     values |= {name: info.options[name] for name in ("position_bias", "upsample") if name in info.options}
     if info.task == "pose":
-        values["decoder"] = info.decoder
+        values |= {name: getattr(info, name) for name in DECODING}
     return {name: Setting(value=value) for name, value in values.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,10 +81,11 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
     if info is None:
         published = published or published_entry(file, layout)
     settings = layout_settings(arranged, layout, family, task, num_outputs)
-    settings |= {name: Setting(value=value) for name, value in facts_of(file).items()}
+    facts = facts_of(file)
+    settings |= {name: Setting(value=value) for name, value in facts.items()}
     settings |= published_settings(published)
     options = _options(file, arranged, family, task)
-    notes = _notes(arranged, layout, published)
+    notes = _notes(arranged, layout, published, facts)
     if info is not None:
         settings = own_settings(info)
         task, num_outputs, model, options = info.task, info.num_classes, info.name, dict(info.options)
@@ -105,12 +107,12 @@ def recognise(file: WeightFile, arranged: Arranged, published: WeightEntry | Non
     )
 
 
-def _notes(arranged: Arranged, layout: str, published: WeightEntry | None) -> tuple[str, ...]:
+def _notes(arranged: Arranged, layout: str, published: WeightEntry | None, facts: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     if NO_OCR_HEAD in arranged.ignored.values():
         notes.append("the file's segmentation head (openseg without OCR) has no counterpart here; the backbone is read")
-    if layout in ("mmpose-0.x", "mmpose-1.x") and published is None:
-        notes.append("decoding is the plain one; mmpose's DARK and UDP weights look the same")
+    if layout in ("mmpose-0.x", "mmpose-1.x") and published is None and "decoder" not in facts:
+        notes.append("decoding is the plain one; mmpose's DARK and UDP weights look the same without a configuration")
     if _absolute_norms(arranged, layout):
         notes.append("batch norms without counters are taken for InPlaceABN's of PyTorch 0.4: weight = |weight| + 1e-5")
     return tuple(notes)

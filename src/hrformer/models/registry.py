@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 from safetensors import safe_open
 
+from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import InputSpec
 
 Origin = Literal["mmpose", "timm", "torchvision", "bundled", "official"]
-Decoder = Literal["official", "mmpose"]
 Task = Literal["classification", "pose", "segmentation", "detection"]
 
 HUB_SCHEME = "hf"  # hf://owner/repository/file, resolved by huggingface_hub

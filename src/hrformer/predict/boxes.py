@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from hrformer.data.images import LoadedImage
+from hrformer.geometry.boxes import clip_boxes_official
 
 PERSON = 1
 """COCO's category id of a person."""
@@ -22,8 +25,11 @@ PERSON = 1
 class Detector(Protocol):
     """Finds people in one picture; any callable of this form will do."""
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """(H, W, 3) uint8 RGB -> boxes (N, 4) as (x, y, width, height) in pixels, scores (N,)."""
+    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[Any, Any]:
+        """(H, W, 3) uint8 RGB -> boxes (N, 4) as (x, y, width, height) in pixels, scores (N,).
+
+        Arrays and lists of any number type will do, and tensors on any device.
+        """
         ...
 
 
@@ -85,6 +91,8 @@ class DetectionTable:
     def read(cls, path: str | os.PathLike[str]) -> DetectionTable:
         """Read a JSON file: a list of records, or a COCO data set with ``images`` and ``annotations``.
 
+        Labelled boxes are clipped to pictures of known size by ``clip_boxes_official``, as ``PoseSource`` does.
+
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not JSON or not of either form.
@@ -94,11 +102,8 @@ class DetectionTable:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{os.fspath(path)} is not JSON: {error}") from error
         if isinstance(content, dict) and "annotations" in content:
-            names = {image["id"]: image["file_name"] for image in content.get("images", [])}
-            content = [
-                {"score": 1.0, "file_name": names.get(record.get("image_id")), **record}
-                for record in content["annotations"]
-            ]
+            pictures = {image["id"]: image for image in content.get("images", [])}
+            content = [_labelled(record, pictures.get(record.get("image_id"), {})) for record in content["annotations"]]
         if not isinstance(content, list):
             raise ValueError(f"{os.fspath(path)} must hold a list of detections, found {type(content).__name__}")
         try:
@@ -129,17 +134,49 @@ def given_boxes(boxes: ArrayLike | None, scores: ArrayLike | None, image: Loaded
     if boxes is None:
         width, height = image.size
         boxes, scores = [[0.0, 0.0, width, height]], None
-    array = np.asarray(boxes)
-    if array.size == 0:
-        array = array.reshape(0, 4)
-    if not np.issubdtype(array.dtype, np.floating):
-        array = array.astype(np.float64)
-    values = np.ones(len(array)) if scores is None else np.asarray(scores, dtype=np.float64)
+    array = _numbers(boxes, "boxes")
+    array = array if array.size else array.reshape(0, 4)
+    values = np.ones(len(array)) if scores is None else _numbers(scores, "box_scores").astype(np.float64)
     return PersonBoxes(boxes=array, scores=values, compete=False)
 
 
+def found_boxes(answer: Any, threshold: float) -> PersonBoxes:
+    """What a detector answered for a picture, scored ``threshold`` or more.
+
+    Raises:
+        ValueError: it is not a pair of boxes (N, 4) and scores (N,), or holds what is not a finite number.
+    """
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise ValueError(
+            f"a detector must return a pair: boxes (N, 4) as (x, y, width, height) and scores, got {_shortened(answer)}"
+        )
+    boxes, scores = _numbers(answer[0], "a detector's boxes"), _numbers(answer[1], "a detector's scores")
+    found = PersonBoxes(boxes=boxes if boxes.size else boxes.reshape(0, 4), scores=scores, compete=True)
+    kept = found.scores >= threshold
+    return PersonBoxes(boxes=found.boxes[kept], scores=found.scores[kept], compete=True)
+
+
+def _numbers(values: Any, name: str) -> NDArray[np.floating]:
+    """Array of a tensor, an array, or rows of either or of numbers; float32 stays so, other types become float64."""
+    try:
+        if not isinstance(values, Tensor | np.ndarray):
+            rows = [row.detach().cpu().double() if isinstance(row, Tensor) else row for row in values]
+            array = np.asarray(rows)
+        elif isinstance(values, Tensor):
+            host = values.detach().cpu()
+            array = (host if host.dtype == torch.float32 else host.double()).numpy()
+        else:
+            array = values
+        array = array if array.dtype == np.float32 else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be rows of numbers, got {_shortened(values)}") from error
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got {_shortened(values)}")
+    return array
+
+
 def pair_with_images(
-    images: Iterable[LoadedImage], boxes: Sequence[Any] | None, scores: Sequence[Any] | None
+    images: Iterable[LoadedImage], boxes: Iterable[Any] | None, scores: Iterable[Any] | None
 ) -> Iterator[tuple[LoadedImage, PersonBoxes]]:
     """Pictures with the caller's boxes for each.
 
@@ -155,8 +192,9 @@ def pair_with_images(
         except StopIteration:
             raise ValueError(f"boxes and box_scores must have one entry per picture; they end after {count}") from None
         count += 1
-    if boxes is not None and len(boxes) != count:
-        raise ValueError(f"boxes must have one entry per picture: {len(boxes)} for {count}")
+    for given, rows, name in ((boxes, box_rows, "boxes"), (scores, score_rows, "box_scores")):
+        if given is not None and any(True for _ in rows):
+            raise ValueError(f"{name} must have one entry per picture: more than {count} for {count}")
 
 
 def _read_record(record: Mapping[str, Any]) -> tuple[str, list[float], float]:
@@ -166,6 +204,16 @@ def _read_record(record: Mapping[str, Any]) -> tuple[str, list[float], float]:
     if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) < 0 or max(box[2:]) <= 0:
         raise ValueError("bbox")
     return key, box, float(record["score"])
+
+
+def _labelled(record: Mapping[str, Any], picture: Mapping[str, Any]) -> dict[str, Any]:
+    """A labelled person as a detection."""
+    found = {"score": 1.0, "file_name": picture.get("file_name"), **record}
+    try:
+        box = clip_boxes_official([record["bbox"]], (picture["width"], picture["height"]))[0].tolist()
+    except (KeyError, TypeError, ValueError):
+        return found  # no size, or a box that is reported where all are checked
+    return found | ({"bbox": box} if max(box[2:]) > 0 else {})
 
 
 def _keys_of(name: str) -> list[str]:

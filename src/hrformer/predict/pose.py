@@ -15,13 +15,13 @@ from torch import Tensor
 from hrformer.data.images import LoadedImage, Pictures, is_single, load_images
 from hrformer.data.preprocess import crop_people, crop_people_on_device
 from hrformer.geometry.flips import flip_image, merge_flipped
-from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
-from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, pair_with_images
+from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
 from hrformer.predict.detector import PersonDetector
 from hrformer.predict.results import Keypoints
 
@@ -34,7 +34,8 @@ class PoseOptions(PredictOptions):
     """The COCO test protocol of HRNet, HRFormer and mmpose.
 
     Attributes:
-        shift: with ``flip``, move the mirrored maps one cell to the right before averaging.
+        shift: with ``flip``, move the mirrored maps one cell to the right before averaging, unless the weights'
+            configuration says otherwise (UDP).
         joint_threshold: joints must score above it to count in the person's score.
         box_threshold: detections scored below it are not looked at.
         nms: which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20,
@@ -62,7 +63,7 @@ class PoseOptions(PredictOptions):
 
 
 _Answer: TypeAlias = tuple[NDArray[np.float32], tuple[int, int]]
-"""One person's (K, 3) x, y in cells and score, and the (height, width) of the maps they were read from."""
+"""One person's (K, 3) x, y in cells and score, and the maps' ``HeatmapCodec.steps``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -144,18 +145,16 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
             for image in images:
-                found, scores = finder(image.pixels)
-                kept = scores >= options.box_threshold
-                yield image, PersonBoxes(boxes=found[kept], scores=scores[kept], compete=True)
+                yield image, found_boxes(finder(image.pixels), options.box_threshold)
         else:
             yield from pair_with_images(images, boxes, box_scores)
 
     def _crop(self, image: LoadedImage, found: PersonBoxes, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
-        spec = self.info.input_spec
+        spec, udp = self.info.input_spec, self.info.decoder == "udp"
         if options.fast_crop:
-            crops, centers, sizes = crop_people_on_device(image.pixels, found.boxes, spec, self.device)
+            crops, centers, sizes = crop_people_on_device(image.pixels, found.boxes, spec, self.device, udp=udp)
         else:
-            arrays, centers, sizes = crop_people(image.pixels, found.boxes, spec)
+            arrays, centers, sizes = crop_people(image.pixels, found.boxes, spec, udp=udp)
             crops = torch.from_numpy(arrays)
         return _People(image=image, found=found, centers=centers, sizes=sizes), list(crops)
 
@@ -176,14 +175,15 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         if not flip:
             return plain
         assert self.info.skeleton is not None
-        return merge_flipped(plain, self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs, shift)
+        return merge_flipped(
+            plain, self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs, shift and self.info.shift_heatmap
+        )
 
     def _run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:
         maps = self.heatmaps(crops, flip=options.flip, shift=options.shift)
-        grid = (int(maps.shape[2]), int(maps.shape[3]))
-        codec = HeatmapCodec(input_size=self.info.input_spec.size, heatmap_size=grid, border=self.info.decoder)
+        codec = self.info.codec((int(maps.shape[2]), int(maps.shape[3])))
         cells, scores = codec.decode(maps)
-        return [(row, grid) for row in torch.cat([cells, scores[..., None]], dim=2).cpu().numpy()]
+        return [(row, codec.steps) for row in torch.cat([cells, scores[..., None]], dim=2).cpu().numpy()]
 
     def _result(self, people: _People, answers: Sequence[_Answer], options: PoseOptions) -> Keypoints:
         info, found = self.info, people.found

@@ -38,7 +38,7 @@ class Classification:
         """JSON-ready: file, size, and a list of class_id, label, probability."""
         rows = zip(self.class_ids, self.labels, self.probabilities, strict=True)
         return _header(self.path, self.image) | {
-            "predictions": [{"class_id": i, "label": label, "probability": p} for i, label, p in rows]
+            "predictions": [{"class_id": int(i), "label": label, "probability": float(p)} for i, label, p in rows]
         }
 
     def draw(self) -> NDArray[np.uint8]:
@@ -100,8 +100,8 @@ class Keypoints:
         """Records of the COCO results format: image_id, category_id, keypoints flat (3 K numbers), score."""
         return [
             {
-                "image_id": image_id,
-                "category_id": category_id,
+                "image_id": int(image_id),
+                "category_id": int(category_id),
                 "keypoints": _rounded(self.keypoints[i]).ravel().tolist(),
                 "score": float(self.scores[i]),
             }

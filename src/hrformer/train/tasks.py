@@ -19,7 +19,6 @@ from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, Seg
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
-from hrformer.geometry.heatmaps import HeatmapCodec
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.losses import (
     classification_cross_entropy,
@@ -29,7 +28,7 @@ from hrformer.losses import (
     segmentation_losses,
 )
 from hrformer.models.load_report import LoadReport
-from hrformer.models.model import BorderRule, VisionModel
+from hrformer.models.model import VisionModel
 from hrformer.models.zoo import create_model
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
 from hrformer.train.initial import load_first_weights
@@ -151,17 +150,22 @@ class PoseTask(TrainingTask[PoseRun]):
         name, options = self.config.model.name, model_options(self.config.model)
         model = create_model(name, "pose", num_keypoints=skeleton.num_keypoints, **options)
         spec = replace(model.info.input_spec, size=self.config.augment.size)
-        # Weights trained by mmpose's recipe are also decoded by its border rule.
-        decoder: BorderRule = "mmpose" if self.config.augment.style == "mmpose" else "official"
+        codec = self.config.augment.codec()
         model.info = replace(
-            model.info, skeleton=skeleton, dataset=self.train_set.name, input_spec=spec, decoder=decoder
+            model.info,
+            skeleton=skeleton,
+            dataset=self.train_set.name,
+            input_spec=spec,
+            decoder=codec.decoder,
+            blur_kernel=codec.blur_kernel,
+            shift_heatmap=codec.decoder != "udp",
         )
         return model
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
         augment = self.config.augment
-        return TrainPose(augment, self.train_set.skeleton, HeatmapCodec(input_size=augment.size, sigma=augment.sigma))
+        return TrainPose(augment, self.train_set.skeleton, augment.codec())
 
     def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the heatmaps."""

@@ -64,7 +64,7 @@ def item_of(joints: np.ndarray = LEGS_AND_ARMS, index: int = 0, **changes: Any) 
 
 
 def transform_of(settings: PoseAugment, skeleton: Skeleton = COCO17) -> TrainPose:
-    return TrainPose(settings, skeleton, HeatmapCodec(input_size=settings.size, sigma=settings.sigma))
+    return TrainPose(settings, skeleton, settings.codec())
 
 
 def drawn(settings: PoseAugment, *, indices: bool = False, **changes: Any) -> list[PoseParams]:
@@ -344,6 +344,21 @@ def test_without_augmentation_training_sees_what_testing_sees(people: PoseSet) -
         np.testing.assert_array_equal(tested["image"].permute(1, 2, 0).numpy(), crops[0])
         np.testing.assert_array_equal(tested["center"].numpy(), centers[0])
         np.testing.assert_array_equal(tested["size"].numpy(), sizes[0])
+
+
+@pytest.mark.parametrize("encoding", ["dark", "udp"])
+def test_unbiased_targets_and_crops(encoding: str) -> None:
+    settings = replace(NOTHING, encoding=encoding)
+    codec, item = settings.codec(), item_of()
+    out = transform_of(settings)(item)
+    _, centers, sizes = crop_people(
+        item["image"].permute(1, 2, 0).numpy(), item["box"].numpy()[None], InputSpec(size=settings.size)
+    )
+    cells, _ = codec.decode(out["targets"][None].numpy())
+    found = cells_to_image(cells, centers, sizes, codec.steps)[0]
+    shown = out["weights"].numpy() > 0
+    np.testing.assert_allclose(found[shown], LEGS_AND_ARMS[shown, :2], atol=0.3)
+    assert (PoseAugment().codec().blur_kernel, PoseAugment(sigma=3).codec().blur_kernel) == (11, 17)
 
 
 def test_batches_of_the_loader(people: PoseSet) -> None:

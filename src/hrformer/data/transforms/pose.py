@@ -134,7 +134,7 @@ class TrainPose:
             pixels = np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)
             joints, center = flip_keypoints(joints, width, pairs), flip_keypoints(center[None], width, ())[0]
         height, width = self.settings.size
-        matrix = crop_matrix(center, params.size, (width, height), params.rotation)
+        matrix = crop_matrix(center, params.size, (width, height), params.rotation, udp=self.codec.decoder == "udp")
         crop = warp(pixels, matrix, (width, height))
         if params.gain != 1:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
@@ -196,13 +196,14 @@ class TestPose:
 
     Args:
         spec: its ``size`` is the crop's.
+        udp: see :func:`crop_matrix`.
     """
 
     # Its name begins like those of pytest's own test classes.
     __test__ = False
 
-    def __init__(self, spec: InputSpec) -> None:
-        self.spec = spec
+    def __init__(self, spec: InputSpec, *, udp: bool = False) -> None:
+        self.spec, self.udp = spec, udp
 
     def __call__(self, item: Item) -> Item:
         """Crop.
@@ -214,7 +215,9 @@ class TestPose:
             ``image`` (3, h, w) uint8, ``center`` and ``size`` (2,) float32 of the padded box in picture pixels, which
             ``cells_to_image`` needs, and ``index``.
         """
-        crops, centers, sizes = crop_people(as_pixels(item["image"]), item["box"].numpy()[None], self.spec)
+        crops, centers, sizes = crop_people(
+            as_pixels(item["image"]), item["box"].numpy()[None], self.spec, udp=self.udp
+        )
         return {
             "image": torch.from_numpy(crops[0]).permute(2, 0, 1),
             "center": torch.from_numpy(centers[0]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hrformer.geometry.heatmaps import Decoder, HeatmapCodec
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationAugment:
@@ -51,6 +53,7 @@ class PoseAugment:
     Attributes:
         size: (height, width) of the crop.
         sigma: of the targets in cells.
+        encoding: of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
         style: which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale
             after half body, flip last, no centre jitter).
         shift: largest centre jitter as a share of the box (official) or the padded box (mmpose).
@@ -68,6 +71,7 @@ class PoseAugment:
 
     size: tuple[int, int] = (256, 192)
     sigma: float = 2.0
+    encoding: Literal["plain", "dark", "udp"] = "plain"
     style: Literal["official", "mmpose", "hrnet"] = "official"
     shift: float = 0.2
     shift_probability: float = 0.3
@@ -79,6 +83,14 @@ class PoseAugment:
     rotation: float = 40.0
     rotation_probability: float = 0.6
     brightness: float = 0.0
+
+    def codec(self) -> HeatmapCodec:
+        """Draws the targets; the weights are decoded by it too, plain ones by mmpose's rule if trained in its style."""
+        plain: Decoder = "mmpose" if self.style == "mmpose" else "official"
+        decoder = plain if self.encoding == "plain" else self.encoding
+        # The kernel that OpenCV takes for this sigma, as mmpose's configurations do: 11 for 2, 17 for 3.
+        kernel = 2 * max(round((self.sigma - 0.8) / 0.3 + 1), 1) + 1
+        return HeatmapCodec(input_size=self.size, sigma=self.sigma, decoder=decoder, blur_kernel=kernel)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
