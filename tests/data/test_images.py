@@ -138,6 +138,25 @@ def test_sixteen_bits_bool_and_premultiplied_values_are_scaled() -> None:
     assert load_image(Image.new("LA", (2, 2), (200, 128)).convert("La")).pixels[0, 0, 0] in (199, 200, 201)
 
 
+def test_alpha_is_kept_in_every_form(tmp_path: Path) -> None:
+    with_key = Image.fromarray(RGBA).convert("RGB").quantize(16)
+    for name, kind in (("x.png", "PNG"), ("x.webp", "WEBP"), ("x.tif", "TIFF")):
+        Image.fromarray(RGBA).save(tmp_path / name, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    for form in (RGBA, torch.from_numpy(RGBA).permute(2, 0, 1), Image.fromarray(RGBA), *sorted(tmp_path.glob("x.*"))):
+        assert np.array_equal(load_image(form).for_channels(4), RGBA)
+        assert np.array_equal(load_image(form).for_channels(3), RGBA[..., :3])
+    with_key.save(tmp_path / "key.png", transparency=0)
+    assert np.array_equal(load_image(tmp_path / "key.png").alpha, np.where(np.asarray(with_key) == 0, 0, 255))
+    assert load_image(RGBA[..., :3]).alpha is None
+    assert (load_image(RGBA[..., :3]).for_channels(4)[..., 3] == 255).all()
+
+
+def test_files_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (30000, 30000)).save(tmp_path / "bomb.png")
+    with pytest.raises(ImageError, match=r"bomb.png: .*900000000 pixels"):
+        load_image(tmp_path / "bomb.png")
+
+
 def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 200, np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(ImageError, match=r"x.tif: .*lie in \[0, 1\], got values from 200"):
@@ -150,6 +169,7 @@ def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path)
         (Image.fromarray(np.full((4, 4), -1, np.int32)), "0 to 65535, got -1"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), r"lie in \[0, 1\]"),
         (b"hello", "bytes: not a picture"),
+        (np.broadcast_to(np.uint8(0), (30000, 30000, 3)), "more than 536870911 pixels"),
         (np.zeros((4, 4, 3)) + 255.0, r"lie in \[0, 1\], got values from 255 to 255"),
         (np.full((4, 4, 3), np.nan), r"lie in \[0, 1\]"),
         (np.zeros((4, 4, 3), np.int64), "must be uint8"),

@@ -170,6 +170,18 @@ def test_planes_are_normalised_alike(order, layout: torch.memory_format) -> None
     assert torch.allclose(planes[0, :, 0, 0], expected / torch.tensor([0.4, 0.5, 0.6]))
 
 
+def test_long_pictures_are_cropped_without_resizing_the_whole(noise: np.ndarray) -> None:
+    strip = np.tile(noise[:20], (1, 30, 1))
+    for picture in (strip, np.swapaxes(strip, 0, 1)):
+        crop, spec = centre_crop(picture, InputSpec()), InputSpec(size=(192, 192))
+        assert crop.shape == (224, 224, 3)
+        whole = Image.fromarray(picture).resize([round(s * 256 / 20) for s in picture.shape[1::-1]], Image.BILINEAR)
+        x, y = ((side - 224) / 2 for side in whole.size)
+        expected = np.asarray(whole.crop((round(x), round(y), round(x) + 224, round(y) + 224)))
+        assert np.abs(crop.astype(int) - expected).max() <= 1
+    assert (centre_crop(np.full((1, 5000, 4), 255, np.uint8), spec) == 255).all()
+
+
 def test_pictures_fit_models_of_one_and_four_channels(noise: np.ndarray) -> None:
     pixels = torch.from_numpy(noise)[None]
     grey, opaque = (InputSpec(mean=(0.0,) * n, std=(1 / 255,) * n) for n in (1, 4))

@@ -7,7 +7,7 @@ import io
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,6 +28,9 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
+_MOST_BYTES = 2**31 - 1
+"""OpenCV counts in 32 bits, and reads elsewhere in memory without a word beyond."""
+
 Picture: TypeAlias = "str | PathLike[str] | bytes | Image.Image | NDArray[np.generic] | torch.Tensor | LoadedImage"
 Pictures: TypeAlias = "Picture | Iterable[Picture]"
 
@@ -43,15 +46,24 @@ class LoadedImage:
     Attributes:
         pixels: (H, W, 3) uint8, RGB, turned upright by the EXIF orientation.
         path: the file or URL it came from; None for pictures that were handed over in memory.
+        alpha: (H, W) uint8, 255 is opaque; None where nothing is transparent.
     """
 
     pixels: NDArray[np.uint8]
     path: str | None = None
+    alpha: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[0]
+
+    def for_channels(self, number: int) -> NDArray[np.uint8]:
+        """(H, W, 4) with alpha for a network of four channels, else ``pixels``."""
+        if number != 4:
+            return self.pixels
+        alpha = np.full(self.pixels.shape[:2], 255, np.uint8) if self.alpha is None else self.alpha
+        return np.dstack([self.pixels, alpha])
 
 
 def is_single(source: Pictures) -> bool:
@@ -68,8 +80,8 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
         source: a file name, an http(s) URL, a file's bytes, a PIL image of any mode, an array (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4) in RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more
             dimension in front, or any iterable of these. Arrays and tensors are uint8, uint16 (the upper byte is
-            used, as in files of 16 bits), bool, or floating point in [0, 1]. Transparency is dropped, and of several
-            frames the first is used.
+            used, as in files of 16 bits), bool, or floating point in [0, 1]. Transparency is for networks of four
+            channels; colours are taken as they are below it. Of several frames the first is used.
 
     Raises:
         ImageError: a picture cannot be read, or an array is not one of the above.
@@ -93,18 +105,18 @@ def load_image(source: Picture) -> LoadedImage:
         return source
     if isinstance(source, Image.Image):
         try:
-            return LoadedImage(pixels=_from_pil(source))
+            return _from_pil(source)
         except _DAMAGE as error:
             raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, bytes):
-        return LoadedImage(pixels=decode(source, "bytes"))
+        return _decode(source, "bytes")
     if isinstance(source, torch.Tensor):
-        return LoadedImage(pixels=_from_tensor(source))
+        return _from_tensor(source)
     if isinstance(source, np.ndarray):
-        return LoadedImage(pixels=_from_array(source))
+        return _from_array(source)
     if isinstance(source, str | PathLike):
         name = str(fspath(source))
-        return LoadedImage(pixels=decode(_read(name), name), path=name)
+        return replace(_decode(_read(name), name), path=name)
     raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
 
 
@@ -112,7 +124,8 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
     OpenCV decodes, as in the code that produced the published figures; Pillow takes over where OpenCV does not
-    know the format, and for TIFF, of which OpenCV cuts floating point off at 0 and 255 and blends transparency.
+    know the format, where something is transparent, and for TIFF, of which OpenCV cuts floating point off at 0 and 255.
+    More pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS`` are refused, as Pillow does.
 
     Args:
         data: contents of the file.
@@ -124,24 +137,29 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises:
         ImageError: ``data`` is no picture, or only part of one.
     """
+    return _decode(data, name).pixels
+
+
+def _decode(data: bytes, name: str) -> LoadedImage:
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    bgr = None if data[:4] in _TIFF or _looks_cut_short(data) else _decode_by_opencv(data)
-    if bgr is not None:
-        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _from_pil(image)
+            by_pillow = data[:4] in _TIFF or image.has_transparency_data or _looks_cut_short(data)
+            return (None if by_pillow else _decode_by_opencv(data)) or _from_pil(image)
     except Image.UnidentifiedImageError:
+        if found := _decode_by_opencv(data):
+            return found
         raise ImageError(f"{name}: not a picture in a format known here") from None
     except _DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
 
-def _decode_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
-    """(H, W, 3) BGR, or None where OpenCV cannot read it."""
+def _decode_by_opencv(data: bytes) -> LoadedImage | None:
+    """None where OpenCV cannot read it."""
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        return None if bgr is None else _from_array(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     except cv2.error:
         return None
 
@@ -181,7 +199,7 @@ def _download(url: str) -> bytes:
         raise ImageError(f"{url}: {getattr(error, 'reason', None) or error}") from error
 
 
-def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
+def _from_pil(image: Image.Image) -> LoadedImage:
     upright = ImageOps.exif_transpose(image)
     if upright.mode == "I":
         values = np.asarray(upright)
@@ -192,10 +210,10 @@ def _from_pil(image: Image.Image) -> NDArray[np.uint8]:
         return _from_array(np.asarray(upright))
     if upright.mode in ("RGBa", "La"):
         upright = upright.convert(upright.mode.upper())
-    return _from_array(np.asarray(upright.convert("RGB")))
+    return _from_array(np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB")))
 
 
-def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
+def _from_tensor(tensor: torch.Tensor) -> LoadedImage:
     values = tensor.detach().cpu()
     if values.ndim == 3:
         if values.shape[0] not in (1, 3, 4):
@@ -210,12 +228,14 @@ def _from_tensor(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return _from_array((values.float() if values.is_floating_point() else values).numpy())
 
 
-def _from_array(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _from_array(array: NDArray[np.generic]) -> LoadedImage:
     values = array[:, :, None] if array.ndim == 2 else array
     if values.ndim != 3 or values.shape[2] not in (1, 3, 4):
         raise ImageError(f"a picture array must have shape (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
     if 0 in values.shape:
         raise ImageError(f"the picture has no pixels: shape {array.shape}")
+    if 4 * values.shape[0] * values.shape[1] > _MOST_BYTES:
+        raise ImageError(f"the picture has more than {_MOST_BYTES // 4} pixels, {array.shape}: cut it into parts")
     if np.issubdtype(values.dtype, np.floating):
         values = _bytes_from_unit_range(values)
     elif values.dtype == bool:
@@ -225,7 +245,10 @@ def _from_array(array: NDArray[np.generic]) -> NDArray[np.uint8]:
     elif values.dtype != np.uint8:
         raise ImageError(f"picture values must be uint8, uint16, bool, or floating point in [0, 1]; got {values.dtype}")
     colour = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[:, :, :3]
-    return np.ascontiguousarray(colour, dtype=np.uint8)
+    return LoadedImage(
+        pixels=np.ascontiguousarray(colour, dtype=np.uint8),
+        alpha=np.ascontiguousarray(values[:, :, 3], dtype=np.uint8) if values.shape[2] == 4 else None,
+    )
 
 
 def _bytes_from_unit_range(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -1,4 +1,5 @@
-"""What happens to a picture before the network: crops, resizing, normalisation. Pictures are (H, W, 3) uint8 RGB."""
+"""What happens to a picture before the network: crops, resizing, normalisation. Pictures are (H, W, 3) uint8 RGB,
+or (H, W, 4) with alpha for networks that take it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from hrformer.geometry.affine import crop_batch, crop_matrix
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.geometry.tiles import short_side_size
+from hrformer.geometry.tiles import ELONGATED, short_side_size
 
 _OPENCV_FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 _PILLOW_FILTERS = {
@@ -45,7 +46,7 @@ def crop_people(
     """
     height, width = spec.size
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
-    crops = np.empty((len(centers), height, width, 3), dtype=np.uint8)
+    crops = np.empty((len(centers), height, width, pixels.shape[2]), dtype=np.uint8)
     for row, (center, size) in enumerate(zip(centers, sizes, strict=True)):
         crops[row] = warp(pixels, crop_matrix(center, size, (width, height), udp=udp), (width, height))
     return crops, centers, sizes
@@ -105,9 +106,14 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
         new_height, new_width = target_height, max(int(target_height * width / height), spec.size[1])
     else:
         new_height, new_width = max(int(target_width * height / width), spec.size[0]), target_width
-    resized = Image.fromarray(pixels).resize((new_width, new_height), _PILLOW_FILTERS[spec.interpolation])
     top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
-    return np.asarray(resized)[top : top + spec.size[0], left : left + spec.size[1]]
+    bottom, right = top + spec.size[0], left + spec.size[1]
+    picture, filter_ = Image.fromarray(pixels), _PILLOW_FILTERS[spec.interpolation]
+    if max(height, width) <= ELONGATED * min(height, width):
+        return np.asarray(picture.resize((new_width, new_height), filter_))[top:bottom, left:right]
+    # The whole would take up to a gigabyte; the part alone is rounded otherwise by at most 1 of 255.
+    x, y = width / new_width, height / new_height
+    return np.asarray(picture.resize(spec.size[::-1], filter_, box=(left * x, top * y, right * x, bottom * y)))
 
 
 def resize_short_side(pixels: NDArray[np.uint8], short_side: int, interpolation: str) -> NDArray[np.uint8]:
@@ -171,15 +177,14 @@ def normalise_planes(
     wanted = len(spec.mean)
     if wanted not in (1, 3, 4):
         raise ValueError(f"the model takes {wanted} channels; pictures have 1 (grey), 3 (RGB) or 4 (RGB and alpha)")
-    colours = planes[:, :3]
+    colours, alpha = planes[:, :3], planes[:, 3:]
     if wanted == 1:
         red, green, blue = colours.int().unbind(1)
         # ITU-R 601-2 in 16 bits, as Pillow's convert("L").
         planes = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16)[:, None]
-    elif wanted == 4:
-        alpha = planes[:, 3:] if planes.shape[1] == 4 else torch.full_like(planes[:, :1], 255)
-        planes = torch.cat([colours.flip(1) if spec.channel_order == "BGR" else colours, alpha], dim=1)
-    elif spec.channel_order == "BGR":
-        planes = planes.flip(1)
+    else:
+        planes = colours.flip(1) if spec.channel_order == "BGR" else colours
+    if wanted == 4:
+        planes = torch.cat([planes, alpha if alpha.shape[1] else torch.full_like(planes[:, :1], 255)], dim=1)
     mean, std = (torch.tensor(values, device=planes.device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     return planes.to(torch.float32, memory_format=memory_format).div_(255).sub_(mean).div_(std)

@@ -21,6 +21,9 @@ MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 """Default multi-scale test of the official Cityscapes script with window 15."""
 
+ELONGATED = 16
+"""Pictures longer than so many times their short side are not enlarged as others: a line would become an acre."""
+
 _CHUNK_ELEMENTS = 1 << 22
 """Logits resized at once: 16 MiB of float32, so that 150 classes on a large photograph fit in memory."""
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hrformer.data.images import Picture, Pictures, is_single
+from hrformer.data.images import LoadedImage, Picture, Pictures, is_single
 from hrformer.data.preprocess import normalise
 from hrformer.models.load_report import LoadReport
 from hrformer.models.model import ModelInfo, VisionModel, find_device
@@ -115,8 +117,12 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
             raise ValueError(f"unknown option(s) {', '.join(unknown)} for {self.task}; known: {', '.join(known)}")
         return replace(self.options, **given)
 
+    def _pixels(self, image: LoadedImage) -> NDArray[np.uint8]:
+        """(H, W, 3), or (H, W, 4) for a network of four channels."""
+        return image.for_channels(len(self.info.input_spec.mean))
+
     def _network_input(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, 3) uint8 RGB on any device -> normalised (B, 3, H, W) on the model's."""
+        """(B, H, W, 3 or 4) uint8 RGB on any device -> normalised (B, C, H, W) on the model's."""
         return normalise(pixels.to(self.device), self.info.input_spec).to(self.dtype)
 
 

@@ -52,9 +52,8 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
             **options: fields of ``ClassificationOptions``.
         """
         opts = self._merged(options)
-        jobs = (
-            (image, [torch.tensor(centre_crop(image.pixels, self.info.input_spec))]) for image in load_images(images)
-        )
+        spec = self.info.input_spec
+        jobs = ((image, [torch.tensor(centre_crop(self._pixels(image), spec))]) for image in load_images(images))
         for image, (probabilities,) in run_in_batches(jobs, lambda x: self._run(x, opts), opts.batch_size):
             yield self._result(image, probabilities, opts)
 

@@ -150,11 +150,11 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             yield from pair_with_images(images, boxes, box_scores)
 
     def _crop(self, image: LoadedImage, found: PersonBoxes, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
-        spec, udp = self.info.input_spec, self.info.decoder == "udp"
+        spec, udp, pixels = self.info.input_spec, self.info.decoder == "udp", self._pixels(image)
         if options.fast_crop:
-            crops, centers, sizes = crop_people_on_device(image.pixels, found.boxes, spec, self.device, udp=udp)
+            crops, centers, sizes = crop_people_on_device(pixels, found.boxes, spec, self.device, udp=udp)
         else:
-            arrays, centers, sizes = crop_people(image.pixels, found.boxes, spec, udp=udp)
+            arrays, centers, sizes = crop_people(pixels, found.boxes, spec, udp=udp)
             crops = torch.from_numpy(arrays)
         return _People(image=image, found=found, centers=centers, sizes=sizes), list(crops)
 

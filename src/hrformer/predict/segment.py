@@ -15,6 +15,7 @@ from torch import Tensor
 from hrformer.data.images import LoadedImage, Pictures, load_images
 from hrformer.data.preprocess import resize
 from hrformer.geometry.tiles import (
+    ELONGATED,
     blend_windows,
     fuse_scales,
     label_map,
@@ -26,9 +27,6 @@ from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.predict.base import PredictOptions, Predictor, free_memory
 from hrformer.predict.batching import run_in_batches
 from hrformer.predict.results import Segmentation
-
-ELONGATED = 16
-"""Pictures longer than so many times their short side are not enlarged beyond this: a line would become an acre."""
 
 _PIXEL_BYTES = 2500
 """Memory per pixel of network input. Measured at 512 x 1024: 1060 to 1450 for our models with 11 to 150 classes, 2360
@@ -164,7 +162,7 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         )
 
     def _prepare(self, image: LoadedImage, options: SegmentationOptions) -> NDArray[np.uint8]:
-        return resize(image.pixels, self._size(image, options), self.info.input_spec.interpolation)
+        return resize(self._pixels(image), self._size(image, options), self.info.input_spec.interpolation)
 
     @torch.inference_mode()
     def _run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
