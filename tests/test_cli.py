@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -352,7 +353,7 @@ def test_convert_there_and_back(weights: dict[str, str], tmp_path: Path, capfd) 
         assert a.equal(b)
 
 
-def test_inputs(photos: Path) -> None:
+def test_inputs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = expand(
         ["b/x.jpg", "a", "./b/x.jpg", "b/*.jpg", "https://example.org/p?q", "b/c", "no", "*.tif"], Path("out")
     )
@@ -364,6 +365,15 @@ def test_inputs(photos: Path) -> None:
     Path("b/masks/x.png").write_bytes(Path("a/x.png").read_bytes())
     assert expand(["."], photos / "b").files == ["a/x.png", "b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
     assert expand(["b"], photos / "b").files == ["b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
+
+    def closed(place: str) -> Iterator[os.DirEntry[str]]:
+        if Path(place).name == "c":
+            raise PermissionError(13, "Permission denied", place)
+        return scan(place)
+
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", closed)
+    assert expand(["b"], Path("out")).missing == {"b/c": "Permission denied"}
     Path("odd[1].png").write_bytes(Path("a/x.png").read_bytes())
     Path("picture.dat").write_bytes(b"")
     assert expand(["odd[1].png", "*.dat", "picture.dat"], Path("out")).files == ["odd[1].png", "picture.dat"]

@@ -22,7 +22,8 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV"
 
 def good_pictures(folder: Path, photo: Image.Image) -> None:
     """Files that are pictures."""
-    suffixes = {"CMYK": "jpg", "YCbCr": "jpg", "LAB": "tif", "F": "tif", "I": "tif", "HSV": None, "PA": None, "I;16": "png"}
+    # No file format keeps HSV or PA.
+    suffixes = {"CMYK": "jpg", "YCbCr": "jpg", "LAB": "tif", "F": "tif", "I": "tif", "HSV": None, "PA": None}
     for mode in MODES:
         values = np.asarray(photo.convert("L"))
         if mode == "I;16":
@@ -46,7 +47,7 @@ def good_pictures(folder: Path, photo: Image.Image) -> None:
     Image.new("RGB", (1, 5000), "red").save(folder / "tall.png")
     Image.new("RGB", (20000, 40), "red").save(folder / "wide.png")
     photo.save(folder / "with spaces, ünïcode & 'quotes'.jpg")
-    photo.save(os.fsencode(folder) + b"/caf\xe9.png", "PNG")
+    photo.save(os.fsencode(folder) + b"/gr\xfcn.png", "PNG")
     (folder / "linked.jpg").symlink_to("format.jpeg")
 
 

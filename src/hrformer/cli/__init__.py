@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program's name; None takes the process's own.
 
     Returns:
-        Exit code: 0; 1 if some inputs could not be read; 2 for wrong usage and every other error; 130 after Ctrl-C.
+        Exit code: 0; 1 if some inputs could not be read; 2 for wrong usage and every other error; 130 after Ctrl-C,
+            143 after SIGTERM.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     # Looked for here because errors may come before the command is known.

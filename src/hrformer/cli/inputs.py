@@ -42,7 +42,7 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
         if not files:
             inputs.missing[argument] = reason
         for file in files:
-            identity = file if is_url(file) else os.path.realpath(file)
+            identity = file if is_url(file) else os.path.abspath(file)
             if identity not in seen:
                 seen.add(identity)
                 inputs.files.append(file)

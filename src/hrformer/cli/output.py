@@ -148,7 +148,7 @@ class OutputFolder:
 
 def _identity(source: str) -> str:
     """The same for one picture however it is typed."""
-    return source if is_url(source) else os.path.realpath(source)
+    return source if is_url(source) else os.path.abspath(source)
 
 
 def _is_finite(result: Result) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import signal
@@ -31,6 +30,11 @@ from hrformer.predict.detector import PersonDetector
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.segment import SegmentationPredictor
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -237,7 +241,7 @@ class Rate(ProgressColumn):
 
 def _report(arguments: PredictArguments, output: OutputFolder, done: int, skipped: int) -> None:
     already = f", {skipped} had been done before" if skipped else ""
-    say(f"{done} pictures predicted{already}; peak memory {_peak_memory() / 1e9:.1f} GB")
+    say(f"{done} pictures predicted{already}{_peak_memory()}")
     say(f"results: {output.predictions_file}; file names and image ids: {output.images_file}")
     if arguments.pictures:
         say(f"annotated pictures: {output.folder / 'pictures'}")
@@ -250,11 +254,9 @@ def _report(arguments: PredictArguments, output: OutputFolder, done: int, skippe
             note(f"  {name}: {reason}")
 
 
-def _peak_memory() -> float:
-    """Most bytes that this process has held; NaN where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return math.nan
+def _peak_memory() -> str:
+    """The most that this process has held, where the system says it."""
+    if resource is None:
+        return ""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return f"; peak memory {most * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB"

@@ -60,7 +60,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _config_text(text: str) -> dict[str, Any]:
-    """Crop size (mmpose: width, height; mmsegmentation: height, width), position bias and codec from a configuration."""
+    """Crop size (mmpose: width, height; mmsegmentation: height, width), position bias and codec of a configuration."""
     facts: dict[str, Any] = {}
     size = re.search(r"\b(?:input_size|image_size)'?\s*[=:]\s*(?:np\.array\()?[\[(]\s*(\d+)\s*,\s*(\d+)", text)
     if size:
