@@ -46,6 +46,7 @@ def good_pictures(folder: Path, photo: Image.Image) -> None:
     Image.new("RGB", (1, 1), "red").save(folder / "one_pixel.png")
     Image.new("RGB", (1, 5000), "red").save(folder / "tall.png")
     Image.new("RGB", (20000, 40), "red").save(folder / "wide.png")
+    Image.new("RGB", (70000, 2), "red").save(folder / "line.png")
     photo.save(folder / "with spaces, ünïcode & 'quotes'.jpg")
     photo.save(os.fsencode(folder) + b"/gr\xfcn.png", "PNG")
     (folder / "linked.jpg").symlink_to("format.jpeg")

@@ -138,6 +138,13 @@ def test_sixteen_bits_bool_and_premultiplied_values_are_scaled() -> None:
     assert load_image(Image.new("LA", (2, 2), (200, 128)).convert("La")).pixels[0, 0, 0] in (199, 200, 201)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floating_point_portable_maps_are_scaled(channels: int, tmp_path: Path) -> None:
+    values = np.repeat(np.linspace(0, 1, 256, dtype=np.float32)[None, :, None], channels, axis=2)
+    cv2.imwrite(str(tmp_path / "x.pfm"), values)
+    assert np.array_equal(load_image(tmp_path / "x.pfm").pixels[0, :, 2], np.arange(256))
+
+
 def test_alpha_is_kept_in_every_form(tmp_path: Path) -> None:
     with_key = Image.fromarray(RGBA).convert("RGB").quantize(16)
     for name in ("x.png", "x.webp", "x.tif"):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hrformer.cli.inputs import OutputNames, is_url
-from hrformer.predict.files import write_json, write_picture
+from hrformer.predict.files import JPEG_SIDE, write_json, write_picture
 from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
 
 _FLUSH_SECONDS = 30.0
@@ -77,7 +77,7 @@ class OutputFolder:
             self._planned[_identity(source)] = (ids.get(source) or next(free), names.choose(source))
 
     def add(self, result: Result) -> None:
-        """Write the files of one result and take note of it; one with NaN or infinity counts as failed.
+        """Write the files of one result and take note of it; with NaN, or if that is impossible, it failed.
 
         Raises:
             OSError: a file cannot be written.
@@ -89,12 +89,17 @@ class OutputFolder:
         identity = _identity(result.path)
         row = self._rows.get(identity)
         image_id, name = (row["id"], row["name"]) if row else self._planned[identity]
-        picture = f"pictures/{name}.jpg" if self.pictures else ""
+        suffix = "jpg" if max(result.image.shape) <= JPEG_SIDE else "png"
+        picture = f"pictures/{name}.{suffix}" if self.pictures else ""
         mask = f"masks/{name}.png" if isinstance(result, Segmentation) else ""
-        if mask:
-            result.save(self.folder / mask)
-        if picture:
-            write_picture(self.folder / picture, result.draw())
+        try:
+            if mask:
+                result.save(self.folder / mask)
+            if picture:
+                write_picture(self.folder / picture, result.draw())
+        except (ValueError, MemoryError) as error:
+            self.failed[result.path] = str(error)
+            return
         self._predictions[image_id] = _records(result, image_id, mask)
         self._rows[identity] = {
             "id": image_id,

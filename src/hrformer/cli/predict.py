@@ -29,6 +29,7 @@ from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.detector import PersonDetector
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
+from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 
 try:
@@ -209,13 +210,10 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                 unanswered.append(file)
                 yield image
 
-        while queue:
+        stream: Iterator[Result] = predictor.stream(readable(), **options)
+        while True:
             try:
-                for result in predictor.stream(readable(), **options):
-                    unanswered.remove(str(result.path))
-                    output.add(result)
-                    done += result.path not in output.failed
-                    progress.advance(bar)
+                result = next(stream, None)
             except OSError:
                 raise
             except Exception as error:
@@ -228,7 +226,17 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                     alone.update(unanswered)
                     queue.extendleft(reversed(unanswered))
                 unanswered.clear()
-    return done
+                stream = predictor.stream(readable(), **options)
+                continue
+            if result is not None:
+                unanswered.remove(str(result.path))
+                output.add(result)
+                done += result.path not in output.failed
+                progress.advance(bar)
+            elif queue:
+                stream = predictor.stream(readable(), **options)
+            else:
+                return done
 
 
 class Rate(ProgressColumn):

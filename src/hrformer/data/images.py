@@ -158,7 +158,9 @@ def _decode(data: bytes, name: str) -> LoadedImage:
 def _decode_by_opencv(data: bytes) -> LoadedImage | None:
     """None where OpenCV cannot read it."""
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        # Floating point of a portable map would be cut off to 0 and 1; other formats are scaled by OpenCV.
+        depth = cv2.IMREAD_ANYDEPTH if data[:2] in (b"PF", b"Pf") else 0
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | depth)
         return None if bgr is None else _from_array(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     except cv2.error:
         return None

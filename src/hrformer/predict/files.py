@@ -15,6 +15,9 @@ from hrformer.models.weight_files import write_file
 
 JPEG_QUALITY = 92
 
+JPEG_SIDE = 65500
+"""Longest side in pixels that libjpeg writes."""
+
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write through a temporary file in the same folder, made if absent, and move it into place.
@@ -38,7 +41,7 @@ def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteg
         pixels: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 (PNG and TIFF only).
 
     Raises:
-        ValueError: the suffix is not one of a picture format.
+        ValueError: the suffix is not one of a picture format, or the format has no place for so many pixels.
     """
     suffix = Path(path).suffix.lower()
     if not suffix or not cv2.haveImageWriter(f"x{suffix}"):
@@ -47,5 +50,5 @@ def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteg
     flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
     done, data = cv2.imencode(suffix, stored, flags)
     if not done:
-        raise ValueError(f"OpenCV could not encode {os.fspath(path)}")
+        raise ValueError(f"OpenCV could not encode {os.fspath(path)}, {pixels.shape[1]} x {pixels.shape[0]} pixels")
     write_bytes(path, data.tobytes())
