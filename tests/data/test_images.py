@@ -145,6 +145,10 @@ def test_floating_point_portable_maps_are_scaled(channels: int, tmp_path: Path) 
     assert np.array_equal(load_image(tmp_path / "x.pfm").pixels[0, :, 2], np.arange(256))
 
 
+def test_pixels_of_pil_images_are_writable_for_torch() -> None:
+    assert load_image(Image.new("RGB", (3, 2))).pixels.flags.writeable
+
+
 def test_alpha_is_kept_in_every_form(tmp_path: Path) -> None:
     with_key = Image.fromarray(RGBA).convert("RGB").quantize(16)
     for name in ("x.png", "x.webp", "x.tif"):

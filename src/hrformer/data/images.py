@@ -248,7 +248,8 @@ def _from_array(array: NDArray[np.generic]) -> LoadedImage:
         raise ImageError(f"picture values must be uint8, uint16, bool, or floating point in [0, 1]; got {values.dtype}")
     colour = np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values[:, :, :3]
     return LoadedImage(
-        pixels=np.ascontiguousarray(colour, dtype=np.uint8),
+        # Writable: torch warns about arrays over Pillow's memory.
+        pixels=np.require(colour, np.uint8, ["C", "W"]),
         alpha=np.ascontiguousarray(values[:, :, 3], dtype=np.uint8) if values.shape[2] == 4 else None,
     )
 
