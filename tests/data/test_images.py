@@ -168,6 +168,15 @@ def test_files_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
         load_image(tmp_path / "bomb.png")
 
 
+def test_dark_files_of_sixteen_bits_are_refused_and_black_ones_not(tmp_path: Path) -> None:
+    for kind in ("PNG", "TIFF"):
+        Image.fromarray(np.full((4, 4), 99, np.uint16)).save(tmp_path / "x", kind)
+        with pytest.raises(ImageError, match="end at 99"):
+            load_image(tmp_path / "x")
+        Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "x", kind)
+        assert load_image(tmp_path / "x").pixels.max() == 0
+
+
 def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 200, np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(ImageError, match=r"x.tif: .*lie in \[0, 1\], got values from 200"):
@@ -180,6 +189,8 @@ def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path)
         (Image.fromarray(np.full((4, 4), -1, np.int32)), "0 to 65535, got -1"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), r"lie in \[0, 1\]"),
         (b"hello", "bytes: not a picture"),
+        (np.full((4, 4), 255, np.uint16), "end at 255 and would be black"),
+        (Image.new("L", (4, 4), 200).convert("I"), "end at 200 and would be black"),
         (np.broadcast_to(np.uint8(0), (30000, 30000, 3)), "more than 536870911 pixels"),
         (np.zeros((4, 4, 3)) + 255.0, r"lie in \[0, 1\], got values from 255 to 255"),
         (np.full((4, 4, 3), np.nan), r"lie in \[0, 1\]"),

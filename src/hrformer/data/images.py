@@ -80,8 +80,9 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
         source: a file name, an http(s) URL, a file's bytes, a PIL image of any mode, an array (H, W), (H, W, 1),
             (H, W, 3) or (H, W, 4) in RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more
             dimension in front, or any iterable of these. Arrays and tensors are uint8, uint16 (the upper byte is
-            used, as in files of 16 bits), bool, or floating point in [0, 1]. Transparency is for networks of four
-            channels; colours are taken as they are below it. Of several frames the first is used.
+            used, as in files of 16 bits; the largest value is above 255), bool, or floating point in [0, 1].
+            Transparency is for networks of four channels; colours are taken as they are below it. Of several frames
+            the first is used.
 
     Raises:
         ImageError: a picture cannot be read, or an array is not one of the above.
@@ -145,7 +146,8 @@ def _decode(data: bytes, name: str) -> LoadedImage:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            by_pillow = data[:4] in _TIFF or image.has_transparency_data or _looks_cut_short(data)
+            sixteen_bits = image.mode.startswith("I")
+            by_pillow = sixteen_bits or image.has_transparency_data or data[:4] in _TIFF or _looks_cut_short(data)
             return (None if by_pillow else _decode_by_opencv(data)) or _from_pil(image)
     except Image.UnidentifiedImageError:
         if found := _decode_by_opencv(data):
@@ -243,6 +245,8 @@ def _from_array(array: NDArray[np.generic]) -> LoadedImage:
     elif values.dtype == bool:
         values = values * np.uint8(255)
     elif values.dtype.newbyteorder("=") == np.uint16:
+        if 0 < (most := int(values.max())) <= 255:
+            raise ImageError(f"values of 16 bits end at {most} and would be black: give 0 to 255 as uint8 or mode 'L'")
         values = np.right_shift(values, 8)  # as OpenCV reads files of 16 bits
     elif values.dtype != np.uint8:
         raise ImageError(f"picture values must be uint8, uint16, bool, or floating point in [0, 1]; got {values.dtype}")
