@@ -331,6 +331,8 @@ def test_inputs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("b/masks").mkdir()
     Path("b/masks/x.png").write_bytes(Path("a/x.png").read_bytes())
     assert expand(["."], photos / "b").files == ["a/x.png", "b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
+    Path("b/images.json").write_text("{}")
+    assert expand(["b"], photos / "b").left_out == []
     assert expand(["b"], photos / "b").files == ["b/broken.jpg", "b/c/y.bmp", "b/x.jpg"]
 
     def closed(place: str) -> Iterator[os.DirEntry[str]]:

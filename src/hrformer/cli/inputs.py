@@ -117,7 +117,7 @@ def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
                 found.append(entry)
             elif entry.exists() and not entry.is_file():
                 inputs.missing[str(entry)] = "is a pipe, socket or device"
-            elif place != str(out):
+            elif os.path.realpath(place) != str(out):
                 inputs.left_out.append(str(entry))
     return [str(file) for file in sorted(found)]
 

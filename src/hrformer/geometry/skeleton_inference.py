@@ -106,7 +106,7 @@ def skeleton_of(category: Mapping[str, Any], source: JointSettings, file: str) -
         return source.skeleton
     if not names:
         raise ValueError(
-            f"{file} does not name its joints; add 'keypoints' to its category or set {type(source).__name__}.skeleton"
+            f"{file} does not name its joints; add 'keypoints' to its category or set {_setting(source, 'skeleton')}"
         )
     words = [words_of(name) for name in names]
     known = next((one for one in _KNOWN if words == [words_of(name) for name in one.keypoints]), None)
@@ -116,10 +116,13 @@ def skeleton_of(category: Mapping[str, Any], source: JointSettings, file: str) -
             skeleton = replace(skeleton, flip_pairs=_numbered(source.flip_pairs, names))
         return replace(skeleton, sigmas=tuple(map(float, source.sigmas))) if source.sigmas else skeleton
     except (TypeError, ValueError) as error:
-        name = type(source).__name__
-        raise ValueError(
-            f"{file}: {error}; {name}.flip_pairs, {name}.sigmas or {name}.skeleton can replace it"
-        ) from error
+        flip_pairs, sigmas, limbs = (_setting(source, name) for name in ("flip_pairs", "sigmas", "skeleton"))
+        raise ValueError(f"{file}: {error}; {flip_pairs}, {sigmas} or {limbs} can replace it") from error
+
+
+def _setting(source: JointSettings, name: str) -> str:
+    """Where a user gives it."""
+    return f"its {name!r}" if isinstance(source, Category) else f"{type(source).__name__}.{name}"
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -206,8 +209,8 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: JointSet
             shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
             _log.warning(
                 "%s does not say which joints change places in a mirror image; by their names: %s. "
-                "Set %s.flip_pairs if this is wrong",
-                *(file, shown, type(source).__name__),
+                "Set %s if this is wrong",
+                *(file, shown, _setting(source, "flip_pairs")),
             )
     if category.get("sigmas") is not None:
         sigmas = tuple(map(float, category["sigmas"]))
@@ -216,8 +219,9 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: JointSet
         if not source.sigmas:
             _log.warning(
                 "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
-                "Set %s.sigmas to use others",
-                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else "", type(source).__name__),
+                "Set %s to use others",
+                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else ""),
+                _setting(source, "sigmas"),
             )
     return Skeleton(
         name=f"{category.get('name') or 'joints'}{len(names)}",
