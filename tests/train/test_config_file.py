@@ -116,6 +116,7 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
     for text, message in (
         ("{", f"{path} is not a JSON file: "),
         ("[1]", f"{path} must hold one JSON object"),
+        (str([1] * 999), f"got the list {str([1] * 999)[:157]}..."),
         ('{"task": "pose", "optim": {"lrr": 1}}', f"{path}: unknown field optim.lrr; did you mean optim.lr?"),
     ):
         path.write_text(text)

@@ -209,7 +209,9 @@ def _expected(hint: Any) -> str:
 
 def _described(value: Any) -> str:
     names = {str: "text", bool: "true or false", int: "whole number", float: "number", list: "list", dict: "object"}
-    return "null" if value is None else f"the {names.get(type(value), type(value).__name__)} {value!r}"
+    text = repr(value)
+    text = text if len(text) <= 160 else text[:157] + "..."
+    return "null" if value is None else f"the {names.get(type(value), type(value).__name__)} {text}"
 
 
 def _suggestion(unknown: str, kind: type[Any], prefix: str, run: type[Any]) -> str:
