@@ -252,6 +252,7 @@ def test_results_so_far_survive_an_error(photos: Path, weights: dict[str, str], 
     ("command", "message"),
     [
         ("predict pose", "no INPUT given"),
+        ("predict segment a --memory nan", "--memory must be finite, got nan"),
         ("predict pose nowhere", "no pictures: nowhere: no such file or folder"),
         ("predict pose '*.gif' empty", "*.gif: no picture matches this pattern; empty: no pictures in this folder"),
         ("predict pose a --weights no_such_name", "no weights are called 'no_such_name'"),
@@ -343,6 +344,8 @@ def test_inputs(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", closed)
     assert expand(["b"], Path("out")).missing == {"b/c": "Permission denied"}
+    assert expand(["b/c", "a"], Path("out")).missing == {"b/c": "Permission denied"}
+    assert expand(["x" * 300, "a"], Path("out")).missing == {"x" * 300: "File name too long"}
     Path("odd[1].png").write_bytes(Path("a/x.png").read_bytes())
     Path("picture.dat").write_bytes(b"")
     assert expand(["odd[1].png", "*.dat", "picture.dat"], Path("out")).files == ["odd[1].png", "picture.dat"]
@@ -354,6 +357,13 @@ def test_output_names_never_collide() -> None:
     chosen = [names.choose(source) for source in sources]
     assert chosen == ["x", "in_x", "other_X", "in_x_2", "in_taken", "a_b", "picture"]
     assert len({name.casefold() for name in chosen}) == len(chosen)
+    assert len(names.choose("é" * 120 + ".png").encode()) <= 100
+
+
+def test_a_picture_named_0_has_that_id(photos: Path, weights: dict[str, str]) -> None:
+    Path("a/0.png").write_bytes(Path("a/x.png").read_bytes())
+    assert main(["predict", "classify", "a", "http://[", "--weights", weights["classify"], "--out", "out"]) == 1
+    assert {name: row["id"] for name, row in images("out").items()} == {"0.png": 0, "x.png": 1}
 
 
 def test_as_a_program(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import threading
 import zlib
 from collections.abc import Iterator
@@ -168,6 +169,41 @@ def test_files_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
         load_image(tmp_path / "bomb.png")
 
 
+@pytest.mark.parametrize(
+    ("data", "first"),
+    [
+        (b"P5 4 1 15\n" + bytes([0, 5, 10, 15]), [0, 85, 170, 255]),
+        (b"P6 2 1 15\n" + bytes([0, 0, 0, 15, 15, 15]), [0, 255]),
+        (b"P6 2 1 1023\n" + bytes([0, 0] * 3 + [3, 255] * 3), [0, 255]),
+    ],
+)
+def test_portable_maps_of_any_depth_are_scaled(data: bytes, first: list[int]) -> None:
+    assert load_image(data).pixels[0, :, 0].tolist() == first
+    assert np.array_equal(load_image(Image.open(io.BytesIO(data))).pixels, load_image(data).pixels)
+
+
+def test_portable_arbitrary_maps_are_refused() -> None:
+    with pytest.raises(ImageError, match="not a picture in a format known here"):
+        load_image(b"P7\nWIDTH 1\nHEIGHT 1\nDEPTH 3\nMAXVAL 255\nTUPLTYPE RGB\nENDHDR\n" + bytes(3))
+
+
+def test_avif_is_turned_upright(noise: np.ndarray, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(noise).save(tmp_path / "x.avif", exif=exif)
+    assert load_image(tmp_path / "x.avif").size == noise.shape[:2]
+
+
+def test_deep_tiff_of_twelve_bits_or_white_at_zero(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[65535, 300]], np.uint16)).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    assert load_image(tmp_path / "x.tif").pixels[0, :, 0].tolist() == [0, 254]
+    tags = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = b"II*\0" + struct.pack("<I", 12) + bytes([0x10, 0x0F, 0xFF]) + b"\0"
+    pixels = load_image(start + struct.pack("<H", len(tags)) + entries + bytes(4)).pixels
+    assert pixels[0, :, 0].tolist() == [0x10, 0xFF]
+
+
 def test_dark_files_of_sixteen_bits_are_refused_and_black_ones_not(tmp_path: Path) -> None:
     for kind in ("PNG", "TIFF"):
         Image.fromarray(np.full((4, 4), 99, np.uint16)).save(tmp_path / "x", kind)
@@ -189,6 +225,10 @@ def test_floating_point_files_outside_the_unit_range_are_refused(tmp_path: Path)
         (Image.fromarray(np.full((4, 4), -1, np.int32)), "0 to 65535, got -1"),
         (Image.fromarray(np.full((4, 4), np.nan, np.float32)), r"lie in \[0, 1\]"),
         (b"hello", "bytes: not a picture"),
+        ("http://[", "Invalid IPv6 URL"),
+        ("~no-such-user/x.png", "no such file"),
+        (torch.eye(3).to_sparse(), "cannot be made from this Tensor"),
+        (torch.zeros(3, 4, 4, device="meta"), "cannot be made from this Tensor"),
         (np.full((4, 4), 255, np.uint16), "end at 255 and would be black"),
         (Image.new("L", (4, 4), 200).convert("I"), "end at 200 and would be black"),
         (np.broadcast_to(np.uint8(0), (30000, 30000, 3)), "more than 536870911 pixels"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,33 @@ def test_whatever_describes_a_skeleton(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ValueError, match=r"hands\.json is not a JSON file"):
         read_skeleton(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"edges": [["a", "b"]]},
+        {"edges": [[0.5, 1]]},
+        {"edges": 3},
+        {"flip_pairs": [[True, False]]},
+        {"sigmas": None},
+        {"sigmas": ["a", "b"]},
+        {"sigmas": [math.nan, 1.0]},
+        {"keypoints": [1, 2]},
+        {"keypoints": "ab"},
+        {"name": 5},
+    ],
+    ids=str,
+)
+def test_values_of_another_type_are_named(change: dict[str, object]) -> None:
+    whole = {"name": "x", "keypoints": ["a", "b"], "flip_pairs": [], "edges": [[0, 1]], "sigmas": [0.1, 0.1]}
+    assert read_skeleton(whole).num_keypoints == 2
+    with pytest.raises(ValueError, match=f"{next(iter(change))}"):
+        read_skeleton(whole | change)
+
+
+def test_files_that_describe_nothing(tmp_path: Path) -> None:
+    for text in ("[" * 100000, '{"keypoints": 3}', '{"categories": {"a": 1}}', "3"):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"x\.json"):
+            read_skeleton(tmp_path / "x.json")

@@ -128,6 +128,21 @@ def test_values_that_are_no_weights(name: str, dtype: torch.dtype, tmp_path: Pat
         assert "a has" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.tensor([1e300, 1.0], dtype=torch.float64), "1 of 2 values that are not finite"),
+        (torch.ones(2, dtype=torch.complex64), "not a plain tensor of real values"),
+        (torch.eye(2).to_sparse(), "not a plain tensor of real values"),
+        (torch.ones(2, device="meta"), "not a plain tensor of real values"),
+        (torch.ones(2, dtype=torch.int8), "torch.int8, not floating point"),
+    ],
+)
+def test_tensors_that_cannot_be_weights_in_32_bits(value: torch.Tensor, words: str) -> None:
+    with pytest.raises(CheckpointError, match=f"conv.weight (has|is) .*{words}"):
+        read_weights({"conv.weight": value})
+
+
 def test_text_called_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_text("just some text, longer than a few bytes")

@@ -40,7 +40,7 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
     for argument in arguments:
         files, reason = _pictures_of(argument, out.resolve(), inputs)
         if not files:
-            inputs.missing[argument] = reason
+            inputs.missing.setdefault(argument, reason)
         for file in files:
             identity = file if is_url(file) else os.path.abspath(file)
             if identity not in seen:
@@ -51,7 +51,11 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
 
 def is_url(name: str) -> bool:
     """Whether ``name`` is to be downloaded."""
-    return name.startswith(("http://", "https://"))
+    return name.lower().startswith(("http://", "https://"))
+
+
+_LONGEST = 100
+"""Bytes of a name, or of its folder's name before it; file systems allow 255 for all."""
 
 
 class OutputNames:
@@ -66,7 +70,7 @@ class OutputNames:
 
     def choose(self, source: str) -> str:
         """Stem of the source; with its folder's name before it if that is taken; with a number if both are."""
-        path = PurePosixPath(unquote(urlsplit(source).path)) if is_url(source) else Path(source).absolute()
+        path = _path_in(source) if is_url(source) else Path(source).absolute()
         stem = _safe(path.stem) or "picture"
         name = stem
         if name.casefold() in self._taken and path.parent.name:
@@ -83,15 +87,15 @@ def _pictures_of(argument: str, out: Path, inputs: Inputs) -> tuple[list[str], s
     if is_url(argument):
         return [argument], ""
     path = Path(argument).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         return _pictures_in(path, out, inputs), "no pictures in this folder"
-    if path.exists():
+    if os.path.exists(path):
         return [str(path)], ""
     if not glob.has_magic(argument):
-        return [], "no such file or folder"
+        return [], _why_missing(path)
     files: list[str] = []
     for found in sorted(glob.glob(str(path), recursive=True)):
-        if Path(found).is_dir():
+        if os.path.isdir(found):
             files += _pictures_in(Path(found), out, inputs)
         # A pattern with a plain suffix of its own is taken at its word: '*.dat' means those files.
         elif Path(found).suffix.lower() in SUFFIXES or Path(found).suffix == path.suffix:
@@ -115,11 +119,28 @@ def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
                 continue
             if entry.suffix.lower() in SUFFIXES:
                 found.append(entry)
-            elif entry.exists() and not entry.is_file():
+            elif os.path.exists(entry) and not os.path.isfile(entry):
                 inputs.missing[str(entry)] = "is a pipe, socket or device"
             elif os.path.realpath(place) != str(out):
                 inputs.left_out.append(str(entry))
     return [str(file) for file in sorted(found)]
+
+
+def _path_in(url: str) -> PurePosixPath:
+    try:
+        return PurePosixPath(unquote(urlsplit(url).path))
+    except ValueError:  # the download will say what is wrong with it
+        return PurePosixPath()
+
+
+def _why_missing(path: Path) -> str:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "no such file or folder"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return "cannot be opened"
 
 
 def _is_result(file: Path, out: Path) -> bool:
@@ -127,5 +148,6 @@ def _is_result(file: Path, out: Path) -> bool:
 
 
 def _safe(name: str) -> str:
-    """Without the characters that some file system forbids."""
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name).strip(" .")
+    """Without the characters that some file system forbids, and short enough for a suffix and a temporary name."""
+    allowed = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", name)
+    return os.fsdecode(os.fsencode(allowed)[:_LONGEST]).strip(" .")

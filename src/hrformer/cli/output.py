@@ -74,7 +74,7 @@ class OutputFolder:
                 used.add(ids[source])
         free = (number for number in count(1) if number not in used)
         for source in fresh:
-            self._planned[_identity(source)] = (ids.get(source) or next(free), names.choose(source))
+            self._planned[_identity(source)] = (ids[source] if source in ids else next(free), names.choose(source))
 
     def add(self, result: Result) -> None:
         """Write the files of one result and take note of it; with NaN, or if that is impossible, it failed.

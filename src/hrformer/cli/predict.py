@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -139,6 +140,10 @@ def _checked_inputs(arguments: PredictArguments) -> Inputs:
         raise ValueError("no INPUT given: name picture files, folders, glob patterns or URLs")
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
+    for name, value in _recorded(arguments).items():
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
     inputs = expand(arguments.inputs, arguments.out)
     if not inputs.files:
         raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in inputs.missing.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,10 @@ URL_TIMEOUT = 30.0
 SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .avif".split())
 """File endings taken for pictures when a folder is searched; a file named outright is always tried."""
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
+_TIFF_BITS, _TIFF_MEANING = 258, 262
+"""Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
+
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
@@ -111,10 +115,11 @@ def load_image(source: Picture) -> LoadedImage:
             raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, bytes):
         return _decode(source, "bytes")
-    if isinstance(source, torch.Tensor):
-        return _from_tensor(source)
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    if isinstance(source, torch.Tensor | np.ndarray):
+        try:
+            return _from_tensor(source) if isinstance(source, torch.Tensor) else _from_array(np.asarray(source))
+        except (TypeError, RuntimeError) as error:
+            raise ImageError(f"a picture cannot be made from this {type(source).__name__}: {error}") from error
     if isinstance(source, str | PathLike):
         name = str(fspath(source))
         return replace(_decode(_read(name), name), path=name)
@@ -124,9 +129,9 @@ def load_image(source: Picture) -> LoadedImage:
 def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
-    OpenCV decodes, as in the code that produced the published figures; Pillow takes over where OpenCV does not
-    know the format, where something is transparent, and for TIFF, of which OpenCV cuts floating point off at 0 and 255.
-    More pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS`` are refused, as Pillow does.
+    OpenCV decodes JPEG, PNG, BMP and WebP, as in the code that produced the published figures. Pillow decodes other
+    formats, of which OpenCV misses scales, orientations or channels, and whatever is transparent or animated. More
+    pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS`` are refused, as Pillow does.
 
     Args:
         data: contents of the file.
@@ -146,11 +151,12 @@ def _decode(data: bytes, name: str) -> LoadedImage:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            sixteen_bits = image.mode.startswith("I")
-            by_pillow = sixteen_bits or image.has_transparency_data or data[:4] in _TIFF or _looks_cut_short(data)
-            return (None if by_pillow else _decode_by_opencv(data)) or _from_pil(image)
+            plain = image.format in _BY_OPENCV and not image.mode.startswith("I")
+            special = image.has_transparency_data or getattr(image, "is_animated", False) or _looks_cut_short(data)
+            return (_decode_by_opencv(data) if plain and not special else None) or _from_pil(image)
     except Image.UnidentifiedImageError:
-        if found := _decode_by_opencv(data):
+        # Of portable arbitrary maps OpenCV mixes the channels up.
+        if data[:2] != b"P7" and (found := _decode_by_opencv(data)):
             return found
         raise ImageError(f"{name}: not a picture in a format known here") from None
     except _DAMAGE as error:
@@ -174,10 +180,10 @@ def _looks_cut_short(data: bytes) -> bool:
 
 
 def _read(name: str) -> bytes:
-    if name.startswith(("http://", "https://")):
+    if name.lower().startswith(("http://", "https://")):
         return _download(name)
-    path = Path(name).expanduser()
     try:
+        path = Path(os.path.expanduser(name))
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
         return path.read_bytes()
@@ -193,8 +199,8 @@ def _read(name: str) -> bytes:
 
 def _download(url: str) -> bytes:
     # Some servers turn away the default "Python-urllib" agent.
-    request = urllib.request.Request(url, headers={"User-Agent": "hrformer"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "hrformer"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
             return bytes(response.read())
     except urllib.error.HTTPError as error:
@@ -204,7 +210,7 @@ def _download(url: str) -> bytes:
 
 
 def _from_pil(image: Image.Image) -> LoadedImage:
-    upright = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(_as_tags_say(image))
     if upright.mode == "I":
         values = np.asarray(upright)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
@@ -215,6 +221,18 @@ def _from_pil(image: Image.Image) -> LoadedImage:
     if upright.mode in ("RGBa", "La"):
         upright = upright.convert(upright.mode.upper())
     return _from_array(np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB")))
+
+
+def _as_tags_say(image: Image.Image) -> Image.Image:
+    """A deep grey TIFF in 16 bits whose 0 is black, which Pillow leaves to its readers; others as they are."""
+    tags = getattr(image, "tag_v2", {})
+    bits, inverted = tags.get(_TIFF_BITS, (16,))[0], tags.get(_TIFF_MEANING) == 0
+    if not image.mode.startswith("I;16") or (bits == 16 and not inverted):
+        return image
+    values = np.asarray(image).astype(np.uint16) << (16 - bits)
+    deep = Image.fromarray(65535 - values if inverted else values)
+    deep.info = image.info
+    return deep
 
 
 def _from_tensor(tensor: torch.Tensor) -> LoadedImage:

@@ -66,14 +66,17 @@ def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skel
         where = str(value)
         try:
             value = json.loads(Path(value).expanduser().read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not a JSON file: {error}") from error
-    if isinstance(value, Mapping) and value.get("categories"):
-        value = value["categories"][0]
-    if isinstance(value, Mapping) and "edges" in value:
-        value = Skeleton.from_dict(dict(value))
-    elif isinstance(value, Mapping):
-        value = skeleton_of(value, Category(), where)
+    try:
+        if isinstance(value, Mapping) and value.get("categories"):
+            value = value["categories"][0]
+        if isinstance(value, Mapping) and "edges" in value:
+            value = Skeleton.from_dict(dict(value))
+        elif isinstance(value, Mapping):
+            value = skeleton_of(value, Category(), where)
+    except (TypeError, LookupError) as error:
+        raise ValueError(f"{where} does not describe joints: {error}") from error
     if not isinstance(value, Skeleton):
         raise ValueError(f"{where} must be a Skeleton, a COCO category or the path of one, got {type(value).__name__}")
     if num_keypoints not in (None, value.num_keypoints):

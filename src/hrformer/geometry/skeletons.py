@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -29,19 +31,26 @@ class Skeleton:
     upper_body: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        count = len(self.keypoints)
-        if count == 0 or len(set(self.keypoints)) != count:
-            raise ValueError(f"keypoints must be different names, at least one; got {self.keypoints}")
-        if len(self.sigmas) != count or min(self.sigmas) <= 0:
-            raise ValueError(f"sigmas must be {count} positive numbers, got {self.sigmas}")
+        if not isinstance(self.name, str):
+            raise ValueError(f"name must be text, got {self.name!r}")
+        joints, sigmas = self.keypoints, self.sigmas
+        if not _all(joints, str) or not joints or len(set(joints)) != len(joints):
+            raise ValueError(f"keypoints must be different names, at least one; got {joints}")
+        count = len(joints)
+        if not _all(sigmas, Real) or len(sigmas) != count or not all(0 < sigma < math.inf for sigma in sigmas):
+            raise ValueError(f"sigmas must be {count} positive numbers, got {sigmas}")
         for field, pairs in (("flip_pairs", self.flip_pairs), ("edges", self.edges)):
+            if not _all(pairs, tuple, list):
+                raise ValueError(f"{field} must be pairs of joint numbers, got {pairs}")
             for pair in pairs:
-                if len(pair) != 2 or pair[0] == pair[1] or not all(0 <= joint < count for joint in pair):
+                distinct = _all(pair, Integral) and len(set(pair)) == len(pair) == 2
+                if not distinct or not all(0 <= joint < count for joint in pair):
                     raise ValueError(f"{field}: {pair} must be two different joints in 0..{count - 1}")
         swapped = [joint for pair in self.flip_pairs for joint in pair]
         if len(set(swapped)) != len(swapped):
             raise ValueError(f"flip_pairs: a joint occurs in two pairs of {self.flip_pairs}")
-        if len(set(self.upper_body)) != len(self.upper_body) or not set(self.upper_body) <= set(range(count)):
+        distinct = _all(self.upper_body, Integral) and len(set(self.upper_body)) == len(self.upper_body)
+        if not distinct or not set(self.upper_body) <= set(range(count)):
             raise ValueError(f"upper_body must be different joints in 0..{count - 1}, got {self.upper_body}")
 
     @property
@@ -65,6 +74,11 @@ class Skeleton:
         if unknown or missing:
             raise ValueError(f"a skeleton has {sorted(known)}; unknown: {sorted(unknown)}, missing: {sorted(missing)}")
         return cls(**{key: _as_tuples(value) for key, value in values.items()})
+
+
+def _all(values: object, *kinds: type) -> bool:
+    """Whether ``values`` are all of these types; truth values are no numbers."""
+    return isinstance(values, tuple | list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
 
 
 def _as_lists(value: Any) -> Any:

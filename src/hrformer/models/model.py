@@ -101,7 +101,7 @@ def find_device(wanted: str | torch.device | None) -> torch.device:
     try:
         device = torch.device(wanted)
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
         here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         raise ValueError(f"no device {str(wanted)!r} here; there is {', '.join(here)}") from error

@@ -23,6 +23,8 @@ from hrformer.models.pickles import CheckpointError, load_pickle
 WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
 """Names under which training code stores the weights, in order of preference."""
 
+_LEARNT = ("weight", "bias", "running_mean", "running_var")
+
 _BESIDE = "stored beside the weights; not weights of the network"
 
 
@@ -97,15 +99,19 @@ def _read(source: str | Path | Mapping[str, Any]) -> WeightFile:
 
 
 def _fault(name: str, value: Tensor) -> str:
-    """How many values of a tensor are not finite, or are variances below 0; empty where none is."""
-    if not value.is_floating_point() or value.is_meta or value.numel() == 0:
+    """How many values are not finite in 32 bits or are variances below 0, or another fault; empty where none is."""
+    if value.is_meta or value.layout != torch.strided or value.is_quantized or value.is_complex():
+        return f"{name} is not a plain tensor of real values ({value.dtype}, {value.layout}, on {value.device})"
+    if not value.is_floating_point():
+        return f"{name} is {value.dtype}, not floating point" if name.endswith(_LEARNT) else ""
+    if value.numel() == 0:
         return ""
-    value = value.to_dense().float() if value.layout != torch.strided or value.itemsize == 1 else value
-    low, high = value.aminmax()  # NaN where any value is
+    value = value.float() if value.itemsize == 1 else value
+    low, high = (end.float() for end in value.aminmax())  # NaN where any value is
     lowest = 0.0 if name.endswith("running_var") else -math.inf
     if bool((low >= lowest) & low.isfinite() & high.isfinite()):
         return ""
-    bad = int((~value.isfinite() | (value < lowest)).sum())
+    bad = int((~value.float().isfinite() | (value < lowest)).sum())
     return f"{name} has {bad} of {value.numel()} values that are not finite{' or below 0' if lowest == 0 else ''}"
 
 
