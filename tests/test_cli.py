@@ -372,3 +372,11 @@ def test_as_a_program(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == "error: no pictures: nowhere: no such file or folder\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program's peak counts the one that started it")
+def test_peak_memory_is_that_of_the_program(photos: Path, weights: dict[str, str]) -> None:
+    held = np.ones(1_500_000_000, np.uint8)
+    command = [sys.executable, "-m", "hrformer", "predict", "classify", "a", "--weights", weights["classify"]]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert 0.1 < float(said.partition("peak memory ")[2].split()[0]) < held.nbytes / 1e9

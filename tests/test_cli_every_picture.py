@@ -70,6 +70,7 @@ def bad_files(folder: Path, photo: Image.Image) -> set[str]:
     Image.fromarray(np.asarray(photo.convert("L"), np.float32) * 3).save(folder / "out_of_range.tif")
     (folder / "broken_link.jpg").symlink_to("nowhere.jpg")
     (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "broken_link").symlink_to("nowhere")
     os.mkfifo(folder / "pipe.png")
     os.mkfifo(folder / "pipe_without_ending")
     # The path of a socket has a length limit; its file does not.
@@ -82,7 +83,7 @@ def bad_files(folder: Path, photo: Image.Image) -> set[str]:
     (folder.parent / "elsewhere").mkdir()
     (folder / "linked_folder").symlink_to(folder.parent / "elsewhere")
     kinds = {"broken_link.jpg", "loop.jpg", "pipe.png", "pipe_without_ending", "socket.jpg", "linked_folder"}
-    return {*contents, "bomb.png", "out_of_range.tif", *kinds}
+    return {*contents, "broken_link", "bomb.png", "out_of_range.tif", *kinds}
 
 
 @pytest.fixture(scope="module")

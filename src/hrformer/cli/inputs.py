@@ -121,6 +121,8 @@ def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
                 found.append(entry)
             elif os.path.exists(entry) and not os.path.isfile(entry):
                 inputs.missing[str(entry)] = "is a pipe, socket or device"
+            elif os.path.islink(entry) and not os.path.exists(entry):
+                inputs.missing[str(entry)] = "a link that leads nowhere"
             elif os.path.realpath(place) != str(out):
                 inputs.left_out.append(str(entry))
     return [str(file) for file in sorted(found)]

@@ -269,7 +269,12 @@ def _report(arguments: PredictArguments, output: OutputFolder, done: int, skippe
 
 def _peak_memory() -> str:
     """The most that this process has held, where the system says it."""
-    if resource is None:
-        return ""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"; peak memory {most * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB"
+    try:
+        # getrusage would count the program that started this one, too.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        most = 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        if resource is None:
+            return ""
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f"; peak memory {most / 1e9:.1f} GB"
