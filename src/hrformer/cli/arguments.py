@@ -144,7 +144,7 @@ class ConvertArguments(General):
     input_size: tuple[int, int] | None = None
     """Height and width of the input in pixels."""
     decoder: Decoder | None = None
-    """Pose: which published code decides about peaks beside the border."""
+    """Pose: how heatmaps are decoded: a quarter cell by the official rule or mmpose's, or mmpose's DARK or UDP."""
     skeleton: Path | None = None
     """Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number."""
 

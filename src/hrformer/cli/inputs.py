@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from hrformer.data.images import SUFFIXES
+from hrformer.data.images import SUFFIXES, is_url
+
+_LONGEST = 100
+"""Bytes of a name, or of its folder's name before it; file systems allow 255 for all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,15 +50,6 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
                 seen.add(identity)
                 inputs.files.append(file)
     return inputs
-
-
-def is_url(name: str) -> bool:
-    """Whether ``name`` is to be downloaded."""
-    return name.lower().startswith(("http://", "https://"))
-
-
-_LONGEST = 100
-"""Bytes of a name, or of its folder's name before it; file systems allow 255 for all."""
 
 
 class OutputNames:

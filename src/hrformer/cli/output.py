@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hrformer.cli.inputs import OutputNames, is_url
+from hrformer.cli.inputs import OutputNames
+from hrformer.data.images import is_url
 from hrformer.predict.files import JPEG_SIDE, write_json, write_picture
 from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
 

@@ -215,7 +215,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                 unanswered.append(file)
                 yield image
 
-        stream: Iterator[Result] = predictor.stream(readable(), **options)
+        stream: Iterator[Result] = iter(())
         while True:
             try:
                 result = next(stream, None)
@@ -231,8 +231,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                     alone.update(unanswered)
                     queue.extendleft(reversed(unanswered))
                 unanswered.clear()
-                stream = predictor.stream(readable(), **options)
-                continue
+                result = None  # an error ends a stream
             if result is not None:
                 unanswered.remove(str(result.path))
                 output.add(result)

@@ -70,6 +70,11 @@ class LoadedImage:
         return np.dstack([self.pixels, alpha])
 
 
+def is_url(name: str) -> bool:
+    """Whether ``name`` is to be downloaded."""
+    return name.lower().startswith(("http://", "https://"))
+
+
 def is_single(source: Pictures) -> bool:
     """Whether ``source`` is one picture, to be answered by one result, and not a collection of them."""
     if isinstance(source, np.ndarray | torch.Tensor):
@@ -180,7 +185,7 @@ def _looks_cut_short(data: bytes) -> bool:
 
 
 def _read(name: str) -> bytes:
-    if name.lower().startswith(("http://", "https://")):
+    if is_url(name):
         return _download(name)
     try:
         path = Path(os.path.expanduser(name))
