@@ -1,0 +1,100 @@
+"""Fields of COCO's JSON (https://cocodataset.org/#format-data) as labelling tools write them: numbers as text or with a
+decimal point, byte-order marks. Whatever is not what it should be is an error that names file, record and field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hrformer.data.sets import DataError
+
+_NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
+
+
+def read_json(file: Path, *, drop: tuple[str, ...] = ()) -> Any:
+    """Content of a JSON file in UTF-8, with or without a byte-order mark.
+
+    Args:
+        file: to read.
+        drop: fields to leave out of every record while parsing: outlines of masks are most of COCO's files.
+
+    Raises:
+        DataError: it cannot be read, or is not JSON.
+    """
+    unwanted = (*_NOT_NEEDED, *drop)
+
+    def needed(record: dict[str, Any]) -> dict[str, Any]:
+        for key in unwanted:
+            record.pop(key, None)
+        return record
+
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            return json.load(stream, object_hook=needed)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is not JSON: {error}") from error
+
+
+def whole(record: Mapping[str, Any], field: str, where: str, default: int | None = None) -> int:
+    """A whole number, also written as ``1.0`` or ``"1"``, of any size.
+
+    Args:
+        record: that holds it.
+        field: its name.
+        where: file and record for the message, such as "train.json: annotation 7".
+        default: where the field is missing or null; None makes that an error.
+
+    Raises:
+        DataError: it is missing without a default, or no whole number.
+    """
+    value = record.get(field)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            value = _float(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise DataError(f"{where}: {field!r} must be a whole number, got {shown(record, field)}")
+
+
+def number(record: Mapping[str, Any], field: str, where: str, default: float | None = None) -> float:
+    """A finite number, also as text; arguments and errors as in :func:`whole`."""
+    value = record.get(field)
+    if value is None and default is not None:
+        return default
+    found = as_number(value)
+    if math.isfinite(found):
+        return found
+    raise DataError(f"{where}: {field!r} must be a finite number, got {shown(record, field)}")
+
+
+def as_number(value: Any) -> float:
+    """A number, also as text; NaN for whatever is none."""
+    if isinstance(value, str):
+        value = _float(value)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+
+def shown(record: Mapping[str, Any], field: str) -> str:
+    """What a field holds, in a few words for a message."""
+    return f"{record[field]!r:.80}" if field in record else "nothing"
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
