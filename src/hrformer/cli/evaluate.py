@@ -36,7 +36,9 @@ from hrformer.models.model import VisionModel, find_device
 from hrformer.models.weight_files import sha256_of, write_file
 from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
+from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
+from hrformer.train.progress import bars
 from hrformer.train.versions import versions
 
 SCORES_FILE = "scores.json"
@@ -114,7 +116,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     """Outcome, and facts about the weights; None where files for a test server were written instead."""
     options, config = command.options, command.config
     path, model = _load(command)
-    source = open_set(config, options.split)
+    with bars(after=2.0) as look:
+        source = left_out(config, open_set(config, options.split), options.split, look)
     device = _device(options.device)
     shared: dict[str, Any] = {
         "device": device,

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
 from hrformer.cli.messages import say
-from hrformer.cli.predict import Rate
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
@@ -33,6 +26,8 @@ from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
+from hrformer.train.data_check import Progress, part_of
+from hrformer.train.progress import bars
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
@@ -41,9 +36,6 @@ TASKS: Mapping[type[RunConfig], str] = {
     PoseRun: "pose",
     SegmentationRun: "segmentation",
 }
-
-Progress = Callable[[str, int, int], object]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) -> int:
@@ -59,9 +51,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options = command.options
-    # OpenCV's own remarks on broken files would tear the progress bar; the findings name them.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with speaking_of_options(command.config), _bars() as progress:
+    with speaking_of_options(command.config), bars() as progress:
         report = inspect_data(
             command.config,
             options.split,
@@ -175,15 +165,7 @@ def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[
 def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
     """An opened part; None, and a finding, if that fails."""
     try:
-        source = open_part(config, split)
-        return Part(
-            source,
-            split,
-            crop=config.augment.size,
-            # Small pictures are enlarged on purpose there.
-            may_enlarge=isinstance(config, ClassificationRun) and config.augment.crop == "padded",
-            short_side=config.augment.short_side if isinstance(config, SegmentationRun) else None,
-        )
+        return part_of(config, open_part(config, split), split)
     except (ValueError, OSError, ImportError) as error:
         fix = "put this right and inspect again, since nothing else could be looked at in this part"
         if config.data.root == DATA_ROOT:
@@ -232,27 +214,6 @@ def _draw(
 
 def _mixes(augment: ClassificationAugment) -> bool:
     return max(augment.erasing, augment.mixup, augment.cutmix) > 0
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar on standard error for each thing that is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, TaskID] = {}
-
-    def show(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            # Not before there is something to show, so that early errors stand alone.
-            bars.start()
-            tasks[name] = bars.add_task(name, total=total)
-        bars.update(tasks[name], completed=done)
-
-    try:
-        yield show
-    finally:
-        if tasks:
-            bars.stop()
 
 
 def _stage(progress: Progress | None, name: str) -> Callable[[int, int], object] | None:

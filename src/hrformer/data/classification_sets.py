@@ -11,6 +11,7 @@ from hrformer.data.part_files import part_files
 from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError
 from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
+from hrformer.data.views import open_joined
 from hrformer.data.webdataset import TarShards
 from hrformer.data.zip_archive import ZipPictures
 
@@ -27,6 +28,8 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
         DataError: there is no such part, or it is not as it should be.
         ImportError: a Hugging Face set without the package ``datasets``.
     """
+    if source.more_roots:
+        return open_joined(source, lambda one: open_classification(one, split))
     opened = _opened(source, split)
     opened.name = source.name or opened.name
     return opened

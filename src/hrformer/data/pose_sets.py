@@ -6,13 +6,14 @@ from pathlib import Path
 
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.places import advising
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
+from hrformer.data.views import open_joined
 
 
 def open_pose(
     source: PoseSource, split: Split, *, detections: Path | None = None, box_threshold: float = 0.0
-) -> CocoPeople:
+) -> PoseSet:
     """Read one part of a pose set.
 
     Args:
@@ -25,6 +26,10 @@ def open_pose(
     Raises:
         DataError: the source names no such part, or its files are not as they should be; see :class:`CocoPeople`.
     """
+    if source.more_roots:
+        if detections or source.detections:
+            raise DataError("detected boxes are of one set: give one PoseSource.root with detections")
+        return open_joined(source, lambda one: open_pose(one, split))
     file, folders = {
         "train": (source.train_annotations, source.train_images),
         "val": (source.val_annotations, source.val_images),

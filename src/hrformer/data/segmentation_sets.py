@@ -14,6 +14,7 @@ from hrformer.data.pascal_context import open_pascal_context
 from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.views import open_joined
 from hrformer.data.voc import open_voc
 
 _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
@@ -40,6 +41,8 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         DataError: there is no such part, a picture has no mask or a mask no picture, or the classes cannot be read.
         ImportError: a Hugging Face set without the package ``datasets``.
     """
+    if source.more_roots:
+        return open_joined(source, lambda one: open_segmentation(one, split))
     if source.format not in _READERS:
         raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
     if source.format != "huggingface" and not source.root.is_dir():

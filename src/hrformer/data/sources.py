@@ -32,6 +32,10 @@ class ClassificationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
         train: folder, split or pattern of files of the training part, relative to ``root``; which files a word or a
@@ -48,6 +52,8 @@ class ClassificationSource:
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: ClassificationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -66,6 +72,10 @@ class PoseSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         train_annotations: file of the training part, relative to ``root``.
         val_annotations: of the validation part.
         test_annotations: of the test part, or its list of pictures without labels; empty where there is none.
@@ -82,6 +92,8 @@ class PoseSource:
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     train_annotations: str = "annotations/person_keypoints_train2017.json"
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     test_annotations: str = ""
@@ -102,6 +114,10 @@ class SegmentationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         format: layout, see the reader of that name. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
         train: what the training part is called.
@@ -120,6 +136,8 @@ class SegmentationSource:
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: SegmentationFormat = "folders"
     train: str = "train"
     val: str = "val"

@@ -18,6 +18,7 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -194,6 +195,43 @@ class Display:
             yield count
         finally:
             progress.remove_task(bar)
+
+
+@contextmanager
+def bars(after: float = 0.0) -> Iterator[Callable[[str, int, int], object]]:
+    """A bar on standard error for each thing that is done.
+
+    Args:
+        after: seconds before the bars are shown; what is quicker leaves no trace.
+
+    Yields:
+        To be called with what is being done, how much of it is done, and how much there is.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    shown, begin = Progress(*columns, console=Console(stderr=True)), monotonic()
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = shown.add_task(name, total=total)
+        shown.update(tasks[name], completed=done, total=total)
+        # Not before there is something to show, so that early errors stand alone.
+        if not shown.live.is_started and monotonic() - begin >= after:
+            shown.start()
+
+    try:
+        yield show
+    finally:
+        if shown.live.is_started:
+            shown.stop()
+
+
+class Rate(ProgressColumn):
+    """Pictures per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
 class _Status(ProgressColumn):

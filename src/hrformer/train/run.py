@@ -11,6 +11,7 @@ import torch
 
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
+from hrformer.data.sets import DataError
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
@@ -18,6 +19,7 @@ from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
 from hrformer.train.config_file import from_dict, to_dict, write_config
 from hrformer.train.control import LossWindow, average
+from hrformer.train.data_check import check_data, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm
 from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
@@ -28,6 +30,7 @@ from hrformer.train.optim import (
     set_training,
     total_updates,
 )
+from hrformer.train.progress import bars
 from hrformer.train.state import (
     BEST,
     ResumeError,
@@ -73,6 +76,7 @@ class Run:
         if last.exists() and not resume:
             raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
         self.task = task_for(config)
+        self._look_at_data()
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
         self.frozen = freeze(model, config.model.frozen)
@@ -97,6 +101,26 @@ class Run:
         self.journal = self._journal()
         self.main = ""
         self.evaluation: Evaluation | None = None
+
+    def _look_at_data(self) -> None:
+        """Refuse data that would end the run later, and leave out what is broken where that is asked for."""
+        sets = {"train": self.task.train_set, "val": self.task.val_set}
+        broken: dict[str, dict[int, tuple[str, str]]] = {}
+        error = ""
+        if self.machine.main:
+            try:
+                with bars(after=2.0) as progress:
+                    broken = check_data(self.config, sets, progress)
+            except DataError as wrong:
+                error = str(wrong)
+        if group := processes():
+            broken, error = group.gather((broken, error))[0]
+        if error:
+            raise DataError(error)
+        if self.machine.main:
+            for split, files in broken.items():
+                tell_left_out(split, files)
+        self.task.leave_out(broken)
 
     def _placed(self, model: VisionModel) -> VisionModel:
         runtime, machine = self.config.runtime, self.machine
