@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hrformer.cli.arguments import EvaluateArguments
+from hrformer.cli.runs import parse_run
 from hrformer.data.sources import PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
@@ -197,3 +199,17 @@ def test_augmentations_of_the_other_tasks() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             check(config)
+
+
+@pytest.mark.parametrize("ignore", ["none", (), (0, 7)])
+def test_ignored_ids_survive_their_file_and_the_command_line(ignore: object) -> None:
+    config = SegmentationRun(data=SegmentationSource(ignore=ignore))  # type: ignore[arg-type]
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    # What earlier versions wrote.
+    assert from_dict({"task": "segmentation", "data": {"ignore": [255]}}).data.ignore == (255,)
+    with pytest.raises(ValueError, match=r"data\.ignore must be one of 'none', got 'all'"):
+        from_dict({"task": "segmentation", "data": {"ignore": "all"}})
+    typed = ["none"] if ignore == "none" else [str(number) for number in ignore]
+    options = EvaluateArguments()
+    command = parse_run(options, ["camvid_tiny", "--data.ignore", *typed], command="eval", sections=["data"])
+    assert command.config.data.ignore == ignore

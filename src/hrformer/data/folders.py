@@ -33,7 +33,7 @@ def open_folders(source: SegmentationSource, split: Split) -> MaskFiles:
         classes=classes.names,
         pictures=files,
         masks=masks,
-        table=classes.colour_table() if source.palette_masks else classes.id_table(),
+        table=classes.table(source.palette_masks),
         palette=classes.palette,
     )
 

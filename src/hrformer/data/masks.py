@@ -28,6 +28,7 @@ MAT_FIELDS = ("S", "LabelMap")
 """Fields of ``.mat`` files that hold ids: COCO-Stuff-10K's and PASCAL-Context's."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
 
@@ -114,7 +115,8 @@ def decode_ids(data: bytes, name: str) -> Ids:
     """
     is_png = data[:8] == _PNG and len(data) > 25
     bits, kind = (data[24], data[25]) if is_png else (0, -1)
-    if kind == _GREY and bits in (8, 16):
+    # Some versions of OpenCV fill what is missing of a file with 0.
+    if kind == _GREY and bits in (8, 16) and _PNG_END in data[-_TAIL:]:
         values = _decode_by_opencv(data)
         if values is not None:
             return values
@@ -197,7 +199,9 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         kinds = ", ".join(sorted(MASK_SUFFIXES & (SUFFIXES | {".mat"})))
-        raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {error}") from error
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not a picture, or only the beginning of one" if unknown else error
+        raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {reason}") from error
     return image

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from hrformer.data.mask_sizes import size_problem
 from hrformer.geometry.skeletons import Skeleton
 
 IGNORE = 255
@@ -118,10 +119,7 @@ class SegmentationSet(ImageSet):
         if self.labelled:
             mask = self.mask(index)
             if mask.shape != pixels.shape[:2]:
-                raise DataError(
-                    f"{self.mask_file(index)}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its picture "
-                    f"{self.file(index)} is {pixels.shape[1]} x {pixels.shape[0]}; they must have one size"
-                )
+                raise DataError(size_problem(self.mask_file(index), mask.shape, self.file(index), pixels.shape))
             item["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
         return item
 

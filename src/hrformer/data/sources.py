@@ -127,7 +127,7 @@ class SegmentationSource:
         masks: "folders", "voc": folder of the masks.
         lists: "voc": file with one name per line.
         classes: names in the order of their ids, or a file with ``id name [R G B]`` per line relative to ``root``.
-        ignore: ids in the files that belong to no class, beside 255.
+        ignore: ids in the files that belong to no class, beside 255; "none" where every id is that of a class, 255 too.
         palette_masks: whether masks are colours to look up in the classes file rather than ids.
         dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
         image_column: "huggingface": column of the pictures.
@@ -146,7 +146,7 @@ class SegmentationSource:
     masks: str = "labels/{split}"
     lists: str = "ImageSets/Segmentation/{split}.txt"
     classes: str | tuple[str, ...] = "classes.txt"
-    ignore: tuple[int, ...] = ()
+    ignore: Literal["none"] | tuple[int, ...] = ()
     palette_masks: bool = False
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
     image_column: str = "image"
