@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.coco_pictures import find_pictures
 from hrformer.data.images import load_image
+from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import DataError, Person, PoseSet
 from hrformer.data.sources import PoseSource
 from hrformer.geometry.boxes import clip_boxes_mmpose, clip_boxes_official
@@ -79,7 +81,7 @@ class CocoPeople(PoseSet):
 
     Args:
         file: annotations; or a list of pictures without labels, which needs detections.
-        folders: where the pictures may lie; the first that holds the first picture is taken.
+        folders: where the pictures may lie, see :func:`hrformer.data.coco_pictures.find_pictures`.
         source: how to clip, and what overrides the file about the joints.
         detections: boxes in COCO's results format to take instead of the labelled people, as it stands or relative
             to the source's root; not clipped. A file without labels takes the source's own if none is given.
@@ -89,6 +91,7 @@ class CocoPeople(PoseSet):
         annotations: the file if it has labels, as the metrics take it, else None.
         image_ids: of all pictures in the file, also those without people.
         category_id: of the people.
+        file_names: of the pictures, as the file has them.
 
     Raises:
         DataError: a file is missing or not in the format, pictures are missing, or nobody is left.
@@ -135,8 +138,12 @@ class CocoPeople(PoseSet):
                 f"least {box_threshold}"
             )
         self._people = people.take(np.argsort(people.picture, kind="stable"))
-        self._ids, self._names = pictures.ids, pictures.names
-        self._folder = _folder_of([pictures.names[place] for place in np.unique(people.picture)], folders, file)
+        self._ids, self.file_names = pictures.ids, PackedNames(pictures.names)
+        needed = np.unique(people.picture).tolist()
+        paths = dict.fromkeys(range(len(pictures.names)), "")
+        names = [pictures.names[place] for place in needed]
+        paths |= zip(needed, find_pictures(names, folders, source.root, file), strict=True)
+        self._paths = PackedNames(paths.values())
         self._last: tuple[str, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
@@ -144,7 +151,7 @@ class CocoPeople(PoseSet):
 
     def file(self, index: int) -> str:
         """Path of the person's picture."""
-        return os.path.join(self._folder, self._names[self.picture(index)])
+        return self._paths[self.picture(index)]
 
     def picture(self, index: int) -> int:
         """Place of the picture in the file, from 0."""
@@ -335,29 +342,3 @@ def _read_detections(
         score=rows[:, 0].copy(),
         keypoints=None,
     )
-
-
-def _folder_of(names: Sequence[str], folders: Sequence[Path], file: Path) -> str:
-    """The first folder that holds the first picture, once all the others are found there too."""
-    folder = next((one for one in folders if (one / names[0]).is_file()), None)
-    if folder is None:
-        tried = ", ".join(str(one) for one in folders)
-        raise DataError(
-            f"{file} lists the picture {names[0]}, which is in none of {tried}; PoseSource.train_images, "
-            "PoseSource.val_images and PoseSource.test_images say where they are"
-        )
-    # Listing folders once takes a fraction of the time of asking for each file.
-    held: dict[str, set[str]] = {}
-    missing = []
-    for name in names:
-        parent, last = os.path.split(os.path.join(folder, name))
-        if parent not in held:
-            held[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if last not in held[parent]:
-            missing.append(name)
-    if missing:
-        raise DataError(
-            f"{folder} lacks {len(missing)} of the {len(names)} pictures of {file}, such as {missing[0]}; "
-            "fetch them, or remove them from the file"
-        )
-    return str(folder)

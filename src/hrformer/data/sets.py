@@ -155,7 +155,8 @@ class PoseSet(ImageSet):
     Attributes:
         skeleton: joints in the order of the file.
         annotations: file with the labels; None where there are none.
-        image_ids: numbers of all pictures of the part, those without people too.
+        image_ids: numbers in the file of all pictures of the part, those without people too, in the order of
+            :meth:`picture`; None where there is no file.
     """
 
     task = "pose"
