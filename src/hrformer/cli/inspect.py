@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -33,6 +35,7 @@ from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
+from hrformer.train.fitting import with_sizes
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
@@ -111,6 +114,7 @@ def inspect_data(
     if samples < 0:
         raise ValueError(f"--samples must not be negative, got {samples}")
     findings: list[Finding] = []
+    config = _fitted(config, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
     wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
@@ -137,6 +141,19 @@ def inspect_data(
     )
     write_json(out / REPORT_FILE, report.to_dict())
     return report
+
+
+def _fitted(config: AnyRun, findings: list[Finding]) -> AnyRun:
+    """The run with the sizes that its training would find here; with its task's own where the weights are not there."""
+    if not config.fit:
+        return config
+    gpu = torch.cuda.is_available() and not config.runtime.cpu
+    try:
+        return with_sizes(config, gpu=gpu)
+    except (ValueError, OSError, RuntimeError) as error:
+        fix = "name other weights to start from: --model.init; `hrformer models` lists them"
+        findings.append(Finding(severity="error", kind="start_weights", split="train", what=str(error), fix=fix))
+        return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
 def open_part(config: AnyRun, split: Split) -> ImageSet:
@@ -195,6 +212,7 @@ def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     """What fits neither the data nor the run alone."""
     train = next((part for part in parts if part.split == "train"), None)
+    # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:
         what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
