@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
@@ -27,6 +30,7 @@ from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.data_check import Progress, part_of
+from hrformer.train.fitting import with_sizes
 from hrformer.train.progress import bars
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
@@ -101,6 +105,7 @@ def inspect_data(
     if samples < 0:
         raise ValueError(f"--samples must not be negative, got {samples}")
     findings: list[Finding] = []
+    config = _fitted(config, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
     wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
@@ -127,6 +132,19 @@ def inspect_data(
     )
     write_json(out / REPORT_FILE, report.to_dict())
     return report
+
+
+def _fitted(config: AnyRun, findings: list[Finding]) -> AnyRun:
+    """The run with the sizes that its training would find here; with its task's own where the weights are not there."""
+    if not config.fit:
+        return config
+    gpu = torch.cuda.is_available() and not config.runtime.cpu
+    try:
+        return with_sizes(config, gpu=gpu)
+    except (ValueError, OSError, RuntimeError) as error:
+        fix = "name other weights to start from: --model.init; `hrformer models` lists them"
+        findings.append(Finding(severity="error", kind="start_weights", split="train", what=str(error), fix=fix))
+        return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
 def open_part(config: AnyRun, split: Split) -> ImageSet:
@@ -177,6 +195,7 @@ def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     """What fits neither the data nor the run alone."""
     train = next((part for part in parts if part.split == "train"), None)
+    # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:
         what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"

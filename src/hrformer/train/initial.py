@@ -6,16 +6,16 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from hrformer.models.checkpoint import load_checkpoint
-from hrformer.models.download import resolve_weights
 from hrformer.models.load_report import LoadReport
 from hrformer.models.load_settings import decide
 from hrformer.models.matching import match
-from hrformer.models.model import VisionModel
+from hrformer.models.model import Task, VisionModel
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.recognise import Recognised, inspect
 from hrformer.models.registry import WeightEntry
@@ -24,6 +24,7 @@ from hrformer.models.weight_files import read_weights
 from hrformer.models.zoo import HEAD_OPTIONS
 from hrformer.train.config import ModelConfig
 from hrformer.train.optim import TRUNK_PARTS
+from hrformer.train.start_weights import first_weights_file
 
 # Pose models fuse into the finest map only, so their files lack what other tasks need behind the last module.
 _COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")
@@ -48,7 +49,7 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
         CheckpointError: the backbone does not fit; the message names the options that would help.
         ValueError: the model has no part that ``config.fresh`` names.
     """
-    path, entry = resolve_weights(config.init)
+    path, entry = first_weights_file(config.init, cast(Task, model.task))
     kept = {part: _copies(model, _prefixes(model, part)) for part in config.fresh}
     head = _copies(model, ("head.",))
     try:

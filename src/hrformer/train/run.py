@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -17,10 +18,12 @@ from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
-from hrformer.train.config_file import from_dict, to_dict, write_config
+from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
+from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm
+from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
 from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
 from hrformer.train.optim import (
@@ -76,6 +79,8 @@ class Run:
         if last.exists() and not resume:
             raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
         self.task = task_for(config)
+        self.fitted = config.fit
+        self.config = config = self._fitted(last)
         self._look_at_data()
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
@@ -83,6 +88,7 @@ class Run:
         self.spec = model.info.input_spec
         self.groups = parameter_groups(model, config.optim)
         model = self._placed(model)
+        self.item_seconds = self._time_of_an_item(model) if self.fitted else None
         self.order = self._order(model)
         self.per_epoch = self.order.updates_per_epoch
         if config.runtime.sync_bn and machine.world_size > 1:
@@ -121,6 +127,30 @@ class Run:
             for split, files in broken.items():
                 tell_left_out(split, files)
         self.task.leave_out(broken)
+
+    def _fitted(self, last: Path) -> AnyRun:
+        """The run with nothing left open; one that is taken up again stays as it was."""
+        task, machine, config = self.task, self.machine, self.config
+        if not config.fit:
+            return config
+        if last.exists():
+            config = as_before(config, read_config(self.out / "config.json"))
+        else:
+            gpu, train, val = machine.device.type == "cuda", len(task.train_set), len(task.val_set)
+            config = fitted(config, train, val, gpu=gpu, processes=machine.world_size)
+        check(config)
+        task.adopt(config)
+        return config
+
+    def _time_of_an_item(self, model: VisionModel) -> float | None:
+        """Seconds that the training of one item takes; None on a GPU, which is quick and slow to warm up."""
+        if self.machine.device.type != "cpu" or self.machine.world_size > 1:
+            return None
+        count = min(self.config.batch.total, 4)
+        self._probe(model, count)
+        began = time.perf_counter()
+        self._probe(model, count)
+        return (time.perf_counter() - began) / count
 
     def _placed(self, model: VisionModel) -> VisionModel:
         runtime, machine = self.config.runtime, self.machine
@@ -255,8 +285,21 @@ class Run:
             device=str(machine.device),
             precision=self.config.runtime.precision,
         )
+        if not self.resumed:
+            self._tell_fit()
         if self.loaded is not None and not self.resumed:
             self.journal.note(str(self.loaded))
+
+    def _tell_fit(self) -> None:
+        config, train, val = self.config, len(self.task.train_set), len(self.task.val_set)
+        if self.fitted:
+            seconds = None
+            if self.item_seconds is not None:
+                validated = val * -(-self.total // (config.validate_updates or self.per_epoch))
+                seconds = self.item_seconds * (self.total * config.batch.total + VALIDATION_COST * validated)
+            self.journal.note(fit_text(config, train, seconds))
+        if warning := val_text(config, val):
+            self.journal.note(warning)
 
 
 def _as_now(saved: dict[str, Any], path: Path) -> dict[str, Any]:

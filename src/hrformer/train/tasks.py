@@ -68,6 +68,10 @@ class TrainingTask(ABC, Generic[Run]):
         self.train_set = replaced(self.train_set, broken["train"])
         self.val_set = without(self.val_set, broken["val"])
 
+    def adopt(self, config: Run) -> None:
+        """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
+        self.config = config
+
     @abstractmethod
     def make_model(self) -> VisionModel:
         """Fresh model for the data, with names and input size in its ``info``."""
@@ -110,6 +114,11 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         self.train_set: ClassificationSet = open_classification(config.data, "train")
         self.val_set: ClassificationSet = open_classification(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
+        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
+
+    def adopt(self, config: ClassificationRun) -> None:
+        """Go on with this configuration, which mixes pictures in its own way."""
+        super().adopt(config)
         self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
 
     def make_model(self) -> VisionModel:
