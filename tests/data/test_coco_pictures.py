@@ -75,6 +75,9 @@ def test_missing_pictures_and_what_is_there(tmp_path: Path) -> None:
     message = r"lacks 2 of the 3 pictures of .*val\.json, such as b\.jpg, .*images/val, .*1 pictures, such as .*/a\.jpg"
     with pytest.raises(DataError, match=message):
         find(tmp_path, "a.jpg", "b.jpg", "")
+    touch(tmp_path, "masks/b.png")
+    with pytest.raises(DataError, match=message):
+        find(tmp_path, "a.jpg", "b.jpg", "")
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     with pytest.raises(DataError, match=r"1 pictures.*PoseSource\.val_images"):
         find(tmp_path, "b.jpg")

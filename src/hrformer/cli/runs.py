@@ -127,22 +127,33 @@ def speaking_of_options(config: AnyRun) -> Iterator[None]:
     Raises:
         DataError: in those words, with a hint where nobody said where the data is.
     """
-    log, handler = logging.getLogger("hrformer"), _Notes(logging.WARNING)
+    log, handler = logging.getLogger("hrformer"), _Notes(logging.INFO)
+    level = log.level
     log.addHandler(handler)
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
     try:
         yield
     except DataError as error:
         hint = " (there is no --data.root, so the data was looked for in the current folder)"
         raise DataError(f"{option_names(str(error))}{hint * (config.data.root == DATA_ROOT)}") from error
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
 
 
 class _Notes(logging.Handler):
-    """Warnings of the readers as lines about the work."""
+    """What the readers remark, as lines about the work, each said once."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {option_names(record.getMessage())}")
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        text = f"{kind}{option_names(record.getMessage())}"
+        if text not in self._said:
+            self._said.add(text)
+            note(text)
 
 
 def option_names(text: str) -> str:

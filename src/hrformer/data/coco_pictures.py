@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES
+from hrformer.data.part_words import MASK_WORDS, words_of
 from hrformer.data.sets import DataError
 
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
@@ -122,9 +123,9 @@ class _Search:
         there = sorted(path for paths in self._index().values() for path in paths)
         held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
         return (
-            f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is in "
-            f"none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the missing "
-            f"ones, or remove them from the file. {_FIELDS}"
+            f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
+            f"in none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
+            f"missing ones, or remove them from the file. {_FIELDS}"
         )
 
     def _names(self, folder: str) -> set[str]:
@@ -174,7 +175,8 @@ def _require_different(names: Sequence[str], found: Sequence[str], file: Path) -
         other = owners.setdefault(path, name)
         if plain_name(other) != plain_name(name):
             raise DataError(
-                f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; {_FIELDS}"
+                f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; "
+                f"{_FIELDS}"
             )
 
 
@@ -184,12 +186,17 @@ def _below(root: Path) -> Iterator[str]:
     for place, folders, files in os.walk(top, followlinks=True):
         real = os.path.realpath(place)
         deep = len(Path(place).relative_to(top).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if deep < _DEEPEST else []
+        folders[:] = sorted(name for name in folders if _may_hold_pictures(name)) if deep < _DEEPEST else []
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         yield from (os.path.join(place, name) for name in files if not name.startswith("."))
+
+
+def _may_hold_pictures(folder: str) -> bool:
+    # A mask has its picture's name.
+    return not folder.startswith(".") and MASK_WORDS.isdisjoint(words_of(folder))
 
 
 def _by_stem(named: Iterator[tuple[str, str]]) -> dict[str, list[str]]:

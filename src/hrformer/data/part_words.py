@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import cast, get_args
 
 from hrformer.data.sources import Split
 
@@ -16,6 +15,15 @@ WORDS: dict[Split, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 """Of each part, in lower case; they are recognised in any."""
+
+PICTURE_WORDS = frozenset("image images img imgs picture pictures photo photos rgb".split())
+"""By which a folder says that it holds pictures."""
+
+MASK_WORDS = frozenset(
+    "mask masks label labels lbl annotation annotations annot ann anns gt groundtruth seg segmentation "
+    "segmentations target targets".split()
+)
+"""By which a folder or file says that it holds labels."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
@@ -35,11 +43,6 @@ def part_of(path: str | PurePath) -> Split | None:
         if said:
             return said.pop() if len(said) == 1 else None
     return None
-
-
-def other_parts(split: Split) -> list[Split]:
-    """All parts but one."""
-    return [part for part in cast("tuple[Split, ...]", get_args(Split)) if part != split]
 
 
 def folders_in(folder: Path, depth: int = 1) -> Iterator[Path]:

@@ -48,6 +48,8 @@ class ClassificationSource:
             key in the ``.json`` members.
         val_root: where the validation part lies, if not under ``root``.
         val_format: its layout, if another one.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
     """
 
     name: str = ""
@@ -63,6 +65,10 @@ class ClassificationSource:
     label_column: str = "label"
     val_root: Path | None = None
     val_format: ClassificationFormat | None = None
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("ClassificationSource", self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,9 +82,10 @@ class PoseSource:
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
         skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
             item takes the place of a broken one, so that the order of all others stays.
-        train_annotations: file of the training part, relative to ``root``.
+        train_annotations: file of the training part, relative to ``root``; where it is empty, or left as it is and
+            not there, the file is looked for, see :func:`hrformer.data.pose_files.labels_file`.
         val_annotations: of the validation part.
-        test_annotations: of the test part, or its list of pictures without labels; empty where there is none.
+        test_annotations: of the test part, or its list of pictures without labels.
         train_images: folder of the pictures of the training part; several candidates may be given, the first that
             exists is taken (COCO: ``train2017`` and HRNet's ``images/train2017``).
         val_images: of the validation part.
@@ -88,6 +95,8 @@ class PoseSource:
         flip_pairs: pairs of joint names that change places in a mirror image, where the names do not tell.
         sigmas: one per joint, where they are not known.
         skeleton: overrides all that the file says about joints.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
     """
 
     name: str = ""
@@ -105,6 +114,10 @@ class PoseSource:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     skeleton: Skeleton | None = field(default=None)
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("PoseSource", self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +145,8 @@ class SegmentationSource:
         dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
         image_column: "huggingface": column of the pictures.
         mask_column: "huggingface": column of the masks.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
     """
 
     name: str = ""
@@ -151,3 +166,12 @@ class SegmentationSource:
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
     image_column: str = "image"
     mask_column: str = "annotation"
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("SegmentationSource", self.val_share)
+
+
+def _check_share(source: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"{source}.val_share must be in [0, 1), a share of the pictures such as 0.2, got {share}")

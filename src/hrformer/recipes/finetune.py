@@ -55,7 +55,9 @@ def finetune_pose() -> PoseRun:
     Score: depends on the pictures.
 
     The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
-    ``images/val``. Joints may have any names; left and right are told from them, or by ``--data.flip-pairs``.
+    ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share
+    0.2`` keeps a fifth for validation. Joints may have any names; left and right are told from them, or by
+    ``--data.flip-pairs``.
     """
     return PoseRun(
         recipe="finetune_pose",
@@ -67,8 +69,9 @@ def finetune_pose() -> PoseRun:
         validate_epochs=0,
         ema_decay=0.998,
         data=PoseSource(
-            train_annotations="annotations/train.json",
-            val_annotations="annotations/val.json",
+            # None is named, so that they are found in the layout of any tool.
+            train_annotations="",
+            val_annotations="",
             train_images=("images/train", "images"),
             val_images=("images/val", "images"),
         ),

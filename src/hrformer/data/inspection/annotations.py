@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hrformer.data.inspection.report import Finding, Places, counted
+from hrformer.data.pose_files import labels_file
+from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 
 CORNERS_SHARE = 0.2
@@ -15,9 +17,12 @@ CORNERS_SHARE = 0.2
 
 
 def annotation_file(source: PoseSource, split: Split) -> Path | None:
-    """The file of one part; None where the source names none."""
-    names = {"train": source.train_annotations, "val": source.val_annotations, "test": source.test_annotations}
-    return source.root / names[split].replace("{split}", split) if names[split] else None
+    """The file of one part; None where there is none, or it is looked at as the training part's."""
+    try:
+        return None if source.val_share and split == "val" else labels_file(source, split)
+    except DataError:
+        # The reader says so too.
+        return None
 
 
 def check_annotations(file: Path, split: str) -> tuple[list[Finding], dict[str, Any]]:
