@@ -142,6 +142,11 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
     return _more_than_one(_read(path, ignored, source.ignore))
 
 
+def means_void(name: str) -> bool:
+    """Whether people call pixels so that belong to no class: void, "don't care", ignore_region."""
+    return re.sub(r"[^a-z]", "", name.lower()) in _VOID_NAMES
+
+
 def void_ids(source: SegmentationSource) -> tuple[int, ...]:
     """Ids in the files that belong to no class, ascending: those of ``source.ignore`` and 255, or none at all.
 
@@ -215,7 +220,7 @@ def _check_void(
     if IGNORE not in rows or IGNORE not in ignored or IGNORE in asked or len(rows) > IGNORE + 1:
         return
     name = rows[IGNORE][0]
-    if re.sub(r"[^a-z]", "", name.lower()) in _VOID_NAMES:
+    if means_void(name):
         return
     free = next(number for number in range(len(rows) + 1) if number not in rows)
     raise DataError(

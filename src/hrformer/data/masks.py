@@ -169,6 +169,15 @@ def decode_mat(data: bytes, name: str) -> Ids:
     raise DataError(f"{name}: has none of the fields {', '.join(MAT_FIELDS)}")
 
 
+def size_of_mask(path: Path) -> tuple[int, int] | None:
+    """(width, height) from the header of a mask file; None for ``.mat`` and for what cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return None
+
+
 def _code(red: Any, green: Any, blue: Any) -> Any:
     return red << 16 | green << 8 | blue
 

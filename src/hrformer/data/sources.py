@@ -15,6 +15,7 @@ ClassificationFormat = Literal["folders", "huggingface", "webdataset"]
 SegmentationFormat = Literal[
     "folders",
     "voc",
+    "coco",
     "official",
     "cityscapes",
     "pascal_context",
@@ -131,13 +132,15 @@ class SegmentationSource:
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
         skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
             item takes the place of a broken one, so that the order of all others stays.
-        format: layout, see the reader of that name. "official" is ``{train,val}/{image,label}`` of the HRFormer
+        format: layout, see the reader of that name. "folders" takes COCO's instances files too, where there is no
+            folder of masks. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
         train: what the training part is called.
         val: what the validation part is called.
         test: what the test part is called; empty where there is none.
-        images: "folders", "voc": folder of the pictures, ``{split}`` standing for the part.
-        masks: "folders", "voc": folder of the masks.
+        images: "folders", "voc", "coco": folder of the pictures, ``{split}`` standing for the part.
+        masks: "folders", "voc": folder of the masks; "coco": file of the annotations, looked for where this is left as
+            it is.
         lists: "voc": file with one name per line.
         classes: names in the order of their ids, or a file with ``id name [R G B]`` per line relative to ``root``.
         ignore: ids in the files that belong to no class, beside 255; "none" where every id is that of a class, 255 too.
@@ -147,6 +150,10 @@ class SegmentationSource:
         mask_column: "huggingface": column of the masks.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
             [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+        exif: "folders", "voc", "coco": pictures whose EXIF orientation says that they are to be turned. "auto": masks
+            on the stored pixels, told by their size, are turned upright with the picture. "apply": masks lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, masks taken as they stand.
     """
 
     name: str = ""
@@ -166,6 +173,7 @@ class SegmentationSource:
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
     image_column: str = "image"
     mask_column: str = "annotation"
+    exif: Literal["auto", "apply", "ignore"] = "auto"
     val_share: float = 0.0
 
     def __post_init__(self) -> None:

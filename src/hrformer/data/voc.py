@@ -61,6 +61,7 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
         masks=masks,
         table=classes.table(source.palette_masks),
         palette=classes.palette,
+        exif=source.exif,
     )
 
 
