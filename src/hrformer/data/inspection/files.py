@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -82,7 +83,8 @@ def _look(source: ImageSet, index: int) -> tuple[int, str, str]:
                 source.pixels(index)
         if isinstance(source, SegmentationSet) and source.labelled:
             file = source.mask_file(index)
-            if "::" not in file and not file.endswith(".mat") and read_header(file).cut_short:
+            # Masks may be drawn from outlines, or lie in archives.
+            if os.path.isfile(file) and not file.endswith(".mat") and read_header(file).cut_short:
                 source.mask(index)
     except Exception as error:
         return pixels, file, reason_of(error, file)
