@@ -40,6 +40,7 @@ def finetune_classification() -> ClassificationRun:
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
         validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=ClassificationSource(),
         augment=ClassificationAugment(size=(0, 0), area=(0.3, 1.0), mixup=0, cutmix=0, erasing=0.1),
@@ -67,6 +68,7 @@ def finetune_pose() -> PoseRun:
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
         validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=PoseSource(
             # None is named, so that they are found in the layout of any tool.
@@ -99,6 +101,7 @@ def finetune_segmentation() -> SegmentationRun:
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
         batch=BatchConfig(total=0),
         validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=SegmentationSource(),
         augment=SegmentationAugment(size=(0, 0), short_side=0, contrast=0.2),

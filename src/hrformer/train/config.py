@@ -274,6 +274,9 @@ class RunConfig:
         validate_updates: updates between two validations.
         ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none. The decay
             rises to it, as 1 - (1 + update)^(-2/3) (timm), so that short runs are averaged over their own end.
+        validate_start: whether a run that begins from weights is validated before its first update, so that progress is
+            seen. Weights that are never beaten are then the best.
+        early_stopping: end the run after so many validations without a better score; 0 for never.
         fit: whether what is not set yet is fitted to the data, the start weights and the machine when training starts
             (``train.fitting``): ``model.name``, ``model.init`` "auto", ``optim.lr``, the schedule's length,
             ``batch.total``, when to validate, and the sizes in ``augment``. The run's own files hold what was found.
@@ -291,9 +294,12 @@ class RunConfig:
     validate_epochs: float = 1.0
     validate_updates: int = 0
     ema_decay: float = 0.0
+    validate_start: bool = False
+    early_stopping: int = 0
     fit: bool = False
 
     def __post_init__(self) -> None:
+        _require(self.early_stopping >= 0, f"early_stopping must not be negative, got {self.early_stopping}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         for name in ("validate_epochs", "validate_updates"):
             value = getattr(self, name)

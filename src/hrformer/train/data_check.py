@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare
 from hrformer.data.inspection.pictures import RESTORE
@@ -17,6 +19,7 @@ from hrformer.data.loader import default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
+from hrformer.train.state import ResumeError
 
 DECODED_PIXELS = 1_000_000_000
 """Pixels of each part that are decoded: about ten seconds on two cores."""
@@ -81,6 +84,48 @@ def check_data(
             findings[0].what,
         )
     return broken
+
+
+def data_of(config: AnyRun, sets: Mapping[str, ImageSet]) -> dict[str, Fingerprint]:
+    """What the parts of a run's data consist of, to be kept with its checkpoints."""
+    return {split: fingerprint(source, _roots(config)) for split, source in sets.items()}
+
+
+def check_same_data(
+    config: AnyRun,
+    before: Mapping[str, Fingerprint],
+    now: Mapping[str, Fingerprint],
+    broken: Mapping[str, Mapping[int, tuple[str, str]]],
+    out: Path,
+) -> None:
+    """Refuse to go on with data that has changed.
+
+    Args:
+        config: of the run.
+        before: from :func:`data_of`, of the checkpoint.
+        now: of the data as it is.
+        broken: what is left out since it cannot be read; it may have changed.
+        out: run directory.
+
+    Raises:
+        ResumeError: it has changed.
+    """
+    told = []
+    for split, found in now.items():
+        names = {relative_name(file, _roots(config)) for file, _ in broken[split].values()}
+        if text := changes(before[split], found, names):
+            told.append(f"{split}: {text}")
+    if told:
+        raise ResumeError(
+            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data it "
+            "began with: put that back, or start a new run from the weights of this one: give another --out "
+            f"and --model.init {out / 'best.safetensors'}"
+        )
+
+
+def _roots(config: AnyRun) -> list[Path]:
+    other = getattr(config.data, "val_root", None)
+    return [config.data.root, *config.data.more_roots, *([other] if other else [])]
 
 
 def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | None = None) -> ImageSet:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
 from hrformer.data.sets import DataError
@@ -21,10 +22,10 @@ from hrformer.train.config import AnyRun
 from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
 from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
-from hrformer.train.data_check import check_data, tell_left_out
+from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
-from hrformer.train.journal import Journal
+from hrformer.train.journal import Journal, read_events
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
 from hrformer.train.optim import (
     freeze,
@@ -33,7 +34,7 @@ from hrformer.train.optim import (
     set_training,
     total_updates,
 )
-from hrformer.train.progress import bars
+from hrformer.train.progress import bars, score_text
 from hrformer.train.state import (
     BEST,
     ResumeError,
@@ -45,9 +46,13 @@ from hrformer.train.state import (
     save_state,
 )
 from hrformer.train.tasks import task_for
+from hrformer.train.undo import Undo
 from hrformer.train.versions import write_versions
 
-FREE_TO_CHANGE = ("data.root", "data.val_root", "runtime.", "save.", "log.", "batch.per_device", "recipe")
+FREE_TO_CHANGE = (
+    *("data.root", "data.more_roots", "data.val_root", "data.skip_broken"),
+    *("runtime.", "save.", "log.", "batch.per_device", "recipe"),
+)
 """Settings that a resumed run may change; all others would make it another run."""
 
 
@@ -81,7 +86,10 @@ class Run:
         self.task = task_for(config)
         self.fitted = config.fit
         self.config = config = self._fitted(last)
-        self._look_at_data()
+        before = read_state(last) if last.exists() else None
+        if before is not None:
+            check_same_run(_as_now(before[1]["config"], last), to_dict(config), FREE_TO_CHANGE)
+        self._look_at_data(None if before is None else before[1].get("data"))
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
         self.frozen = freeze(model, config.model.frozen)
@@ -100,29 +108,34 @@ class Run:
         self.model, self.optimizer = machine.prepare(model, make_optimizer(self.groups, config.optim))
         self.plain: VisionModel = machine.unwrap(self.model)
         self.state = TrainState()
-        self.resumed = last.exists()
-        if self.resumed:
-            self._restore(last)
+        self.resumed = before is not None
+        if before is not None:
+            self._restore(*before)
         self.window = LossWindow(machine.device, self.state.window)
+        self.undo = Undo(self.plain, self.optimizer.optimizer, self.window)
         self.journal = self._journal()
-        self.main = ""
+        self.main = next((event["main"] for event in read_events(out)[::-1] if event["event"] == "validation"), "")
         self.evaluation: Evaluation | None = None
 
-    def _look_at_data(self) -> None:
-        """Refuse data that would end the run later, and leave out what is broken where that is asked for."""
+    def _look_at_data(self, before: Mapping[str, Fingerprint] | None) -> None:
+        """Refuse data that would end the run later or has changed; leave out what is broken if told to."""
         sets = {"train": self.task.train_set, "val": self.task.val_set}
         broken: dict[str, dict[int, tuple[str, str]]] = {}
+        self.data: dict[str, Fingerprint] = {}
         error = ""
         if self.machine.main:
             try:
                 with bars(after=2.0) as progress:
                     broken = check_data(self.config, sets, progress)
+                self.data = data_of(self.config, sets)
             except DataError as wrong:
                 error = str(wrong)
         if group := processes():
-            broken, error = group.gather((broken, error))[0]
+            broken, self.data, error = group.gather((broken, self.data, error))[0]
         if error:
             raise DataError(error)
+        if before:
+            check_same_data(self.config, before, self.data, broken, self.out)
         if self.machine.main:
             for split, files in broken.items():
                 tell_left_out(split, files)
@@ -224,7 +237,7 @@ class Run:
 
     def write_weights(self, name: str, evaluation: Evaluation | None) -> None:
         """Write the model for ``hrformer.load``; every process must take part."""
-        facts = {} if evaluation is None else {"score": f"{evaluation.main} {evaluation.value:.4f} on val"}
+        facts = {} if evaluation is None else {"score": f"{score_text(evaluation.main, evaluation.value)} on val"}
         facts["recipe"] = f"{self.config.recipe}, update {self.state.update} of {self.total}"
         model = self.model_to_keep()
         if self.shell is not None:
@@ -239,18 +252,8 @@ class Run:
         """Write the checkpoint, and keep it under other names where that is due; every process must take part."""
         machine, state = self.machine, self.state
         state.window = self.window_of_all()
-        model, optimizer = machine.state_dicts(self.model, self.optimizer)
+        self._write_state(*machine.state_dicts(self.model, self.optimizer))
         if machine.main:
-            ema = None if self.ema is None else self.ema.module.state_dict()
-            save_state(
-                self.out,
-                state,
-                config=to_dict(self.config),
-                model=model,
-                optimizer=optimizer,
-                ema=ema,
-                scaler=machine.scaler_state(),
-            )
             if state.best_update == state.update:
                 keep_as(self.out, BEST)
             every = self.config.save.keep_every
@@ -259,9 +262,28 @@ class Run:
             self._saved(self)
         machine.wait()
 
-    def _restore(self, path: Path) -> None:
-        self.state, content = read_state(path)
-        check_same_run(_as_now(content["config"], path), to_dict(self.config), FREE_TO_CHANGE)
+    def save_alone(self) -> None:
+        """Write the checkpoint of the main process after an error, of which the other processes may not know."""
+        if self.machine.main and not self.machine.sharded:
+            self.state.window = self.window.sums()
+            self._write_state(*self.machine.state_dicts(self.model, self.optimizer))
+
+    def _write_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        if self.machine.main:
+            save_state(
+                self.out,
+                self.state,
+                config=to_dict(self.config),
+                model=model,
+                optimizer=optimizer,
+                ema=None if self.ema is None else self.ema.module.state_dict(),
+                scaler=self.machine.scaler_state(),
+                data=self.data,
+            )
+
+    def _restore(self, state: TrainState, content: dict[str, Any]) -> None:
+        # Before the first update nothing has happened that would not happen again.
+        self.state = state if state.update else TrainState(seconds=state.seconds)
         self.machine.load_state_dicts(self.model, self.optimizer, content["model"], content["optimizer"])
         self.machine.load_scaler_state(content["scaler"])
         if self.ema is not None:
