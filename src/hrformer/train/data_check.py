@@ -117,8 +117,8 @@ def check_same_data(
             told.append(f"{split}: {text}")
     if told:
         raise ResumeError(
-            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data it "
-            "began with: put that back, or start a new run from the weights of this one: give another --out "
+            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data "
+            "it began with: put that back, or start a new run from the weights of this one: give another --out "
             f"and --model.init {out / 'best.safetensors'}"
         )
 
