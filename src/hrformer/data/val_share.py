@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hrformer.data.chosen import Source, chosen
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
 
 _SALT = b"hrformer val"
@@ -79,6 +81,12 @@ def split_part(
             f"{source.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
             f"{len(names)} pictures; take another share, or remove pictures without labels"
         ) from error
+
+
+def names_below(source: ImageSet, root: Path) -> list[str]:
+    """Names of a set's pictures relative to its root, the same on every machine; one item is one picture."""
+    above = os.path.join(root, "")
+    return [source.file(index).removeprefix(above).replace(os.sep, "/") for index in range(len(source))]
 
 
 def _draw(name: str) -> float:
