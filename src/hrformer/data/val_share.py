@@ -70,8 +70,10 @@ def split_part(
     val = kept_for_validation(names, share, groups)
     train = sorted(set(range(len(names))) - set(val))
     if not val or not train:
+        each = "" if groups is None else " of some class"
         raise DataError(
-            f"{source.name}: {field} needs at least two pictures, one for each part; there are {len(names)}"
+            f"{source.name}: {field} needs at least two pictures{each}, one for each part; "
+            f"there are {len(names)} in all"
         )
     _log.info("%s %g: %d pictures to train on, %d to validate on", field, share, len(train), len(val))
     try:
