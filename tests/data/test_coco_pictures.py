@@ -26,7 +26,7 @@ def find(root: Path, *names: str) -> list[str]:
     "name",
     [
         *("a b.jpg", "val/a b.jpg", "images/val/a b.jpg", "./a b.jpg", "val\\a b.jpg", "images\\1\\a b.jpg"),
-        *("C:\\Users\\me\\Pictures\\a b.jpg", "/home/me/labels/a b.jpg", "a%20b.jpg", "a b.JPG", "a b", "A B.Jpg"),
+        *("C:\\Users\\me\\Pictures\\a b.jpg", "/Users/me/labels/a b.jpg", "a%20b.jpg", "a b.JPG", "a b", "A B.Jpg"),
         *("a b.png", "1a2b3c4d-a b.jpg", "images/1a2b-a b.jpg", "/data/upload/3/1a2b3c4d-a%20b.jpg", "../up/a b.jpg"),
         "http://localhost:8080/data/upload/3/1a2b3c4d-a%20b.jpg?token=7",
         *(

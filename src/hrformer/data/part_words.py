@@ -25,7 +25,7 @@ MASK_WORDS = frozenset(
 )
 """By which a folder or file says that it holds labels."""
 
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def words_of(name: str) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
 from hrformer.data.views import AnySet, chosen
 
@@ -68,8 +70,10 @@ def split_part(
     val = kept_for_validation(names, share, groups)
     train = sorted(set(range(len(names))) - set(val))
     if not val or not train:
+        each = "" if groups is None else " of some class"
         raise DataError(
-            f"{source.name}: {field} needs at least two pictures, one for each part; there are {len(names)}"
+            f"{source.name}: {field} needs at least two pictures{each}, one for each part; "
+            f"there are {len(names)} in all"
         )
     _log.info("%s %g: %d pictures to train on, %d to validate on", field, share, len(train), len(val))
     try:
@@ -79,6 +83,12 @@ def split_part(
             f"{source.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
             f"{len(names)} pictures; take another share, or remove pictures without labels"
         ) from error
+
+
+def names_below(source: ImageSet, root: Path) -> list[str]:
+    """Names of a set's pictures relative to its root, the same on every machine; one item is one picture."""
+    above = os.path.join(root, "")
+    return [source.file(index).removeprefix(above).replace(os.sep, "/") for index in range(len(source))]
 
 
 def _draw(name: str) -> float:
