@@ -274,3 +274,15 @@ def test_masks_in_a_folder_go_before_outlines(tmp_path: Path) -> None:
         (tmp_path / "labels/train").mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "labels/train" / name), np.ones((H, W), np.uint8))
     assert opened(tmp_path).classes == ("other", "leaf")
+
+
+@pytest.mark.parametrize("size", [(2 * W, 2 * H), (H - 1, W)])
+def test_sizes_of_another_picture(tmp_path: Path, size: tuple[int, int]) -> None:
+    names = ("a.jpg", "b.jpg")
+    images = [{"id": k, "file_name": n, "width": size[0], "height": size[1]} for k, n in enumerate(names, 1)]
+    file = write(tmp_path, thing(), images=images)
+    with pytest.raises(
+        DataError, match=r"image 1: 'width' and 'height' are .* but the picture .*a\.jpg is 20 x 12"
+    ) as caught:
+        opened(tmp_path)
+    assert str(caught.value).startswith(str(file))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hrformer.data.class_lists import means_void, void_ids
 from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
 from hrformer.data.coco_outlines import Outlines, OutlineWriter
-from hrformer.data.headers import read_header
+from hrformer.data.headers import Header, read_header
 from hrformer.data.images import load_image
 from hrformer.data.instance_files import annotation_file, find_pictures
 from hrformer.data.mask_files import part_name
@@ -59,9 +59,9 @@ class CocoMasks(SegmentationSet):
         self._pictures = PackedNames(map(str, pictures))
         self._ids = list(images)
         headers = {} if all(_size(image) for image in images.values()) else dict(zip(images, pictures, strict=True))
-        self._sizes = [_size(image) or read_header(headers[key]).size for key, image in images.items()]
         self._upright = source.exif != "ignore"
-        self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif)
+        self._sizes = [_size(image) or self._read_size(headers[key]) for key, image in images.items()]
+        self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif, self._refuse_size)
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
         self._outlines = _outlines(
             content["annotations"], file, numbers, dict(zip(self._ids, self._sizes, strict=True))
@@ -83,6 +83,19 @@ class CocoMasks(SegmentationSet):
         mask = self._outlines.draw(index, self._sizes[index], self._rest)
         turn = self._turns.of(index, self._pictures[index], self._sizes[index])
         return mask if turn == UPRIGHT else upright_pixels(mask, turn)
+
+    def _read_size(self, picture: Path) -> tuple[int, int]:
+        header = read_header(picture)
+        return header.size if self._upright else header.stored
+
+    def _refuse_size(self, index: int, header: Header) -> None:
+        width, height = self._sizes[index]
+        raise DataError(
+            f"{self.mask_file(index)}: 'width' and 'height' are {width} and {height}, but the picture "
+            f"{self.file(index)} is {header.size[0]} x {header.size[1]} pixels: outlines can only be drawn on "
+            "the picture that was labelled; bring that picture back, or correct the numbers if the outlines are in the pixels of "
+            "this one"
+        )
 
     def mask_file(self, index: int) -> str:
         """``<annotation file>: image <id>``."""

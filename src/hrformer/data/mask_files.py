@@ -184,7 +184,14 @@ def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: st
     Raises:
         DataError: there are none, or two have one name.
     """
-    return _some(files_below(folder, MASK_SUFFIXES, key), folder, "masks", MASK_SUFFIXES)
+    found = files_below(folder, MASK_SUFFIXES, key)
+    if not found and (jpegs := files_below(folder, (".jpg", ".jpeg"), key)):
+        first = next(iter(jpegs.values()))
+        raise DataError(
+            f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
+            "another format; save them as PNG from the tool that drew them"
+        )
+    return _some(found, folder, "masks", MASK_SUFFIXES)
 
 
 def paired(

@@ -32,6 +32,9 @@ _PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
 
+_NO_JPEG = "{name}: JPEG changes values and colours, so it cannot hold a mask; save masks as PNG"
+_EQUAL_CHANNELS = ". Its channels are equal: if they hold ids, save one of them alone"
+
 Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 
 
@@ -123,13 +126,15 @@ def decode_ids(data: bytes, name: str) -> Ids:
     with _open(data, name) as image:
         mode = image.mode
         if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
+            if image.format == "JPEG":
+                raise DataError(_NO_JPEG.format(name=name))
             raise DataError(
                 f"{name}: the mask is a picture of colours (mode {mode}), not of ids. If colours stand for classes, "
                 "set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as grey or "
-                "palette PNG"
+                "palette PNG" + _EQUAL_CHANNELS * _is_grey(image)
             )
         if image.format == "JPEG":
-            raise DataError(f"{name}: JPEG changes values, so it cannot hold ids; save masks as PNG")
+            raise DataError(_NO_JPEG.format(name=name))
         values = np.asarray(image)
     if kind == _GREY and bits in (2, 4):
         values = values // (255 // (2**bits - 1))
@@ -144,7 +149,7 @@ def decode_colours(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     with _open(data, name) as image:
         if image.format == "JPEG":
-            raise DataError(f"{name}: JPEG changes colours, so it cannot hold a mask; save masks as PNG")
+            raise DataError(_NO_JPEG.format(name=name))
         return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
@@ -176,6 +181,13 @@ def size_of_mask(path: Path) -> tuple[int, int] | None:
             return image.size
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
         return None
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    values = np.asarray(image)
+    return bool((values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all())
 
 
 def _code(red: Any, green: Any, blue: Any) -> Any:

@@ -44,7 +44,12 @@ class Turns:
         return header.orientation if lies == "stored" or (lies == "unsure" and self.unsure) else UPRIGHT
 
 
-def turns_of(pictures: Sequence[str | PathLike[str]], mask_size: Callable[[int], Size | None], exif: Exif) -> Turns:
+def turns_of(
+    pictures: Sequence[str | PathLike[str]],
+    mask_size: Callable[[int], Size | None],
+    exif: Exif,
+    misfit: Callable[[int, Header], object] | None = None,
+) -> Turns:
     """Find out from the headers which masks lie on stored pixels.
 
     The size tells where width and height change places. For squares, and orientations 2 to 4, what the others show
@@ -54,8 +59,9 @@ def turns_of(pictures: Sequence[str | PathLike[str]], mask_size: Callable[[int],
         pictures: files in the order of the items.
         mask_size: (width, height) of the mask of an item; None where it cannot be told.
         exif: "auto" as above; "apply" turns all masks but those whose size shows that they are upright; "ignore" none.
+        misfit: called with the place and the header of pictures that the mask fits neither way.
     """
-    if exif == "ignore":
+    if exif == "ignore" and misfit is None:
         return Turns()
     step = -(-len(pictures) // MOST_HEADERS) or 1
     lying: dict[str, dict[int, int]] = {"stored": {}, "upright": {}, "unsure": {}}
@@ -65,8 +71,12 @@ def turns_of(pictures: Sequence[str | PathLike[str]], mask_size: Callable[[int],
         except ImageError:
             # Reading the picture says what is wrong with it.
             continue
+        if misfit and (size := mask_size(place)) is not None and size not in (header.stored, header.size):
+            misfit(place, header)
         if header.orientation != UPRIGHT and (lies := _lies(header, mask_size(place))):
             lying[lies][place] = header.orientation
+    if exif == "ignore":
+        return Turns()
     stored, upright, unsure = lying["stored"], lying["upright"], lying["unsure"]
     turn_unsure = exif == "apply" or (bool(stored) and not upright)
     _warn(len(stored), len(upright), len(unsure), exif, [pictures[place] for place in [*stored, *unsure]])

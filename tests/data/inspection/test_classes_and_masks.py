@@ -270,6 +270,14 @@ def test_no_advice_distorts_a_mask(masks: Callable[..., Part], height: int, widt
     assert fix in found.fix
 
 
+def test_sizes_are_compared_without_decoding(masks: Callable[..., Part], tmp_path: Path) -> None:
+    found = look(masks(mask(), mask(), mask(), mask()[:, :9]), limit=1)
+    assert found["mask-size"].where == (
+        f"{tmp_path / 'labels/train/3.png'} (9 x 8, picture {tmp_path / 'images/train/3.png'} 10 x 8)",
+    )
+    assert found["mask-size"].count == 1
+
+
 def test_void_masks(masks: Callable[..., Part], tmp_path: Path) -> None:
     found = look(masks(mask(), mask(*[255] * 8), mask(0, 255, 255, 255, 255, 255, 255, 255)))
     assert found["void-mask"].severity == "warning"

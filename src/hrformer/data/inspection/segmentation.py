@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hrformer.data.headers import read_header
+from hrformer.data.images import ImageError
 from hrformer.data.inspection.mask_ids import FIX_IDS, advice
 from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
-from hrformer.data.inspection.scan import Look
+from hrformer.data.inspection.scan import Look, evenly
 from hrformer.data.mask_sizes import size_advice
+from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
+from hrformer.data.turned_masks import MOST_HEADERS
 
 RARE = 1e-3
 """Classes with less than this share of the labelled pixels are mentioned."""
@@ -40,10 +45,12 @@ class MaskCheck(Check):
         self._pixels = np.zeros(256, np.int64)
         self._pictures = np.zeros(256, np.int64)
         self._masks = 0
+        self._seen: set[int] = set()
 
     def add(self, look: Look) -> None:
         """Take in one mask."""
         name = self.source.mask_file(look.index)
+        self._seen.add(look.index)
         if look.unknown_ids is not None:
             self._take_unknown(name, look.unknown_ids.unknown, look.unknown_ids.found)
             self._listed_ids = look.unknown_ids.listed
@@ -53,9 +60,7 @@ class MaskCheck(Check):
             return
         self._masks += 1
         if look.size != (0, 0) and look.mask_size != look.size:
-            mask, picture = (f"{width} x {height}" for width, height in (look.mask_size, look.size))
-            places = self._sizes.setdefault(size_advice(look.mask_size, look.size), Places())
-            places.add(f"{name} ({mask}, picture {self.source.file(look.index)} {picture})")
+            self._take_sizes(look.index, look.mask_size, look.size)
         present = np.flatnonzero(look.class_pixels).tolist()
         outside = [number for number in present if len(self.source.classes) <= number < IGNORE]
         if outside:
@@ -65,6 +70,29 @@ class MaskCheck(Check):
         self._pixels += look.class_pixels
         self._pictures += look.class_pixels > 0
 
+    def _take_sizes(self, index: int, mask: tuple[int, int], picture: tuple[int, int]) -> None:
+        shown = (f"{width} x {height}" for width, height in (mask, picture))
+        name = "{} ({}, picture {} {})".format(
+            self.source.mask_file(index), next(shown), self.source.file(index), *shown
+        )
+        self._sizes.setdefault(size_advice(mask, picture), Places()).add(name)
+
+    def _compare_unseen(self) -> None:
+        """Sizes of the pairs that nobody decoded, by their headers."""
+        rest = [index for index in range(len(self.source)) if index not in self._seen]
+        for index in evenly(rest, MOST_HEADERS):
+            picture, mask = self.source.file(index), size_of_mask(Path(self.source.mask_file(index)))
+            if mask is None or not Path(picture).is_file():
+                continue
+            try:
+                header = read_header(picture)
+            except ImageError:
+                continue
+            # Whether a mask lies on the stored pixels was found out when the set was opened.
+            if mask not in (header.size, header.stored):
+                self._take_sizes(index, mask, header.size)
+        self._seen.update(rest)
+
     def _take_unknown(self, name: str, unknown: Sequence[int], found: Sequence[int]) -> None:
         self._outside.add(f"{name} (id{'s' * (len(unknown) > 1)} {_few(unknown)})")
         self._unknown_ids.update(unknown)
@@ -72,6 +100,7 @@ class MaskCheck(Check):
 
     def findings(self) -> Iterator[Finding]:
         """Masks that cannot be used, void masks, missing and rare classes."""
+        self._compare_unseen()
         for reason, places in self._unusable:
             what = f"{counted(places.count, 'mask')} cannot be used: {reason}"
             # The reader tells why at length; here it is only sorted.
