@@ -67,6 +67,17 @@ def test_sizes_are_those_of_the_start_weights() -> None:
     assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), 8, 512)
 
 
+def test_pictures_that_are_seen_often_are_changed_more() -> None:
+    few, many = (fitted(finetune_pose(), items, 4, gpu=False).augment.rotation for items in (16, 5000))
+    assert (few, many) == (40.0, 20.0)
+    streets = replace(finetune_segmentation(), schedule=ScheduleConfig(epochs=100))
+    assert fitted(streets, 16, 4, gpu=False).augment.scale == (0.5, 2.0)
+    assert fitted(replace(streets, schedule=ScheduleConfig(epochs=5)), 16, 4, gpu=False).augment.scale == (0.67, 1.5)
+    assert fitted(finetune_classification(), 16, 4, gpu=False).augment.area == (0.3, 1.0)
+    set_by_hand = replace(finetune_pose(), augment=replace(finetune_pose().augment, rotation=0.0))
+    assert fitted(set_by_hand, 16, 4, gpu=False).augment.rotation == 0.0
+
+
 def test_batches_are_shared_evenly_by_the_processes() -> None:
     assert fitted(finetune_pose(), 16, 4, gpu=False, processes=3).batch.total == 6
     assert fitted(finetune_pose(), 7, 4, gpu=False, processes=2).batch.total == 6
@@ -93,7 +104,7 @@ def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by 40"
     )
     assert text.endswith("from hrformer_nano_lspet, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")
