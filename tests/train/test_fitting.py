@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hrformer.recipes.finetune import finetune_classification, finetune_pose, finetune_segmentation
-from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, ScheduleConfig
-from hrformer.train.config_file import from_dict, to_dict
+from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, PoseRun, ScheduleConfig
+from hrformer.train.config_file import from_dict, read_config, to_dict
 from hrformer.train.config_rules import check
 from hrformer.train.fitting import as_before, fit_text, fitted, val_text
+from hrformer.train.loop import train
 from hrformer.train.optim import rate_at
+from hrformer.train.state import ResumeError
 
 RECIPES = (finetune_classification, finetune_pose, finetune_segmentation)
 
@@ -98,6 +101,36 @@ def test_a_run_that_is_taken_up_again_is_as_it_was(recipe) -> None:
     assert as_before(recipe(), first) == first
     other = as_before(replace(recipe(), optim=replace(recipe().optim, lr=0.5)), first)
     assert other == replace(first, optim=replace(first.optim, lr=0.5))
+
+
+def test_a_run_says_what_it_found_and_goes_on_with_it(
+    pose_run: PoseRun, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = finetune_pose()
+    config = replace(
+        pose_run,
+        fit=True,
+        model=recipe.model,
+        optim=recipe.optim,
+        batch=recipe.batch,
+        schedule=replace(recipe.schedule, updates=2),
+        validate_updates=0,
+        augment=replace(recipe.augment, size=(64, 64)),
+    )
+    assert train(config, tmp_path).update == 2
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    (found,) = [line for line in lines if line.startswith("fitted to")]
+    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 0.001, crops 64 x 64 turned by 20 degrees")
+    assert "seconds here" in found
+    assert any(line.startswith("warning: val has 6 people") for line in lines)
+    saved = read_config(tmp_path / "config.json")
+    assert (saved.fit, saved.batch.total, saved.model.name, saved.optim.lr) == (False, 8, "hrformer_nano", 1e-3)
+    # Neither the recipe's own words nor the folder's file make it another run.
+    for same in (config, saved):
+        assert train(same, tmp_path, resume=True).update == 2
+    with pytest.raises(ResumeError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        train(replace(config, optim=replace(config.optim, lr=0.5)), tmp_path, resume=True)
 
 
 def test_one_line_says_what_was_found() -> None:

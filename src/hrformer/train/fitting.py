@@ -117,6 +117,8 @@ def as_before(config: Run, saved: AnyRun) -> Run:
         if all(_at(values, name) in open_values for name in names):
             for name in names:
                 _put(values, name, _at(before, name))
+    if not (config.schedule.epochs or config.schedule.updates):
+        _put(values, "schedule.warmup_share", saved.schedule.warmup_share)
     return cast(Run, from_dict(values | {"fit": False}))
 
 
@@ -126,7 +128,7 @@ _OPEN: tuple[tuple[str, ...], ...] = (
     tuple(f"model.{name}" for name in ("head_planes", "head_width")),
     tuple(f"model.{name}" for name in ("head", "ocr_channels", "ocr_key_channels", "aux")),
     *(("optim.lr",), ("batch.total",)),
-    ("schedule.epochs", "schedule.updates"),
+    tuple(f"schedule.{name}" for name in ("epochs", "updates", "warmup_epochs", "warmup_updates")),
     ("validate_epochs", "validate_updates"),
     *((f"augment.{name}",) for name in OPEN_AUGMENT),
     ("evaluation.short_side",),
