@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hrformer.recipes.finetune import finetune_classification, finetune_pose, finetune_segmentation
-from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, ScheduleConfig
-from hrformer.train.config_file import from_dict, to_dict
+from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, PoseRun, ScheduleConfig
+from hrformer.train.config_file import from_dict, read_config, to_dict
 from hrformer.train.config_rules import check
 from hrformer.train.fitting import as_before, fit_text, fitted, val_text
+from hrformer.train.loop import train
 from hrformer.train.optim import rate_at
+from hrformer.train.state import ResumeError
 
 RECIPES = (finetune_classification, finetune_pose, finetune_segmentation)
 
@@ -67,6 +70,17 @@ def test_sizes_are_those_of_the_start_weights() -> None:
     assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), 8, 512)
 
 
+def test_pictures_that_are_seen_often_are_changed_more() -> None:
+    few, many = (fitted(finetune_pose(), items, 4, gpu=False).augment.rotation for items in (16, 5000))
+    assert (few, many) == (40.0, 20.0)
+    streets = replace(finetune_segmentation(), schedule=ScheduleConfig(epochs=100))
+    assert fitted(streets, 16, 4, gpu=False).augment.scale == (0.5, 2.0)
+    assert fitted(replace(streets, schedule=ScheduleConfig(epochs=5)), 16, 4, gpu=False).augment.scale == (0.67, 1.5)
+    assert fitted(finetune_classification(), 16, 4, gpu=False).augment.area == (0.3, 1.0)
+    set_by_hand = replace(finetune_pose(), augment=replace(finetune_pose().augment, rotation=0.0))
+    assert fitted(set_by_hand, 16, 4, gpu=False).augment.rotation == 0.0
+
+
 def test_batches_are_shared_evenly_by_the_processes() -> None:
     assert fitted(finetune_pose(), 16, 4, gpu=False, processes=3).batch.total == 6
     assert fitted(finetune_pose(), 7, 4, gpu=False, processes=2).batch.total == 6
@@ -89,11 +103,41 @@ def test_a_run_that_is_taken_up_again_is_as_it_was(recipe) -> None:
     assert other == replace(first, optim=replace(first.optim, lr=0.5))
 
 
+def test_a_run_says_what_it_found_and_goes_on_with_it(
+    pose_run: PoseRun, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = finetune_pose()
+    config = replace(
+        pose_run,
+        fit=True,
+        model=recipe.model,
+        optim=recipe.optim,
+        batch=recipe.batch,
+        schedule=replace(recipe.schedule, updates=2),
+        validate_updates=0,
+        augment=replace(recipe.augment, size=(64, 64)),
+    )
+    assert train(config, tmp_path).update == 2
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    (found,) = [line for line in lines if line.startswith("fitted to")]
+    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 0.001, crops 64 x 64 turned by 20 degrees")
+    assert "seconds here" in found
+    assert any(line.startswith("warning: val has 6 people") for line in lines)
+    saved = read_config(tmp_path / "config.json")
+    assert (saved.fit, saved.batch.total, saved.model.name, saved.optim.lr) == (False, 8, "hrformer_nano", 1e-3)
+    # Neither the recipe's own words nor the folder's file make it another run.
+    for same in (config, saved):
+        assert train(same, tmp_path, resume=True).update == 2
+    with pytest.raises(ResumeError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        train(replace(config, optim=replace(config.optim, lr=0.5)), tmp_path, resume=True)
+
+
 def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by 40"
     )
     assert text.endswith("from hrformer_nano_lspet, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")

@@ -43,7 +43,7 @@ def finetune_classification() -> ClassificationRun:
         validate_start=True,
         ema_decay=0.998,
         data=ClassificationSource(),
-        augment=ClassificationAugment(size=(0, 0), area=(0.3, 1.0), mixup=0, cutmix=0, erasing=0.1),
+        augment=ClassificationAugment(size=(0, 0), area=(0, 0), mixup=0, cutmix=0, erasing=0.1),
     )
 
 
@@ -77,7 +77,7 @@ def finetune_pose() -> PoseRun:
             train_images=("images/train", "images"),
             val_images=("images/val", "images"),
         ),
-        augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35),
+        augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35, rotation=-1),
         evaluation=PoseProtocol(score="coco"),
     )
 
@@ -104,7 +104,7 @@ def finetune_segmentation() -> SegmentationRun:
         validate_start=True,
         ema_decay=0.998,
         data=SegmentationSource(),
-        augment=SegmentationAugment(size=(0, 0), short_side=0, contrast=0.2),
+        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), contrast=0.2),
         loss=SegmentationLoss(class_weights="balanced"),
         evaluation=SegmentationProtocol(short_side=0),
     )

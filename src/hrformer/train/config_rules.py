@@ -23,8 +23,15 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (("sigma", "short_side"), lambda value: value is None or value > 0, "above 0"),
 )
 
-FITTED_SIZES = ("size", "sigma", "short_side")
-"""Fields of the augmentations that may be 0 in a run that is fitted to its data."""
+OPEN_AUGMENT: dict[str, tuple[object, ...]] = {
+    "size": ((0, 0),),
+    "sigma": (0,),
+    "short_side": (0,),
+    "area": ((0, 0),),
+    "scale": ((0, 0),),
+    "rotation": (-1,),
+}
+"""Fields of the augmentations that a run may leave open if it is fitted to its data, and what says so."""
 
 ALTERNATIVES = (
     ("schedule.epochs", "schedule.updates"),
@@ -95,13 +102,15 @@ def _check_augment(augment: ClassificationAugment | PoseAugment | SegmentationAu
     for names, allowed, text in _RULES:
         for name in set(names) & set(augment.__slots__):
             value = getattr(augment, name)
-            open_yet = fit and name in FITTED_SIZES and value in (0, (0, 0))
+            open_yet = fit and name in OPEN_AUGMENT and value in OPEN_AUGMENT[name]
             if not (open_yet or allowed(value)):
                 raise ValueError(f"augment.{name} must be {text}, got {value}")
     if isinstance(augment, ClassificationAugment) and augment.area[1] > 1:
         raise ValueError(f"augment.area is a share of the picture, at most 1, got {augment.area}")
-    if isinstance(augment, SegmentationAugment) and not 0 < augment.scale[0] <= augment.scale[1]:
-        raise ValueError(f"augment.scale must be (smallest, largest), both above 0, got {augment.scale}")
+    if isinstance(augment, SegmentationAugment):
+        scale_open = fit and augment.scale in OPEN_AUGMENT["scale"]
+        if not (scale_open or 0 < augment.scale[0] <= augment.scale[1]):
+            raise ValueError(f"augment.scale must be (smallest, largest), both above 0, got {augment.scale}")
     if isinstance(augment, PoseAugment):
         if not 0 <= augment.scale < 1:
             raise ValueError(f"augment.scale must be in [0, 1), got {augment.scale}")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from hrformer.models.model import Task
 from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
-from hrformer.train.config_rules import FITTED_SIZES
+from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import find_start
 
 Run = TypeVar("Run", bound=AnyRun)
@@ -88,9 +88,9 @@ def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processe
     if not (schedule.epochs or schedule.updates):
         seen = effort.items * (train_items / REFERENCE) ** effort.growth
         schedule = replace(schedule, updates=max(_rounded(seen / batch), 1))
+    updates = schedule.updates or max(round(schedule.epochs * (train_items // batch)), 1)
     every = config.validate_updates
     if not (config.validate_epochs or every):
-        updates = schedule.updates or max(round(schedule.epochs * (train_items // batch)), 1)
         affordable = updates * batch * VALIDATION_SHARE / (max(val_items, 1) * VALIDATION_COST)
         every = max(-(-updates // max(min(VALIDATIONS, round(affordable)), 1)), 1)
     return replace(
@@ -100,6 +100,7 @@ def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processe
         schedule=schedule,
         optim=replace(config.optim, lr=config.optim.lr or effort.lr),
         validate_updates=every,
+        augment=_augmented(config.augment, updates * batch / train_items),
     )
 
 
@@ -111,11 +112,13 @@ def as_before(config: Run, saved: AnyRun) -> Run:
         saved: as the run's folder holds it.
     """
     values, before = to_dict(config), to_dict(saved)
-    open_values: tuple[Any, ...] = (0, None, "", AUTO, [0, 0])
+    open_values: tuple[Any, ...] = (0, None, "", AUTO, [0, 0], -1)
     for names in _OPEN:
         if all(_at(values, name) in open_values for name in names):
             for name in names:
                 _put(values, name, _at(before, name))
+    if not (config.schedule.epochs or config.schedule.updates):
+        _put(values, "schedule.warmup_share", saved.schedule.warmup_share)
     return cast(Run, from_dict(values | {"fit": False}))
 
 
@@ -125,9 +128,9 @@ _OPEN: tuple[tuple[str, ...], ...] = (
     tuple(f"model.{name}" for name in ("head_planes", "head_width")),
     tuple(f"model.{name}" for name in ("head", "ocr_channels", "ocr_key_channels", "aux")),
     *(("optim.lr",), ("batch.total",)),
-    ("schedule.epochs", "schedule.updates"),
+    tuple(f"schedule.{name}" for name in ("epochs", "updates", "warmup_epochs", "warmup_updates")),
     ("validate_epochs", "validate_updates"),
-    *((f"augment.{name}",) for name in FITTED_SIZES),
+    *((f"augment.{name}",) for name in OPEN_AUGMENT),
     ("evaluation.short_side",),
 )
 
@@ -183,9 +186,25 @@ def _sizes(augment: Any, size: tuple[int, int]) -> Any:
     return augment
 
 
+def _augmented(augment: Any, passes: float) -> Any:
+    """The augmentation with its open ranges filled in: the more often an item is seen, the more it has to change."""
+    strength = max(min(passes / FULL_STRENGTH, 1.0), 0.5)
+    if getattr(augment, "rotation", None) == -1:
+        augment = replace(augment, rotation=round(40 * strength, 1))
+    if getattr(augment, "area", None) == (0, 0):
+        augment = replace(augment, area=(round(1 - 0.7 * strength, 2), 1.0))
+    if getattr(augment, "scale", None) == (0, 0):
+        augment = replace(augment, scale=(round(1 / (1 + strength), 2), round(1 + strength, 2)))
+    return augment
+
+
 def _sigma(size: tuple[int, int]) -> float:
     """Spread of the targets in cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128."""
     return round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
+
+
+FULL_STRENGTH = 100
+"""Passes over the set from which on pictures are changed as much as in the published runs."""
 
 
 def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> str:
@@ -203,8 +222,17 @@ def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> 
     start = f", from {config.model.init}" if config.model.init else ", from fresh weights"
     return (
         f"fitted to {train_items} {kind}: batch {config.batch.total}, {length}, rate {config.optim.lr:g}, crops "
-        f"{height} x {width}{start}{time}"
+        f"{height} x {width}{_range_text(config)}{start}{time}"
     )
+
+
+def _range_text(config: AnyRun) -> str:
+    """How much the pictures are changed."""
+    if isinstance(config, PoseRun):
+        return f" turned by {config.augment.rotation:g} degrees"
+    if isinstance(config, SegmentationRun):
+        return f" scaled by {config.augment.scale[0]:g} to {config.augment.scale[1]:g}"
+    return f" of {config.augment.area[0]:.0%} to {config.augment.area[1]:.0%} of a picture"
 
 
 def _minutes(seconds: float) -> str:
