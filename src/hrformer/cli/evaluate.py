@@ -23,7 +23,7 @@ from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import PoseSource, Split
+from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.processes import ALONE, Processes
@@ -177,10 +177,9 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     settings: dict[str, Any] = {"bootstrap": options.bootstrap}
     source = open_set(config, options.split)
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
-        annotations = annotation_file(config.data, options.split)
         protocol = config.evaluation
         return evaluate_keypoint_file(
-            options.predictions, annotations, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
+            options.predictions, source, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
         )
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""
@@ -192,11 +191,6 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
             )
     assert isinstance(source, ClassificationSet)
     return evaluate_class_file(options.predictions, source, worst=options.worst, **settings)
-
-
-def annotation_file(source: PoseSource, split: Split) -> Path:
-    """Where the labels of a part lie."""
-    return source.root / str(getattr(source, f"{split}_annotations")).replace("{split}", split)
 
 
 def server_set(config: AnyRun) -> str:

@@ -7,6 +7,7 @@ alone, so that the same number means the same item on every machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,6 +169,10 @@ class PoseSet(ImageSet):
     @abstractmethod
     def person(self, index: int) -> Person:
         """Labels of an item."""
+
+    def truth(self) -> Path | Mapping[str, Any] | None:
+        """What scores compare with: COCO's annotations as a file or its content; None where there are no labels."""
+        return self.annotations
 
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """``image`` (3, H, W) uint8, ``keypoints`` (K, 2), ``visible`` (K,) with flags 0, 1, 2, and ``box`` (4,).

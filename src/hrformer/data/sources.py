@@ -78,6 +78,12 @@ class PoseSource:
         flip_pairs: pairs of joint names that change places in a mirror image, where the names do not tell.
         sigmas: one per joint, where they are not known.
         skeleton: overrides all that the file says about joints.
+        category: name or id of the one category to take, where the file has several with joints; empty takes all that
+            have joints, which must then be the same.
+        exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
+            by the width and height in the file, are turned upright with the picture. "apply": labels lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, labels taken as they stand.
     """
 
     name: str = ""
@@ -93,6 +99,8 @@ class PoseSource:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     skeleton: Skeleton | None = field(default=None)
+    category: str = ""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
