@@ -26,7 +26,6 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
-from hrformer.evaluate.pose import labels_of
 from hrformer.evaluate.processes import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
@@ -183,13 +182,7 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
         protocol = config.evaluation
         return evaluate_keypoint_file(
-            options.predictions,
-            labels_of(source),
-            source.skeleton,
-            score=protocol.score,
-            alpha=protocol.alpha,
-            image_ids=source.image_ids,
-            **settings,
+            options.predictions, source, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
         )
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""

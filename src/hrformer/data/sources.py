@@ -98,6 +98,12 @@ class PoseSource:
         skeleton: overrides all that the file says about joints.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
             [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+        category: name or id of the one category to take, where the file has several with joints; empty takes all that
+            have joints, which must then be the same.
+        exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
+            by the width and height in the file, are turned upright with the picture. "apply": labels lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, labels taken as they stand.
     """
 
     name: str = ""
@@ -115,6 +121,8 @@ class PoseSource:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     skeleton: Skeleton | None = field(default=None)
+    category: str = ""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
     val_share: float = 0.0
 
     def __post_init__(self) -> None:
