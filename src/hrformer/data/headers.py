@@ -11,6 +11,9 @@ from hrformer.data.images import ImageError
 from hrformer.geometry.orientation import UPRIGHT, upright_size
 
 _ORIENTATION = 0x0112
+_WIDTH, _LENGTH = 256, 257
+"""Tags of TIFF 6.0, section 8."""
+
 _TAIL = 4096
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 """What stands near the end of whole files."""
@@ -48,8 +51,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             orientation = image.getexif().get(_ORIENTATION, UPRIGHT)
             end = _ENDS.get(image.format or "", b"")
             file.seek(max(file.seek(0, os.SEEK_END) - _TAIL, 0))
+            # Pillow gives the upright size of TIFF files alone.
+            tags = getattr(image, "tag_v2", {})
             return Header(
-                stored=image.size,
+                stored=(int(tags[_WIDTH]), int(tags[_LENGTH])) if tags else image.size,
                 orientation=orientation if orientation in range(1, 9) else UPRIGHT,
                 cut_short=end not in file.read(),
             )

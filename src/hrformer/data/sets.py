@@ -152,6 +152,19 @@ class Person:
     category_id: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something odd in the labels that was put right.
+
+    Attributes:
+        kind: short name that stays the same between versions, such as "no-area".
+        text: one sentence, names the file.
+    """
+
+    kind: str
+    text: str
+
+
 class PoseSet(ImageSet):
     """One person per item; several items may share a picture.
 
@@ -159,12 +172,14 @@ class PoseSet(ImageSet):
         skeleton: joints in the order of the file.
         annotations: file with the labels; None where there are none.
         image_ids: numbers of all pictures of the part, those without people too.
+        notes: what was put right in the labels.
     """
 
     task = "pose"
     skeleton: Skeleton
     annotations: Path | None = None
     image_ids: tuple[int, ...] | None = None
+    notes: tuple[Note, ...] = ()
 
     @abstractmethod
     def person(self, index: int) -> Person:
