@@ -127,7 +127,7 @@ def inspect_data(
     report = Report(
         data=parts[0].source.name if parts else "",
         task=TASKS[type(config)],
-        findings=sorted_findings(findings),
+        findings=sorted_findings(replace(one, what=option_names(one.what)) for one in findings),
         statistics=statistics,
     )
     write_json(out / REPORT_FILE, report.to_dict())
@@ -172,10 +172,9 @@ def training_transform(config: AnyRun, source: ImageSet) -> Transform:
 
 def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[str, Any]:
     """Pose: what is odd in the annotation file itself, and numbers about it."""
-    file = annotation_file(config.data, split) if isinstance(config, PoseRun) else None
-    if file is None:
+    if not isinstance(config, PoseRun) or (file := annotation_file(config.data, split)) is None:
         return {}
-    found, numbers = check_annotations(file, split)
+    found, numbers = check_annotations(file, split, config.data.category)
     findings += found
     return numbers
 

@@ -17,10 +17,9 @@ from hrformer.data.coco_detections import read_detections
 from hrformer.data.coco_labels import CocoLabels, read_content
 from hrformer.data.coco_lists import list_of, people_categories, read_pictures
 from hrformer.data.coco_pictures import find_pictures
-from hrformer.data.coco_records import Note
 from hrformer.data.images import load_image
 from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import DataError, Person, PoseSet
+from hrformer.data.sets import DataError, Note, Person, PoseSet
 from hrformer.data.sources import PoseSource
 from hrformer.geometry.skeleton_inference import skeleton_of
 from hrformer.geometry.skeletons import COCO17

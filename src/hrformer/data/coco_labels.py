@@ -12,9 +12,9 @@ import numpy as np
 from hrformer.data.coco_boxes import boxes_around, clipped, written_as_corners
 from hrformer.data.coco_fields import read_json
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
-from hrformer.data.coco_records import Labels, Note, People, PeopleReader
+from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, Note
 
 
 def read_content(file: Path) -> dict[str, Any]:

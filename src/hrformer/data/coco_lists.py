@@ -74,7 +74,7 @@ def read_pictures(images: Sequence[Any], file: str, *, named: bool = True) -> Pi
             value = image.get(field)
             side = value if type(value) is int else whole(image, field, _entry(file, place), 0)
             if not 0 <= side < 2**31:
-                raise DataError(f"{_entry(file, place)}: {field!r} must be a number of pixels, got {side:.80}")
+                raise DataError(f"{_entry(file, place)}: {field!r} must be a number of pixels, got {side!s:.80}")
             sizes.append(side)
     if not ids:
         raise DataError(f"{file}: 'images' must hold at least one picture")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hrformer.data.coco_boxes import boxes_around
 from hrformer.data.coco_fields import as_number, shown, whole
 from hrformer.data.coco_lists import Pictures
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, Note
 from hrformer.geometry.oks import MASK_SHARE
 
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 1.5
@@ -27,14 +27,6 @@ SMALLEST_SHARE, LARGEST_SHARE = 0.01, 1.5
 _PLAIN = {int, float}
 _UNSAID, _NONSENSE = -1, -2
 """Stand for a ``num_keypoints`` that is missing, and for one that is no count."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Note:
-    """Something odd in a file that was put right; ``kind`` stays the same between versions."""
-
-    kind: str
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_lists import Pictures
-from hrformer.data.coco_records import Note, People
+from hrformer.data.coco_records import People
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, Note
 from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, upright_points
 
 Exif = Literal["auto", "apply", "ignore"]
@@ -163,10 +163,8 @@ def _wrong_sizes(
             f"if the labels fit the picture as it is, write {real[0]} x {real[1]}; else turn the picture back to what "
             "was labelled"
         )
-    text += (
-        f"if the labels fit this picture, write {real[0]} x {real[1]}; else bring back the picture that was labelled"
-    )
-    if abs(width * real[1] - height * real[0]) <= max(real):
+    text += f"if the labels fit this picture, write {real[0]} x {real[1]}; else bring back the one that was labelled"
+    if abs(width / real[0] * real[1] / height - 1) < 0.01:
         text += f", or multiply boxes and joints by {real[0] / width:.4g} and areas by {(real[0] / width) ** 2:.4g}"
     return text
 

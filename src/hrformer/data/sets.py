@@ -150,6 +150,19 @@ class Person:
     category_id: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something odd in the labels that was put right.
+
+    Attributes:
+        kind: short name that stays the same between versions, such as "no-area".
+        text: one sentence, names the file.
+    """
+
+    kind: str
+    text: str
+
+
 class PoseSet(ImageSet):
     """One person per item; several items may share a picture.
 
@@ -158,12 +171,14 @@ class PoseSet(ImageSet):
         annotations: file with the labels; None where there are none.
         image_ids: numbers in the file of all pictures of the part, those without people too, in the order of
             :meth:`picture`; None where there is no file.
+        notes: what was put right in the labels.
     """
 
     task = "pose"
     skeleton: Skeleton
     annotations: Path | None = None
     image_ids: tuple[int, ...] | None = None
+    notes: tuple[Note, ...] = ()
 
     @abstractmethod
     def person(self, index: int) -> Person:
