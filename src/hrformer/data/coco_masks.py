@@ -93,8 +93,8 @@ class CocoMasks(SegmentationSet):
         raise DataError(
             f"{self.mask_file(index)}: 'width' and 'height' are {width} and {height}, but the picture "
             f"{self.file(index)} is {header.size[0]} x {header.size[1]} pixels: outlines can only be drawn on "
-            "the picture that was labelled; bring that picture back, or correct the numbers if the outlines are in the pixels of "
-            "this one"
+            "the picture that was labelled; bring that picture back, or correct the numbers if the outlines are in the "
+            "pixels of this one"
         )
 
     def mask_file(self, index: int) -> str:
