@@ -91,12 +91,11 @@ def find_pictures(names: Sequence[str], file: Path, source: SegmentationSource, 
         DataError: a picture is in none of the folders.
     """
     root = source.root
-    usual = [source.images.replace("{split}", part), "images", "data", part, f"{part}2017", "JPEGImages", "."]
-    usual += [f"{folder}/{part}2017" for folder in ("images",)] + [
-        f"images/{folder}" for folder in ("default", "Train")
-    ]
-    also = [f"images/{word}" for words in _ALSO.values() if part in words for word in words]
-    folders = [root / name for name in (*usual, *also)] + [file.parent, file.parent / "images"]
+    words = next((words for words in _ALSO.values() if part in words), ())
+    parts = [part, f"{part}2017", *words, *map(str.capitalize, words), "default"]
+    usual = [source.images.replace("{split}", part), *(f"images/{name}" for name in parts), *parts]
+    usual += ["images", "JPEGImages", "data", "."]
+    folders = [*(root / name for name in usual), file.parent, file.parent / "images"]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     found: list[Path] = []
     for name in names:
