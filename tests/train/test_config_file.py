@@ -131,7 +131,7 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (OptimConfig, {"lr": 0.0}, "optim.lr must be a rate above 0, got 0.0"),
+        (OptimConfig, {"lr": -0.1}, "optim.lr must be a rate above 0, got -0.1"),
         (OptimConfig, {"lr": float("nan")}, "optim.lr must be a rate above 0, got nan"),
         (OptimConfig, {"betas": (0.9, 1.0)}, "optim.betas must lie in [0, 1)"),
         (OptimConfig, {"momentum": 0.0}, "optim.nesterov needs a momentum above 0"),
@@ -145,7 +145,8 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
         (ModelConfig, {"frozen": ("backbon",)}, "did you mean 'backbone'?"),
         (ModelConfig, {"drop_path_rate": 1.0}, "model.drop_path_rate must lie in [0, 1), got 1.0"),
         (ModelConfig, {"name": ""}, "model.name must name a variant"),
-        (BatchConfig, {"total": 0}, "batch.total must be at least 1, got 0"),
+        (BatchConfig, {"total": -1}, "batch.total must be at least 1, got -1"),
+        (ScheduleConfig, {"warmup_share": 1.0}, "schedule.warmup_share must lie in [0, 1), got 1.0"),
         (RuntimeConfig, {"workers": -1}, "runtime.workers must not be negative, got -1"),
         (SaveConfig, {"every_minutes": -1.0}, "save.every_minutes must not be negative"),
         (LogConfig, {"every_updates": 0}, "log.every_updates must be at least 1, got 0"),
@@ -165,6 +166,10 @@ RUN = PoseRun(schedule=ScheduleConfig(epochs=10))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"optim": OptimConfig(lr=0)}, "optim.lr must be a rate above 0, got 0"),
+        ({"batch": BatchConfig(total=0)}, "batch.total must be at least 1, got 0"),
+        ({"model": ModelConfig(name="", init="hrformer_nano_lspet")}, "model.name must name a variant"),
+        ({"model": ModelConfig(init="auto")}, "model.init: 'auto' needs fit"),
         ({"schedule": ScheduleConfig()}, "give schedule.epochs or schedule.updates, one of them above 0"),
         ({"schedule": ScheduleConfig(epochs=1, updates=5)}, "schedule.epochs is 1 and schedule.updates is 5"),
         ({"validate_updates": 5}, "validate_epochs is 1 and validate_updates is 5"),

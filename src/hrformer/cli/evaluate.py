@@ -23,7 +23,7 @@ from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import PoseSource, Split
+from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.processes import ALONE, Processes
@@ -36,7 +36,9 @@ from hrformer.models.model import VisionModel, find_device
 from hrformer.models.weight_files import sha256_of, write_file
 from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
+from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
+from hrformer.train.progress import bars
 from hrformer.train.versions import versions
 
 SCORES_FILE = "scores.json"
@@ -114,7 +116,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     """Outcome, and facts about the weights; None where files for a test server were written instead."""
     options, config = command.options, command.config
     path, model = _load(command)
-    source = open_set(config, options.split)
+    with bars(after=2.0) as look:
+        source = left_out(config, open_set(config, options.split), options.split, look)
     device = _device(options.device)
     shared: dict[str, Any] = {
         "device": device,
@@ -177,10 +180,9 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     settings: dict[str, Any] = {"bootstrap": options.bootstrap}
     source = open_set(config, options.split)
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
-        annotations = annotation_file(config.data, options.split)
         protocol = config.evaluation
         return evaluate_keypoint_file(
-            options.predictions, annotations, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
+            options.predictions, source, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
         )
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""
@@ -192,11 +194,6 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
             )
     assert isinstance(source, ClassificationSet)
     return evaluate_class_file(options.predictions, source, worst=options.worst, **settings)
-
-
-def annotation_file(source: PoseSource, split: Split) -> Path:
-    """Where the labels of a part lie."""
-    return source.root / str(getattr(source, f"{split}_annotations")).replace("{split}", split)
 
 
 def server_set(config: AnyRun) -> str:

@@ -70,7 +70,7 @@ def parse_run(
     both = make_dataclass("both", members, kw_only=True)
     result = tyro.cli(
         both,
-        args=list(typed),
+        args=list(_several_roots(typed)),
         default=both(options=options, **changeable),
         prog=f"hrformer {command} {name}",
         description=_described(name, config),
@@ -80,6 +80,19 @@ def parse_run(
     chosen = _settled(found["config"], config) if not sections else replace(config, **found)
     check(chosen, trained=not sections)
     return RunCommand(options=result.options, config=chosen, folder=folder)
+
+
+def _several_roots(typed: Sequence[str]) -> Iterator[str]:
+    """``--data.root A B`` as ``--data.root A --data.more-roots B``: readers know one root, sets are joined later."""
+    roots = None
+    for word in typed:
+        if word.startswith("-"):
+            roots = {"--data.root": 0}.get(word, 1 if word.startswith("--data.root=") else None)
+        elif roots is not None:
+            roots += 1
+            if roots == 2:
+                yield "--data.more-roots"
+        yield word
 
 
 def find_run(name: str) -> tuple[AnyRun, Path | None]:
@@ -114,22 +127,33 @@ def speaking_of_options(config: AnyRun) -> Iterator[None]:
     Raises:
         DataError: in those words, with a hint where nobody said where the data is.
     """
-    log, handler = logging.getLogger("hrformer"), _Notes(logging.WARNING)
+    log, handler = logging.getLogger("hrformer"), _Notes(logging.INFO)
+    level = log.level
     log.addHandler(handler)
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
     try:
         yield
     except DataError as error:
         hint = " (there is no --data.root, so the data was looked for in the current folder)"
         raise DataError(f"{option_names(str(error))}{hint * (config.data.root == DATA_ROOT)}") from error
     finally:
+        log.setLevel(level)
         log.removeHandler(handler)
 
 
 class _Notes(logging.Handler):
-    """Warnings of the readers as lines about the work."""
+    """What the readers remark, as lines about the work, each said once."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {option_names(record.getMessage())}")
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        text = f"{kind}{option_names(record.getMessage())}"
+        if text not in self._said:
+            self._said.add(text)
+            note(text)
 
 
 def option_names(text: str) -> str:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.image_folder import ImageFolder, class_folders
+from hrformer.data.images import SUFFIXES
 from hrformer.data.label_names import listed_classes
 from hrformer.data.part_files import part_files
+from hrformer.data.part_words import WORDS, folders_in
 from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError
 from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
+from hrformer.data.val_share import names_below, split_part
+from hrformer.data.views import open_joined
 from hrformer.data.webdataset import TarShards
 from hrformer.data.zip_archive import ZipPictures
+
+_DEFAULTS = {one.name: one.default for one in fields(ClassificationSource)}
+_REMEDY = "ClassificationSource.val_share 0.2 keeps a fifth of each class for validation"
+
+_log = logging.getLogger(__name__)
 
 
 def open_classification(source: ClassificationSource, split: Split) -> ClassificationSet:
@@ -21,15 +33,26 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     Class names come from ``source.classes``, else from ``classes.txt`` in the root, else from the files; with
     "folders" from the training part's, so that a part without some class keeps the others' ids. Where several of
     these speak, they must agree. "folders" without a folder of the part, but with ``<part>.zip``, is
-    :class:`~hrformer.data.zip_archive.ZipPictures`.
+    :class:`~hrformer.data.zip_archive.ZipPictures`. Where a part's folder is not named and not there, one of its other
+    usual names is taken (``training``, ``valid``, ``validation``, ``dev``, ``testing``), and for training a root that
+    holds the class folders itself. With ``val_share`` train and val are views of the training part, class by class.
 
     Raises:
         DataError: there is no such part, or it is not as it should be.
         ImportError: a Hugging Face set without the package ``datasets``.
     """
-    opened = _opened(source, split)
+    if source.more_roots:
+        return open_joined(source, lambda one: open_classification(one, split))
+    shared = bool(source.val_share) and split != "test"
+    if shared:
+        _require_one_validation_part(source)
+    opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
-    return opened
+    if not shared:
+        return opened
+    labels = [opened.label(index) for index in range(len(opened))]
+    names = names_below(opened, source.root)
+    return split_part(opened, split, names, source.val_share, "ClassificationSource.val_share", labels)
 
 
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
@@ -63,11 +86,77 @@ def _read(
         return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
     if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
         return ZipPictures(archive, classes, name)
+    folder = _folder(source, split, root)
     if split != "train":
-        return ImageFolder(root / part, classes or _training_classes(root / source.train), name)
-    if absent := sorted(set(classes) - set(class_folders(root / part))):
-        raise DataError(f"{root / part}: no folder for the class(es) {absent[:5]}, {len(absent)} of {len(classes)}")
-    return ImageFolder(root / part, classes, name)
+        if split == "val" and source.val_root is None and not folder.is_dir():
+            raise DataError(_without_validation_part(source, folder))
+        return ImageFolder(folder, classes or _training_classes(_folder(source, "train", source.root)), name)
+    found = class_folders(folder)
+    if absent := sorted(set(classes) - set(found)):
+        raise DataError(f"{folder}: no folder for the class(es) {absent[:5]}, {len(absent)} of {len(classes)}")
+    if folder == root and len(found) < 2:
+        raise DataError(
+            f"{root}: its only folder is {found[0]}, and one class cannot be told from others; "
+            "ClassificationSource.root must hold one folder of pictures per class"
+        )
+    if folder != root / part:
+        _log.info("%s: taken for the train part", folder)
+    return ImageFolder(folder, classes, name)
+
+
+def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
+    """Folder of a part: as it is named, else called otherwise, else for training the root with its class folders."""
+    named: Path = root / getattr(source, split)
+    if not _untouched(source, split) or (named.is_dir() and not _holds_classes(root)):
+        return named
+    others = list(_called(root, split))
+    if len(others) > 1:
+        raise DataError(
+            f"{root}: several folders may hold the {split} part: {', '.join(map(str, others))}; say which in "
+            f"ClassificationSource.{split}"
+        )
+    whole = split == "train" and _holds_classes(root)
+    return others[0] if others else root if whole else named
+
+
+def _untouched(source: ClassificationSource, split: Split) -> bool:
+    return getattr(source, split) in (_DEFAULTS[split], split)
+
+
+def _called(root: Path, split: Split) -> Iterator[Path]:
+    """Folders that are called like a part and hold class folders."""
+    return (one for one in folders_in(root) if one.name.lower() in WORDS[split] and next(folders_in(one), None))
+
+
+def _holds_classes(root: Path) -> bool:
+    """Whether folders of pictures, and none of parts, lie in the root; a class may be called "train"."""
+    if any(True for split in WORDS for _ in _called(root, split)):
+        return False
+    words = {word for several in WORDS.values() for word in several}
+    return any(
+        file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        for one in folders_in(root)
+        if one.name.lower() not in words
+        for place in (one, *folders_in(one))
+        for file in place.iterdir()
+    )
+
+
+def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
+    if _folder(source, "train", source.root) == source.root:
+        return f"{source.root}: holds the class folders themselves, and no validation part; {_REMEDY}"
+    return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}"
+
+
+def _require_one_validation_part(source: ClassificationSource) -> None:
+    """A set with ``val_share`` has no validation part of its own."""
+    named = source.root / source.val
+    there = source.val_root or (named if source.val and named.is_dir() else next(_called(source.root, "val"), None))
+    if source.format == "folders" and source.val and there is not None:
+        raise DataError(
+            f"ClassificationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
+            f"one, {there}; leave ClassificationSource.val_share out, or empty ClassificationSource.val"
+        )
 
 
 def _training_classes(folder: Path) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.instance_files import annotation_file, has_outlines, instance_files
-from hrformer.data.mask_files import MaskFiles, find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.mask_files import MaskFiles, part_name
+from hrformer.data.mask_layout import find_pairs
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 
@@ -15,25 +16,24 @@ from hrformer.data.sources import SegmentationSource, Split
 def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
     """Open ``images/{split}/NAME.jpg`` and ``labels/{split}/NAME.png``, or whatever the source calls these folders.
 
-    Pictures and masks are paired by name without the ending, in folders below too. Masks hold ids, or with
-    ``palette_masks`` the colours of the classes file. A test part may be without masks. Where there is no folder of
-    masks but one of COCO's instances files, masks are drawn from it.
+    Pictures and masks are paired by name without the ending, in folders below too; other layouts are found, see
+    :func:`hrformer.data.mask_layout.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
+    file. A test part may be without masks.
+    Where there is no folder of masks but one of COCO's instances files, masks are drawn from it.
 
     Raises:
         DataError: a folder or file is missing, or the classes cannot be read.
     """
     part = part_name(source, split)
-    if _is_coco(source, split, part):
+    try:
+        files, masks = find_pairs(source, split)
+    except DataError:
+        if _is_coco(source, split, part):
+            return CocoMasks(source, split)
+        raise
+    if masks is None and _is_coco(source, split, part):
         return CocoMasks(source, split)
-    pictures_at, masks_at = (text.replace("{split}", part) for text in (source.images, source.masks))
-    layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
     classes = class_list(source)
-    pictures_in = find_folder(source.root, [pictures_at], "pictures", layout)
-    pictures = pictures_below(pictures_in)
-    files, masks = list(pictures.values()), None
-    if split != "test" or (source.root / masks_at).is_dir():
-        masks_in = find_folder(source.root, [masks_at], "masks", layout)
-        files, masks = paired(pictures, masks_below(masks_in), (pictures_in, masks_in))
     return MaskFiles(
         name=set_name(source.root),
         classes=classes.names,

@@ -12,6 +12,9 @@ from hrformer.data.images import ImageError
 from hrformer.geometry.orientation import UPRIGHT, upright_size
 
 _ORIENTATION = 0x0112
+_WIDTH, _LENGTH = 256, 257
+"""Tags of TIFF 6.0, section 8."""
+
 _TAIL = 4096
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 """What stands near the end of whole files."""
@@ -55,8 +58,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             tail, end = file.read(), _ENDS.get(image.format or "", b"")
             # A single byte stands elsewhere too; some writers fill up with zeros.
             ends = end in tail if len(end) != 1 else tail.rstrip(b"\0").endswith(end)
+            # Pillow gives the upright size of TIFF files alone.
+            tags = getattr(image, "tag_v2", {})
             return Header(
-                stored=image.size,
+                stored=(int(tags[_WIDTH]), int(tags[_LENGTH])) if tags else image.size,
                 orientation=orientation if orientation in range(1, 9) else UPRIGHT,
                 cut_short=not ends or length < _announced(image, file),
             )

@@ -29,6 +29,18 @@ _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
 _TIFF_BITS, _TIFF_MEANING = 258, 262
 """Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
 
+_ORIENTATION = 0x0112
+_TURN_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> what makes the stored picture of the upright one."""
+
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
@@ -221,8 +233,14 @@ def _download(url: str) -> bytes:
 
 
 def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
+    # Pillow turns TIFF files while it loads them, and others only when asked.
+    turned = image.getexif().get(_ORIENTATION) if image.format == "TIFF" else None
     plain = _as_tags_say(image)
-    plain = ImageOps.exif_transpose(plain) if upright else plain
+    if upright:
+        plain = ImageOps.exif_transpose(plain)
+    elif turned in _TURN_BACK:
+        plain.load()
+        plain = plain.transpose(_TURN_BACK[turned])
     if plain.mode == "I":
         values = np.asarray(plain)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:

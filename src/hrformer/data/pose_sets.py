@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from hrformer.data.coco_keypoints import CocoPeople
+from hrformer.data.coco_pictures import plain_name
 from hrformer.data.places import advising
-from hrformer.data.sets import DataError
+from hrformer.data.pose_files import labels_file, picture_folders, usual_file
+from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
+from hrformer.data.val_share import split_part
+from hrformer.data.views import open_joined
+
+_log = logging.getLogger(__name__)
 
 
 def open_pose(
     source: PoseSource, split: Split, *, detections: Path | None = None, box_threshold: float = 0.0
-) -> CocoPeople:
+) -> PoseSet:
     """Read one part of a pose set.
 
     Args:
-        source: where it lies.
+        source: where it lies; its files are found as :func:`hrformer.data.pose_files.labels_file` and
+            :func:`hrformer.data.coco_pictures.find_pictures` say.
         split: which part.
         detections: file of person boxes to take instead of the labelled people, as it stands or relative to the
             source's root. A part without labels takes the source's own file if none is given.
         box_threshold: detections scored below it are left out.
 
+    Returns:
+        The part; with ``val_share`` a view of the training part, by pictures.
+
     Raises:
         DataError: the source names no such part, or its files are not as they should be; see :class:`CocoPeople`.
     """
-    file, folders = {
-        "train": (source.train_annotations, source.train_images),
-        "val": (source.val_annotations, source.val_images),
-        "test": (source.test_annotations, source.test_images),
-    }[split]
-    if not file:
-        raise DataError(f"the pose set in {source.root} has no part {split!r}: PoseSource.{split}_annotations is empty")
-    place, file = f"PoseSource.{split}_annotations", file.replace("{split}", split)
-    with advising("PoseSource.root", source.root, [file]):
+    if source.more_roots:
+        if detections or source.detections:
+            raise DataError("detected boxes are of one set: give one PoseSource.root with detections")
+        return open_joined(source, lambda one: open_pose(one, split))
+    shared = bool(source.val_share) and split != "test"
+    part: Split = "train" if shared else split
+    text: str = getattr(source, f"{part}_annotations").replace("{split}", part)
+    with advising("PoseSource.root", source.root, [text or f"annotations/{part}.json"]):
         if not source.root.is_dir():
             raise DataError(f"{source.root}: no such folder; PoseSource.root is the folder of the set")
-        if not (source.root / file).exists():
-            raise DataError(f"{source.root / file}: no such file; {place} is {file}, relative to PoseSource.root")
-        return CocoPeople(
-            source.root / file,
-            # Names in the file may hold the folder, hence the root itself.
-            [*(source.root / folder.replace("{split}", split) for folder in folders), source.root],
-            source,
-            detections=detections,
-            box_threshold=box_threshold,
-        )
+        file = labels_file(source, split)
+        if not file.exists():
+            raise DataError(
+                f"{file}: no such file; PoseSource.{part}_annotations is {text}, relative to PoseSource.root"
+            )
+        if file != usual_file(source, text, part):
+            _log.info("%s: taken for the labels of the %s part", file, part)
+        folders = picture_folders(source, part, file)
+        people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
+    if not shared:
+        return people
+    names = [plain_name(name) for name in people.file_names]
+    return split_part(people, split, names, source.val_share, "PoseSource.val_share")

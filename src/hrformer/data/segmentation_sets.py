@@ -10,11 +10,14 @@ from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.coco_stuff import open_coco_stuff_10k, open_coco_stuff_164k
 from hrformer.data.folders import open_folders
 from hrformer.data.huggingface_masks import HuggingFaceSegmentation
+from hrformer.data.mask_layout import own_part
 from hrformer.data.official_segmentation import open_official
 from hrformer.data.pascal_context import open_pascal_context
 from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.val_share import names_below, split_part
+from hrformer.data.views import open_joined
 from hrformer.data.voc import open_voc
 
 _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
@@ -36,12 +39,14 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
 
     The published sets may be named by their own folder or one above it, and know their parts' own names: "val" is
     ADE20K's ``validation`` and COCO-Stuff-10K's list ``test``. Their classes are fixed, ``source.classes`` is not read.
-    A test part without masks is opened without labels.
+    A test part without masks is opened without labels. With ``val_share`` train and val are views of the training part.
 
     Raises:
         DataError: there is no such part, a picture has no mask or a mask no picture, or the classes cannot be read.
         ImportError: a Hugging Face set without the package ``datasets``, polygons without faster-coco-eval.
     """
+    if source.more_roots:
+        return open_joined(source, lambda one: open_segmentation(one, split))
     if source.format not in _READERS:
         raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
     if source.format != "huggingface" and not source.root.is_dir():
@@ -50,10 +55,20 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         raise DataError(
             f"SegmentationSource.exif is for the formats folders, voc and coco; {source.format} reads pictures upright"
         )
-    with advising("SegmentationSource.root", source.root, _wanted(source, split)):
-        opened = _READERS[source.format](source, split)
+    shared = bool(source.val_share) and split != "test"
+    part: Split = "train" if shared else split
+    with advising("SegmentationSource.root", source.root, _wanted(source, part)):
+        opened = _READERS[source.format](source, part)
     opened.name = source.name or opened.name
-    return opened
+    if not shared:
+        return opened
+    if source.format == "folders" and (val := own_part(source, "val")) is not None:
+        raise DataError(
+            f"SegmentationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
+            f"one, {val}; leave SegmentationSource.val_share out, or name the folders to split in "
+            "SegmentationSource.images and SegmentationSource.masks"
+        )
+    return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
 
 
 def _wanted(source: SegmentationSource, split: Split) -> list[str]:

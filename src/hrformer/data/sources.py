@@ -33,6 +33,10 @@ class ClassificationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
         train: folder, split or pattern of files of the training part, relative to ``root``; which files a word or a
@@ -45,10 +49,14 @@ class ClassificationSource:
             key in the ``.json`` members.
         val_root: where the validation part lies, if not under ``root``.
         val_format: its layout, if another one.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
     """
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: ClassificationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -58,6 +66,10 @@ class ClassificationSource:
     label_column: str = "label"
     val_root: Path | None = None
     val_format: ClassificationFormat | None = None
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("ClassificationSource", self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +79,14 @@ class PoseSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set.
-        train_annotations: file of the training part, relative to ``root``.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
+        train_annotations: file of the training part, relative to ``root``; where it is empty, or left as it is and
+            not there, the file is looked for, see :func:`hrformer.data.pose_files.labels_file`.
         val_annotations: of the validation part.
-        test_annotations: of the test part, or its list of pictures without labels; empty where there is none.
+        test_annotations: of the test part, or its list of pictures without labels.
         train_images: folder of the pictures of the training part; several candidates may be given, the first that
             exists is taken (COCO: ``train2017`` and HRNet's ``images/train2017``).
         val_images: of the validation part.
@@ -79,10 +96,20 @@ class PoseSource:
         flip_pairs: pairs of joint names that change places in a mirror image, where the names do not tell.
         sigmas: one per joint, where they are not known.
         skeleton: overrides all that the file says about joints.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+        category: name or id of the one category to take, where the file has several with joints; empty takes all that
+            have joints, which must then be the same.
+        exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
+            by the width and height in the file, are turned upright with the picture. "apply": labels lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, labels taken as they stand.
     """
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     train_annotations: str = "annotations/person_keypoints_train2017.json"
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     test_annotations: str = ""
@@ -94,6 +121,12 @@ class PoseSource:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     skeleton: Skeleton | None = field(default=None)
+    category: str = ""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("PoseSource", self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +136,10 @@ class SegmentationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         format: layout, see the reader of that name. "folders" takes COCO's instances files too, where there is no
             folder of masks. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
@@ -119,6 +156,8 @@ class SegmentationSource:
         dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
         image_column: "huggingface": column of the pictures.
         mask_column: "huggingface": column of the masks.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
         exif: "folders", "voc", "coco": pictures whose EXIF orientation says that they are to be turned. "auto": masks
             on the stored pixels, told by their size, are turned upright with the picture. "apply": masks lie on the
             stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
@@ -127,6 +166,8 @@ class SegmentationSource:
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: SegmentationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -141,3 +182,12 @@ class SegmentationSource:
     image_column: str = "image"
     mask_column: str = "annotation"
     exif: Literal["auto", "apply", "ignore"] = "auto"
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_share("SegmentationSource", self.val_share)
+
+
+def _check_share(source: str, share: float) -> None:
+    if not 0 <= share < 1:
+        raise ValueError(f"{source}.val_share must be in [0, 1), a share of the pictures such as 0.2, got {share}")

@@ -34,13 +34,16 @@ def finetune_classification() -> ClassificationRun:
     """
     return ClassificationRun(
         recipe="finetune_classification",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
-        optim=OptimConfig(lr=3e-4, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
-        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
-        batch=BatchConfig(total=32),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=ClassificationSource(),
-        augment=ClassificationAugment(area=(0.3, 1.0), mixup=0, cutmix=0, erasing=0.1),
+        augment=ClassificationAugment(size=(0, 0), area=(0, 0), mixup=0, cutmix=0, erasing=0.1),
     )
 
 
@@ -53,22 +56,28 @@ def finetune_pose() -> PoseRun:
     Score: depends on the pictures.
 
     The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
-    ``images/val``. Joints may have any names; left and right are told from them, or by ``--data.flip-pairs``.
+    ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share
+    0.2`` keeps a fifth for validation. Joints may have any names; left and right are told from them, or by
+    ``--data.flip-pairs``.
     """
     return PoseRun(
         recipe="finetune_pose",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_coco_256x192", drop_path_rate=0.1),
-        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="pose", layer_decay=0.8),
-        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
-        batch=BatchConfig(total=32),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=PoseSource(
-            train_annotations="annotations/train.json",
-            val_annotations="annotations/val.json",
+            # None is named, so that they are found in the layout of any tool.
+            train_annotations="",
+            val_annotations="",
             train_images=("images/train", "images"),
             val_images=("images/val", "images"),
         ),
-        augment=PoseAugment(shift_once=False, scale=0.35),
+        augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35, rotation=-1),
         evaluation=PoseProtocol(score="coco"),
     )
 
@@ -86,13 +95,16 @@ def finetune_segmentation() -> SegmentationRun:
     """
     return SegmentationRun(
         recipe="finetune_segmentation",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
-        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
-        schedule=ScheduleConfig(kind="poly", epochs=50, warmup_epochs=1),
-        batch=BatchConfig(total=8),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=SegmentationSource(),
-        augment=SegmentationAugment(size=(480, 480), short_side=480, contrast=0.2),
+        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), contrast=0.2),
         loss=SegmentationLoss(class_weights="balanced"),
-        evaluation=SegmentationProtocol(short_side=480),
+        evaluation=SegmentationProtocol(short_side=0),
     )

@@ -49,6 +49,11 @@ class Look:
     mask_problem: str = ""
     unknown_ids: UnknownIds | None = None
 
+    @property
+    def mask_broken(self) -> bool:
+        """Whether the mask cannot be read; one that holds something else than ids of classes can."""
+        return bool(self.mask_problem) and self.unknown_ids is None and "colours" not in self.mask_problem
+
 
 def pictures_of(source: ImageSet) -> dict[int, list[int]]:
     """Items by the number of their picture, in the order of the items."""
@@ -96,7 +101,7 @@ def look_at(source: ImageSet, index: int) -> Look:
     try:
         pixels = source.pixels(index)
     except Exception as error:
-        return Look(index=index, file=file, problem=_reason(error, file))
+        return Look(index=index, file=file, problem=reason_of(error, file))
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
     mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(pixels[::step, ::step]))
     mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), None, "", None
@@ -105,7 +110,7 @@ def look_at(source: ImageSet, index: int) -> Look:
             mask = source.mask(index)
             mask_size, class_pixels = (mask.shape[1], mask.shape[0]), np.bincount(mask.ravel(), minlength=256)
         except Exception as error:
-            mask_problem = _reason(error, source.mask_file(index))
+            mask_problem = reason_of(error, source.mask_file(index))
             unknown_ids = error if isinstance(error, UnknownIds) else None
     return Look(
         index=index,
@@ -123,7 +128,7 @@ def look_at(source: ImageSet, index: int) -> Look:
     )
 
 
-def _reason(error: Exception, file: str) -> str:
+def reason_of(error: Exception, file: str) -> str:
     """The error's text without the file's name, which stands beside it; its kind where the text says too little."""
     text = str(error).removeprefix(f"{file}: ")
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

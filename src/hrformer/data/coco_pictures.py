@@ -1,0 +1,232 @@
+"""Finds the pictures that an annotation file lists.
+
+Names in such files hold whatever the tool knew: a folder of the labelling server, a path of another machine, Windows'
+backslashes, a URL. A name is taken as it stands first; whatever does not lead to a file so is looked for under less and
+less of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from hrformer.data.images import SUFFIXES
+from hrformer.data.part_words import MASK_WORDS, words_of
+from hrformer.data.sets import DataError
+
+_UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
+"""What Label Studio puts before the name of an uploaded file; a year or a word of these letters is none."""
+
+_DEEPEST = 6
+"""Folders below the root that are searched by name."""
+
+_SHOWN = 4
+_FIELDS = "PoseSource.train_images, PoseSource.val_images and PoseSource.test_images say where they are"
+
+_log = logging.getLogger(__name__)
+
+
+def find_pictures(names: Sequence[str], folders: Sequence[Path], root: Path, file: Path) -> list[str]:
+    """A path for each picture.
+
+    In this order: the name as it stands, in each of the folders; without leading folders, backslashes, percent signs
+    and what belongs to a URL; with another ending, or another case of it; without the mark of an upload to Label
+    Studio; at last by the file's own name anywhere below the root, if only one file has it.
+
+    Args:
+        names: ``file_name`` of each picture.
+        folders: that may hold them, the likelier ones first.
+        root: of the set.
+        file: that lists them, for messages.
+
+    Raises:
+        DataError: pictures are missing; one could be several files, or two would be one.
+    """
+    search = _Search(folders, root, file)
+    paths = [search.as_it_stands(name) for name in names]
+    lost = [place for place, path in enumerate(paths) if path is None]
+    missing = []
+    for place in lost:
+        paths[place] = search.elsewhere(names[place])
+        if paths[place] is None:
+            missing.append(names[place])
+    if missing:
+        raise DataError(search.complaint(missing, len(names)))
+    found = [path for path in paths if path is not None]
+    if lost:
+        _require_different(names, found, file)
+        first = lost[0]
+        _log.info(
+            "%s: %d of its %d pictures are not where it says and were found by their names, such as %s at %s",
+            *(file, len(lost), len(names), names[first], found[first]),
+        )
+    return found
+
+
+def plain_name(name: str) -> str:
+    """A picture's name by which tools agree: with slashes, without server, drive, ``./`` and percent signs."""
+    text = name.strip()
+    if "://" in text or re.match(r"/?data/local-files/?\?", text):
+        parts = urlsplit(text)
+        # Label Studio serves local files as ?d=FOLDER/NAME.
+        text = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    elif "%" in text:
+        text = unquote(text)
+    components = text.replace("\\", "/").split("/")
+    return "/".join(one for one in components if one not in ("", ".", "..") and not re.fullmatch("[A-Za-z]:", one))
+
+
+class _Search:
+    """Looks for pictures; every folder is listed once, a fraction of the time of asking for each file."""
+
+    def __init__(self, folders: Sequence[Path], root: Path, file: Path) -> None:
+        self.folders, self.root, self.file = [os.fspath(one) for one in folders], root, file
+        self._listed: dict[str, set[str]] = {}
+        self._loose: dict[str, dict[str, list[str]]] = {}
+        self._below: dict[str, list[str]] | None = None
+
+    def as_it_stands(self, name: str) -> str | None:
+        """Path of the name in the first folder that has it."""
+        for folder in self.folders:
+            path = os.path.join(folder, name)
+            parent, last = os.path.split(path)
+            if last in self._names(parent):
+                return path
+        return None
+
+    def elsewhere(self, name: str) -> str | None:
+        """Path of what the name can only mean; None for nothing.
+
+        Raises:
+            DataError: it could be several files.
+        """
+        whole = plain_name(name)
+        if not whole:
+            return None
+        folder, slash, last = whole.rpartition("/")
+        for one in dict.fromkeys((whole, folder + slash + _UPLOAD.sub("", last))):
+            for look in (self.as_it_stands, self._with_any_ending):
+                for tail in _tails(one):
+                    if path := look(tail):
+                        return path
+            if path := self._anywhere(one, name):
+                return path
+        return None
+
+    def complaint(self, missing: Sequence[str], total: int) -> str:
+        """What to say about missing pictures."""
+        looked = ", ".join(dict.fromkeys(self.folders))
+        there = sorted(path for paths in self._index().values() for path in paths)
+        held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
+        return (
+            f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
+            f"in none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
+            f"missing ones, or remove them from the file. {_FIELDS}"
+        )
+
+    def _names(self, folder: str) -> set[str]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = set(os.listdir(folder))
+            except (OSError, ValueError):
+                self._listed[folder] = set()
+        return self._listed[folder]
+
+    def _with_any_ending(self, tail: str) -> str | None:
+        for folder in self.folders:
+            parent, last = os.path.split(os.path.join(folder, tail))
+            if parent not in self._loose:
+                self._loose[parent] = _by_stem((name, name) for name in self._names(parent))
+            options = _narrowed(self._loose[parent].get(_stem(last), []), last)
+            if len(options) == 1:
+                return os.path.join(parent, options[0])
+        return None
+
+    def _anywhere(self, whole: str, name: str) -> str | None:
+        last = whole.rpartition("/")[2]
+        options = _narrowed(self._index().get(_stem(last), []), last)
+        for tail in _tails(whole):
+            ending = f"/{tail}".casefold()
+            if fits := [path for path in options if path.replace(os.sep, "/").casefold().endswith(ending)]:
+                options = fits
+                break
+        if len(options) > 1:
+            raise DataError(
+                f"{self.file} lists the picture {name}, which could be any of {', '.join(sorted(options)[:_SHOWN])}"
+                f"{' and more' if len(options) > _SHOWN else ''}; {_FIELDS}"
+            )
+        return options[0] if options else None
+
+    def _index(self) -> dict[str, list[str]]:
+        """Paths of all pictures below the root, by their names without ending."""
+        if self._below is None:
+            self._below = _by_stem((path, os.path.basename(path)) for path in _below(self.root))
+        return self._below
+
+
+def _require_different(names: Sequence[str], found: Sequence[str], file: Path) -> None:
+    """Two names that lead to one file are two pictures of which one is missing."""
+    owners: dict[str, str] = {}
+    for name, path in zip(names, found, strict=True):
+        other = owners.setdefault(path, name)
+        if plain_name(other) != plain_name(name):
+            raise DataError(
+                f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; "
+                f"{_FIELDS}"
+            )
+
+
+def _below(root: Path) -> Iterator[str]:
+    seen: set[str] = set()
+    top = os.fspath(root)
+    for place, folders, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(place)
+        deep = len(Path(place).relative_to(top).parts)
+        folders[:] = sorted(name for name in folders if _may_hold_pictures(name)) if deep < _DEEPEST else []
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (os.path.join(place, name) for name in files if not name.startswith("."))
+
+
+def _may_hold_pictures(folder: str) -> bool:
+    # A mask has its picture's name.
+    return not folder.startswith(".") and MASK_WORDS.isdisjoint(words_of(folder))
+
+
+def _by_stem(named: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Pictures by name without ending, in lower case."""
+    found: dict[str, list[str]] = {}
+    for value, name in named:
+        if os.path.splitext(name)[1].lower() in SUFFIXES:
+            found.setdefault(_stem(name), []).append(value)
+    return found
+
+
+def _narrowed(options: list[str], name: str) -> list[str]:
+    """Of files that fit loosely those that fit best."""
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda one: os.path.basename(one) == name,
+        lambda one: os.path.basename(one).casefold() == name.casefold(),
+        lambda one: os.path.basename(one).startswith(f"{os.path.splitext(name)[0]}."),
+    )
+    for fits in rules:
+        options = [one for one in options if fits(one)] or options
+    return options
+
+
+def _stem(name: str) -> str:
+    stem, ending = os.path.splitext(name)
+    return (stem if ending.lower() in SUFFIXES else name).casefold()
+
+
+def _tails(path: str) -> Iterator[str]:
+    """``a/b/c``, ``b/c``, ``c``."""
+    while path:
+        yield path
+        path = path.partition("/")[2]

@@ -1,0 +1,256 @@
+"""Finds folders of pictures and masks in the layouts that tools write, and pairs their files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from hrformer.data.images import SUFFIXES
+from hrformer.data.mask_files import find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.masks import MASK_SUFFIXES
+from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
+from hrformer.data.sets import DataError
+from hrformer.data.sources import SegmentationSource, Split
+
+Kind = Literal["pictures", "masks"]
+
+_DEFAULTS = {one.name: one.default for one in fields(SegmentationSource)}
+_SUFFIXES: dict[str, Collection[str]] = {"pictures": SUFFIXES, "masks": MASK_SUFFIXES}
+_TRIED = 50
+"""Pictures from which is learned what names of masks have more."""
+
+_MARK = "mask|masks|label|labels|gt|seg|segmentation|annotation"
+_MARKED = re.compile(rf"^(?:{_MARK})[-_. ]|[-_. ](?:{_MARK})$", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Folder:
+    """A folder of the set, and what its path says of it."""
+
+    path: Path
+    kind: Kind | None
+    part: Split | None
+
+
+def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], list[Path] | None]:
+    """Pictures and masks of a part, in the order of the pictures' names.
+
+    Folders are those that the source names. Where it leaves a name at its default and there is no such folder, one is
+    taken whose path, of three folders at most, says that it holds pictures or masks, and of which part:
+    ``train/images``, ``masks/Validation``, ``img`` beside ``ann``. Masks may lie beside the pictures (``a.jpg`` and
+    ``a_mask.png``), and may have more in their names than the pictures.
+
+    Args:
+        source: the set.
+        split: part of it; a test part may be without masks, then None comes for them.
+
+    Raises:
+        DataError: a folder or file is missing, or several fit.
+    """
+    part = part_name(source, split)
+    pictures_at, masks_at = (text.replace("{split}", part) for text in (source.images, source.masks))
+    layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
+    named = {"pictures": source.root / pictures_at, "masks": source.root / masks_at}
+    if all(folder.is_dir() for folder in named.values()):
+        return _paired(named["pictures"], named["masks"])
+    folders = list(_folders(source.root))
+    pictures_in = _found(source, split, "pictures", named["pictures"], folders)
+    if pictures_in is None:
+        hint = _hint(source, split, folders)
+        pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint)
+    masks_in = _found(source, split, "masks", named["masks"], folders)
+    if masks_in is None and _marked(pictures_in):
+        masks_in = pictures_in
+    if masks_in is None and split == "test":
+        return list(pictures_below(pictures_in).values()), None
+    if masks_in is None:
+        masks_in = find_folder(source.root, [masks_at], "masks", layout)
+    _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
+    return _paired(pictures_in, masks_in)
+
+
+def own_part(source: SegmentationSource, split: Split) -> Path | None:
+    """The folder of pictures that a part has for itself; None where there is none."""
+    part: str = getattr(source, split)
+    named = source.root / source.images.replace("{split}", part)
+    if part and "{split}" in source.images and named.is_dir():
+        return named
+    if source.images != _DEFAULTS["images"]:
+        return None
+    return next((one.path for one in _folders(source.root) if one.part == split and one.kind != "masks"), None)
+
+
+def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Masks by the names of their pictures, where names of masks have something more: ``a_mask``, ``gt-a``, ``a.jpg``.
+
+    Args:
+        pictures: by name.
+        masks: by name.
+
+    Returns:
+        The masks; by their own names where most are called like pictures, or no rule fits most of them.
+
+    Raises:
+        DataError: two rules fit equally well.
+    """
+    if 2 * len(pictures.keys() & masks.keys()) >= len(pictures):
+        return dict(masks)
+    rules = Counter(rule for name in islice(pictures, _TRIED) for mask in masks for rule in _additions(name, mask))
+    fits: dict[tuple[str, str], int] = {}
+    for before, after in (rule for rule, _ in rules.most_common(4)):
+        fits[before, after] = sum(_with(name, before, after) in masks for name in pictures)
+    most = max(fits.values(), default=0)
+    best = [rule for rule, count in fits.items() if count == most]
+    best = [rule for rule in best if not MASK_WORDS.isdisjoint(words_of(" ".join(rule)))] or best
+    if 2 * most <= len(pictures):
+        return _by_difference(pictures, masks)
+    if len(best) > 1:
+        name = next(iter(pictures))
+        both = " and ".join(_with(name, *rule) for rule in best[:2])
+        raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
+    _log.info("masks are called like their pictures, with %r before the name and %r after it", *best[0])
+    renamed = {_with(name, *best[0]): name for name in pictures}
+    return {renamed.get(mask, mask): path for mask, path in masks.items()}
+
+
+def _paired(pictures_in: Path, masks_in: Path) -> tuple[list[Path], list[Path]]:
+    if pictures_in == masks_in:
+        pictures, masks = _beside_each_other(pictures_in)
+    else:
+        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
+    return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in))
+
+
+def _folders(root: Path) -> Iterator[_Folder]:
+    for path in folders_in(root, 3):
+        inner = path.relative_to(root)
+        yield _Folder(path=path, kind=_kind(inner), part=part_of(inner))
+
+
+def _kind(path: Path) -> Kind | None:
+    for component in reversed(path.parts):
+        words = set(words_of(component))
+        if words & MASK_WORDS:
+            return "masks"
+        if words & PICTURE_WORDS:
+            return "pictures"
+    return None
+
+
+def _found(
+    source: SegmentationSource, split: Split, kind: Kind, named: Path, folders: Iterable[_Folder]
+) -> Path | None:
+    """The folder of the kind; None for none."""
+    field = "images" if kind == "pictures" else "masks"
+    untouched = getattr(source, field) == _DEFAULTS[field] and getattr(source, split) in (_DEFAULTS[split], split)
+    if named.is_dir() or not untouched:
+        return named if named.is_dir() else None
+    filled = [one for one in folders if _holds(one.path, _SUFFIXES[kind])]
+    options = [one for one in filled if one.kind == kind and one.part == split]
+    if not options and kind == "pictures":
+        options = [one for one in filled if one.kind is None and one.part == split and _holds(one.path, SUFFIXES, 1)]
+    if not options and split == "train" and not any(one.part for one in filled if one.kind == kind):
+        options = [one for one in filled if one.kind == kind]
+    paths = {one.path for one in options}
+    top = [one.path for one in options if paths.isdisjoint(one.path.parents)]
+    if len(top) > 1:
+        raise DataError(
+            f"{source.root}: several folders may hold the {kind} of the {split} part: {', '.join(map(str, top[:8]))}; "
+            f"say which in SegmentationSource.{field}"
+        )
+    return top[0] if top else None
+
+
+def _holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
+    """Whether there is a file with one of these endings in the folder, or in folders below it."""
+    return any(
+        os.path.splitext(file.name)[1].lower() in suffixes
+        for place in (folder, *(folders_in(folder, depth - 1) if depth > 1 else ()))
+        for file in place.iterdir()
+        if not file.name.startswith(".")
+    )
+
+
+def _hint(source: SegmentationSource, split: Split, folders: Iterable[_Folder]) -> str:
+    """What else may help where a part has no pictures."""
+    others = [
+        one.path for one in folders if one.kind != "masks" and one.part != split and _holds(one.path, SUFFIXES, 1)
+    ]
+    if split != "val" or source.val_share or not others:
+        return ""
+    return (
+        ". Where there is no validation part, SegmentationSource.val_share 0.2 keeps a fifth of the pictures for it, "
+        f"of those in {others[0]}"
+    )
+
+
+def _marked(folder: Path) -> bool:
+    """Whether masks lie beside the pictures of a folder."""
+    try:
+        return bool(_beside_each_other(folder)[1])
+    except DataError:
+        return False
+
+
+def _beside_each_other(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Pictures, and masks that say so in their names or are PNG of the same name as a JPEG."""
+    files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES)
+    lossy = {one.stem for one in files if one.suffix.lower() in (".jpg", ".jpeg")}
+    is_mask = {one: bool(_MARKED.search(one.stem)) or (one.suffix == ".png" and one.stem in lossy) for one in files}
+    return ({one.stem: one for one in files if not is_mask[one]}, {one.stem: one for one in files if is_mask[one]})
+
+
+def _additions(name: str, mask: str) -> Iterator[tuple[str, str]]:
+    """What a mask's name may have more than a picture's, before and after it; both in one folder."""
+    folder, _, stem = name.rpartition("/")
+    mask_folder, _, mask_stem = mask.rpartition("/")
+    if folder != mask_folder:
+        return
+    start = mask_stem.find(stem)
+    while start >= 0:
+        before, after = mask_stem[:start], mask_stem[start + len(stem) :]
+        # Digits alone make another number: 12 is no mask of 2.
+        if not f"{before}{after}".isdigit():
+            yield before, after
+        start = mask_stem.find(stem, start + 1)
+
+
+def _with(name: str, before: str, after: str) -> str:
+    folder, slash, stem = name.rpartition("/")
+    return f"{folder}{slash}{before}{stem}{after}"
+
+
+def _by_difference(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Masks by their pictures' names where both have something of their own: ``a_img`` and ``a_mask``."""
+    ours, our_mark = _different(pictures)
+    theirs, their_mark = _different(masks)
+    said = PICTURE_WORDS.intersection(words_of(our_mark)) or MASK_WORDS.intersection(words_of(their_mark))
+    if not said or ours.keys() != theirs.keys() or len(ours) < len(pictures) or len(theirs) < len(masks):
+        return dict(masks)
+    return {ours[core]: masks[theirs[core]] for core in ours}
+
+
+def _different(names: Iterable[str]) -> tuple[dict[str, str], str]:
+    """Names by what is left of them without what all of them begin and end with, and that."""
+    whole = list(names)
+    start = _shared_start(whole)
+    rest = [name[start:] for name in whole]
+    end = _shared_start([name[::-1] for name in rest])
+    first = rest[0]
+    mark = f"{whole[0][:start]} {first[len(first) - end :]}"
+    return {short[: len(short) - end]: name for short, name in zip(rest, whole, strict=True)}, mark
+
+
+def _shared_start(names: Sequence[str]) -> int:
+    """Number of characters with which all names begin."""
+    first, last = min(names), max(names)
+    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

@@ -1,0 +1,58 @@
+"""What people and tools call the parts of a set in the names of files and folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from hrformer.data.sources import Split
+
+WORDS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Of each part, in lower case; they are recognised in any."""
+
+PICTURE_WORDS = frozenset("image images img imgs picture pictures photo photos rgb".split())
+"""By which a folder says that it holds pictures."""
+
+MASK_WORDS = frozenset(
+    "mask masks label labels lbl annotation annotations annot ann anns gt groundtruth seg segmentation "
+    "segmentations target targets".split()
+)
+"""By which a folder or file says that it holds labels."""
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
+
+def words_of(name: str) -> list[str]:
+    """Words of a name in lower case: "person_keypoints_Train2017" has "person", "keypoints" and "train"."""
+    return [word.lower() for word in _WORD.findall(name)]
+
+
+def part_of(path: str | PurePath) -> Split | None:
+    """The part that a relative path speaks of; None where it names none, or several at once.
+
+    The last component that has such a word decides: ``train/val.json`` is of the validation part.
+    """
+    for component in reversed(PurePath(path).parts):
+        said = {part for part, words in WORDS.items() if not {*words}.isdisjoint(words_of(component))}
+        if said:
+            return said.pop() if len(said) == 1 else None
+    return None
+
+
+def folders_in(folder: Path, depth: int = 1) -> Iterator[Path]:
+    """Folders in a folder, in those of it and so on, sorted by name; hidden ones do not count."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:
+        return
+    for name in names:
+        yield folder / name
+        if depth > 1:
+            yield from folders_in(folder / name, depth - 1)

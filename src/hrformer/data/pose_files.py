@@ -1,0 +1,187 @@
+"""Finds the annotation file of a part, and the folders that may hold its pictures, in the layouts that tools write."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from hrformer.data.part_words import MASK_WORDS, folders_in, part_of, words_of
+from hrformer.data.sets import DataError
+from hrformer.data.sources import PoseSource, Split
+
+_SHOWN = 8
+_KNOWN = (
+    "annotations/train.json, person_keypoints_train.json, person_keypoints_train2017.json, "
+    "train/_annotations.coco.json (Roboflow), annotations/person_keypoints_default.json (CVAT), "
+    "result.json (Label Studio) or annotations.json, and the same with val, valid, validation, dev, test or testing"
+)
+_DEFAULTS = {one.name: one.default for one in fields(PoseSource)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """A JSON file below the root: the part its path speaks of, and whether it has labels of joints."""
+
+    file: Path
+    part: Split | None
+    jointed: bool
+
+
+def labels_file(source: PoseSource, split: Split) -> Path:
+    """Where the labels of a part lie.
+
+    A file that the source names is taken as it is. Where it names none, or leaves the name at its default and there is
+    no such file, the part is looked for: ``annotations/{split}.json``, then any file in COCO's format, at most two
+    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part.
+
+    Args:
+        source: the set.
+        split: the part; with ``val_share`` the labels of "val" are those of "train".
+
+    Raises:
+        DataError: there is none, or several fit.
+    """
+    if source.val_share and split == "val":
+        split = "train"
+    usual = usual_file(source, "", split)
+    named = usual_file(source, _text(source, split), split)
+    at_once = named if _typed(source, split) else next((file for file in (named, usual) if file.is_file()), None)
+    if at_once is not None and not source.val_share:
+        return at_once
+    candidates = list(_candidates(source.root))
+    _require_one_validation_part(source, candidates)
+    if at_once is not None:
+        return at_once
+    own = [one for one in candidates if one.part == split]
+    whole = [one for one in candidates if one.part is None]
+    if own or (split == "train" and whole):
+        return _only_one(own or whole, split)
+    train = [one for one in candidates if one.part == "train"] or whole
+    if split == "val" and (train or (source.root / _text(source, "train")).is_file()):
+        raise DataError(
+            f"{source.root}: no labels of the validation part, only {_listed(train) or _text(source, 'train')}; "
+            f"PoseSource.val_share 0.2 keeps a fifth of the pictures for validation. Or name a file in "
+            f"PoseSource.{split}_annotations"
+        )
+    raise DataError(_nothing(source, split, candidates))
+
+
+def usual_file(source: PoseSource, text: str, split: Split) -> Path:
+    """The file that a field's text means; of an empty one, the first that is looked for."""
+    return source.root / (text or f"annotations/{split}.json")
+
+
+def picture_folders(source: PoseSource, split: Split, file: Path) -> list[Path]:
+    """Folders that may hold the pictures of a part, the likelier ones first.
+
+    Args:
+        source: the set, whose own folders come first, then its root.
+        split: the part; with ``val_share`` that of training.
+        file: annotations, beside which the pictures may lie.
+    """
+    named = [source.root / text.replace("{split}", split) for text in getattr(source, f"{split}_images")]
+    bases = [source.root, file.parent, file.parent.parent]
+    inside = [base for base in bases if base.is_relative_to(source.root)]
+    below = [(one, one.relative_to(base)) for base in inside for one in folders_in(base, 2)]
+    around = [(part_of(inner), one) for one, inner in below if MASK_WORDS.isdisjoint(words_of(inner.as_posix()))]
+    # One file without a part's name may list pictures of all of them.
+    whole = part_of(file.relative_to(source.root) if file.is_relative_to(source.root) else file.name) is None
+    own = [one for part, one in around if part == split]
+    neutral = [one for part, one in around if part is None]
+    others = [one for part, one in around if part not in (split, None)] if whole else []
+    return list(dict.fromkeys([*named, source.root, file.parent, *own, *neutral, *others]))
+
+
+def _candidates(root: Path) -> Iterator[_Candidate]:
+    """Files in COCO's format; of those with one part's name, files with joints only, if there are any."""
+    found = []
+    for file in _json_files(root):
+        has = _holds(file)
+        if has is not None:
+            found.append(_Candidate(file=file, part=part_of(file.relative_to(root).with_suffix("")), jointed=has))
+    parts = {one.part for one in found if one.jointed}
+    return (one for one in found if one.jointed or one.part not in parts)
+
+
+def _json_files(root: Path) -> Iterator[Path]:
+    for folder in (root, *folders_in(root, 2)):
+        try:
+            names = sorted(one.name for one in folder.iterdir())
+        except OSError:
+            continue
+        yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
+
+
+def _holds(file: Path) -> bool | None:
+    """Whether a file in COCO's format has joints; None if it is of another format. It is not parsed."""
+    try:
+        with file.open("rb") as stream:
+            # labelme's files, one per picture and with the picture in them, begin so.
+            if b'"shapes"' in stream.read(4096):
+                return None
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                if any(text.find(key) < 0 for key in (b'"images"', b'"annotations"', b'"file_name"')):
+                    return None
+                return text.find(b'"keypoints"') >= 0
+    except (OSError, ValueError):
+        return None
+
+
+def _only_one(fitting: Sequence[_Candidate], split: Split) -> Path:
+    if len(fitting) > 1:
+        raise DataError(
+            f"several files may hold the labels of the {split} part: {_listed(fitting)}; name one of them in "
+            f"PoseSource.{split}_annotations"
+        )
+    return fitting[0].file
+
+
+def _require_one_validation_part(source: PoseSource, candidates: Sequence[_Candidate]) -> None:
+    """A set with ``val_share`` has no validation part of its own, unless its file to split was named."""
+    if not source.val_share:
+        return
+    typed = _typed(source, "val")
+    val = [] if _typed(source, "train") else [one for one in candidates if one.part == "val"]
+    if typed or val:
+        raise DataError(
+            f"PoseSource.val_share {source.val_share:g} is for sets without a validation part, and here is one, "
+            f"{source.val_annotations if typed else _listed(val)}; leave PoseSource.val_share out, or name the file to "
+            "split in PoseSource.train_annotations and none in PoseSource.val_annotations"
+        )
+
+
+def _text(source: PoseSource, split: Split) -> str:
+    """The file of a part as the source names it; empty where it does not."""
+    text: str = getattr(source, f"{split}_annotations")
+    return text.replace("{split}", split)
+
+
+def _typed(source: PoseSource, split: Split) -> bool:
+    """Whether somebody named the file of a part."""
+    field = f"{split}_annotations"
+    return getattr(source, field) not in ("", _DEFAULTS[field])
+
+
+def _nothing(source: PoseSource, split: Split, candidates: Sequence[_Candidate]) -> str:
+    """What to say where no file fits."""
+    text = _text(source, split)
+    names = [file.relative_to(source.root).as_posix() for file in _json_files(source.root)]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    there = f"The JSON files there are {', '.join(names[:_SHOWN])}{more}" if names else "There are no JSON files"
+    if names and not candidates:
+        there += ", none of them in COCO's format"
+    field = f"PoseSource.{split}_annotations"
+    if split == "test":
+        return f"the pose set in {source.root} has no part 'test': {field} is empty. {there}"
+    missing = f"{source.root / text}: no such file" if text else f"{source.root}: no labels of the {split} part"
+    return (
+        f"{missing}, and none of another name. {there}. Looked for {_KNOWN}. Export the labels as COCO keypoints, or "
+        f"name the file in {field}, relative to PoseSource.root"
+    )
+
+
+def _listed(fitting: Sequence[_Candidate]) -> str:
+    names = [str(one.file) for one in fitting]
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

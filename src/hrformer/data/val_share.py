@@ -1,0 +1,97 @@
+"""Splits the pictures of a set without a validation part in two."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.sources import Split
+from hrformer.data.views import AnySet, chosen
+
+_SALT = b"hrformer val"
+_ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
+"""What Roboflow puts into the names of the copies that it makes of one picture."""
+
+_log = logging.getLogger(__name__)
+
+
+def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int] | None = None) -> list[int]:
+    """Which pictures to keep for validation.
+
+    A hash of its name decides about each, so that all commands see the same split, and a picture added moves no other.
+    Only where chance would take a quarter more or less than the share, as with few pictures, are some moved; each part
+    has a picture at least. Roboflow's copies of one picture stay together.
+
+    Args:
+        names: one per picture.
+        share: to keep, above 0 and below 1.
+        groups: of the pictures, such as their classes, each of which is split; those of one picture go to training.
+
+    Returns:
+        Their places in ``names``, sorted.
+    """
+    members: dict[int, dict[str, list[int]]] = {}
+    for place, name in enumerate(names):
+        one = members.setdefault(groups[place] if groups is not None else 0, {})
+        one.setdefault(_ROBOFLOW.sub("", name), []).append(place)
+    kept: list[int] = []
+    for one in members.values():
+        order = sorted(one, key=_draw)
+        count = sum(_draw(key) < share for key in order)
+        wanted = share * len(order)
+        fewest, most = max(math.ceil(0.75 * wanted), 1), max(math.floor(1.25 * wanted), 1)
+        count = min(max(count, fewest), most, len(order) - 1)
+        kept += [place for key in order[:count] for place in one[key]]
+    return sorted(kept)
+
+
+def split_part(
+    source: AnySet, split: Split, names: Sequence[str], share: float, field: str, groups: Sequence[int] | None = None
+) -> AnySet:
+    """The training or the validation part of a set that was read whole.
+
+    Args:
+        source: the whole set.
+        split: "train" or "val".
+        names: of its pictures, in the order of their numbers.
+        share: for validation.
+        field: that holds the share, for messages.
+        groups: see :func:`kept_for_validation`.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    val = kept_for_validation(names, share, groups)
+    train = sorted(set(range(len(names))) - set(val))
+    if not val or not train:
+        each = "" if groups is None else " of some class"
+        raise DataError(
+            f"{source.name}: {field} needs at least two pictures{each}, one for each part; "
+            f"there are {len(names)} in all"
+        )
+    _log.info("%s %g: %d pictures to train on, %d to validate on", field, share, len(train), len(val))
+    try:
+        return chosen(source, train if split == "train" else val)
+    except DataError as error:
+        raise DataError(
+            f"{source.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
+            f"{len(names)} pictures; take another share, or remove pictures without labels"
+        ) from error
+
+
+def names_below(source: ImageSet, root: Path) -> list[str]:
+    """Names of a set's pictures relative to its root, the same on every machine; one item is one picture."""
+    above = os.path.join(root, "")
+    return [source.file(index).removeprefix(above).replace(os.sep, "/") for index in range(len(source))]
+
+
+def _draw(name: str) -> float:
+    """A number in [0, 1) that only depends on the name."""
+    data = name.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=_SALT).digest(), "big") / 2**64

@@ -1,0 +1,88 @@
+"""Pictures are found under whatever names tools write, and never mistaken for others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from hrformer.data.coco_pictures import find_pictures, plain_name
+from hrformer.data.sets import DataError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def find(root: Path, *names: str) -> list[str]:
+    found = find_pictures(names, [root / "images/val", root / "images", root], root, root / "val.json")
+    return [Path(path).relative_to(root).as_posix() for path in found]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a b.jpg", "val/a b.jpg", "images/val/a b.jpg", "./a b.jpg", "val\\a b.jpg", "images\\1\\a b.jpg"),
+        *("C:\\Users\\me\\Pictures\\a b.jpg", "/Users/me/labels/a b.jpg", "a%20b.jpg", "a b.JPG", "a b", "A B.Jpg"),
+        *("a b.png", "1a2b3c4d-a b.jpg", "images/1a2b-a b.jpg", "/data/upload/3/1a2b3c4d-a%20b.jpg", "../up/a b.jpg"),
+        "http://localhost:8080/data/upload/3/1a2b3c4d-a%20b.jpg?token=7",
+        *(
+            "/data/local-files/?d=mine/a%20b.jpg",
+            "https://me.org/data/local-files/?d=mine%2Fa b.jpg",
+            "s3://b/c/a b.jpg",
+        ),
+    ],
+)
+def test_names_of_tools(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "images/val/a b.jpg", "images/val/b.jpg", "images/train/c.jpg")
+    assert find(tmp_path, name) == ["images/val/a b.jpg"]
+
+
+def test_what_stands_there_comes_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["a%20b.jpg", "1a2b3c4d-a.jpg", "x/a.jpg", "a.jpg", "deep/er/a.png", "weird\\a.jpg"]
+    touch(tmp_path, *(f"images/val/{name}" for name in (*names, "a b.jpg")), "images/a.jpg")
+    with caplog.at_level(logging.INFO, "hrformer"):
+        assert find(tmp_path, *names) == [f"images/val/{name}" for name in names]
+    assert not caplog.records
+    outside = tmp_path / "outside.jpg"
+    touch(tmp_path, "outside.jpg")
+    assert find_pictures([str(outside)], [tmp_path / "images"], tmp_path / "images", tmp_path) == [str(outside)]
+
+
+def test_pictures_anywhere_below_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "photos/monday/cam1/1.jpg", "photos/monday/cam2/1.jpg", "photos/2.jpg", ".cache/2.jpg")
+    with caplog.at_level(logging.INFO, "hrformer"):
+        assert find(tmp_path, "D:\\cam2\\1.jpg", "2.jpg") == ["photos/monday/cam2/1.jpg", "photos/2.jpg"]
+    assert "val.json: 2 of its 2 pictures are not where it says" in caplog.text
+    with pytest.raises(DataError, match=r"val\.json lists the picture 1\.jpg, which could be any of .*cam1/1\.jpg, "):
+        find(tmp_path, "1.jpg")
+
+
+def test_two_names_never_become_one_picture(tmp_path: Path) -> None:
+    touch(tmp_path, "images/1.jpg", "images/2021-05.jpg", "images/05.jpg")
+    with pytest.raises(DataError, match=r"cam1/1\.jpg and cam2/1\.jpg, of which only one is here: both would be"):
+        find(tmp_path, "cam1/1.jpg", "cam2/1.jpg")
+    assert find(tmp_path, "1.jpg", "./1.jpg") == ["images/1.jpg"] * 2
+    with pytest.raises(DataError, match="lacks 1 of the 2 pictures"):
+        find(tmp_path, "2020-05.jpg", "05.jpg")
+
+
+def test_missing_pictures_and_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, "images/val/a.jpg", "images/val/notes.txt")
+    message = r"lacks 2 of the 3 pictures of .*val\.json, such as b\.jpg, .*images/val, .*1 pictures, such as .*/a\.jpg"
+    with pytest.raises(DataError, match=message):
+        find(tmp_path, "a.jpg", "b.jpg", "")
+    touch(tmp_path, "masks/b.png")
+    with pytest.raises(DataError, match=message):
+        find(tmp_path, "a.jpg", "b.jpg", "")
+    (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(DataError, match=r"1 pictures.*PoseSource\.val_images"):
+        find(tmp_path, "b.jpg")
+
+
+def test_plain_names() -> None:
+    assert plain_name(" ./x//y\\z.jpg ") == "x/y/z.jpg"
+    assert plain_name("100%.jpg") == "100%.jpg"
