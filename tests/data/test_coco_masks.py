@@ -269,7 +269,7 @@ def test_some_boxes_among_outlines_are_void(tmp_path: Path, caplog: pytest.LogCa
     expected[6:11, 6:12][expected[6:11, 6:12] == 0] = 255
     assert np.array_equal(source.mask(0), expected)
     assert "1 of 3 objects have a box and no outline" in caplog.text
-    assert "1 outlines with fewer than three points are left out" in caplog.text
+    assert "1 polygon(s) of fewer than three points were left out" in caplog.text
 
 
 def test_sizes_missing_from_the_file_are_those_of_the_pictures(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_outlines_on_the_stored_pixels_are_turned(tmp_path: Path, caplog: pytest
     assert source.pixels(0).shape == (W, H, 3)
     # Orientation 6: the top of the stored picture is on the right.
     assert np.array_equal(source.mask(0), np.rot90(square(), -1))
-    assert "EXIF orientation: 1 picture(s) are stored turned" in caplog.text
+    assert "EXIF orientation: 1 picture(s) lie turned" in caplog.text
     stored = opened(tmp_path, exif="ignore")
     assert stored.pixels(0).shape == (H, W, 3)
     assert np.array_equal(stored.mask(0), square())

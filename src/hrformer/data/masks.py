@@ -33,7 +33,7 @@ _PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
 
-_NO_JPEG = "{name}: JPEG changes values and colours, so it cannot hold a mask; save masks as PNG"
+_NO_JPEG = "{name}: JPEG changes values, so it cannot hold a mask; save masks as PNG"
 _EQUAL_CHANNELS = ". Its channels are equal: if they hold ids, save one of them alone"
 
 Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
