@@ -40,6 +40,7 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
     if not ours:
         of_parts = {word for every in _ALSO.values() for word in every}
         of_all = [file for file in found if not of_parts & _words(file.relative_to(source.root))]
+        of_all = of_all if len(of_all) == 1 else [file for file in of_all if has_outlines(file)]
         if split == "train" and len(of_all) == 1:
             return of_all[0]
         if split == "val" and len(of_all) == 1:
@@ -47,7 +48,8 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
                 f"{source.root}: no annotation file of the val part, only {of_all[0].name} for all pictures; keep a "
                 "share of them for validation, such as SegmentationSource.val_share 0.2"
             )
-    best = [file for file in ours if "instances" in file.name] or ours
+    best = ours if len(ours) == 1 else [file for file in ours if has_outlines(file)]
+    best = [file for file in best if "instances" in file.name] or best
     if len(best) != 1:
         names = ", ".join(str(file.relative_to(source.root)) for file in (ours or found)[:8]) or "none"
         raise DataError(
@@ -89,12 +91,11 @@ def find_pictures(names: Sequence[str], file: Path, source: SegmentationSource, 
         DataError: a picture is in none of the folders.
     """
     root = source.root
-    usual = [source.images.replace("{split}", part), "images", "data", part, f"{part}2017", "JPEGImages", "."]
-    usual += [f"{folder}/{part}2017" for folder in ("images",)] + [
-        f"images/{folder}" for folder in ("default", "Train")
-    ]
-    also = [f"images/{word}" for words in _ALSO.values() if part in words for word in words]
-    folders = [root / name for name in (*usual, *also)] + [file.parent, file.parent / "images"]
+    words = next((words for words in _ALSO.values() if part in words), ())
+    parts = [part, f"{part}2017", *words, *map(str.capitalize, words), "default"]
+    usual = [source.images.replace("{split}", part), *(f"images/{name}" for name in parts), *parts]
+    usual += ["images", "JPEGImages", "data", "."]
+    folders = [*(root / name for name in usual), file.parent, file.parent / "images"]
     folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     found: list[Path] = []
     for name in names:
