@@ -33,6 +33,9 @@ Transform = Callable[[Item], Item]
 
 _log = logging.getLogger(__name__)
 
+RESTORE = "restore the file from where it came from, or leave it out with --data.skip-broken"
+"""What to do about a file that cannot be read."""
+
 CACHE_LIMIT = 2 << 30
 """Bytes of decoded pictures that are kept at most when nothing else is said."""
 
@@ -151,16 +154,18 @@ class LoaderDataset(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Item | _Failure:
         index, epoch = key
+        advice = f"; {RESTORE}"
         try:
             pixels = self.cache.get(self.source.picture(index)) if self.cache else None
             item = self.source.item(index, self.source.pixels(index) if pixels is None else pixels)
+            advice = ""
             with seeded(mixed_seed(self.seed, epoch, index)):
                 item = self.transform(item | {"index": index, "epoch": epoch})
             item.pop("epoch", None)
         except ValueError as error:
             name = self.source.file(index)
             text = str(error)
-            return _Failure(text if name in text else f"{name}: {text}")
+            return _Failure((text if name in text else f"{name}: {text}") + advice)
         except Exception as error:
             return _Failure(f"{self.source.file(index)}: {type(error).__name__}: {error}")
         return item

@@ -13,9 +13,8 @@ from pathlib import Path
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare
-from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Finding, counted
-from hrformer.data.loader import default_workers
+from hrformer.data.loader import RESTORE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
