@@ -83,6 +83,15 @@ def test_missing_pictures_and_what_is_there(tmp_path: Path) -> None:
         find(tmp_path, "b.jpg")
 
 
+def test_a_root_one_folder_too_deep(tmp_path: Path) -> None:
+    touch(tmp_path, "images/val/a.jpg", "annotations/val.json", "other/b.jpg")
+    root = tmp_path / "annotations"
+    with pytest.raises(DataError, match=rf"no pictures; it is in {tmp_path}, which PoseSource\.root should be; fetch"):
+        find_pictures(["val/a.jpg"], [root], root, root / "val.json")
+    with pytest.raises(DataError, match="no pictures; fetch"):
+        find_pictures(["b.jpg"], [root], root, root / "val.json")
+
+
 def test_plain_names() -> None:
     assert plain_name(" ./x//y\\z.jpg ") == "x/y/z.jpg"
     assert plain_name("100%.jpg") == "100%.jpg"

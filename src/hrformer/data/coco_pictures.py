@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES
-from hrformer.data.part_words import MASK_WORDS, words_of
+from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, words_of
 from hrformer.data.sets import DataError
 
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
@@ -122,6 +122,11 @@ class _Search:
         looked = ", ".join(dict.fromkeys(self.folders))
         there = sorted(path for paths in self._index().values() for path in paths)
         held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
+        above = self.root.resolve().parent
+        beside = [one for one in folders_in(above, 2) if PICTURE_WORDS & {*words_of(str(one.relative_to(above)))}]
+        if beside and _Search(beside, self.root, self.file).elsewhere(missing[0]):
+            # As with annotations/ for the root, beside images/.
+            held += f"; it is in {above}, which PoseSource.root should be"
         return (
             f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
             f"in none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -108,7 +109,7 @@ def _candidates(root: Path) -> Iterator[_Candidate]:
 def _json_files(root: Path) -> Iterator[Path]:
     for folder in (root, *folders_in(root, 2)):
         try:
-            names = sorted(one.name for one in folder.iterdir())
+            names = sorted(os.listdir(folder))
         except OSError:
             continue
         yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
