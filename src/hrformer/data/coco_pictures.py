@@ -84,7 +84,10 @@ class _Search:
     """Looks for pictures; every folder is listed once, a fraction of the time of asking for each file."""
 
     def __init__(self, folders: Sequence[Path], root: Path, file: Path) -> None:
-        self.folders, self.root, self.file = [os.fspath(one) for one in folders], root, file
+        # Absolute names need no folder, but one to start from.
+        there = [one for one in folders if one.is_dir()] or [root]
+        self.folders, self.root, self.file = [os.fspath(one) for one in there], root, file
+        self._asked = ", ".join(dict.fromkeys(map(str, folders)))
         self._listed: dict[str, set[str]] = {}
         self._loose: dict[str, dict[str, list[str]]] = {}
         self._below: dict[str, list[str]] | None = None
@@ -119,7 +122,6 @@ class _Search:
 
     def complaint(self, missing: Sequence[str], total: int) -> str:
         """What to say about missing pictures."""
-        looked = ", ".join(dict.fromkeys(self.folders))
         there = sorted(path for paths in self._index().values() for path in paths)
         held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
         above = self.root.resolve().parent
@@ -129,7 +131,7 @@ class _Search:
             held += f"; it is in {above}, which PoseSource.root should be"
         return (
             f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
-            f"in none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
+            f"in none of {self._asked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
             f"missing ones, or remove them from the file. {_FIELDS}"
         )
 
