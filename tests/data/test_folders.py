@@ -106,8 +106,10 @@ def test_missing_folders_say_what_is_there(tree: Path) -> None:
     with pytest.raises(DataError, match="no masks here; looked for the folder labels/val"):
         opened(tree, "val")
     write_text(tree / "labels/val/a.txt", "")
+    with pytest.raises(DataError, match=r"labels/val: no masks here \(.*\.png.*\); found a\.txt"):
+        opened(tree, "val")
     write_picture(tree / "labels/val/a.jpg")
-    with pytest.raises(DataError, match=r"labels/val: no masks here \(.*\.png.*\); found a\.jpg, a\.txt"):
+    with pytest.raises(DataError, match=r"labels/val/a\.jpg: JPEG changes values .*save them as PNG"):
         opened(tree, "val")
     (tree / "classes.txt").unlink()
     with pytest.raises(
@@ -160,6 +162,77 @@ def test_class_files_that_cannot_be(tree: Path, text: str, message: str) -> None
     write_text(tree / "list.txt", text)
     with pytest.raises(DataError, match=message):
         opened(tree, classes="list.txt")
+
+
+@pytest.mark.parametrize("text", ["0 background\n255 road\n", "0 background\n1 car\n255: lane\n"])
+def test_255_is_no_class_unless_asked_for(tree: Path, text: str) -> None:
+    write_text(tree / "classes.txt", text)
+    with pytest.raises(
+        DataError,
+        match=r"classes\.txt: the line '255 \w+' names a class, but 255 is void here.* Save the class as [12] in the "
+        r"masks .*SegmentationSource\.ignore none",
+    ):
+        opened(tree)
+    write_mask(tree / "labels/train/b.png", [0, 255, 0, 0])
+    source = opened(tree, ignore="none")
+    assert source.classes[-1] in ("road", "lane")
+    last = len(source.classes) - 1
+    assert source.mask(1).flatten()[:4].tolist() == [0, last, 0, 0]
+    # Whoever lists 255 as void has said so.
+    if last > 1:
+        assert opened(tree, ignore=(255,)).classes == ("background", "car")
+
+
+def test_255_unlisted_is_unknown_where_nothing_is_void(tree: Path) -> None:
+    with pytest.raises(DataError, match=r"hold the id 255, .*0\.\.2 for classes; no id is void"):
+        opened(tree, ignore="none").mask(1)
+    with pytest.raises(DataError, match="must be ids such as 0 255, or none, got 'all'"):
+        opened(tree, ignore="all")
+
+
+@pytest.mark.parametrize("name", ["void", "Unlabelled", "don't care", "ignore_region", "Border"])
+def test_lines_that_call_255_void(tree: Path, name: str) -> None:
+    write_text(tree / "classes.txt", f"0 sky\n1 road\n2 car\n255 {name}\n")
+    assert opened(tree).classes == ("sky", "road", "car")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 thing\n", r"only, 'thing' \(id 0\), .*list `0 background` and `1 thing`.*`255 background` and set .* none"),
+        ("1 thing\n", r"only, 'thing' \(id 1\), .*add `0 background`"),
+        ("1 thing\n255 void\n", r"there is one class only"),
+    ],
+)
+def test_one_class_has_nothing_to_tell_it_from(tree: Path, text: str, message: str) -> None:
+    write_text(tree / "classes.txt", text)
+    with pytest.raises(DataError, match=message):
+        opened(tree)
+    with pytest.raises(DataError, match="there is one class only"):
+        opened(tree, classes=("thing",))
+
+
+def test_names_alone_as_labelme_writes_them(tree: Path) -> None:
+    (tree / "classes.txt").unlink()
+    for text in ("_background_\nroad\ntraffic light\n", "__ignore__\n_background_\nroad\ntraffic light\n"):
+        write_text(tree / "class_names.txt", text)
+        source = opened(tree)
+        assert source.classes == ("_background_", "road", "traffic light")
+        assert source.mask(1).flatten()[:4].tolist() == [0, 1, 2, 255]
+
+
+def test_masks_and_label_map_of_cvat(voc: Path) -> None:
+    write_text(
+        voc / "labelmap.txt",
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\nleaf:128,0,0::\nroot hair:0,128,0::\n",
+    )
+    lookup = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
+    for number in range(2):
+        Image.fromarray(lookup[mask_of([0, 2, 1])]).save(voc / "SegmentationClass" / f"2007_{number}.png")
+    source = opened(voc, format="voc")
+    assert source.classes == ("background", "leaf", "root hair")
+    assert source.palette == tuple(map(tuple, lookup.tolist()))
+    assert source.mask(0).flatten()[:3].tolist() == [0, 2, 1]
 
 
 def test_no_names_at_all(tree: Path) -> None:

@@ -27,3 +27,36 @@ def test_size_orientation_and_missing_ends(tmp_path: Path) -> None:
         read_header(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match=r"b\.jpg: no such file"):
         read_header(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.bmp", {}),
+        ("a.tif", {}),
+        ("a.tif", {"compression": "tiff_lzw"}),
+        ("a.webp", {"lossless": True}),
+        ("a.jp2", {}),
+        ("a.gif", {}),
+        ("a.ppm", {}),
+        ("a.pgm", {}),
+        ("a.avif", {}),
+    ],
+)
+def test_files_that_end_too_early(tmp_path: Path, name: str, options: dict) -> None:
+    file = tmp_path / name
+    noise = Image.effect_noise((60, 40), 50).convert("L" if name.endswith("pgm") else "RGB")
+    try:
+        noise.save(file, **options)
+    except (OSError, KeyError, ValueError):
+        pytest.skip("this Pillow does not write it")
+    assert not read_header(file).cut_short
+    whole = file.read_bytes()
+    for length in (len(whole) - 40, len(whole) // 2):
+        file.write_bytes(whole[:length])
+        try:
+            cut_short = read_header(file).cut_short
+        except ImageError:
+            # Some formats have their header at the end.
+            cut_short = True
+        assert cut_short

@@ -100,10 +100,16 @@ def test_pictures_of_colours_are_no_ids() -> None:
         decode_ids(encoded(np.zeros((2, 2, 4), np.uint8)), "m.png")
 
 
+def test_ids_saved_as_rgb() -> None:
+    grey = cv2.imencode(".png", np.repeat(np.array([[[1], [2]]], np.uint8), 3, axis=2))[1].tobytes()
+    with pytest.raises(DataError, match="Its channels are equal: if they hold ids, save one of them alone"):
+        decode_ids(grey, "m.png")
+
+
 def test_jpeg_holds_no_mask() -> None:
     with pytest.raises(DataError, match="JPEG changes values"):
         decode_ids(encoded(IDS, kind="JPEG"), "m")
-    with pytest.raises(DataError, match="JPEG changes colours"):
+    with pytest.raises(DataError, match="JPEG changes values and colours"):
         decode_colours(encoded(np.zeros((8, 8, 3), np.uint8), kind="JPEG"), "m")
 
 

@@ -219,5 +219,5 @@ def test_sources_that_name_nothing(tmp_path: Path) -> None:
         opened(tmp_path / "gone", "ade20k")
     with pytest.raises(DataError, match=r"names no test part; set SegmentationSource.test"):
         opened(tmp_path, "ade20k", "test")
-    with pytest.raises(DataError, match=r"format must be one of folders, voc, .*got 'coco'"):
-        opened(tmp_path, "coco")
+    with pytest.raises(DataError, match=r"format must be one of folders, voc, coco, .*got 'yolo'"):
+        opened(tmp_path, "yolo")

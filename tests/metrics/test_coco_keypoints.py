@@ -220,11 +220,54 @@ def test_mistakes_are_named(tiny: dict) -> None:
         CocoKeypoints({"images": [], "annotations": []}, COCO17.sigmas)
     with pytest.raises(ValueError, match="such as 5"):
         CocoKeypoints(tiny, COCO17.sigmas, image_ids=[5])
-    people = [{**person, "area": None} for person in tiny["annotations"]]
-    for person in people:
-        del person["area"]
-    with pytest.raises(ValueError, match="lacks area"):
-        CocoKeypoints({**tiny, "annotations": people}, COCO17.sigmas)
+
+
+def test_areas_and_counts_that_are_missing_or_wrong(tiny: dict) -> None:
+    results = [
+        {"image_id": row["image_id"], "keypoints": row["keypoints"], "score": 1.0}
+        for row in tiny["annotations"]
+        if row["num_keypoints"]
+    ]
+    moved = [{**row, "keypoints": (np.array(row["keypoints"]) + 2).tolist()} for row in results]
+    bare = [{**row, "num_keypoints": 0} for row in tiny["annotations"]]
+    for row in bare:
+        del row["area"]
+    box_areas = [{**row, "area": 0.53 * row["bbox"][2] * row["bbox"][3]} for row in tiny["annotations"]]
+    want = by_pycocotools(
+        {**tiny, "annotations": box_areas}, [{**row, "category_id": 1} for row in moved], COCO17.sigmas
+    )
+    metric = CocoKeypoints({**tiny, "annotations": bare}, COCO17.sigmas)
+    metric.update(moved)
+    found = metric.compute()
+    assert 0.1 < want["AP"] < 1
+    assert {key: found[key] for key in FIGURES} == pytest.approx(want, abs=1e-9)
+
+
+@pytest.mark.parametrize("far", [2**53, 2**70])
+def test_ids_of_any_size_and_spelling(far: int) -> None:
+    annotations, results = crowded(seed=4)
+    metric = CocoKeypoints(annotations, COCO17.sigmas)
+    metric.update(results)
+    want = metric.compute()
+    # Numbers that floats or 64 bits would mix up, in the same order.
+    far_away = {
+        "images": [{"id": row["id"] + far} for row in annotations["images"]],
+        "categories": [{"id": far, "name": "person"}],
+        "annotations": [
+            {**row, "image_id": row["image_id"] + far, "category_id": far} for row in annotations["annotations"]
+        ],
+    }
+    moved = [{**row, "image_id": row["image_id"] + far, "category_id": far} for row in results]
+    metric = CocoKeypoints(far_away, COCO17.sigmas)
+    metric.update([{**row, "image_id": str(row["image_id"])} for row in moved])
+    assert metric.compute() == want
+    assert metric.results() == moved
+    assert metric.matches().image_ids.tolist() == [row["id"] for row in far_away["images"]]
+    for wrong in ("x", 1.5, None, float("inf"), [1]):
+        with pytest.raises(ValueError, match="which is not among those evaluated"):
+            metric.update([{**moved[0], "image_id": wrong}])
+    with pytest.raises(ValueError, match="of category 2, which is not among"):
+        metric.update([{**moved[0], "category_id": 2}])
 
 
 def test_the_missing_package_is_named(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

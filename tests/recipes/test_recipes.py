@@ -19,6 +19,7 @@ from hrformer.recipes.small_sets import CIFAR10, CIFAR10_5K
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
 from hrformer.train.config_rules import check
+from hrformer.train.fitting import fitted
 from hrformer.train.optim import parameter_groups, rate_at, total_updates
 from hrformer.train.tasks import model_options
 
@@ -83,6 +84,10 @@ def test_every_recipe_is_a_run_that_can_be_stored_and_explained(name: str) -> No
     assert words[called + 1 : called + 4] == ["train", name, "--data.root"]
     processes = int(words[words.index("--nproc-per-node") + 1]) if "--nproc-per-node" in words else 1
     assert config.batch.total % processes == 0
+    if config.fit:
+        assert (config.model.name, config.model.init) == ("", "auto")
+        config = fitted(config, 20, 4, gpu=False)
+        check(config)
     if config.model.init:
         entry = find_weights(config.model.init)
         assert config.model.name.startswith(entry.model)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hrformer.cli.arguments import EvaluateArguments
+from hrformer.cli.runs import parse_run
 from hrformer.data.sources import PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
@@ -129,7 +131,7 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (OptimConfig, {"lr": 0.0}, "optim.lr must be a rate above 0, got 0.0"),
+        (OptimConfig, {"lr": -0.1}, "optim.lr must be a rate above 0, got -0.1"),
         (OptimConfig, {"lr": float("nan")}, "optim.lr must be a rate above 0, got nan"),
         (OptimConfig, {"betas": (0.9, 1.0)}, "optim.betas must lie in [0, 1)"),
         (OptimConfig, {"momentum": 0.0}, "optim.nesterov needs a momentum above 0"),
@@ -143,7 +145,8 @@ def test_files_that_hold_no_run(tmp_path: Path) -> None:
         (ModelConfig, {"frozen": ("backbon",)}, "did you mean 'backbone'?"),
         (ModelConfig, {"drop_path_rate": 1.0}, "model.drop_path_rate must lie in [0, 1), got 1.0"),
         (ModelConfig, {"name": ""}, "model.name must name a variant"),
-        (BatchConfig, {"total": 0}, "batch.total must be at least 1, got 0"),
+        (BatchConfig, {"total": -1}, "batch.total must be at least 1, got -1"),
+        (ScheduleConfig, {"warmup_share": 1.0}, "schedule.warmup_share must lie in [0, 1), got 1.0"),
         (RuntimeConfig, {"workers": -1}, "runtime.workers must not be negative, got -1"),
         (SaveConfig, {"every_minutes": -1.0}, "save.every_minutes must not be negative"),
         (LogConfig, {"every_updates": 0}, "log.every_updates must be at least 1, got 0"),
@@ -163,6 +166,10 @@ RUN = PoseRun(schedule=ScheduleConfig(epochs=10))
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"optim": OptimConfig(lr=0)}, "optim.lr must be a rate above 0, got 0"),
+        ({"batch": BatchConfig(total=0)}, "batch.total must be at least 1, got 0"),
+        ({"model": ModelConfig(name="", init="hrformer_nano_lspet")}, "model.name must name a variant"),
+        ({"model": ModelConfig(init="auto")}, "model.init: 'auto' needs fit"),
         ({"schedule": ScheduleConfig()}, "give schedule.epochs or schedule.updates, one of them above 0"),
         ({"schedule": ScheduleConfig(epochs=1, updates=5)}, "schedule.epochs is 1 and schedule.updates is 5"),
         ({"validate_updates": 5}, "validate_epochs is 1 and validate_updates is 5"),
@@ -197,3 +204,17 @@ def test_augmentations_of_the_other_tasks() -> None:
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             check(config)
+
+
+@pytest.mark.parametrize("ignore", ["none", (), (0, 7)])
+def test_ignored_ids_survive_their_file_and_the_command_line(ignore: object) -> None:
+    config = SegmentationRun(data=SegmentationSource(ignore=ignore))  # type: ignore[arg-type]
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    # What earlier versions wrote.
+    assert from_dict({"task": "segmentation", "data": {"ignore": [255]}}).data.ignore == (255,)
+    with pytest.raises(ValueError, match=r"data\.ignore must be one of 'none', got 'all'"):
+        from_dict({"task": "segmentation", "data": {"ignore": "all"}})
+    typed = ["none"] if ignore == "none" else [str(number) for number in ignore]
+    options = EvaluateArguments()
+    command = parse_run(options, ["camvid_tiny", "--data.ignore", *typed], command="eval", sections=["data"])
+    assert command.config.data.ignore == ignore

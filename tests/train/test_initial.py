@@ -58,9 +58,9 @@ def test_head_of_other_sizes_and_classes(classification_run: ClassificationRun) 
     state, report = built(classification_run, init="hrformer_nano_cifar10")
     assert same(state, weights("hrformer_nano_cifar10"), "backbone.")
     assert "--model.head-planes 8 --model.head-width 512" in str(report)
-    # Fitting sizes with other classes keep all of the head but its last layer.
+    # Fitting sizes with other classes keep all of the head; of its last layer, the rows of classes of the same name.
     _, report = built(classification_run, init="hrformer_nano_cifar10", head_planes=8, head_width=512)
-    assert report.fresh == ("head.classifier",)
+    assert report.fresh == ()
 
 
 def test_pose_weights_start_a_classifier(classification_run: ClassificationRun) -> None:
@@ -93,3 +93,27 @@ def test_parts_that_are_to_start_fresh(pose_run: PoseRun) -> None:
 def test_unknown_part() -> None:
     with pytest.raises(ValueError, match=r"model\.fresh must be among head, stem.*did you mean 'stage4'"):
         ModelConfig(init="hrformer_nano_lspet", fresh=("stage_4",))
+
+
+def test_classes_of_the_same_name_keep_their_rows(classification_run: ClassificationRun) -> None:
+    state, report = built(classification_run, init="hrformer_nano_cifar10", head_planes=8, head_width=512)
+    trained = weights("hrformer_nano_cifar10")
+    # Airplane, cat and ship are the first, fourth and ninth of the file's ten.
+    for part in ("weight", "bias"):
+        assert torch.equal(state[f"head.classifier.{part}"], trained[f"head.classifier.{part}"][[0, 3, 8]])
+    assert "3 of the 3 classes are known to the file by name" in str(report)
+    assert report.fresh == ()
+    state, report = built(
+        classification_run, init="hrformer_nano_cifar10", head_planes=8, head_width=512, fresh=("head",)
+    )
+    assert not torch.equal(state["head.classifier.weight"], trained["head.classifier.weight"][[0, 3, 8]])
+    assert "by name" not in str(report)
+
+
+def test_joints_in_another_order_are_told_by_name(pose_run: PoseRun) -> None:
+    source = task_for(pose_run).train_set.skeleton
+    other = replace(source, keypoints=("beak", *source.keypoints[:0:-1]), flip_pairs=(), edges=(), upper_body=())
+    state, report = built(replace(pose_run, data=replace(pose_run.data, skeleton=other)), init="hrformer_nano_lspet")
+    trained = weights("hrformer_nano_lspet")["head.final_layer.weight"]
+    assert torch.equal(state["head.final_layer.weight"][1:], trained.flip(0)[:-1])
+    assert "13 of the 14 joints are known" in str(report)

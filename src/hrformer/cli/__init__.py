@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import cv2
 import tyro
 
 from hrformer.cli.arguments import (
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments)
     # Looked for here because errors may come before the command is known.
     debug = "--debug" in typed or os.environ.get("HRFORMER_DEBUG", "") not in ("", "0")
+    # OpenCV's own remarks on broken files would tear the progress bars; errors name these files.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         return _run(_parse(typed), typed)
     except SystemExit as stop:

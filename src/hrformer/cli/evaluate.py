@@ -26,7 +26,6 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
-from hrformer.evaluate.pose import labels_of
 from hrformer.evaluate.processes import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
@@ -37,7 +36,9 @@ from hrformer.models.model import VisionModel, find_device
 from hrformer.models.weight_files import sha256_of, write_file
 from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
+from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
+from hrformer.train.progress import bars
 from hrformer.train.versions import versions
 
 SCORES_FILE = "scores.json"
@@ -115,7 +116,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     """Outcome, and facts about the weights; None where files for a test server were written instead."""
     options, config = command.options, command.config
     path, model = _load(command)
-    source = open_set(config, options.split)
+    with bars(after=2.0) as look:
+        source = left_out(config, open_set(config, options.split), options.split, look)
     device = _device(options.device)
     shared: dict[str, Any] = {
         "device": device,
@@ -180,13 +182,7 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
         protocol = config.evaluation
         return evaluate_keypoint_file(
-            options.predictions,
-            labels_of(source),
-            source.skeleton,
-            score=protocol.score,
-            alpha=protocol.alpha,
-            image_ids=source.image_ids,
-            **settings,
+            options.predictions, source, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
         )
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""

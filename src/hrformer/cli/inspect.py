@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+import torch
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
 from hrformer.cli.messages import say
-from hrformer.cli.predict import Rate
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
@@ -33,6 +29,9 @@ from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
+from hrformer.train.data_check import Progress, part_of
+from hrformer.train.fitting import with_sizes
+from hrformer.train.progress import bars
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
@@ -41,9 +40,6 @@ TASKS: Mapping[type[RunConfig], str] = {
     PoseRun: "pose",
     SegmentationRun: "segmentation",
 }
-
-Progress = Callable[[str, int, int], object]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) -> int:
@@ -59,9 +55,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options = command.options
-    # OpenCV's own remarks on broken files would tear the progress bar; the findings name them.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    with speaking_of_options(command.config), _bars() as progress:
+    with speaking_of_options(command.config), bars() as progress:
         report = inspect_data(
             command.config,
             options.split,
@@ -111,6 +105,7 @@ def inspect_data(
     if samples < 0:
         raise ValueError(f"--samples must not be negative, got {samples}")
     findings: list[Finding] = []
+    config = _fitted(config, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
     wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
@@ -132,11 +127,24 @@ def inspect_data(
     report = Report(
         data=parts[0].source.name if parts else "",
         task=TASKS[type(config)],
-        findings=sorted_findings(findings),
+        findings=sorted_findings(replace(one, what=option_names(one.what)) for one in findings),
         statistics=statistics,
     )
     write_json(out / REPORT_FILE, report.to_dict())
     return report
+
+
+def _fitted(config: AnyRun, findings: list[Finding]) -> AnyRun:
+    """The run with the sizes that its training would find here; with its task's own where the weights are not there."""
+    if not config.fit:
+        return config
+    gpu = torch.cuda.is_available() and not config.runtime.cpu
+    try:
+        return with_sizes(config, gpu=gpu)
+    except (ValueError, OSError, RuntimeError) as error:
+        fix = "name other weights to start from: --model.init; `hrformer models` lists them"
+        findings.append(Finding(severity="error", kind="start_weights", split="train", what=str(error), fix=fix))
+        return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
 def open_part(config: AnyRun, split: Split) -> ImageSet:
@@ -164,10 +172,9 @@ def training_transform(config: AnyRun, source: ImageSet) -> Transform:
 
 def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[str, Any]:
     """Pose: what is odd in the annotation file itself, and numbers about it."""
-    file = annotation_file(config.data, split) if isinstance(config, PoseRun) else None
-    if file is None:
+    if not isinstance(config, PoseRun) or (file := annotation_file(config.data, split)) is None:
         return {}
-    found, numbers = check_annotations(file, split)
+    found, numbers = check_annotations(file, split, config.data.category)
     findings += found
     return numbers
 
@@ -175,15 +182,7 @@ def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[
 def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
     """An opened part; None, and a finding, if that fails."""
     try:
-        source = open_part(config, split)
-        return Part(
-            source,
-            split,
-            crop=config.augment.size,
-            # Small pictures are enlarged on purpose there.
-            may_enlarge=isinstance(config, ClassificationRun) and config.augment.crop == "padded",
-            short_side=config.augment.short_side if isinstance(config, SegmentationRun) else None,
-        )
+        return part_of(config, open_part(config, split), split)
     except (ValueError, OSError, ImportError) as error:
         fix = "put this right and inspect again, since nothing else could be looked at in this part"
         if config.data.root == DATA_ROOT:
@@ -195,6 +194,7 @@ def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     """What fits neither the data nor the run alone."""
     train = next((part for part in parts if part.split == "train"), None)
+    # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:
         what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
@@ -232,27 +232,6 @@ def _draw(
 
 def _mixes(augment: ClassificationAugment) -> bool:
     return max(augment.erasing, augment.mixup, augment.cutmix) > 0
-
-
-@contextmanager
-def _bars() -> Iterator[Progress]:
-    """A bar on standard error for each thing that is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, TaskID] = {}
-
-    def show(name: str, done: int, total: int) -> None:
-        if name not in tasks:
-            # Not before there is something to show, so that early errors stand alone.
-            bars.start()
-            tasks[name] = bars.add_task(name, total=total)
-        bars.update(tasks[name], completed=done)
-
-    try:
-        yield show
-    finally:
-        if tasks:
-            bars.stop()
 
 
 def _stage(progress: Progress | None, name: str) -> Callable[[int, int], object] | None:

@@ -15,10 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import cv2
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArguments, SegmentArguments
 from hrformer.cli.inputs import Inputs, expand
@@ -32,6 +30,7 @@ from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
+from hrformer.train.progress import Rate
 
 try:
     import resource
@@ -78,8 +77,6 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         note(f"{len(inputs.left_out)} files do not end as pictures do and are left out, such as {inputs.left_out[0]}")
     todo = [file for file in inputs.files if not (arguments.resume and output.has(file))]
     output.plan(inputs.files)
-    # OpenCV's own remarks on broken files would tear the progress bar; the list at the end names them.
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
     for setting, text in predictor.report.assumed.items() if predictor.report else ():
         note(f"assumed: {setting} {text}")
@@ -241,14 +238,6 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                 stream = predictor.stream(readable(), **options)
             else:
                 return done
-
-
-class Rate(ProgressColumn):
-    """Pictures per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
 def _report(arguments: PredictArguments, output: OutputFolder, done: int, skipped: int) -> None:

@@ -70,7 +70,7 @@ def parse_run(
     both = make_dataclass("both", members, kw_only=True)
     result = tyro.cli(
         both,
-        args=list(typed),
+        args=list(_several_roots(typed)),
         default=both(options=options, **changeable),
         prog=f"hrformer {command} {name}",
         description=_described(name, config),
@@ -80,6 +80,19 @@ def parse_run(
     chosen = _settled(found["config"], config) if not sections else replace(config, **found)
     check(chosen, trained=not sections)
     return RunCommand(options=result.options, config=chosen, folder=folder)
+
+
+def _several_roots(typed: Sequence[str]) -> Iterator[str]:
+    """``--data.root A B`` as ``--data.root A --data.more-roots B``: readers know one root, sets are joined later."""
+    roots = None
+    for word in typed:
+        if word.startswith("-"):
+            roots = {"--data.root": 0}.get(word, 1 if word.startswith("--data.root=") else None)
+        elif roots is not None:
+            roots += 1
+            if roots == 2:
+                yield "--data.more-roots"
+        yield word
 
 
 def find_run(name: str) -> tuple[AnyRun, Path | None]:

@@ -12,6 +12,7 @@ from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
+from hrformer.train.progress import score_text
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped by a signal and can go on."""
@@ -44,7 +45,11 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
         note(f"to go on: {shlex.join(['hrformer', 'train', str(out), '--resume'])}")
         return INTERRUPTED
     if result.best is not None:
-        say(f"best {result.main}: {result.best:.4f}, after {result.best_update} updates")
+        score = score_text(result.main, result.best)
+        if result.best_update:
+            say(f"best {score}, after {result.best_update} updates")
+        else:
+            say(f"best {score}, before training: nothing better came of it; try a lower --optim.lr, or more data")
     say(f"weights: {out / 'best.safetensors'}; summary: {out / 'summary.html'}")
     return 0
 

@@ -17,6 +17,7 @@ from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError
 from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
 from hrformer.data.val_share import names_below, split_part
+from hrformer.data.views import open_joined
 from hrformer.data.webdataset import TarShards
 from hrformer.data.zip_archive import ZipPictures
 
@@ -40,6 +41,8 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
         DataError: there is no such part, or it is not as it should be.
         ImportError: a Hugging Face set without the package ``datasets``.
     """
+    if source.more_roots:
+        return open_joined(source, lambda one: open_classification(one, split))
     shared = bool(source.val_share) and split != "test"
     if shared:
         _require_one_validation_part(source)

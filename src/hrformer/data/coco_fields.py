@@ -15,12 +15,13 @@ from hrformer.data.sets import DataError
 _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
 
 
-def read_json(file: Path, *, drop: tuple[str, ...] = ()) -> Any:
+def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...] = ()) -> Any:
     """Content of a JSON file in UTF-8, with or without a byte-order mark.
 
     Args:
         file: to read.
         drop: fields to leave out of every record while parsing: outlines of masks are most of COCO's files.
+        shorten: fields of which only whether they hold anything is kept, True or False.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
@@ -30,6 +31,9 @@ def read_json(file: Path, *, drop: tuple[str, ...] = ()) -> Any:
     def needed(record: dict[str, Any]) -> dict[str, Any]:
         for key in unwanted:
             record.pop(key, None)
+        for key in shorten:
+            if key in record:
+                record[key] = bool(record[key])
         return record
 
     try:
@@ -83,9 +87,16 @@ def number(record: Mapping[str, Any], field: str, where: str, default: float | N
 
 def as_number(value: Any) -> float:
     """A number, also as text; NaN for whatever is none."""
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         value = _float(value)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def shown(record: Mapping[str, Any], field: str) -> str:

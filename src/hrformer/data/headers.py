@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -11,9 +12,15 @@ from hrformer.data.images import ImageError
 from hrformer.geometry.orientation import UPRIGHT, upright_size
 
 _ORIENTATION = 0x0112
+_WIDTH, _LENGTH = 256, 257
+"""Tags of TIFF 6.0, section 8."""
+
 _TAIL = 4096
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 """What stands near the end of whole files."""
+
+_TIFF_PIECES = ((273, 279), (324, 325))
+"""Tags of where strips and tiles begin and how long they are (TIFF 6.0, sections 3 and 15)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +30,7 @@ class Header:
     Attributes:
         stored: (width, height) of the pixels as they are stored.
         orientation: of EXIF, 1 to 8; 1 where the file does not say.
-        cut_short: whether the end that files of its format have is missing.
+        cut_short: whether the end that files of its format have is missing, or less is there than the header announces.
     """
 
     stored: tuple[int, int]
@@ -46,12 +53,17 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             orientation = image.getexif().get(_ORIENTATION, UPRIGHT)
-            end = _ENDS.get(image.format or "", b"")
-            file.seek(max(file.seek(0, os.SEEK_END) - _TAIL, 0))
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(length - _TAIL, 0))
+            tail, end = file.read(), _ENDS.get(image.format or "", b"")
+            # A single byte stands elsewhere too; some writers fill up with zeros.
+            ends = end in tail if len(end) != 1 else tail.rstrip(b"\0").endswith(end)
+            # Pillow gives the upright size of TIFF files alone.
+            tags = getattr(image, "tag_v2", {})
             return Header(
-                stored=image.size,
+                stored=(int(tags[_WIDTH]), int(tags[_LENGTH])) if tags else image.size,
                 orientation=orientation if orientation in range(1, 9) else UPRIGHT,
-                cut_short=end not in file.read(),
+                cut_short=not ends or length < _announced(image, file),
             )
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture in a format known here") from None
@@ -59,3 +71,41 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ImageError(f"{name}: no such file") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _announced(image: Image.Image, file: BinaryIO) -> int:
+    """Bytes that a file has at least, by its header; 0 for formats that do not say."""
+    file.seek(0)
+    start = file.read(16)
+    if image.format in ("BMP", "DIB") and start[:2] == b"BM":
+        return int.from_bytes(start[2:6], "little")
+    if image.format == "WEBP":
+        return 8 + int.from_bytes(start[4:8], "little")
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        return max(
+            (
+                begin + count
+                for places, lengths in _TIFF_PIECES
+                for begin, count in zip(tags.get(places, ()), tags.get(lengths, ()), strict=False)
+            ),
+            default=0,
+        )
+    if image.format == "PPM" and start[:2] in (b"P5", b"P6"):
+        width, height = image.size
+        return width * height * (3 if start[:2] == b"P6" else 1) * (2 if image.mode.startswith("I") else 1)
+    return _end_of_boxes(file) if image.format == "AVIF" else 0
+
+
+def _end_of_boxes(file: BinaryIO) -> int:
+    """Where the last box of a file of boxes ends (ISO/IEC 14496-12, section 4.2)."""
+    place = 0
+    while True:
+        file.seek(place)
+        start = file.read(16)
+        size = int.from_bytes(start[:4], "big")
+        if size == 1:
+            size = int.from_bytes(start[8:16], "big")
+        if len(start) < 8 or size < 8:
+            return place
+        place += size

@@ -40,7 +40,7 @@ class HuggingFaceSegmentation(SegmentationSet):
             raise DataError(f"{source.root}, part {part!r}: has no rows")
         self.name = source.root.resolve().name if source.root.is_dir() else source.root.as_posix()
         self.classes, self.palette = classes.names, classes.palette
-        self._table = classes.colour_table() if source.palette_masks else classes.id_table()
+        self._table = classes.table(source.palette_masks)
         # Apart, so that reading one does not fetch the other.
         self._pictures = table.select_columns([source.image_column])
         self._masks = table.select_columns([source.mask_column]) if self.labelled else None

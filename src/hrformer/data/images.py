@@ -29,6 +29,18 @@ _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
 _TIFF_BITS, _TIFF_MEANING = 258, 262
 """Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
 
+_ORIENTATION = 0x0112
+_TURN_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""EXIF orientation -> what makes the stored picture of the upright one."""
+
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
@@ -48,7 +60,7 @@ class LoadedImage:
     """One decoded picture.
 
     Attributes:
-        pixels: (H, W, 3) uint8, RGB, turned upright by the EXIF orientation.
+        pixels: (H, W, 3) uint8, RGB, turned upright by the EXIF orientation unless read as stored.
         path: the file or URL it came from; None for pictures that were handed over in memory.
         alpha: (H, W) uint8, 255 is opaque; None where nothing is transparent.
     """
@@ -105,8 +117,12 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
         yield load_image(one)  # type: ignore[arg-type]
 
 
-def load_image(source: Picture) -> LoadedImage:
+def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     """Decode one picture; see :func:`load_images` for what ``source`` may be.
+
+    Args:
+        source: the picture.
+        upright: whether files, bytes and PIL images are turned by their EXIF orientation, or left as stored.
 
     Raises:
         ImageError: it cannot be read.
@@ -115,11 +131,11 @@ def load_image(source: Picture) -> LoadedImage:
         return source
     if isinstance(source, Image.Image):
         try:
-            return _from_pil(source)
+            return _from_pil(source, upright)
         except _DAMAGE as error:
             raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, bytes):
-        return _decode(source, "bytes")
+        return _decode(source, "bytes", upright)
     if isinstance(source, torch.Tensor | np.ndarray):
         try:
             return _from_tensor(source) if isinstance(source, torch.Tensor) else _from_array(np.asarray(source))
@@ -127,11 +143,11 @@ def load_image(source: Picture) -> LoadedImage:
             raise ImageError(f"a picture cannot be made from this {type(source).__name__}: {error}") from error
     if isinstance(source, str | PathLike):
         name = str(fspath(source))
-        return replace(_decode(_read(name), name), path=name)
+        return replace(_decode(_read(name), name, upright), path=name)
     raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
 
 
-def decode(data: bytes, name: str) -> NDArray[np.uint8]:
+def decode(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
     OpenCV decodes JPEG, PNG, BMP and WebP, as in the code that produced the published figures. Pillow decodes other
@@ -141,39 +157,41 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     Args:
         data: contents of the file.
         name: what to call it in an error.
+        upright: whether it is turned by its EXIF orientation, or left as stored.
 
     Returns:
-        (H, W, 3) uint8, RGB, upright.
+        (H, W, 3) uint8, RGB.
 
     Raises:
         ImageError: ``data`` is no picture, or only part of one.
     """
-    return _decode(data, name).pixels
+    return _decode(data, name, upright).pixels
 
 
-def _decode(data: bytes, name: str) -> LoadedImage:
+def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
     if not data:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
             plain = image.format in _BY_OPENCV and not image.mode.startswith("I")
             special = image.has_transparency_data or getattr(image, "is_animated", False) or _looks_cut_short(data)
-            return (_decode_by_opencv(data) if plain and not special else None) or _from_pil(image)
+            return (_decode_by_opencv(data, upright) if plain and not special else None) or _from_pil(image, upright)
     except Image.UnidentifiedImageError:
         # Of portable arbitrary maps OpenCV mixes the channels up.
-        if data[:2] != b"P7" and (found := _decode_by_opencv(data)):
+        if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
             return found
         raise ImageError(f"{name}: not a picture in a format known here") from None
     except _DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
 
-def _decode_by_opencv(data: bytes) -> LoadedImage | None:
+def _decode_by_opencv(data: bytes, upright: bool) -> LoadedImage | None:
     """None where OpenCV cannot read it."""
     try:
         # Floating point of a portable map would be cut off to 0 and 1; other formats are scaled by OpenCV.
         depth = cv2.IMREAD_ANYDEPTH if data[:2] in (b"PF", b"Pf") else 0
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | depth)
+        turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | depth | turn)
         return None if bgr is None else _from_array(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     except cv2.error:
         return None
@@ -214,18 +232,25 @@ def _download(url: str) -> bytes:
         raise ImageError(f"{url}: {getattr(error, 'reason', None) or error}") from error
 
 
-def _from_pil(image: Image.Image) -> LoadedImage:
-    upright = ImageOps.exif_transpose(_as_tags_say(image))
-    if upright.mode == "I":
-        values = np.asarray(upright)
+def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
+    # Pillow turns TIFF files while it loads them, and others only when asked.
+    turned = image.getexif().get(_ORIENTATION) if image.format == "TIFF" else None
+    plain = _as_tags_say(image)
+    if upright:
+        plain = ImageOps.exif_transpose(plain)
+    elif turned in _TURN_BACK:
+        plain.load()
+        plain = plain.transpose(_TURN_BACK[turned])
+    if plain.mode == "I":
+        values = np.asarray(plain)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
             raise ImageError(f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}")
         return _from_array(values.astype(np.uint16))
-    if upright.mode == "F" or upright.mode.startswith("I;16"):
-        return _from_array(np.asarray(upright))
-    if upright.mode in ("RGBa", "La"):
-        upright = upright.convert(upright.mode.upper())
-    return _from_array(np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB")))
+    if plain.mode == "F" or plain.mode.startswith("I;16"):
+        return _from_array(np.asarray(plain))
+    if plain.mode in ("RGBa", "La"):
+        plain = plain.convert(plain.mode.upper())
+    return _from_array(np.asarray(plain.convert("RGBA" if plain.has_transparency_data else "RGB")))
 
 
 def _as_tags_say(image: Image.Image) -> Image.Image:

@@ -34,6 +34,23 @@ _HIGHEST_ID = 65535
 _SHOWN = 8
 
 
+class UnknownIds(DataError):
+    """A mask holds ids that no class has.
+
+    Args:
+        message: as of every ``DataError``.
+        unknown: ids of the mask that no class has, ascending.
+        found: all ids of the mask, ascending.
+        listed: ids of the classes, ascending.
+    """
+
+    def __init__(
+        self, message: str, unknown: Sequence[int] = (), found: Sequence[int] = (), listed: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message)
+        self.unknown, self.found, self.listed = tuple(unknown), tuple(found), tuple(listed)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LabelTable:
     """Class number of every id.
@@ -43,12 +60,14 @@ class LabelTable:
         unknown: (65536,) uint8, 1 for ids that must not occur.
         meaning: which ids may occur, for messages.
         advice: what to do about others, for messages.
+        advice_on_zero: what to do where 0 is the only one, if that is something else.
     """
 
     classes: NDArray[np.uint8]
     unknown: NDArray[np.uint8]
     meaning: str
     advice: str
+    advice_on_zero: str = ""
 
     def convert(self, ids: NDArray[np.uint8] | NDArray[np.uint16], name: str) -> NDArray[np.uint8]:
         """Class numbers of a mask.
@@ -58,7 +77,7 @@ class LabelTable:
             name: of the file, for messages.
 
         Raises:
-            DataError: an id that must not occur.
+            UnknownIds: an id that must not occur.
         """
         if ids.dtype == np.uint8:
             # Several times faster than numpy's indexing.
@@ -68,15 +87,28 @@ class LabelTable:
             wrong = int(np.count_nonzero(self.unknown[ids]))
             classes = self.classes[ids]
         if wrong:
-            found = [int(value) for value in np.unique(ids) if self.unknown[value]]
-            raise DataError(
-                f"{name}: {wrong} pixel(s) hold {_listing(found)}, but the ids here are {self.meaning}. {self.advice}"
+            found = np.unique(ids).tolist()
+            unknown = [value for value in found if self.unknown[value]]
+            advice = self.advice_on_zero if unknown == [0] and self.advice_on_zero else self.advice
+            raise UnknownIds(
+                f"{name}: {wrong} pixel(s) hold {_listing(unknown)}, but the ids here are {self.meaning}. {advice}",
+                unknown,
+                found,
+                np.flatnonzero(self.classes != IGNORE).tolist(),
             )
         return classes
 
 
-def label_table(ids: Sequence[int], ignored: Collection[int], *, meaning: str, advice: str) -> LabelTable:
-    """Table that turns ``ids`` into 0, 1, 2 ... in the order given, and ``ignored`` and 255 into ``IGNORE``.
+def label_table(
+    ids: Sequence[int],
+    ignored: Collection[int],
+    *,
+    meaning: str,
+    advice: str,
+    advice_on_zero: str = "",
+    void: Collection[int] = (IGNORE,),
+) -> LabelTable:
+    """Table that turns ``ids`` into 0, 1, 2 ... in the order given, and ``ignored`` and ``void`` into ``IGNORE``.
 
     An id in both is a class; this concerns 255 in sets with more than 255 labels.
 
@@ -92,8 +124,8 @@ def label_table(ids: Sequence[int], ignored: Collection[int], *, meaning: str, a
     classes = np.full(_HIGHEST_ID + 1, IGNORE, np.uint8)
     unknown = np.ones(_HIGHEST_ID + 1, np.uint8)
     classes[list(ids)] = np.arange(len(ids))
-    unknown[[*ids, *ignored, IGNORE]] = 0
-    return LabelTable(classes=classes, unknown=unknown, meaning=meaning, advice=advice)
+    unknown[[*ids, *ignored, *void]] = 0
+    return LabelTable(classes=classes, unknown=unknown, meaning=meaning, advice=advice, advice_on_zero=advice_on_zero)
 
 
 def train_ids(count: int) -> LabelTable:

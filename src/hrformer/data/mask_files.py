@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
 from hrformer.data.images import SUFFIXES, load_image
-from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask
+from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.turned_masks import Exif, Turns, turns_of
+from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 
 _SHOWN = 8
 
@@ -29,6 +31,8 @@ class MaskFiles(SegmentationSet):
         masks: files in the same order; None for a part without labels.
         table: what the ids or colours in the masks mean.
         palette: an RGB colour per class, or empty.
+        exif: what to do about turned pictures, see :func:`hrformer.data.turned_masks.turns_of`; None where it is known
+            that there are none.
     """
 
     def __init__(
@@ -40,11 +44,14 @@ class MaskFiles(SegmentationSet):
         masks: Sequence[Path] | None,
         table: MaskTable,
         palette: Palette = (),
+        exif: Exif | None = None,
     ) -> None:
         self.name, self.classes, self.palette = name, classes, palette
         self.labelled = masks is not None
         self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
         self._table = table
+        self._upright = exif != "ignore"
+        self._turns = turns_of(pictures, lambda place: size_of_mask(masks[place]), exif) if exif and masks else Turns()
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -55,13 +62,15 @@ class MaskFiles(SegmentationSet):
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         """The decoded picture."""
-        return load_image(self._pictures[index]).pixels
+        return load_image(self._pictures[index], upright=self._upright).pixels
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The decoded mask, as class numbers."""
+        """The decoded mask, as class numbers, turned with its picture."""
         if not self.labelled:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
-        return read_mask(Path(self._masks[index]), self._table)
+        mask = read_mask(Path(self._masks[index]), self._table)
+        turn = self._turns.of(index, self._pictures[index], (mask.shape[1], mask.shape[0]))
+        return mask if turn == UPRIGHT else upright_pixels(mask, turn)
 
     def mask_file(self, index: int) -> str:
         """Path of the mask."""
@@ -175,7 +184,14 @@ def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: st
     Raises:
         DataError: there are none, or two have one name.
     """
-    return _some(files_below(folder, MASK_SUFFIXES, key), folder, "masks", MASK_SUFFIXES)
+    found = files_below(folder, MASK_SUFFIXES, key)
+    if not found and (jpegs := files_below(folder, (".jpg", ".jpeg"), key)):
+        first = next(iter(jpegs.values()))
+        raise DataError(
+            f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
+            "another format; save them as PNG from the tool that drew them"
+        )
+    return _some(found, folder, "masks", MASK_SUFFIXES)
 
 
 def paired(

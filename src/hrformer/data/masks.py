@@ -28,8 +28,12 @@ MAT_FIELDS = ("S", "LabelMap")
 """Fields of ``.mat`` files that hold ids: COCO-Stuff-10K's and PASCAL-Context's."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
+
+_NO_JPEG = "{name}: JPEG changes values and colours, so it cannot hold a mask; save masks as PNG"
+_EQUAL_CHANNELS = ". Its channels are equal: if they hold ids, save one of them alone"
 
 Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
 
@@ -114,20 +118,23 @@ def decode_ids(data: bytes, name: str) -> Ids:
     """
     is_png = data[:8] == _PNG and len(data) > 25
     bits, kind = (data[24], data[25]) if is_png else (0, -1)
-    if kind == _GREY and bits in (8, 16):
+    # Some versions of OpenCV fill what is missing of a file with 0.
+    if kind == _GREY and bits in (8, 16) and _PNG_END in data[-_TAIL:]:
         values = _decode_by_opencv(data)
         if values is not None:
             return values
     with _open(data, name) as image:
         mode = image.mode
         if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
+            if image.format == "JPEG":
+                raise DataError(_NO_JPEG.format(name=name))
             raise DataError(
                 f"{name}: the mask is a picture of colours (mode {mode}), not of ids. If colours stand for classes, "
                 "set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as grey or "
-                "palette PNG"
+                "palette PNG" + _EQUAL_CHANNELS * _is_grey(image)
             )
         if image.format == "JPEG":
-            raise DataError(f"{name}: JPEG changes values, so it cannot hold ids; save masks as PNG")
+            raise DataError(_NO_JPEG.format(name=name))
         values = np.asarray(image)
     if kind == _GREY and bits in (2, 4):
         values = values // (255 // (2**bits - 1))
@@ -142,7 +149,7 @@ def decode_colours(data: bytes, name: str) -> NDArray[np.uint8]:
     """
     with _open(data, name) as image:
         if image.format == "JPEG":
-            raise DataError(f"{name}: JPEG changes colours, so it cannot hold a mask; save masks as PNG")
+            raise DataError(_NO_JPEG.format(name=name))
         return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
@@ -165,6 +172,22 @@ def decode_mat(data: bytes, name: str) -> Ids:
         if field in fields:
             return _as_ids(fields[field], name)
     raise DataError(f"{name}: has none of the fields {', '.join(MAT_FIELDS)}")
+
+
+def size_of_mask(path: Path) -> tuple[int, int] | None:
+    """(width, height) from the header of a mask file; None for ``.mat`` and for what cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
+        return None
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    values = np.asarray(image)
+    return bool((values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all())
 
 
 def _code(red: Any, green: Any, blue: Any) -> Any:
@@ -197,7 +220,9 @@ def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         kinds = ", ".join(sorted(MASK_SUFFIXES & (SUFFIXES | {".mat"})))
-        raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {error}") from error
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not a picture, or only the beginning of one" if unknown else error
+        raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {reason}") from error
     return image

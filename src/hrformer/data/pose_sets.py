@@ -12,6 +12,7 @@ from hrformer.data.pose_files import labels_file, picture_folders, usual_file
 from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
 from hrformer.data.val_share import split_part
+from hrformer.data.views import open_joined
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ def open_pose(
     Raises:
         DataError: the source names no such part, or its files are not as they should be; see :class:`CocoPeople`.
     """
+    if source.more_roots:
+        if detections or source.detections:
+            raise DataError("detected boxes are of one set: give one PoseSource.root with detections")
+        return open_joined(source, lambda one: open_pose(one, split))
     shared = bool(source.val_share) and split != "test"
     part: Split = "train" if shared else split
     text: str = getattr(source, f"{part}_annotations").replace("{split}", part)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from hrformer.data.ade20k import open_ade20k
 from hrformer.data.cityscapes import open_cityscapes
+from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.coco_stuff import open_coco_stuff_10k, open_coco_stuff_164k
 from hrformer.data.folders import open_folders
 from hrformer.data.huggingface_masks import HuggingFaceSegmentation
@@ -16,11 +17,13 @@ from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.val_share import names_below, split_part
+from hrformer.data.views import open_joined
 from hrformer.data.voc import open_voc
 
 _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
     "folders": open_folders,
     "voc": open_voc,
+    "coco": CocoMasks,
     "official": open_official,
     "cityscapes": open_cityscapes,
     "pascal_context": open_pascal_context,
@@ -40,12 +43,18 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
 
     Raises:
         DataError: there is no such part, a picture has no mask or a mask no picture, or the classes cannot be read.
-        ImportError: a Hugging Face set without the package ``datasets``.
+        ImportError: a Hugging Face set without the package ``datasets``, polygons without faster-coco-eval.
     """
+    if source.more_roots:
+        return open_joined(source, lambda one: open_segmentation(one, split))
     if source.format not in _READERS:
         raise DataError(f"SegmentationSource.format must be one of {', '.join(_READERS)}, got {source.format!r}")
     if source.format != "huggingface" and not source.root.is_dir():
         raise DataError(f"{source.root}: no such folder; SegmentationSource.root is that of the set")
+    if source.exif != "auto" and source.format not in ("folders", "voc", "coco"):
+        raise DataError(
+            f"SegmentationSource.exif is for the formats folders, voc and coco; {source.format} reads pictures upright"
+        )
     shared = bool(source.val_share) and split != "test"
     part: Split = "train" if shared else split
     with advising("SegmentationSource.root", source.root, _wanted(source, part)):

@@ -7,6 +7,7 @@ alone, so that the same number means the same item on every machine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from hrformer.data.mask_sizes import size_problem
 from hrformer.geometry.skeletons import Skeleton
 
 IGNORE = 255
@@ -118,10 +120,7 @@ class SegmentationSet(ImageSet):
         if self.labelled:
             mask = self.mask(index)
             if mask.shape != pixels.shape[:2]:
-                raise DataError(
-                    f"{self.mask_file(index)}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its picture "
-                    f"{self.file(index)} is {pixels.shape[1]} x {pixels.shape[0]}; they must have one size"
-                )
+                raise DataError(size_problem(self.mask_file(index), mask.shape, self.file(index), pixels.shape))
             item["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
         return item
 
@@ -151,6 +150,19 @@ class Person:
     category_id: int = 1
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Note:
+    """Something odd in the labels that was put right.
+
+    Attributes:
+        kind: short name that stays the same between versions, such as "no-area".
+        text: one sentence, names the file.
+    """
+
+    kind: str
+    text: str
+
+
 class PoseSet(ImageSet):
     """One person per item; several items may share a picture.
 
@@ -159,16 +171,22 @@ class PoseSet(ImageSet):
         annotations: file with the labels; None where there are none.
         image_ids: numbers in the file of all pictures of the part, those without people too, in the order of
             :meth:`picture`; None where there is no file.
+        notes: what was put right in the labels.
     """
 
     task = "pose"
     skeleton: Skeleton
     annotations: Path | None = None
     image_ids: tuple[int, ...] | None = None
+    notes: tuple[Note, ...] = ()
 
     @abstractmethod
     def person(self, index: int) -> Person:
         """Labels of an item."""
+
+    def truth(self) -> Path | Mapping[str, Any] | None:
+        """What scores compare with: COCO's annotations as a file or its content; None where there are no labels."""
+        return self.annotations
 
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """``image`` (3, H, W) uint8, ``keypoints`` (K, 2), ``visible`` (K,) with flags 0, 1, 2, and ``box`` (4,).

@@ -15,6 +15,7 @@ ClassificationFormat = Literal["folders", "huggingface", "webdataset"]
 SegmentationFormat = Literal[
     "folders",
     "voc",
+    "coco",
     "official",
     "cityscapes",
     "pascal_context",
@@ -32,6 +33,10 @@ class ClassificationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
         train: folder, split or pattern of files of the training part, relative to ``root``; which files a word or a
@@ -50,6 +55,8 @@ class ClassificationSource:
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: ClassificationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -72,6 +79,10 @@ class PoseSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set.
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
         train_annotations: file of the training part, relative to ``root``; where it is empty, or left as it is and
             not there, the file is looked for, see :func:`hrformer.data.pose_files.labels_file`.
         val_annotations: of the validation part.
@@ -87,10 +98,18 @@ class PoseSource:
         skeleton: overrides all that the file says about joints.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
             [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+        category: name or id of the one category to take, where the file has several with joints; empty takes all that
+            have joints, which must then be the same.
+        exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
+            by the width and height in the file, are turned upright with the picture. "apply": labels lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, labels taken as they stand.
     """
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     train_annotations: str = "annotations/person_keypoints_train2017.json"
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     test_annotations: str = ""
@@ -102,6 +121,8 @@ class PoseSource:
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
     skeleton: Skeleton | None = field(default=None)
+    category: str = ""
+    exif: Literal["auto", "apply", "ignore"] = "auto"
     val_share: float = 0.0
 
     def __post_init__(self) -> None:
@@ -115,26 +136,38 @@ class SegmentationSource:
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
         root: folder of the set; for "huggingface" also a name on the hub.
-        format: layout, see the reader of that name. "official" is ``{train,val}/{image,label}`` of the HRFormer
+        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
+            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
+        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
+            item takes the place of a broken one, so that the order of all others stays.
+        format: layout, see the reader of that name. "folders" takes COCO's instances files too, where there is no
+            folder of masks. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
         train: what the training part is called.
         val: what the validation part is called.
         test: what the test part is called; empty where there is none.
-        images: "folders", "voc": folder of the pictures, ``{split}`` standing for the part.
-        masks: "folders", "voc": folder of the masks.
+        images: "folders", "voc", "coco": folder of the pictures, ``{split}`` standing for the part.
+        masks: "folders", "voc": folder of the masks; "coco": file of the annotations, looked for where this is left as
+            it is.
         lists: "voc": file with one name per line.
         classes: names in the order of their ids, or a file with ``id name [R G B]`` per line relative to ``root``.
-        ignore: ids in the files that belong to no class, beside 255.
+        ignore: ids in the files that belong to no class, beside 255; "none" where every id is that of a class, 255 too.
         palette_masks: whether masks are colours to look up in the classes file rather than ids.
         dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
         image_column: "huggingface": column of the pictures.
         mask_column: "huggingface": column of the masks.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
             [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+        exif: "folders", "voc", "coco": pictures whose EXIF orientation says that they are to be turned. "auto": masks
+            on the stored pixels, told by their size, are turned upright with the picture. "apply": masks lie on the
+            stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
+            stored, masks taken as they stand.
     """
 
     name: str = ""
     root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
     format: SegmentationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -143,11 +176,12 @@ class SegmentationSource:
     masks: str = "labels/{split}"
     lists: str = "ImageSets/Segmentation/{split}.txt"
     classes: str | tuple[str, ...] = "classes.txt"
-    ignore: tuple[int, ...] = ()
+    ignore: Literal["none"] | tuple[int, ...] = ()
     palette_masks: bool = False
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
     image_column: str = "image"
     mask_column: str = "annotation"
+    exif: Literal["auto", "apply", "ignore"] = "auto"
     val_share: float = 0.0
 
     def __post_init__(self) -> None:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrformer.data.chosen import Source, chosen
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
+from hrformer.data.views import AnySet, chosen
 
 _SALT = b"hrformer val"
 _ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
@@ -52,8 +52,8 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
 
 
 def split_part(
-    source: Source, split: Split, names: Sequence[str], share: float, field: str, groups: Sequence[int] | None = None
-) -> Source:
+    source: AnySet, split: Split, names: Sequence[str], share: float, field: str, groups: Sequence[int] | None = None
+) -> AnySet:
     """The training or the validation part of a set that was read whole.
 
     Args:

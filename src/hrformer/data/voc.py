@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from hrformer.data.class_lists import ClassList, class_list
+from hrformer.data.class_lists import ClassList, class_list, void_ids
 from hrformer.data.class_names import PASCAL_VOC, voc_palette
 from hrformer.data.folders import set_name
 from hrformer.data.mask_files import (
@@ -17,7 +17,6 @@ from hrformer.data.mask_files import (
     part_name,
     pictures_below,
 )
-from hrformer.data.sets import IGNORE
 from hrformer.data.sources import SegmentationSource, Split
 
 _LAYOUT = "JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt with a NAME per line"
@@ -44,7 +43,7 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
     )
     origin = root / source.lists.replace("{split}", part)
     names = names_in(origin)
-    usual = _usual_classes(source.ignore)
+    usual = _usual_classes(void_ids(source))
     classes = class_list(source, usual)
     pictures_in = find_folder(root, [pictures_at], "pictures", _LAYOUT)
     pictures = listed(names, pictures_below(pictures_in), pictures_in, "picture", origin)
@@ -60,8 +59,9 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
         classes=classes.names,
         pictures=pictures,
         masks=masks,
-        table=classes.colour_table() if source.palette_masks else classes.id_table(),
+        table=classes.table(source.palette_masks),
         palette=classes.palette,
+        exif=source.exif,
     )
 
 
@@ -73,8 +73,8 @@ def _usual_classes(ignore: tuple[int, ...]) -> ClassList:
         names=tuple(PASCAL_VOC[number] for number in ids),
         ids=ids,
         palette=tuple(palette[number] for number in ids),
-        ignored=tuple(sorted({*ignore} - {IGNORE})),
+        ignored=ignore,
         # Borders of objects have the colour of 255.
-        ignored_colours=tuple(palette[number] for number in sorted({*ignore, IGNORE})),
+        ignored_colours=tuple(palette[number] for number in ignore if number < len(palette)),
         origin="PASCAL VOC",
     )

@@ -7,6 +7,8 @@ list, a folder of mask pictures, a table of classes.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,13 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hrformer.data.coco_fields import as_number, number, shown, whole
+from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
 from hrformer.data.masks import MASK_SUFFIXES, decode_ids
-from hrformer.data.sets import IGNORE, ClassificationSet, DataError, SegmentationSet
+from hrformer.data.sets import IGNORE, ClassificationSet, DataError, PoseSet, SegmentationSet
 from hrformer.evaluate.class_files import read_class_file
 from hrformer.evaluate.classification import ClassificationScores
 from hrformer.evaluate.file_matching import NamedEntries, shortened
-from hrformer.evaluate.pose import Annotations, coco_intervals, joined, require_coco
+from hrformer.evaluate.pose import Annotations, coco_intervals, joined, labels_of, require_coco
 from hrformer.evaluate.processes import ALONE, Progress
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import Resampling, Tally
@@ -37,11 +41,12 @@ PREDICTIONS, IMAGES = "predictions.json", "images.json"
 """What ``hrformer predict`` calls its results and its list of pictures."""
 
 _CHUNK = 1024
+_log = logging.getLogger(__name__)
 
 
 def evaluate_keypoint_file(
     path: Path,
-    annotations: Annotations,
+    annotations: Annotations | PoseSet,
     skeleton: Skeleton,
     *,
     score: Literal["coco", "pck", "both"] = "coco",
@@ -55,7 +60,8 @@ def evaluate_keypoint_file(
     Args:
         path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``,
             whose pictures are recognised by their file names.
-        annotations: COCO keypoint annotations, a file or its content.
+        annotations: COCO keypoint annotations, a file or its content; or an opened set, whose labels are then those
+            that training sees, turned as its pictures are.
         skeleton: joints of the annotations, in their order.
         score: as in ``PoseProtocol``. PCK needs pictures of one labelled person with one result at most, since
             results do not say whom they mean.
@@ -73,7 +79,7 @@ def evaluate_keypoint_file(
         ValueError: the file is not of this form, belongs to other pictures, or lacks some.
     """
     start = time.perf_counter()
-    content = annotations if isinstance(annotations, Mapping) else _read_json(Path(annotations))
+    content = _content(annotations, skeleton.num_keypoints)
     labels = read_annotations(content, skeleton.num_keypoints, image_ids)
     results = _results(path, content, labels, skeleton.num_keypoints)
     resampling = Resampling(samples=bootstrap, seed=seed)
@@ -197,6 +203,15 @@ def evaluate_class_file(
     return tally.finish(ALONE, time.perf_counter() - start, resampling.confidence)
 
 
+def _content(annotations: Annotations | PoseSet, num_keypoints: int) -> Mapping[str, Any]:
+    if not isinstance(annotations, PoseSet):
+        if not isinstance(annotations, Mapping) and not Path(annotations).exists():
+            raise FileNotFoundError(f"{annotations}: no such file")
+        return truth_of(annotations, num_keypoints)
+    truth = labels_of(annotations)
+    return truth if isinstance(truth, Mapping) else truth_of(truth, num_keypoints)
+
+
 def _results(
     path: Path, content: Mapping[str, Any], labels: Mapping[str, list[dict[str, Any]]], num_keypoints: int
 ) -> list[dict[str, Any]]:
@@ -205,10 +220,7 @@ def _results(
     records = _read_json(file)
     if not isinstance(records, list):
         raise ValueError(f"{file}: must hold a list of results, found {type(records).__name__}")
-    for place, record in enumerate(records):
-        keys = record if isinstance(record, Mapping) else ()
-        if missing := [key for key in ("image_id", "keypoints", "score") if key not in keys]:
-            raise ValueError(f"{file}: result {place} lacks {', '.join(missing)}; is this a file of keypoints?")
+    records = [_result(record, f"{file}: result {place}") for place, record in enumerate(records)]
     listing = file.with_name(IMAGES)
     if file.name == PREDICTIONS and listing.is_file():
         numbers = _numbers_by_file(listing, content, {image["id"] for image in labels["images"]})
@@ -219,17 +231,50 @@ def _results(
         raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {shortened(unknown)}")
     if not records:
         raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
-    category = labels["categories"][0]["id"] if len(labels["categories"]) == 1 else None
-    if category is not None:
-        records = [{"category_id": category, **record} for record in records]
-    return records
+    kinds = [category["id"] for category in labels["categories"]]
+    records = [{"category_id": kinds[0], **record} if len(kinds) == 1 else record for record in records]
+    kept = [record for record in records if record.get("category_id", kinds[0]) in kinds]
+    if not kept:
+        found = shortened(sorted({record["category_id"] for record in records}))
+        raise ValueError(f"{file}: 'category_id' of the results is {found}, that of the labels {shortened(kinds)}")
+    if len(kept) < len(records):
+        _log.warning("%s: %d results of other categories than the labels'; left out", file, len(records) - len(kept))
+    if wrong := next((one for one in kept if len(one["keypoints"]) != 3 * num_keypoints), None):
+        raise ValueError(
+            f"{file}: a result of picture {wrong['image_id']} has {len(wrong['keypoints'])} numbers, not 3 x "
+            f"{num_keypoints} joints"
+        )
+    return kept
+
+
+def _result(record: Any, where: str) -> dict[str, Any]:
+    """A result with ids, score, joints and box as numbers, in whatever way they are written."""
+    if not isinstance(record, Mapping) or not {"image_id", "keypoints", "score"} <= set(record):
+        keys = record if isinstance(record, Mapping) else ()
+        missing = [key for key in ("image_id", "keypoints", "score") if key not in keys]
+        raise ValueError(f"{where} lacks {', '.join(missing)}; is this a file of keypoints?")
+    found = {**record, "image_id": whole(record, "image_id", where), "score": number(record, "score", where)}
+    if record.get("category_id") is not None:
+        found["category_id"] = whole(record, "category_id", where)
+    else:
+        found.pop("category_id", None)
+    for field in ("keypoints", "bbox"):
+        values = record.get(field)
+        if field == "bbox" and not values:
+            found.pop(field, None)
+            continue
+        numbers = [as_number(value) for value in values] if isinstance(values, list) else [math.nan]
+        if not all(map(math.isfinite, numbers)) or (field == "bbox" and len(numbers) != 4):
+            raise ValueError(f"{where}: {field!r} must be a list of finite numbers, got {shown(record, field)}")
+        found[field] = numbers
+    return found
 
 
 def _numbers_by_file(listing: Path, content: Mapping[str, Any], wanted: Collection[int]) -> dict[int, int]:
     """From the picture numbers of ``hrformer predict`` to those of the annotations, for the wanted ones."""
     rows = [(str(row["source"]), int(row["id"])) for row in _read_json(listing)["images"]]
     images = [image for image in content["images"] if image["id"] in wanted]
-    if missing := [image["id"] for image in images if "file_name" not in image]:
+    if missing := [image["id"] for image in images if not image.get("file_name")]:
         raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {shortened(missing)}")
     names = [str(image["file_name"]) for image in images]
     ours = NamedEntries(rows, "result", str(listing)).for_files(names)
@@ -287,6 +332,6 @@ def _mask_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

@@ -22,16 +22,13 @@ from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.evaluate.scores import NO_INTERVALS, Mergeable, Resampling, Scores
 from hrformer.geometry.flips import flip_image, merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
-from hrformer.geometry.oks import oks, rescore
+from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.bootstrap import bootstrap_interval
 from hrformer.metrics.coco_keypoints import FIGURES, CocoKeypoints
 from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
 from hrformer.metrics.resampling import PoissonBootstrap, quotient
 from hrformer.models.model import VisionModel
-
-MASK_SHARE = 0.53
-"""Usual share of a person's box that the mask fills; stands in where an annotation has no area."""
 
 Annotations = str | Path | Mapping[str, Any]
 
@@ -253,14 +250,15 @@ def _next(values: Iterator[float], _: NDArray[np.int64]) -> float:
 
 
 def labels_of(source: PoseSet) -> Annotations:
-    """The annotation file that COCO's figures compare with.
+    """What COCO's figures compare with: the people that training sees, crowds, and people without joints.
 
     Raises:
-        ValueError: the set has none.
+        ValueError: the set has no labels.
     """
-    if source.annotations is None:
+    truth = source.truth()
+    if truth is None:
         raise ValueError(f"{source.name} has no annotation file, which COCO's figures need")
-    return source.annotations
+    return truth
 
 
 def image_ids_of(source: PoseSet) -> Collection[int] | None:

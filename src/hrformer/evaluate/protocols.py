@@ -67,7 +67,8 @@ class SegmentationProtocol:
 
     Attributes:
         batch_size: pictures of equal size per step; changes no score.
-        short_side: bring the short side to this many pixels first; None keeps the picture's size.
+        short_side: bring the short side to this many pixels first; None keeps the picture's size, 0 takes the short
+            side of the network's own input size.
         size: (height, width) to resize to whatever the aspect ratio, instead of ``short_side``.
         scales: factors on the network input, whose raw logits are summed.
         flip: add the mirror image's logits.
@@ -86,7 +87,12 @@ class SegmentationProtocol:
     stride: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        lengths = {"short_side": (self.short_side,), "pad": (self.pad,), "size": self.size, "window": self.window}
+        lengths = {
+            "short_side": (self.short_side or None,),
+            "pad": (self.pad,),
+            "size": self.size,
+            "window": self.window,
+        }
         for name, values in {**lengths, "scales": self.scales, "batch_size": (self.batch_size,)}.items():
             for value in values or ():
                 if value is not None:

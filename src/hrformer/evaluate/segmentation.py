@@ -46,8 +46,9 @@ class Segmenter(Network):
 
     def transform(self) -> Transform:
         """Resize as the protocol says; the mask keeps its size."""
-        protocol = self.protocol
-        return TestSegmentation(self.model.info.input_spec, short_side=protocol.short_side, size=protocol.size)
+        protocol, spec = self.protocol, self.model.info.input_spec
+        short_side = min(spec.size) if protocol.short_side == 0 else protocol.short_side
+        return TestSegmentation(spec, short_side=short_side, size=protocol.size)
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
         """(H, W) int32 class ids of each picture at its original size, on the device."""

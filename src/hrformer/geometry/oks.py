@@ -15,6 +15,10 @@ JOINT_SCORE_THRESHOLD = 0.2
 """Joints must exceed this to count in a person's score (HRNet, HRFormer, mmpose)."""
 
 
+MASK_SHARE = 0.53
+"""Usual share of a person's box that the mask fills; stands in where an annotation has no area (CrowdPose's tools)."""
+
+
 def oks(
     keypoints_a: ArrayLike, keypoints_b: ArrayLike, area_a: float, areas_b: ArrayLike, sigmas: ArrayLike
 ) -> NDArray[np.float64]:

@@ -208,7 +208,7 @@ def _build(category: Mapping[str, Any], names: tuple[str, ...], source: JointSet
         pairs = _numbered(category["flip_pairs"], names)
     else:
         pairs = infer_flip_pairs(names)
-        if not source.flip_pairs:
+        if not source.flip_pairs and len(names) > 1:
             shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
             _log.warning(
                 "%s does not say which joints change places in a mirror image; by their names: %s. "
@@ -248,6 +248,8 @@ def _names(category: Mapping[str, Any], file: str) -> tuple[str, ...]:
 def _edges(category: Mapping[str, Any], names: tuple[str, ...], file: str) -> Pairs:
     """Limbs with numbers from 0."""
     limbs = category.get("skeleton") or ()
+    if not limbs and len(names) == 1:
+        return ()
     if not limbs:
         edges = infer_edges(names)
         _log.warning("%s does not say which joints to connect; drawings will show %d limbs", file, len(edges))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.geometry.oks import oks_nms
+from hrformer.geometry.oks import MASK_SHARE, oks_nms
 from hrformer.metrics.coco_matching import Matches, joint_table, match_people
 from hrformer.metrics.metric import State, names_for
 
@@ -31,8 +31,11 @@ def read_annotations(
 ) -> dict[str, list[dict[str, Any]]]:
     """Check keypoint annotations and keep what the evaluation needs, in new dictionaries.
 
+    Joints are counted by their flags, whatever ``num_keypoints`` says, and ``MASK_SHARE`` of the box stands in for an
+    area that is missing or not above 0.
+
     Args:
-        source: file, or its content.
+        source: file, or its content; that of ``PoseSet.truth`` holds the people that training sees.
         num_keypoints: K of the skeleton.
         image_ids: pictures to keep; all if left out.
 
@@ -43,7 +46,7 @@ def read_annotations(
     Raises:
         ValueError: a field that the evaluation needs is missing or has the wrong size.
     """
-    data = source if isinstance(source, Mapping) else json.loads(Path(source).read_text(encoding="utf-8"))
+    data = source if isinstance(source, Mapping) else json.loads(Path(source).read_text(encoding="utf-8-sig"))
     if missing := [key for key in ("images", "annotations", "categories") if key not in data]:
         raise ValueError(f"keypoint annotations need the lists images, annotations, categories; missing: {missing}")
     known = {image["id"] for image in data["images"]}
@@ -66,18 +69,17 @@ def _person(annotation: Mapping[str, Any], number: int, num_keypoints: int) -> d
     label = annotation.get("id", number)
     if len(joints) != 3 * num_keypoints:
         raise ValueError(f"annotation {label} has {len(joints)} keypoint numbers, not 3 x {num_keypoints}")
-    if missing := [key for key in ("category_id", "area", "bbox") if key not in annotation]:
-        raise ValueError(
-            f"annotation {label} lacks {', '.join(missing)}; without masks, 0.53 x width x height is a usual area"
-        )
+    if missing := [key for key in ("category_id", "bbox") if key not in annotation]:
+        raise ValueError(f"annotation {label} lacks {', '.join(missing)}")
+    area, box = annotation.get("area"), annotation["bbox"]
     return {
         "id": number,
         "image_id": annotation["image_id"],
         "category_id": annotation["category_id"],
         "keypoints": joints,
-        "num_keypoints": annotation.get("num_keypoints", sum(flag > 0 for flag in joints[2::3])),
-        "area": annotation["area"],
-        "bbox": annotation["bbox"],
+        "num_keypoints": sum(flag > 0 for flag in joints[2::3]),
+        "area": area if area is not None and area > 0 else MASK_SHARE * box[2] * box[3],
+        "bbox": box,
         "iscrowd": int(annotation.get("iscrowd", 0)),
     }
 
@@ -104,16 +106,27 @@ def coco_figures(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         raise ImportError("COCO's figures need faster-coco-eval: pip install 'hrformer[train]'") from error
+    if not annotations["annotations"]:
+        return dict.fromkeys(FIGURES, -1.0)
+    # The evaluator counts in 64 bits; places of rising ids keep the order that it takes pictures in.
+    images = {number: place for place, number in enumerate(sorted(row["id"] for row in annotations["images"]), 1)}
+    kinds = {number: place for place, number in enumerate(sorted(row["id"] for row in annotations["categories"]), 1)}
+
+    def placed(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {**row, "image_id": images[row["image_id"]], "category_id": kinds[row["category_id"]]}
+
     people = []
     for number, result in enumerate(results, start=1):
         box = result.get("bbox", ())
         box = box if len(box) else _box_around(np.asarray(result["keypoints"], dtype=np.float64))
         kept = {key: result[key] for key in ("image_id", "category_id", "keypoints", "score")}
-        people.append({**kept, "id": number, "bbox": box, "area": box[2] * box[3]})
+        people.append(placed({**kept, "id": number, "bbox": box, "area": box[2] * box[3]}))
     # The evaluator writes into annotations, hence copies.
-    labelled = {key: [dict(row) for row in rows] for key, rows in annotations.items()}
-    if not labelled["annotations"]:
-        return dict.fromkeys(FIGURES, -1.0)
+    labelled: dict[str, list[dict[str, Any]]] = {
+        "images": [{"id": place} for place in images.values()],
+        "categories": [{**row, "id": kinds[row["id"]]} for row in annotations["categories"]],
+        "annotations": [placed(row) for row in annotations["annotations"]],
+    }
     found = {"images": labelled["images"], "categories": labelled["categories"], "annotations": people}
     evaluation = COCOeval_faster(
         COCO(labelled), COCO(found), "keypoints", print_function=_log.debug, kpt_oks_sigmas=list(sigmas)
@@ -157,13 +170,15 @@ class CocoKeypoints:
         self.sigmas = tuple(sigmas)
         self.joint_names = names_for(joint_names, len(sigmas), "joints")
         self.nms_threshold = nms_threshold
-        self._images = {image["id"] for image in self.annotations["images"]}
-        self._categories = [category["id"] for category in self.annotations["categories"]]
+        self._images: list[int] = sorted(image["id"] for image in self.annotations["images"])
+        self._categories: list[int] = sorted(category["id"] for category in self.annotations["categories"])
+        self._image_places = {number: place for place, number in enumerate(self._images)}
+        self._category_places = {number: place for place, number in enumerate(self._categories)}
         self.reset()
 
     def reset(self) -> None:
         """Forget everybody."""
-        self._numbers = array("q")  # image, category, order (-1 unknown) of each person
+        self._numbers = array("q")  # places of image and category, order (-1 unknown) of each person
         self._values = array("d")  # score, area, box (4; NaN without one), joints (3 K) of each person
 
     def update(self, results: Iterable[Result], order: Iterable[int] | None = None) -> None:
@@ -194,9 +209,9 @@ class CocoKeypoints:
         needed += ["area"] if self.nms_threshold is not None else []
         if missing := [key for key in needed if key not in result]:
             raise ValueError(f"a result must have {', '.join(needed)}; missing: {', '.join(missing)}")
-        image, joints = int(result["image_id"]), np.asarray(result["keypoints"], dtype=np.float64).ravel()
-        if image not in self._images:
-            raise ValueError(f"a result is for image {image}, which is not among those evaluated")
+        image, joints = _id(result["image_id"]), np.asarray(result["keypoints"], dtype=np.float64).ravel()
+        if image not in self._image_places:
+            raise ValueError(f"a result is for image {result['image_id']}, which is not among those evaluated")
         if len(joints) != 3 * len(self.sigmas):
             raise ValueError(f"a result for image {image} has {len(joints)} numbers, not 3 x {len(self.sigmas)} joints")
         score, area = float(result["score"]), float(result.get("area", 0))
@@ -206,11 +221,19 @@ class CocoKeypoints:
         box = np.asarray(box if len(box) else [np.nan] * 4, dtype=np.float64)
         if box.shape != (4,):
             raise ValueError(f"the bbox of a result for image {image} must be (x, y, width, height), got {box}")
-        category = int(result.get("category_id", self._categories[0]))
-        return [image, category], np.concatenate([[score, area], box, joints])
+        category = _id(result["category_id"]) if "category_id" in result else self._categories[0]
+        if category not in self._category_places:
+            raise ValueError(
+                f"a result for image {image} is of category {result['category_id']}, which is not among those "
+                f"evaluated: {', '.join(map(str, self._categories))}"
+            )
+        return [self._image_places[image], self._category_places[category]], np.concatenate(
+            [[score, area], box, joints]
+        )
 
     def state(self) -> State:
-        """Everybody seen, as arrays (N, 3) and (N, 3 K + 6)."""
+        """Everybody seen, as arrays (N, 3), places of picture and category among the rising ids and in the set, and
+        (N, 3 K + 6)."""
         values = np.array(self._values, dtype=np.float64).reshape(-1, 3 * len(self.sigmas) + 6)
         return {"numbers": np.array(self._numbers, dtype=np.int64).reshape(-1, 3), "values": values}
 
@@ -242,7 +265,7 @@ class CocoKeypoints:
             places = np.unique(numbers[:, 2], return_index=True)[1]
             numbers, values = numbers[places], values[places]
         rows = range(len(numbers)) if self.nms_threshold is None else self._kept(numbers, values, self.nms_threshold)
-        return [_result(numbers[row], values[row]) for row in rows]
+        return [_result(self._images[numbers[row, 0]], self._categories[numbers[row, 1]], values[row]) for row in rows]
 
     def _kept(self, numbers: NDArray[np.int64], values: NDArray[np.float64], threshold: float) -> list[int]:
         """Rows that suppression leaves: by picture and category, best first."""
@@ -284,12 +307,20 @@ class CocoKeypoints:
         return match_people(self.annotations, self.results(), self.sigmas)
 
 
-def _result(numbers: NDArray[np.int64], values: NDArray[np.float64]) -> dict[str, Any]:
+def _result(image: int, category: int, values: NDArray[np.float64]) -> dict[str, Any]:
     box = {} if np.isnan(values[2]) else {"bbox": values[2:6].tolist()}
     return {
-        "image_id": int(numbers[0]),
-        "category_id": int(numbers[1]),
+        "image_id": image,
+        "category_id": category,
         "keypoints": values[6:].tolist(),
         "score": float(values[0]),
         **box,
     }
+
+
+def _id(value: Any) -> int | None:
+    """A whole number, also written as 7.0 or "7"; None for whatever is none."""
+    try:
+        return int(value) if isinstance(value, str) or value == int(value) else None
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -33,7 +33,7 @@ class Matches:
     """Outcome of the matching, results in COCO's order: by falling score, then by picture.
 
     Attributes:
-        image_ids: (I,) the evaluated pictures, rising.
+        image_ids: (I,) the evaluated pictures, rising; of type object where 64 bits do not hold them.
         image: (D,) place of each evaluated result's picture in ``image_ids``.
         category: (D,) category id of each result.
         hit: (T, D) the result found a person that counts.
@@ -42,9 +42,9 @@ class Matches:
         pairs: (M, 2) place in the result list and in the annotation list, of the hits at the lowest threshold.
     """
 
-    image_ids: NDArray[np.int64]
+    image_ids: NDArray[Any]
     image: NDArray[np.int64]
-    category: NDArray[np.int64]
+    category: NDArray[Any]
     hit: NDArray[np.bool_]
     ignored: NDArray[np.bool_]
     people: dict[int, NDArray[np.int64]]
@@ -107,7 +107,7 @@ def match_people(annotations: Annotations, results: Sequence[Mapping[str, Any]],
         results: COCO's result list.
         sigmas: K, as in ``Skeleton.sigmas``.
     """
-    image_ids = np.array([image["id"] for image in annotations["images"]], dtype=np.int64)
+    image_ids = integers([image["id"] for image in annotations["images"]])
     labelled, found = _by_group(annotations["annotations"]), _by_group(results)
     categories = sorted({category for category, _ in labelled})
     people = {category: np.zeros(len(image_ids), dtype=np.int64) for category in categories}
@@ -131,7 +131,7 @@ def match_people(annotations: Annotations, results: Sequence[Mapping[str, Any]],
     return Matches(
         image_ids=image_ids,
         image=np.array(owners, dtype=np.int64)[order],
-        category=np.array([results[d]["category_id"] for d in places], dtype=np.int64)[order],
+        category=integers([results[d]["category_id"] for d in places])[order],
         hit=outcome[:, order] == 1,
         ignored=outcome[:, order] == 2,
         people=people,
@@ -182,6 +182,14 @@ def joint_table(
         row["distance"] = float(distance[shown[:, j], j].mean()) if shown[:, j].any() else None
         table.append(row)
     return table
+
+
+def integers(values: Sequence[int]) -> NDArray[Any]:
+    """(N,) int64, or Python's own integers where 64 bits do not hold them."""
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        return np.array(values, dtype=object)
 
 
 def _by_group(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int], list[int]]:

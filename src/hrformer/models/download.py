@@ -22,7 +22,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from hrformer.models.registry import WeightEntry, bundled_folder, find_weights
+from hrformer.models.registry import WeightEntry, bundled_folder, find_weights, list_bundled
 from hrformer.models.transfer import (
     Advance,
     PartialFile,
@@ -69,9 +69,16 @@ def fetch_weights(entry: WeightEntry | str, *, progress: bool = True) -> Path:
     if entry.origin == "bundled":
         return bundled_folder() / entry.filename
     destination = cache_dir() / entry.filename
-    if entry.hub_location is not None:
-        return _fetch_from_hub(entry.hub_location, destination, progress)
-    return download(entry.url, destination, entry.sha256_prefix, progress)
+    try:
+        if entry.hub_location is not None:
+            return _fetch_from_hub(entry.hub_location, destination, progress)
+        return download(entry.url, destination, entry.sha256_prefix, progress)
+    except DownloadError as error:
+        names = [bundled.name for bundled in list_bundled() if bundled.task == entry.task]
+        if not names:
+            raise
+        offer = f"The package holds weights for {entry.task} that need no network: {', '.join(names)}."
+        raise DownloadError(f"{error} {offer}") from error
 
 
 def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightEntry | None]:

@@ -34,13 +34,16 @@ def finetune_classification() -> ClassificationRun:
     """
     return ClassificationRun(
         recipe="finetune_classification",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
-        optim=OptimConfig(lr=3e-4, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
-        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
-        batch=BatchConfig(total=32),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=ClassificationSource(),
-        augment=ClassificationAugment(area=(0.3, 1.0), mixup=0, cutmix=0, erasing=0.1),
+        augment=ClassificationAugment(size=(0, 0), area=(0, 0), mixup=0, cutmix=0, erasing=0.1),
     )
 
 
@@ -59,10 +62,13 @@ def finetune_pose() -> PoseRun:
     """
     return PoseRun(
         recipe="finetune_pose",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_coco_256x192", drop_path_rate=0.1),
-        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="pose", layer_decay=0.8),
-        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=1),
-        batch=BatchConfig(total=32),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=PoseSource(
             # None is named, so that they are found in the layout of any tool.
@@ -71,7 +77,7 @@ def finetune_pose() -> PoseRun:
             train_images=("images/train", "images"),
             val_images=("images/val", "images"),
         ),
-        augment=PoseAugment(shift_once=False, scale=0.35),
+        augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35, rotation=-1),
         evaluation=PoseProtocol(score="coco"),
     )
 
@@ -89,13 +95,16 @@ def finetune_segmentation() -> SegmentationRun:
     """
     return SegmentationRun(
         recipe="finetune_segmentation",
-        model=ModelConfig(name="hrformer_small", init="hrformer_small_imagenet", drop_path_rate=0.1),
-        optim=OptimConfig(lr=2e-4, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
-        schedule=ScheduleConfig(kind="poly", epochs=50, warmup_epochs=1),
-        batch=BatchConfig(total=8),
+        fit=True,
+        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
+        schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
+        batch=BatchConfig(total=0),
+        validate_epochs=0,
+        validate_start=True,
         ema_decay=0.998,
         data=SegmentationSource(),
-        augment=SegmentationAugment(size=(480, 480), short_side=480, contrast=0.2),
+        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), contrast=0.2),
         loss=SegmentationLoss(class_weights="balanced"),
-        evaluation=SegmentationProtocol(short_side=480),
+        evaluation=SegmentationProtocol(short_side=0),
     )

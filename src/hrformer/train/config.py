@@ -21,15 +21,19 @@ RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")
 """What ``model.fresh`` may name."""
 
 
+AUTO = "auto"
+"""``model.init`` of a run whose start weights follow from its task and machine."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The network and where its weights come from. ``None`` means ``create_model``'s default.
 
     Attributes:
-        name: variant or timm name.
-        init: weights to start from: file, or name in the registry; empty for fresh ones. A file of the same task and
-            classes is taken whole, of another task or with a head of other sizes its backbone; of other classes all
-            but the last layer.
+        name: variant or timm name; empty, in a run that is fitted, takes that of the start weights.
+        init: weights to start from: file, or name in the registry; empty for fresh ones; "auto", in a run that is
+            fitted, for those of ``train.start_weights``. A file of the same task and classes is taken whole, of
+            another task or with a head of other sizes its backbone; of other classes all but the last layer.
         fresh: parts that start fresh although ``init`` has them: "head", "stem", "stage1" to "stage4" (with the
             transition before).
         frozen: parts that are not trained: "stem", "stage1" to "stage4" (with the transition before), "backbone".
@@ -66,7 +70,8 @@ class ModelConfig:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "model.name must name a variant or a timm model; `hrformer models` lists ours")
+        named = bool(self.name or self.init)
+        _require(named, "model.name must name a variant or a timm model; `hrformer models` lists ours")
         _require_parts("model.frozen", self.frozen, FREEZABLE)
         _require_parts("model.fresh", self.fresh, RESETTABLE)
         for name, rate in (("drop_path_rate", self.drop_path_rate), ("drop_rate", self.drop_rate)):
@@ -83,7 +88,7 @@ class OptimConfig:
 
     Attributes:
         name: optimiser.
-        lr: peak rate at the recipe's batch; see ``lr_batch``.
+        lr: peak rate at the recipe's batch, see ``lr_batch``; 0 in a run that is fitted.
         lr_batch: total batch that ``lr`` is for: the rate is lr x batch.total / lr_batch. 0 takes ``lr`` as it is.
         weight_decay: on the weights that are not exempt.
         exempt: whose rule says what is not decayed: "classification" (one-dimensional parameters and biases; bias
@@ -111,7 +116,7 @@ class OptimConfig:
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.lr < math.inf, f"optim.lr must be a rate above 0, got {self.lr}")
+        _require(0 <= self.lr < math.inf, f"optim.lr must be a rate above 0, got {self.lr}")
         _require(self.lr_batch >= 0, f"optim.lr_batch must not be negative, got {self.lr_batch}; 0 takes lr as it is")
         for name in ("weight_decay", "clip_norm"):
             value = getattr(self, name)
@@ -130,10 +135,11 @@ class ScheduleConfig:
 
     Attributes:
         kind: of schedule.
-        epochs: length in passes over the training set; give this or ``updates``.
+        epochs: length in passes over the training set; give this or ``updates``, neither in a run that is fitted.
         updates: length in optimiser steps.
         warmup_epochs: linear warm-up; give this or ``warmup_updates``.
         warmup_updates: linear warm-up.
+        warmup_share: linear warm-up as a share of the whole run, where it is given neither way.
         warmup_ratio: share of the peak at the first update.
         floor_ratio: cosine: share of the peak at the end.
         milestones: step: epochs after which the rate drops.
@@ -146,6 +152,7 @@ class ScheduleConfig:
     updates: int = 0
     warmup_epochs: float = 0.0
     warmup_updates: int = 0
+    warmup_share: float = 0.0
     warmup_ratio: float = 1e-3
     floor_ratio: float = 0.01
     milestones: tuple[float, ...] = ()
@@ -159,6 +166,7 @@ class ScheduleConfig:
         for name in ("warmup_ratio", "floor_ratio"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"schedule.{name} must lie in [0, 1], got {value}")
+        _require(0 <= self.warmup_share < 1, f"schedule.warmup_share must lie in [0, 1), got {self.warmup_share}")
         _require(0 < self.gamma <= 1, f"schedule.gamma must lie in (0, 1], got {self.gamma}")
         _require(self.power > 0, f"schedule.power must be above 0, got {self.power}")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
@@ -170,7 +178,7 @@ class BatchConfig:
     """How many samples one update sees, and how they are worked off.
 
     Attributes:
-        total: samples per update over all processes; the rates belong to it.
+        total: samples per update over all processes; the rates belong to it. 0 in a run that is fitted.
         per_device: samples that one process holds at once; the rest is accumulated. 0 finds the largest number that
             fits into the GPU's memory; on the CPU everything at once.
     """
@@ -179,7 +187,7 @@ class BatchConfig:
     per_device: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.total >= 1, f"batch.total must be at least 1, got {self.total}")
+        _require(self.total >= 0, f"batch.total must be at least 1, got {self.total}")
         _require(self.per_device >= 0, f"batch.per_device must not be negative, got {self.per_device}; 0 finds it out")
 
 
@@ -261,11 +269,17 @@ class RunConfig:
     Attributes:
         recipe: name of the recipe that made it.
         seed: of weights, order and augmentation.
-        validate_epochs: epochs between two validations; give this or ``validate_updates``. The end is always
-            validated.
+        validate_epochs: epochs between two validations; give this or ``validate_updates``, neither in a run that is
+            fitted. The end is always validated.
         validate_updates: updates between two validations.
         ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none. The decay
             rises to it, as 1 - (1 + update)^(-2/3) (timm), so that short runs are averaged over their own end.
+        validate_start: whether a run that begins from weights is validated before its first update, so that progress is
+            seen. Weights that are never beaten are then the best.
+        early_stopping: end the run after so many validations without a better score; 0 for never.
+        fit: whether what is not set yet is fitted to the data, the start weights and the machine when training starts
+            (``train.fitting``): ``model.name``, ``model.init`` "auto", ``optim.lr``, the schedule's length,
+            ``batch.total``, when to validate, and the sizes in ``augment``. The run's own files hold what was found.
     """
 
     recipe: str = ""
@@ -280,8 +294,12 @@ class RunConfig:
     validate_epochs: float = 1.0
     validate_updates: int = 0
     ema_decay: float = 0.0
+    validate_start: bool = False
+    early_stopping: int = 0
+    fit: bool = False
 
     def __post_init__(self) -> None:
+        _require(self.early_stopping >= 0, f"early_stopping must not be negative, got {self.early_stopping}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         for name in ("validate_epochs", "validate_updates"):
             value = getattr(self, name)

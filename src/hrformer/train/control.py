@@ -61,6 +61,7 @@ class LossWindow:
         self._device = device
         self._sums = {name: self._tensor(value) for name, value in (sums or {}).items()}
         self._first_bad = self._tensor(math.inf)
+        self.mark()
 
     def _tensor(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=self._dtype, device=self._device)
@@ -79,6 +80,14 @@ class LossWindow:
         self._sums["count"] = self._sums.get("count", self._tensor(0)) + share
         fine = torch.isfinite(losses["loss"].detach())
         self._first_bad = torch.where(fine, self._first_bad, self._first_bad.clamp(max=update))
+
+    def mark(self) -> None:
+        """Remember where the sums stand."""
+        self._marked = self._sums.copy(), self._first_bad
+
+    def back_to_mark(self) -> None:
+        """Forget what was counted since :meth:`mark`."""
+        self._sums, self._first_bad = self._marked
 
     def first_bad(self) -> int | None:
         """The first update with a loss that is no number; waits for the device."""

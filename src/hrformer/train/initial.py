@@ -6,16 +6,18 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from hrformer.geometry.skeletons import skeleton_for
 from hrformer.models.checkpoint import load_checkpoint
-from hrformer.models.download import resolve_weights
+from hrformer.models.formats import OUTPUT_LAYERS
 from hrformer.models.load_report import LoadReport
 from hrformer.models.load_settings import decide
 from hrformer.models.matching import match
-from hrformer.models.model import VisionModel
+from hrformer.models.model import ModelInfo, Task, VisionModel
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.recognise import Recognised, inspect
 from hrformer.models.registry import WeightEntry
@@ -24,6 +26,7 @@ from hrformer.models.weight_files import read_weights
 from hrformer.models.zoo import HEAD_OPTIONS
 from hrformer.train.config import ModelConfig
 from hrformer.train.optim import TRUNK_PARTS
+from hrformer.train.start_weights import first_weights_file
 
 # Pose models fuse into the finest map only, so their files lack what other tasks need behind the last module.
 _COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")
@@ -35,7 +38,8 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
     """Load ``config.init`` into a fresh model.
 
     A head of other sizes than the file's, such as other widths, stays fresh as a whole; so do the parts named in
-    ``config.fresh``. Everything else must fit.
+    ``config.fresh``. Where classes or joints differ, those of the file's names keep their rows of the last layers.
+    Everything else must fit.
 
     Args:
         model: fresh; changed in place.
@@ -48,7 +52,8 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
         CheckpointError: the backbone does not fit; the message names the options that would help.
         ValueError: the model has no part that ``config.fresh`` names.
     """
-    path, entry = resolve_weights(config.init)
+    names = _output_names(model.info)
+    path, entry = first_weights_file(config.init, cast(Task, model.task))
     kept = {part: _copies(model, _prefixes(model, part)) for part in config.fresh}
     head = _copies(model, ("head.",))
     try:
@@ -59,8 +64,45 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
         if note:
             kept.setdefault("head", head)
             report = replace(report, notes=(*report.notes, note))
+    if "head" not in kept:
+        report = _take_named_rows(model, names, path, entry, report)
     _put_back(model, kept.values())
     return _without(report, model, path, entry, kept) if kept else report
+
+
+def _output_names(info: ModelInfo | None) -> tuple[str, ...]:
+    """Classes or joints in the order of the outputs; empty where they are not known."""
+    if info is None:
+        return ()
+    return info.skeleton.keypoints if info.skeleton is not None else info.class_names
+
+
+@torch.no_grad()
+def _take_named_rows(
+    model: VisionModel, names: tuple[str, ...], path: Path, entry: WeightEntry | None, report: LoadReport
+) -> LoadReport:
+    """Copy the rows of the file's last layers whose class or joint has the same name here, if the names differ.
+
+    Returns:
+        The report, with a note on what was copied.
+    """
+    file = read_weights(path)
+    arranged, found = inspect(model, file, entry)
+    theirs = _output_names(found.info)
+    if not theirs and found.task == "pose" and (skeleton := skeleton_for(found.num_outputs)) is not None:
+        theirs = skeleton.keypoints
+    same = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
+    if found.task != model.task or names == theirs or not same:
+        return report
+    ours, others = [row for row, _ in same], [row for _, row in same]
+    for name, own in model.state_dict().items():
+        shape = arranged.shape(file.tensors, name)
+        if name.rpartition(".")[0] in OUTPUT_LAYERS and shape == (len(theirs), *own.shape[1:]):
+            own[ours] = arranged.value(file.tensors, name)[others].to(own)
+    kind = "joints" if model.task == "pose" else "classes"
+    note = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
+    fresh = [layer for layer in report.fresh if len(same) < len(names) or layer not in OUTPUT_LAYERS]
+    return replace(report, fresh=tuple(fresh), notes=(*report.notes, note))
 
 
 def _prefixes(model: VisionModel, part: str) -> tuple[str, ...]:

@@ -215,7 +215,10 @@ class Journal:
         name = label_of(evaluation.main)
         self._score = f"best {name} {share_text(self._best)}" if self._best is not None else ""
         took = f"{evaluation.items} items in {duration_text(evaluation.seconds)}"
-        self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
+        if update:
+            self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
+        else:
+            self.note(f"{name} {share_text(evaluation.value)} before training; {took}")
         self._speed.skip()
 
     def note(self, text: str) -> None:

@@ -51,6 +51,7 @@ class RunResult:
         best_update: when.
         update: updates done.
         interrupted: by which signal the run was stopped before its end; empty if it was not.
+        early: whether it ended before its last update, since its score had not become better for long enough.
     """
 
     out: Path
@@ -59,6 +60,7 @@ class RunResult:
     best_update: int
     update: int
     interrupted: str = ""
+    early: bool = False
 
 
 def train(
@@ -92,20 +94,22 @@ class _Loop(Run):
         """Every update from where the run stands."""
         config, machine, state = self.config, self.machine, self.state
         last_saved, began, stopped = time.monotonic(), time.monotonic() - state.seconds, ""
-        with self._told_in_summary(), self.journal as journal:
+        with self._told_in_summary(), self.journal as journal, self._saved_on_errors():
             self.introduce()
             if self._owes_validation():
                 complete = self._validate(stop)
-                self.save()
+                if state.update or not complete:
+                    self.save()
                 if not complete:
                     return self._finish(self._note_stop(stop))
             batches = self._batches()
             set_training(self.model, self.frozen)
-            while state.update < self.total:
+            while state.update < self.total and not self._is_stale():
                 rate = rate_at(state.update, config, self.per_epoch)
                 set_rate(self.optimizer, rate)
-                norm = self._update(batches)
-                state.update += 1
+                with self.undo:
+                    norm = self._update(batches)
+                    state.update += 1
                 state.seconds = time.monotonic() - began
                 journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
                 ends = state.update == self.total
@@ -130,6 +134,27 @@ class _Loop(Run):
                     stopped = self._note_stop(stop)
                     break
             return self._finish(stopped)
+
+    @contextmanager
+    def _saved_on_errors(self) -> Iterator[None]:
+        """Context of a run; what was trained before an error is saved, and the last line says how to go on."""
+        begun = self.state.update
+        try:
+            yield
+        except NonFiniteLoss:
+            # The last good checkpoint is better than what there is now.
+            raise
+        except BaseException:
+            update = self.state.update
+            if self.machine.main and self.undo.possible and update > begun:
+                # What ended the run may keep this from being written as well; the error itself is still told.
+                with suppress(Exception):
+                    self.save_alone()
+                    self.journal.note(
+                        f"saved {checkpoint_path(self.out)} after update {update}; to go on once the error below is "
+                        f"mended: hrformer train {self.out} --resume"
+                    )
+            raise
 
     @contextmanager
     def _told_in_summary(self) -> Iterator[None]:
@@ -186,9 +211,15 @@ class _Loop(Run):
         every = self.config.validate_updates or max(round(self.config.validate_epochs * self.per_epoch), 1)
         return update == self.total or update % every == 0
 
+    def _is_stale(self) -> bool:
+        """Whether the run ends early, since nothing became better for long enough."""
+        return 0 < self.config.early_stopping <= self.state.stale
+
     def _owes_validation(self) -> bool:
-        """Whether the run was stopped within a validation, which then has to be done before the next update."""
+        """Whether the run was stopped within a validation, or begins with one, before the next update."""
         update = self.state.update
+        if update == 0:
+            return self.config.validate_start and self.loaded is not None
         return update > max(self.state.last_validation, 0) and self._validates_at(update)
 
     def _note_stop(self, stop: StopSignals) -> str:
@@ -233,6 +264,7 @@ class _Loop(Run):
         state = self.state
         state.last_validation, state.validations = state.update, state.validations + 1
         best = state.best is None or evaluation.value > state.best
+        state.stale = 0 if best else state.stale + 1
         if best:
             state.best, state.best_update = evaluation.value, state.update
         self.journal.validation(state.update, state.update / self.per_epoch, evaluation, best=best)
@@ -268,6 +300,8 @@ class _Loop(Run):
 
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
+        if self._is_stale() and not interrupted:
+            self.journal.note(f"stopped early: {state.stale} validations without a better score")
         self.write_weights("last.safetensors", self.evaluation)
         self.journal.end(interrupted=interrupted, best=state.best, best_update=state.best_update, seconds=state.seconds)
         if self.machine.main:
@@ -281,4 +315,5 @@ class _Loop(Run):
             best_update=state.best_update,
             update=state.update,
             interrupted=interrupted,
+            early=not interrupted and state.update < self.total,
         )

@@ -145,8 +145,9 @@ def total_updates(schedule: ScheduleConfig, updates_per_epoch: int) -> int:
 def rate_at(update: int, config: RunConfig, updates_per_epoch: int) -> float:
     """Learning rate of one update, counted from 0; a pure function, so that resuming needs no state."""
     schedule, peak = config.schedule, peak_rate(config)
-    warmup = schedule.warmup_updates or round(schedule.warmup_epochs * updates_per_epoch)
     total = total_updates(schedule, updates_per_epoch)
+    warmup = schedule.warmup_updates or round(schedule.warmup_epochs * updates_per_epoch)
+    warmup = warmup or int(schedule.warmup_share * total)
     if schedule.kind == "cosine":
         return cosine_rate(
             update,

@@ -18,6 +18,7 @@ from rich.progress import (
     TaskID,
     TaskProgressColumn,
     TextColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Column
 from rich.text import Text
@@ -58,8 +59,13 @@ def number_text(name: str, value: float) -> str:
 
 
 def share_text(value: float) -> str:
-    """A score in 0..1 as a percentage; COCO's -1 and what is not a number as a dash."""
-    return f"{value:.1%}" if 0 <= value <= 1 else "–"
+    """A score in 0..1 as a percentage; COCO's -1 and what is not a number as "not defined"."""
+    return f"{value:.1%}" if 0 <= value <= 1 else "not defined"
+
+
+def score_text(name: str, value: float) -> str:
+    """A score with its name, the one way in which all of them are written: "AP 10.3%"."""
+    return f"{label_of(name)} {share_text(value)}"
 
 
 def duration_text(seconds: float) -> str:
@@ -194,6 +200,43 @@ class Display:
             yield count
         finally:
             progress.remove_task(bar)
+
+
+@contextmanager
+def bars(after: float = 0.0) -> Iterator[Callable[[str, int, int], object]]:
+    """A bar on standard error for each thing that is done.
+
+    Args:
+        after: seconds before the bars are shown; what is quicker leaves no trace.
+
+    Yields:
+        To be called with what is being done, how much of it is done, and how much there is.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    shown, begin = Progress(*columns, console=Console(stderr=True)), monotonic()
+    tasks: dict[str, TaskID] = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in tasks:
+            tasks[name] = shown.add_task(name, total=total)
+        shown.update(tasks[name], completed=done, total=total)
+        # Not before there is something to show, so that early errors stand alone.
+        if not shown.live.is_started and monotonic() - begin >= after:
+            shown.start()
+
+    try:
+        yield show
+    finally:
+        if shown.live.is_started:
+            shown.stop()
+
+
+class Rate(ProgressColumn):
+    """Pictures per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
 
 
 class _Status(ProgressColumn):

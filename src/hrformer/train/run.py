@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
+from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
+from hrformer.data.sets import DataError
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
-from hrformer.train.config_file import from_dict, to_dict, write_config
+from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
+from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
+from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm
-from hrformer.train.journal import Journal
+from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
+from hrformer.train.journal import Journal, read_events
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
 from hrformer.train.optim import (
     freeze,
@@ -28,6 +34,7 @@ from hrformer.train.optim import (
     set_training,
     total_updates,
 )
+from hrformer.train.progress import bars, score_text
 from hrformer.train.state import (
     BEST,
     ResumeError,
@@ -39,9 +46,13 @@ from hrformer.train.state import (
     save_state,
 )
 from hrformer.train.tasks import task_for
+from hrformer.train.undo import Undo
 from hrformer.train.versions import write_versions
 
-FREE_TO_CHANGE = ("data.root", "data.val_root", "runtime.", "save.", "log.", "batch.per_device", "recipe")
+FREE_TO_CHANGE = (
+    *("data.root", "data.more_roots", "data.val_root", "data.skip_broken"),
+    *("runtime.", "save.", "log.", "batch.per_device", "recipe"),
+)
 """Settings that a resumed run may change; all others would make it another run."""
 
 
@@ -73,12 +84,19 @@ class Run:
         if last.exists() and not resume:
             raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
         self.task = task_for(config)
+        self.fitted = config.fit
+        self.config = config = self._fitted(last)
+        before = read_state(last) if last.exists() else None
+        if before is not None:
+            check_same_run(_as_now(before[1]["config"], last), to_dict(config), FREE_TO_CHANGE)
+        self._look_at_data(None if before is None else before[1].get("data"))
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
         self.frozen = freeze(model, config.model.frozen)
         self.spec = model.info.input_spec
         self.groups = parameter_groups(model, config.optim)
         model = self._placed(model)
+        self.item_seconds = self._time_of_an_item(model) if self.fitted else None
         self.order = self._order(model)
         self.per_epoch = self.order.updates_per_epoch
         if config.runtime.sync_bn and machine.world_size > 1:
@@ -90,13 +108,62 @@ class Run:
         self.model, self.optimizer = machine.prepare(model, make_optimizer(self.groups, config.optim))
         self.plain: VisionModel = machine.unwrap(self.model)
         self.state = TrainState()
-        self.resumed = last.exists()
-        if self.resumed:
-            self._restore(last)
+        self.resumed = before is not None
+        if before is not None:
+            self._restore(*before)
         self.window = LossWindow(machine.device, self.state.window)
+        self.undo = Undo(self.plain, self.optimizer.optimizer, self.window)
         self.journal = self._journal()
-        self.main = ""
+        self.main = next((event["main"] for event in read_events(out)[::-1] if event["event"] == "validation"), "")
         self.evaluation: Evaluation | None = None
+
+    def _look_at_data(self, before: Mapping[str, Fingerprint] | None) -> None:
+        """Refuse data that would end the run later or has changed; leave out what is broken if told to."""
+        sets = {"train": self.task.train_set, "val": self.task.val_set}
+        broken: dict[str, dict[int, tuple[str, str]]] = {}
+        self.data: dict[str, Fingerprint] = {}
+        error = ""
+        if self.machine.main:
+            try:
+                with bars(after=2.0) as progress:
+                    broken = check_data(self.config, sets, progress)
+                self.data = data_of(self.config, sets)
+            except DataError as wrong:
+                error = str(wrong)
+        if group := processes():
+            broken, self.data, error = group.gather((broken, self.data, error))[0]
+        if error:
+            raise DataError(error)
+        if before:
+            check_same_data(self.config, before, self.data, broken, self.out)
+        if self.machine.main:
+            for split, files in broken.items():
+                tell_left_out(split, files)
+        self.task.leave_out(broken)
+
+    def _fitted(self, last: Path) -> AnyRun:
+        """The run with nothing left open; one that is taken up again stays as it was."""
+        task, machine, config = self.task, self.machine, self.config
+        if not config.fit:
+            return config
+        if last.exists():
+            config = as_before(config, read_config(self.out / "config.json"))
+        else:
+            gpu, train, val = machine.device.type == "cuda", len(task.train_set), len(task.val_set)
+            config = fitted(config, train, val, gpu=gpu, processes=machine.world_size)
+        check(config)
+        task.adopt(config)
+        return config
+
+    def _time_of_an_item(self, model: VisionModel) -> float | None:
+        """Seconds that the training of one item takes; None on a GPU, which is quick and slow to warm up."""
+        if self.machine.device.type != "cpu" or self.machine.world_size > 1:
+            return None
+        count = min(self.config.batch.total, 4)
+        self._probe(model, count)
+        began = time.perf_counter()
+        self._probe(model, count)
+        return (time.perf_counter() - began) / count
 
     def _placed(self, model: VisionModel) -> VisionModel:
         runtime, machine = self.config.runtime, self.machine
@@ -170,7 +237,7 @@ class Run:
 
     def write_weights(self, name: str, evaluation: Evaluation | None) -> None:
         """Write the model for ``hrformer.load``; every process must take part."""
-        facts = {} if evaluation is None else {"score": f"{evaluation.main} {evaluation.value:.4f} on val"}
+        facts = {} if evaluation is None else {"score": f"{score_text(evaluation.main, evaluation.value)} on val"}
         facts["recipe"] = f"{self.config.recipe}, update {self.state.update} of {self.total}"
         model = self.model_to_keep()
         if self.shell is not None:
@@ -185,18 +252,8 @@ class Run:
         """Write the checkpoint, and keep it under other names where that is due; every process must take part."""
         machine, state = self.machine, self.state
         state.window = self.window_of_all()
-        model, optimizer = machine.state_dicts(self.model, self.optimizer)
+        self._write_state(*machine.state_dicts(self.model, self.optimizer))
         if machine.main:
-            ema = None if self.ema is None else self.ema.module.state_dict()
-            save_state(
-                self.out,
-                state,
-                config=to_dict(self.config),
-                model=model,
-                optimizer=optimizer,
-                ema=ema,
-                scaler=machine.scaler_state(),
-            )
             if state.best_update == state.update:
                 keep_as(self.out, BEST)
             every = self.config.save.keep_every
@@ -205,9 +262,28 @@ class Run:
             self._saved(self)
         machine.wait()
 
-    def _restore(self, path: Path) -> None:
-        self.state, content = read_state(path)
-        check_same_run(_as_now(content["config"], path), to_dict(self.config), FREE_TO_CHANGE)
+    def save_alone(self) -> None:
+        """Write the checkpoint of the main process after an error, of which the other processes may not know."""
+        if self.machine.main and not self.machine.sharded:
+            self.state.window = self.window.sums()
+            self._write_state(*self.machine.state_dicts(self.model, self.optimizer))
+
+    def _write_state(self, model: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        if self.machine.main:
+            save_state(
+                self.out,
+                self.state,
+                config=to_dict(self.config),
+                model=model,
+                optimizer=optimizer,
+                ema=None if self.ema is None else self.ema.module.state_dict(),
+                scaler=self.machine.scaler_state(),
+                data=self.data,
+            )
+
+    def _restore(self, state: TrainState, content: dict[str, Any]) -> None:
+        # Before the first update nothing has happened that would not happen again.
+        self.state = state if state.update else TrainState(seconds=state.seconds)
         self.machine.load_state_dicts(self.model, self.optimizer, content["model"], content["optimizer"])
         self.machine.load_scaler_state(content["scaler"])
         if self.ema is not None:
@@ -231,8 +307,21 @@ class Run:
             device=str(machine.device),
             precision=self.config.runtime.precision,
         )
+        if not self.resumed:
+            self._tell_fit()
         if self.loaded is not None and not self.resumed:
             self.journal.note(str(self.loaded))
+
+    def _tell_fit(self) -> None:
+        config, train, val = self.config, len(self.task.train_set), len(self.task.val_set)
+        if self.fitted:
+            seconds = None
+            if self.item_seconds is not None:
+                validated = val * -(-self.total // (config.validate_updates or self.per_epoch))
+                seconds = self.item_seconds * (self.total * config.batch.total + VALIDATION_COST * validated)
+            self.journal.note(fit_text(config, train, seconds))
+        if warning := val_text(config, val):
+            self.journal.note(warning)
 
 
 def _as_now(saved: dict[str, Any], path: Path) -> dict[str, Any]:

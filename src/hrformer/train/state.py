@@ -35,6 +35,7 @@ class TrainState:
         best_update: when it was reached.
         last_validation: update of the last validation; -1 before the first.
         validations: how many there were.
+        stale: how many there were since the best.
         window: sums of the losses since the last line of the log, by name, and "count".
         seconds: time spent, over all runs.
     """
@@ -44,6 +45,7 @@ class TrainState:
     best_update: int = -1
     last_validation: int = -1
     validations: int = 0
+    stale: int = 0
     window: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -62,6 +64,7 @@ def save_state(
     optimizer: dict[str, Any],
     ema: dict[str, Any] | None = None,
     scaler: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """Write ``last.pt``.
 
@@ -73,6 +76,7 @@ def save_state(
         optimizer: state dict.
         ema: state dict of the averaged model.
         scaler: state dict of the loss scaler of fp16.
+        data: fingerprints of the parts of the data set.
     """
     content = {
         "format": FORMAT,
@@ -82,6 +86,7 @@ def save_state(
         "optimizer": optimizer,
         "ema": ema,
         "scaler": scaler,
+        "data": data,
     }
     path = checkpoint_path(out)
     write_file(path, lambda part: torch.save(content, part))
@@ -107,7 +112,7 @@ def read_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     """Read a checkpoint of a run, without unpickling objects.
 
     Returns:
-        Progress, and the rest of the file: "config", "model", "optimizer", "ema", "scaler".
+        Progress, and the rest of the file: "config", "model", "optimizer", "ema", "scaler", "data".
 
     Raises:
         ResumeError: there is none, or it is not one of ours.

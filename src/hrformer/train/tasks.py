@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +21,7 @@ from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, Seg
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
+from hrformer.data.views import replaced, without
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.losses import (
     classification_cross_entropy,
@@ -59,6 +62,15 @@ class TrainingTask(ABC, Generic[Run]):
 
     def __init__(self, config: Run) -> None:
         self.config: Run = config
+
+    def leave_out(self, broken: Mapping[str, Collection[int]]) -> None:
+        """Do without pictures that cannot be read: numbers of pictures by part, "train" and "val"."""
+        self.train_set = replaced(self.train_set, broken["train"])
+        self.val_set = without(self.val_set, broken["val"])
+
+    def adopt(self, config: Run) -> None:
+        """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
+        self.config = config
 
     @abstractmethod
     def make_model(self) -> VisionModel:
@@ -102,6 +114,11 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         self.train_set: ClassificationSet = open_classification(config.data, "train")
         self.val_set: ClassificationSet = open_classification(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
+        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
+
+    def adopt(self, config: ClassificationRun) -> None:
+        """Go on with this configuration, which mixes pictures in its own way."""
+        super().adopt(config)
         self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
 
     def make_model(self) -> VisionModel:
@@ -180,8 +197,12 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         self.train_set: SegmentationSet = open_segmentation(config.data, "train")
         self.val_set: SegmentationSet = open_segmentation(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        weights = class_weights(config.loss.class_weights, self.train_set)
-        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(C,) of the classes in the loss; counted when first asked for, after broken masks were left out."""
+        weights = class_weights(self.config.loss.class_weights, self.train_set)
+        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
     def make_model(self) -> VisionModel:
         """Segmentation model of the data's classes."""

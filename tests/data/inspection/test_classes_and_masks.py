@@ -12,6 +12,7 @@ import pytest
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.parts import Part, compare
 from hrformer.data.inspection.report import Finding
+from hrformer.data.label_ids import UnknownIds
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet
 from hrformer.data.sources import ClassificationSource, SegmentationSource, Split
@@ -199,13 +200,82 @@ def test_masks_that_cannot_be_used(masks: Callable[..., Part], tmp_path: Path) -
     found = {one.kind: one for one in part.findings()}
     assert set(found) == {"mask-ids", "mask-size", "unreadable-mask"}
     assert {one.severity for one in found.values()} == {"error"}
-    assert "20 pixel(s) hold the ids 3, 7" in found["mask-ids"].what
-    assert found["mask-ids"].where == (str(tmp_path / "labels/train/1.png"),)
+    assert found["mask-ids"].what == "1 mask holds ids that are no class: 3, 7; the classes' ids are 0..2"
+    assert found["mask-ids"].where == (f"{tmp_path / 'labels/train/1.png'} (ids 3, 7)",)
     assert "or list ids that are no class: --data.ignore ID" in found["mask-ids"].fix
-    assert found["mask-size"].where == (f"{tmp_path / 'labels/train/3.png'} (10 x 4, picture 10 x 8)",)
-    assert "nearest neighbour only" in found["mask-size"].fix
+    assert found["mask-size"].where == (
+        f"{tmp_path / 'labels/train/3.png'} (10 x 4, picture {tmp_path / 'images/train/3.png'} 10 x 8)",
+    )
+    assert "do not resize it" in found["mask-size"].fix
     assert found["unreadable-mask"].where == (str(tmp_path / "labels/train/2.png"),)
     assert found["unreadable-mask"].fix.startswith("restore the files")
+
+
+@pytest.mark.parametrize(
+    ("rows", "fix"),
+    [
+        ([(1, 2, 3, 1, 2, 3, 1, 255), (1, 1, 1, 2, 2, 2, 2, 2)], "labels count from 1: 0 is in no mask, and 3 has no"),
+        ([(1, 2, 3, 1, 2, 3, 1, 255), (0, 1, 1, 2, 2, 2, 2, 2)], "one id more than the 3 classes"),
+        ([(0, 128, 255, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0)], "0, 128, 255 look like grey levels, not ids"),
+        ([(0, 64, 191, 0, 0, 0, 0, 0)], "0, 64, 191 look like grey levels, not ids"),
+        # Forgotten lines and numbers of objects are not taken for anything else.
+        ([(0, 1, 3, 4, 0, 0, 0, 0)], "name all classes in data.classes"),
+        ([(0, 7, 21, 33, 0, 0, 0, 0)], "name all classes in data.classes"),
+    ],
+)
+def test_what_unknown_ids_are(masks: Callable[..., Part], rows: list[tuple[int, ...]], fix: str) -> None:
+    found = look(masks(*(mask(*ids) for ids in rows)))
+    assert found["mask-ids"].severity == "error"
+    assert fix in found["mask-ids"].fix
+    # Shares of classes would be those of other classes.
+    assert not {"one-class", "empty-class"} & set(found)
+
+
+def test_smoothed_masks(masks: Callable[..., Part]) -> None:
+    found = look(masks(np.arange(80, dtype=np.uint8).reshape(8, 10)))
+    assert "edges that were smoothed in resizing" in found["mask-ids"].fix
+
+
+def test_ids_that_begin_with_one_and_background(masks: Callable[..., Part], tmp_path: Path) -> None:
+    masks(mask(0, 1, 2, 0, 0, 0, 0, 0))
+    (tmp_path / "classes.txt").write_text("1 road\n2 car\n")
+    source = open_segmentation(SegmentationSource(root=tmp_path), "train")
+    assert "add `0 background`" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
+    with pytest.raises(UnknownIds, match=r"hold the id 0, .*add the line `0 background` to .*classes\.txt") as caught:
+        source.mask(0)
+    assert (caught.value.unknown, caught.value.found, caught.value.listed) == ((0,), (0, 1, 2), (1, 2))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_saved_as_void(masks: Callable[..., Part], split: Split) -> None:
+    found = look(masks(mask(0, 0, 0, 0, 0, 0, 255, 255), split=split))["one-class"]
+    assert found.severity == ("error" if split == "train" else "warning")
+    assert found.what.endswith("25% of the pixels are 255, which is void here")
+    assert "save the class as its own id (1 where ids count from 0), or list `255 road` in data.classes" in found.fix
+    assert found.fix.endswith("and give --data.ignore none")
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fix"),
+    [
+        (10, 8, "EXIF orientation"),
+        (8, 9, "do not resize it"),
+        (16, 20, "resize the mask to 10 x 8 by nearest neighbour only"),
+    ],
+)
+def test_no_advice_distorts_a_mask(masks: Callable[..., Part], height: int, width: int, fix: str) -> None:
+    array = np.zeros((height, width), np.uint8)
+    array[0, 0] = 1
+    found = look(masks(array))["mask-size"]
+    assert fix in found.fix
+
+
+def test_sizes_are_compared_without_decoding(masks: Callable[..., Part], tmp_path: Path) -> None:
+    found = look(masks(mask(), mask(), mask(), mask()[:, :9]), limit=1)
+    assert found["mask-size"].where == (
+        f"{tmp_path / 'labels/train/3.png'} (9 x 8, picture {tmp_path / 'images/train/3.png'} 10 x 8)",
+    )
+    assert found["mask-size"].count == 1
 
 
 def test_void_masks(masks: Callable[..., Part], tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hrformer.data.coco_fields import as_number, whole
+from hrformer.data.coco_labels import read_content
+from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.report import Finding, Places, counted
 from hrformer.data.pose_files import labels_file
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 
-CORNERS_SHARE = 0.2
-"""If a larger share of the boxes reaches beyond their pictures, they are taken for something else than x, y, w, h."""
+BEYOND_SHARE = 0.2
+"""If a larger share of the boxes reaches beyond their pictures, they may be meant for others."""
 
 
 def annotation_file(source: PoseSource, split: Split) -> Path | None:
@@ -25,29 +28,43 @@ def annotation_file(source: PoseSource, split: Split) -> Path | None:
         return None
 
 
-def check_annotations(file: Path, split: str) -> tuple[list[Finding], dict[str, Any]]:
-    """Look at every annotation.
+def check_annotations(file: Path, split: str, category: str = "") -> tuple[list[Finding], dict[str, Any]]:
+    """Look at every annotation of the categories that are trained on.
 
     Args:
         file: in COCO's keypoint format.
         split: part of the set.
+        category: see ``PoseSource``.
 
     Returns:
-        Findings, and numbers: ``annotations``, ``crowds``, ``without_joints``, ``without_area``. Both empty for a file
-        that cannot be read or has no labels: what to say about those is the reader's.
+        Findings, and numbers: ``annotations``, ``crowds``, ``without_joints``, ``without_area`` (people in whose place
+        a share of the box stands in). Both empty for a file that cannot be read or has no labels: what to say about
+        those is the reader's. So it is about records of the wrong form, and about what it puts right; see
+        ``CocoPeople.notes``.
     """
     try:
-        content = json.loads(file.read_bytes(), object_hook=_without_outline)
-        images = {image["id"]: image for image in content["images"]}
-        records: Sequence[Any] = content["annotations"]
-        joints = max((len(category.get("keypoints") or ()) for category in content.get("categories", ())), default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        content = read_content(file)
+        records = list_of(content, "annotations", str(file))
+        images = {
+            _id(image, "id"): image for image in list_of(content, "images", str(file)) if isinstance(image, Mapping)
+        }
+        categories = people_categories(content, str(file), category)
+    except DataError:
         return [], {}
-    people = _People(images, joints)
+    people = _People(images, max(len(one.get("keypoints") or ()) for one in categories))
+    taken = {one["id"] for one in categories}
     for place, record in enumerate(records):
-        if isinstance(record, dict):
+        if isinstance(record, Mapping) and (record.get("category_id") is None or _id(record, "category_id") in taken):
             people.add(record, str(record.get("id", f"number {place}")))
     return list(people.findings(split)), people.numbers
+
+
+def _id(record: Mapping[str, Any], field: str) -> int | None:
+    """A whole number; None where the reader will refuse it."""
+    try:
+        return whole(record, field, "")
+    except DataError:
+        return None
 
 
 class _People:
@@ -56,44 +73,42 @@ class _People:
     def __init__(self, images: Mapping[Any, Any], joints: int) -> None:
         self.images, self.joints = images, joints
         self.numbers = {"annotations": 0, "crowds": 0, "without_joints": 0, "without_area": 0}
-        self._lost, self._lengths, self._bare = Places(), Places(), Places()
-        self._flat, self._beyond = Places(), Places()
+        self._lost, self._lengths, self._bare, self._beyond = Places(), Places(), Places(), Places()
         self._boxes = 0
 
     def add(self, record: Mapping[str, Any], label: str) -> None:
         """Take in one annotation."""
         numbers = self.numbers
         numbers["annotations"] += 1
-        if record.get("iscrowd"):
+        if record.get("iscrowd") and as_number(record["iscrowd"]) != 0:
             numbers["crowds"] += 1
             return
-        image = self.images.get(record.get("image_id"))
-        name = f"annotation {label}" + (f" of {image.get('file_name')}" if isinstance(image, dict) else "")
+        image = self.images.get(_id(record, "image_id"))
+        name = f"annotation {label}" + (f" of {image.get('file_name')}" if isinstance(image, Mapping) else "")
         if image is None:
             self._lost.add(f"{name} (picture {record.get('image_id')})")
         joints = record.get("keypoints") or ()
+        joints = joints if isinstance(joints, list) else ()
         if joints and self.joints and len(joints) != 3 * self.joints:
             self._lengths.add(f"{name} ({len(joints)} numbers)")
-        if not any(isinstance(flag, int | float) and flag > 0 for flag in joints[2::3]):
+        values = [as_number(value) for value in joints]
+        triples = zip(values[::3], values[1::3], values[2::3], strict=False)
+        if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
             numbers["without_joints"] += 1
             self._bare.add(name)
             return
-        area = record.get("area")
-        if area is not None and not (isinstance(area, int | float) and area > 0):
-            numbers["without_area"] += 1
+        numbers["without_area"] += not as_number(record.get("area")) > 0
         self._box(record.get("bbox"), image, name)
 
     def _box(self, box: Any, image: Any, name: str) -> None:
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
+        x, y, width, height = map(as_number, box) if isinstance(box, list) and len(box) == 4 else [math.nan] * 4
+        if not (width > 0 and height > 0) or not isinstance(image, Mapping):
             return
         self._boxes += 1
-        if min(box[2:]) <= 0:
-            self._flat.add(f"{name}: {box}")
-            return
-        width, height = (image.get("width"), image.get("height")) if isinstance(image, dict) else (None, None)
+        limits = as_number(image.get("width")), as_number(image.get("height"))
         # One pixel is how tools differ in where the last pixel ends.
-        if width and height and (box[0] + box[2] > width + 1 or box[1] + box[3] > height + 1):
-            self._beyond.add(f"{name}: {box} in {width} x {height}")
+        if min(limits) > 0 and (x + width > limits[0] + 1 or y + height > limits[1] + 1):
+            self._beyond.add(f"{name}: {box} in {limits[0]:g} x {limits[1]:g}")
 
     def findings(self, split: str) -> Iterator[Finding]:
         """Lost, empty and misshapen annotations."""
@@ -111,21 +126,10 @@ class _People:
             what = f"{self._bare.count} of {counted(people, 'person', 'people')} without any labelled joint: left out"
             fix = "nothing if that is meant, as in COCO; else label them: joints count with flag 1 or 2"
             yield self._bare.finding("error" if everybody else "warning", "no-joints", split, what, fix)
-        if without := self.numbers["without_area"]:
-            what = f"{counted(without, 'person', 'people')} with an area of 0: left out"
-            fix = "write the area of the person's mask, or 0.53 x width x height of the box, a usual stand-in"
-            yield Finding(severity="warning", kind="no-area", split=split, what=what, fix=fix)
-        if self._flat:
-            what = f"{counted(self._flat.count, 'box', 'boxes')} without width or height: left out"
-            fix = "write boxes as [x, y, width, height] in pixels"
-            yield self._flat.finding("warning", "flat-box", split, what, fix)
-        if self._beyond.count > CORNERS_SHARE * max(self._boxes, 1):
-            what = f"{self._beyond.count} of {counted(self._boxes, 'box', 'boxes')} beyond the edge of the picture"
-            fix = "boxes are [x, y, width, height]; these look like [x1, y1, x2, y2], or like those of larger pictures"
-            yield self._beyond.finding("error", "box-beyond-picture", split, what, fix)
-
-
-def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
-    """Most of COCO's files are outlines of masks, dropped while reading."""
-    record.pop("segmentation", None)
-    return record
+        if self._beyond.count > BEYOND_SHARE * max(self._boxes, 1):
+            what = f"{self._beyond.count} of {counted(self._boxes, 'box', 'boxes')} beyond the edge of the picture: cut"
+            fix = (
+                "nothing if they are people that the picture cuts off; boxes are [x, y, width, height] in pixels of "
+                "this picture, not [x1, y1, x2, y2] nor of a larger one"
+            )
+            yield self._beyond.finding("warning", "box-beyond-picture", split, what, fix)

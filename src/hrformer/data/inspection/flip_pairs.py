@@ -45,7 +45,9 @@ def flip_findings(skeleton: Skeleton, keypoints: NDArray[np.float64], split: str
         keypoints: (N, K, 3) x, y and flag in picture pixels; joints with flag 0 do not count.
         split: part of the set.
     """
-    if not skeleton.flip_pairs and skeleton.num_keypoints > 1:
+    if skeleton.num_keypoints == 1:
+        return
+    if not skeleton.flip_pairs:
         what = "no joints change places in a mirror image: in mirrored people left and right would be learnt wrong"
         fix = "list the pairs in data.flip_pairs, or train without mirror images: --augment.flip 0"
         if _partners_by_name(skeleton):

@@ -53,7 +53,14 @@ class Part:
             self.checks.append(MaskCheck(source, split))
         self.looked_at = 0
         self.unusable: set[int] = set()
-        """Numbers of pictures that cannot be read, or whose mask cannot."""
+        """Numbers of pictures that cannot be read, or whose mask cannot be used."""
+        self.unreadable: dict[int, tuple[str, str]] = {}
+        """File and reason by the number of the picture, where the picture or its mask cannot be read at all."""
+
+    @property
+    def first_items(self) -> list[int]:
+        """One item of each picture."""
+        return [items[0] for items in self._items.values()]
 
     @property
     def labelled(self) -> bool:
@@ -72,13 +79,20 @@ class Part:
             threads: that decode.
             progress: called with the number of pictures done, and of all.
         """
-        chosen = [self._items[number][0] for number in evenly(list(self._items), limit)]
+        chosen = evenly(self.first_items, limit)
         for look in scan(self.source, chosen, threads=threads):
             for check in self.checks:
                 check.add(look)
             self.looked_at += 1
             if look.problem or look.mask_problem or (look.class_pixels is not None and look.mask_size != look.size):
                 self.unusable.add(self.source.picture(look.index))
+            if look.problem:
+                self.unreadable[self.source.picture(look.index)] = (look.file, look.problem)
+            elif look.mask_broken and isinstance(self.source, SegmentationSet):
+                self.unreadable[self.source.picture(look.index)] = (
+                    self.source.mask_file(look.index),
+                    look.mask_problem,
+                )
             if progress:
                 progress(self.looked_at, len(chosen))
 

@@ -12,7 +12,7 @@ from hrformer.data.inspection.scan import Look
 from hrformer.data.sets import ImageSet
 from hrformer.geometry.tiles import short_side_size
 
-RESTORE = "restore the files from where the set came from, or take them out of the set"
+RESTORE = "restore the files from where the set came from, or leave them out with --data.skip-broken"
 
 
 class PictureCheck(Check):

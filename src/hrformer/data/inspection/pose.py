@@ -55,6 +55,19 @@ _FINDINGS = {
 }
 """Kind -> the share of the people above which it is an error, what is wrong with them, and what to do."""
 
+_FIXES = {
+    "no-area": "nothing if there are no masks; else write the area of each person's mask in square pixels",
+    "num-keypoints": "write how many flags are above 0, if other programs read the file too",
+    "flat-box": "write boxes as [x, y, width, height] in pixels",
+    "box-outside": "write boxes as [x, y, width, height] in pixels of the picture",
+    "person-outside": "correct these annotations, or remove them",
+    "unknown-category": "add the category, or remove these annotations",
+    "exif-turned": "nothing if the drawn joints lie right; pictures saved upright, without orientation, need no option",
+    "exif-unknown": "see where the drawn joints lie: if not on the people, set --data.exif apply",
+    "exif-ignored": "nothing if the drawn joints lie right; predictions turn such pictures upright",
+}
+"""What to do about what the reader put right."""
+
 
 class PersonCheck(Check):
     """Joints and boxes of all people on the pictures looked at.
@@ -72,6 +85,7 @@ class PersonCheck(Check):
     ) -> None:
         self.source, self.split, self.aspect, self.labelled = source, split, aspect, labelled
         self._items = items
+        self._notes = {note.kind: note.text for note in source.notes}
         self._keypoints: list[NDArray[np.float64]] = []
         self._box_sides: list[float] = []
         self._places = {kind: Places() for kind in _FINDINGS}
@@ -132,13 +146,17 @@ class PersonCheck(Check):
         return ", ".join(self.source.skeleton.keypoints[joint] for joint in np.flatnonzero(which))
 
     def findings(self) -> Iterator[Finding]:
-        """Joints, boxes, pairs."""
+        """What the reader put right, joints, boxes, pairs."""
+        for kind, said in self._notes.items():
+            yield Finding(severity="warning", kind=kind, split=self.split, what=said, fix=_FIXES[kind])
         people = len(self._keypoints)
         for kind, places in self._places.items():
             threshold, what, fix = _FINDINGS[kind]
             if places:
                 severity: Severity = "error" if places.count > threshold * people else "warning"
                 text = f"{places.count} of {counted(people, 'person', 'people')} with {what}"
+                if kind == "joint-outside" and "exif-unknown" in self._notes:
+                    fix = "labels may lie on the stored pixels (EXIF orientation): try --data.exif apply"
                 yield places.finding(severity, kind, self.split, text, fix)
         if people and self.labelled and not self._places["joint-units"] and not self._places["joint-values"]:
             keypoints = np.stack(self._keypoints)

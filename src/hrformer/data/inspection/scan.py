@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.label_ids import UnknownIds
 from hrformer.data.sets import ImageSet, SegmentationSet
 
 _SAMPLED_PIXELS = 16_384
@@ -33,6 +34,7 @@ class Look:
         mask_size: (width, height) of the mask, if there is one.
         class_pixels: (256,) pixels of each label, 255 being those without one; None where there is no mask.
         mask_problem: why the mask cannot be used; empty if it can.
+        unknown_ids: the ids of no class that are the reason, with all ids of the mask and of the classes.
     """
 
     index: int
@@ -45,6 +47,12 @@ class Look:
     mask_size: tuple[int, int] = (0, 0)
     class_pixels: NDArray[np.int64] | None = None
     mask_problem: str = ""
+    unknown_ids: UnknownIds | None = None
+
+    @property
+    def mask_broken(self) -> bool:
+        """Whether the mask cannot be read; one that holds something else than ids of classes can."""
+        return bool(self.mask_problem) and self.unknown_ids is None and "colours" not in self.mask_problem
 
 
 def pictures_of(source: ImageSet) -> dict[int, list[int]]:
@@ -93,16 +101,17 @@ def look_at(source: ImageSet, index: int) -> Look:
     try:
         pixels = source.pixels(index)
     except Exception as error:
-        return Look(index=index, file=file, problem=_reason(error, file))
+        return Look(index=index, file=file, problem=reason_of(error, file))
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
     mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(pixels[::step, ::step]))
-    mask_size, class_pixels, mask_problem = (0, 0), None, ""
+    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), None, "", None
     if isinstance(source, SegmentationSet) and source.labelled:
         try:
             mask = source.mask(index)
             mask_size, class_pixels = (mask.shape[1], mask.shape[0]), np.bincount(mask.ravel(), minlength=256)
         except Exception as error:
-            mask_problem = _reason(error, source.mask_file(index))
+            mask_problem = reason_of(error, source.mask_file(index))
+            unknown_ids = error if isinstance(error, UnknownIds) else None
     return Look(
         index=index,
         file=file,
@@ -115,10 +124,11 @@ def look_at(source: ImageSet, index: int) -> Look:
         mask_size=mask_size,
         class_pixels=class_pixels,
         mask_problem=mask_problem,
+        unknown_ids=unknown_ids,
     )
 
 
-def _reason(error: Exception, file: str) -> str:
+def reason_of(error: Exception, file: str) -> str:
     """The error's text without the file's name, which stands beside it; its kind where the text says too little."""
     text = str(error).removeprefix(f"{file}: ")
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

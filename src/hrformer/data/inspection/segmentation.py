@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hrformer.data.headers import read_header
+from hrformer.data.images import ImageError
+from hrformer.data.inspection.mask_ids import FIX_IDS, advice
 from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
-from hrformer.data.inspection.scan import Look
+from hrformer.data.inspection.scan import Look, evenly
+from hrformer.data.mask_sizes import size_advice
+from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
+from hrformer.data.turned_masks import MOST_HEADERS
 
 RARE = 1e-3
 """Classes with less than this share of the labelled pixels are mentioned."""
 
-_FIX_IDS = f"name all classes in data.classes, or list ids that are no class: --data.ignore ID; {IGNORE} is void anyway"
-_FIX_SIZES = "make these masks again at the pictures' sizes, resizing by nearest neighbour only"
+VOID_MATTERS = 0.02
+"""From this share of void pixels on, they may be a class that was saved as 255."""
 
 
 class MaskCheck(Check):
@@ -30,51 +37,82 @@ class MaskCheck(Check):
     def __init__(self, source: SegmentationSet, split: str) -> None:
         self.source, self.split = source, split
         self._unusable = Reasons()
-        self._sizes, self._outside, self._void = Places(), Places(), Places()
-        self._outside_ids: set[int] = set()
+        self._sizes: dict[str, Places] = {}
+        self._outside, self._void = Places(), Places()
+        self._unknown_ids: set[int] = set()
+        self._found_ids: set[int] = set()
+        self._listed_ids: tuple[int, ...] = tuple(range(len(source.classes)))
         self._pixels = np.zeros(256, np.int64)
         self._pictures = np.zeros(256, np.int64)
         self._masks = 0
+        self._seen: set[int] = set()
 
     def add(self, look: Look) -> None:
         """Take in one mask."""
         name = self.source.mask_file(look.index)
-        if look.mask_problem:
+        self._seen.add(look.index)
+        if look.unknown_ids is not None:
+            self._take_unknown(name, look.unknown_ids.unknown, look.unknown_ids.found)
+            self._listed_ids = look.unknown_ids.listed
+        elif look.mask_problem:
             self._unusable.add(name, look.mask_problem)
         if look.class_pixels is None:
             return
         self._masks += 1
-        if look.mask_size != look.size:
-            mask, picture = (f"{width} x {height}" for width, height in (look.mask_size, look.size))
-            self._sizes.add(f"{name} ({mask}, picture {picture})")
-        outside = np.flatnonzero(look.class_pixels[len(self.source.classes) : IGNORE]) + len(self.source.classes)
-        if outside.size:
-            self._outside_ids.update(outside.tolist())
-            self._outside.add(f"{name} (id {', '.join(map(str, outside[:5]))})")
+        if look.size != (0, 0) and look.mask_size != look.size:
+            self._take_sizes(look.index, look.mask_size, look.size)
+        present = np.flatnonzero(look.class_pixels).tolist()
+        outside = [number for number in present if len(self.source.classes) <= number < IGNORE]
+        if outside:
+            self._take_unknown(name, outside, present)
         if not look.class_pixels[:IGNORE].any():
             self._void.add(name)
         self._pixels += look.class_pixels
         self._pictures += look.class_pixels > 0
 
+    def _take_sizes(self, index: int, mask: tuple[int, int], picture: tuple[int, int]) -> None:
+        shown = (f"{width} x {height}" for width, height in (mask, picture))
+        name = "{} ({}, picture {} {})".format(
+            self.source.mask_file(index), next(shown), self.source.file(index), *shown
+        )
+        self._sizes.setdefault(size_advice(mask, picture), Places()).add(name)
+
+    def _compare_unseen(self) -> None:
+        """Sizes of the pairs that nobody decoded, by their headers."""
+        rest = [index for index in range(len(self.source)) if index not in self._seen]
+        for index in evenly(rest, MOST_HEADERS):
+            picture, mask = self.source.file(index), size_of_mask(Path(self.source.mask_file(index)))
+            if mask is None or not Path(picture).is_file():
+                continue
+            try:
+                header = read_header(picture)
+            except ImageError:
+                continue
+            # Whether a mask lies on the stored pixels was found out when the set was opened.
+            if mask not in (header.size, header.stored):
+                self._take_sizes(index, mask, header.size)
+        self._seen.update(rest)
+
+    def _take_unknown(self, name: str, unknown: Sequence[int], found: Sequence[int]) -> None:
+        self._outside.add(f"{name} (id{'s' * (len(unknown) > 1)} {_few(unknown)})")
+        self._unknown_ids.update(unknown)
+        self._found_ids.update(found)
+
     def findings(self) -> Iterator[Finding]:
         """Masks that cannot be used, void masks, missing and rare classes."""
-        last = len(self.source.classes) - 1
+        self._compare_unseen()
         for reason, places in self._unusable:
             what = f"{counted(places.count, 'mask')} cannot be used: {reason}"
             # The reader tells why at length; here it is only sorted.
-            if " hold " in reason or "colours" in reason:
-                yield places.finding("error", "mask-ids", self.split, what, self._fix_for_ids())
-            elif " x " in reason:
-                yield places.finding("error", "mask-size", self.split, what, _FIX_SIZES)
+            if "colours" in reason:
+                yield places.finding("error", "mask-ids", self.split, what, FIX_IDS)
             else:
                 yield places.finding("error", "unreadable-mask", self.split, what, RESTORE)
-        if self._sizes:
-            what = f"{counted(self._sizes.count, 'mask')} of another size than the picture"
-            yield self._sizes.finding("error", "mask-size", self.split, what, _FIX_SIZES)
+        for fix, places in self._sizes.items():
+            what = f"{counted(places.count, 'mask')} of another size than the picture"
+            yield places.finding("error", "mask-size", self.split, what, fix)
         if self._outside:
-            ids = ", ".join(map(str, sorted(self._outside_ids)[:10]))
-            what = f"{counted(self._outside.count, 'mask')} with ids that are no class: {ids}; classes are 0..{last}"
-            yield self._outside.finding("error", "mask-ids", self.split, what, self._fix_for_ids())
+            yield self._about_ids()
         if not self._masks:
             return
         labelled = int(self._pixels[:IGNORE].sum())
@@ -83,16 +121,22 @@ class MaskCheck(Check):
             what = f"{self._void.count} of {counted(self._masks, 'mask')} without any label: all is void ({IGNORE})"
             fix = "label these pictures or take them out of the set"
             if everything:
-                fix = f"{IGNORE} means void; save class ids 0..{last} in the masks"
+                fix = f"{IGNORE} means void; save class ids 0..{len(self.source.classes) - 1} in the masks"
             yield self._void.finding("error" if everything else "warning", "void-mask", self.split, what, fix)
-        if labelled:
+        # While ids are unknown, nobody can say which class is where.
+        if labelled and not self._outside:
             yield from self._class_findings(labelled)
 
-    def _fix_for_ids(self) -> str:
-        count = len(self.source.classes)
-        if self._outside_ids == {count} and not self._pixels[0]:
-            return "ids seem to count from 1: subtract 1 from them, or make the first class 'background'"
-        return _FIX_IDS
+    def _about_ids(self) -> Finding:
+        # Class numbers of the masks that could be used, as ids.
+        used = np.flatnonzero(self._pixels[: len(self._listed_ids)])
+        found = sorted(self._found_ids.union(self._listed_ids[number] for number in used))
+        unknown = sorted(self._unknown_ids)
+        what = (
+            f"{counted(self._outside.count, 'mask holds', 'masks hold')} ids that are no class: {_few(unknown)}; the "
+            f"classes' ids are {_few(self._listed_ids)}"
+        )
+        return self._outside.finding("error", "mask-ids", self.split, what, advice(unknown, found, self._listed_ids))
 
     def _class_findings(self, labelled: int) -> Iterator[Finding]:
         classes, looked = self.source.classes, f"the {counted(self._masks, 'mask')} looked at"
@@ -104,8 +148,16 @@ class MaskCheck(Check):
             fix = "see in the pictures whether something is missing: a class whose id is ignored, unfinished labelling"
             yield Finding(severity="warning", kind="void-share", split=self.split, what=what, fix=fix)
         if len(present) == 1 and len(classes) > 1:
-            what = f"all labelled pixels in {looked} have the class {classes[present[0]]!r}"
+            what = f"all labelled pixels in {looked} have the class {classes[present[0]]!r}: nothing to tell it from"
             fix = f"look at a mask: it must hold class ids 0..{len(classes) - 1}, neither colours nor grey levels"
+            if void >= VOID_MATTERS:
+                what += f"; {void:.0%} of the pixels are {IGNORE}, which is void here"
+                number, free = next((k, name) for k, name in enumerate(classes) if k != present[0])
+                fix = (
+                    f"if {IGNORE} stands for a class in the masks, such as {free!r}, save the class as its own id "
+                    f"({number} where ids count from 0), or list `{IGNORE} {free}` in data.classes and give "
+                    "--data.ignore none"
+                )
             severity: Severity = "error" if self.split == "train" else "warning"
             yield Finding(severity=severity, kind="one-class", split=self.split, what=what, fix=fix)
             return
@@ -138,3 +190,11 @@ class MaskCheck(Check):
                 for k, name in enumerate(self.source.classes)
             ],
         }
+
+
+def _few(numbers: Sequence[int]) -> str:
+    """``0, 4, 7``, the first and last of many; ``0..10`` for what is whole."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}..{numbers[-1]}"
+    shown = ", ".join(map(str, numbers[:8]))
+    return f"{shown} and {len(numbers) - 8} more, up to {numbers[-1]}" if len(numbers) > 8 else shown

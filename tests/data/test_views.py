@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrformer.data.chosen import chosen
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import PictureCache
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.pose import PoseScores
 from hrformer.evaluate.protocols import PoseProtocol
 

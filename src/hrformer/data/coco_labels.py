@@ -1,0 +1,179 @@
+"""Labels of one file in COCO's keypoint format, as training and scoring both see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrformer.data.coco_boxes import boxes_around, clipped, written_as_corners
+from hrformer.data.coco_fields import read_json
+from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
+from hrformer.data.coco_records import Labels, People, PeopleReader
+from hrformer.data.coco_sizes import Exif, canvas_of
+from hrformer.data.sets import DataError, Note
+
+
+def read_content(file: Path) -> dict[str, Any]:
+    """Content of a file in COCO's form; of outlines only whether there is one, since they are most of COCO's files.
+
+    Raises:
+        DataError: it cannot be read, or holds something else.
+    """
+    content = read_json(file, shorten=("segmentation",))
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
+    return content
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CocoLabels:
+    """Everybody in a file.
+
+    Attributes:
+        pictures: of the file.
+        categories: those looked at.
+        labels: who is in the pictures.
+        file: what to call it in messages.
+    """
+
+    pictures: Pictures
+    categories: list[dict[str, Any]]
+    labels: Labels
+    file: str
+
+    @classmethod
+    def read(
+        cls,
+        content: Mapping[str, Any],
+        pictures: Pictures,
+        categories: list[dict[str, Any]],
+        num_keypoints: int,
+        file: str,
+    ) -> CocoLabels:
+        """Read ``annotations``; boxes and joints stay where they are.
+
+        Raises:
+            DataError: an annotation is not as it should be.
+        """
+        taken, listed = ([one["id"] for one in categories], _ids(content))
+        reader = PeopleReader(pictures, taken, listed, num_keypoints, file)
+        for row, one in enumerate(list_of(content, "annotations", file)):
+            reader.add(row, one)
+        return cls(pictures=pictures, categories=categories, labels=reader.finish(), file=file)
+
+    def placed(self, used: Sequence[int], path_of: Callable[[int], str], clip: str, exif: Exif) -> CocoLabels:
+        """Boxes and joints on the pixels that training sees, boxes clipped to the picture.
+
+        Args:
+            used: places of the pictures whose headers count.
+            path_of: path of the picture at a place.
+            clip: see ``PoseSource``.
+            exif: see ``PoseSource``.
+
+        Raises:
+            DataError: a picture has another size than the file says, or boxes are written as corners.
+        """
+        canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
+        people = self.labels.people
+        self._refuse_corners(people, canvas.sizes)
+        people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
+        people, notes = self._clipped(people, canvas.upright, clip)
+        labels = Labels(people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *notes))
+        return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
+
+    def _refuse_corners(self, people: People, sizes: Any) -> None:
+        assert people.keypoints is not None
+        rows = written_as_corners(people.box, people.keypoints, sizes[people.picture])
+        if len(rows):
+            first, size = rows[0], sizes[people.picture[rows[0]]]
+            box = ", ".join(f"{value:g}" for value in people.box[first])
+            raise DataError(
+                f"{self.file}: 'bbox' of {len(rows)} of {len(people)} people reaches beyond the picture as [x, y, "
+                f"width, height], and fits as corners [x1, y1, x2, y2], such as [{box}] of annotation "
+                f"{people.number[first]} in {size[0]} x {size[1]} pixels; write [x1, y1, x2 - x1, y2 - y1]"
+            )
+
+    def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:
+        """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""
+        own, notes = sizes[people.picture], []
+        boxes = clipped(people.box, own, clip)
+        outside = ~(boxes[:, 2:] > 0).all(axis=1)
+        if outside.any():
+            assert people.keypoints is not None
+            boxes[outside] = clipped(boxes_around(people.keypoints[outside]), own[outside], clip)
+            lost = np.flatnonzero(~(boxes[:, 2:] > 0).all(axis=1))
+            rest = int(outside.sum()) - len(lost)
+            if rest:
+                text = f"{self.file}: of the 'bbox' of {rest} of {len(people)} people nothing lies in the picture; "
+                text += "the box around their labelled joints, grown by 10 % of its longer side, stands in"
+                notes.append(Note(kind="box-outside", text=text))
+            if len(lost):
+                text = f"{self.file}: box and joints of {len(lost)} of {len(people)} people lie outside the "
+                text += (
+                    f"picture, such as those of annotation {people.number[lost][0]}; left out of training and scoring"
+                )
+                notes.append(Note(kind="person-outside", text=text))
+                people, boxes = people.take(np.delete(np.arange(len(people)), lost)), np.delete(boxes, lost, axis=0)
+        people.box[:] = boxes
+        return people, notes
+
+    def truth(self) -> dict[str, list[dict[str, Any]]]:
+        """Everybody in COCO's form, in the order of the file: what scores compare with."""
+        labels = self.labels
+        rows = [*self._records(labels.people, 0), *self._records(labels.crowds, 1), *self._records(labels.bare, 0)]
+        images = [
+            {"id": number, "file_name": name, "width": width, "height": height}
+            for number, name, (width, height) in zip(
+                self.pictures.ids, self.pictures.names, self.pictures.sizes.tolist(), strict=True
+            )
+        ]
+        annotations = [record for _, record in sorted(rows, key=lambda one: one[0])]
+        return {"images": images, "annotations": annotations, "categories": [dict(one) for one in self.categories]}
+
+    def _records(self, people: People, crowd: int) -> list[tuple[int, dict[str, Any]]]:
+        assert self.labels.people.keypoints is not None
+        shape = (len(people), self.labels.people.keypoints.shape[1], 3)
+        joints = np.zeros(shape) if people.keypoints is None else people.keypoints
+        counts = (joints[..., 2] > 0).sum(axis=1)
+        return [
+            (
+                int(people.row[n]),
+                {
+                    "id": int(people.number[n]),
+                    "image_id": self.pictures.ids[people.picture[n]],
+                    "category_id": int(people.category[n]),
+                    "iscrowd": crowd,
+                    "keypoints": joints[n].ravel().tolist(),
+                    "num_keypoints": int(counts[n]),
+                    "area": float(people.area[n]),
+                    "bbox": people.box[n].tolist(),
+                },
+            )
+            for n in range(len(people))
+        ]
+
+
+def truth_of(annotations: str | Path | Mapping[str, Any], num_keypoints: int) -> dict[str, list[dict[str, Any]]]:
+    """Labels of a file, or of its content, put right as an opened set puts them, but for what pictures tell.
+
+    Args:
+        annotations: in COCO's keypoint format.
+        num_keypoints: K of the people to take.
+
+    Raises:
+        DataError: they are not as they should be.
+    """
+    mapped = isinstance(annotations, Mapping)
+    file = "the annotations" if mapped else str(annotations)
+    content = annotations if isinstance(annotations, Mapping) else read_content(Path(annotations))
+    pictures = read_pictures(list_of(content, "images", file), file, named=False)
+    categories = people_categories(content, file, num_keypoints=num_keypoints)
+    return CocoLabels.read(content, pictures, categories, num_keypoints, file).truth()
+
+
+def _ids(content: Mapping[str, Any]) -> list[int]:
+    return [one["id"] for one in content.get("categories") or () if isinstance(one, Mapping) and "id" in one]

@@ -1,0 +1,126 @@
+"""Where labelling tools put COCO's instances files and the pictures they speak of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import unquote
+
+from hrformer.data.sets import DataError
+from hrformer.data.sources import SegmentationSource, Split
+
+_ALSO = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+_OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictions", re.IGNORECASE)
+_DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
+
+
+def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path:
+    """The annotation file of a part.
+
+    ``source.masks`` may name it, ``{split}`` standing for the part. Else it is the one JSON file in the set's folder,
+    in ``annotations`` or in the part's own folder that has the part as a word in its path, such as
+    ``instances_train2017.json``, ``annotations/val.json`` or ``train/_annotations.coco.json``. A single file of no part
+    (CVAT's ``instances_default.json``, Label Studio's ``result.json``) is the training part's.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    if source.masks != _DEFAULTS["masks"]:
+        named = source.root / source.masks.replace("{split}", part)
+        if not named.is_file():
+            raise DataError(
+                f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part"
+            )
+        return named
+    found = instance_files(source.root)
+    words = {part.lower(), *(_ALSO[split] if part == split else ())}
+    ours = [file for file in found if words & _words(file.relative_to(source.root))]
+    if not ours:
+        of_parts = {word for every in _ALSO.values() for word in every}
+        of_all = [file for file in found if not of_parts & _words(file.relative_to(source.root))]
+        if split == "train" and len(of_all) == 1:
+            return of_all[0]
+        if split == "val" and len(of_all) == 1:
+            raise DataError(
+                f"{source.root}: no annotation file of the val part, only {of_all[0].name} for all pictures; keep a "
+                "share of them for validation, such as SegmentationSource.val_share 0.2"
+            )
+    best = [file for file in ours if "instances" in file.name] or ours
+    if len(best) != 1:
+        names = ", ".join(str(file.relative_to(source.root)) for file in (ours or found)[:8]) or "none"
+        raise DataError(
+            f"{source.root}: one annotation file of the {split} part is needed, such as "
+            f"annotations/instances_{part}.json or {part}/_annotations.coco.json; found {names}. "
+            "SegmentationSource.masks may name it"
+        )
+    return best[0]
+
+
+def instance_files(root: Path) -> list[Path]:
+    """JSON files where tools put annotations, sorted; those that tell of other things by their names left out."""
+    patterns = ("*.json", "annotations/*.json", "annotations/*/*.json", "*/*.coco.json", "*/annotations.json")
+    found = {file for pattern in patterns for file in root.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if not _OTHER_KINDS.search(file.name))
+
+
+def has_outlines(file: Path) -> bool:
+    """Whether a JSON file speaks of outlines, without parsing it."""
+    tail = b""
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            if b'"segmentation"' in tail + block:
+                return True
+            tail = block[-16:]
+    return False
+
+
+def find_pictures(names: Sequence[str], file: Path, source: SegmentationSource, part: str) -> list[Path]:
+    """The picture files of an annotation file, whatever folders, drives or backslashes a tool put before their names.
+
+    Args:
+        names: ``file_name`` of each picture.
+        file: the annotation file, beside which pictures may lie.
+        source: of the set.
+        part: its name.
+
+    Raises:
+        DataError: a picture is in none of the folders.
+    """
+    root = source.root
+    usual = [source.images.replace("{split}", part), "images", "data", part, f"{part}2017", "JPEGImages", "."]
+    usual += [f"{folder}/{part}2017" for folder in ("images",)] + [
+        f"images/{folder}" for folder in ("default", "Train")
+    ]
+    also = [f"images/{word}" for words in _ALSO.values() if part in words for word in words]
+    folders = [root / name for name in (*usual, *also)] + [file.parent, file.parent / "images"]
+    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    found: list[Path] = []
+    for name in names:
+        path = _find(name, folders)
+        if path is None:
+            places = ", ".join(str(folder.relative_to(root)) for folder in folders if folder.is_relative_to(root))
+            raise DataError(
+                f"{file}: the picture {name!r} is in none of the folders {places} of {root}; put it there, or name its "
+                "folder in SegmentationSource.images"
+            )
+        found.append(path)
+    return found
+
+
+def _find(name: str, folders: list[Path]) -> Path | None:
+    """The first that exists; the folder it was in moves to the front, where the next one will be looked for."""
+    plain = name.strip().replace("\\", "/").lstrip("/")
+    bare = plain.rsplit("/", 1)[-1]
+    for text in dict.fromkeys((plain, bare, unquote(bare))):
+        for place, folder in enumerate(folders):
+            if (folder / text).is_file():
+                folders.insert(0, folders.pop(place))
+                return folder / text
+    return None
+
+
+def _words(path: Path) -> set[str]:
+    """Words of a path in lower case, without the year: ``annotations/instances_train2017.json`` has ``train``."""
+    return set(re.findall(r"[a-z]+", str(path.with_suffix("")).lower()))

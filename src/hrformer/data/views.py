@@ -1,0 +1,237 @@
+"""Views of sets: some pictures as a set of their own, and several sets as one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.sets import ClassificationSet, DataError, ImageSet, Person, PoseSet, SegmentationSet
+
+AnySource = TypeVar("AnySource", bound=Any)
+AnySet = TypeVar("AnySet", bound=ImageSet)
+
+
+def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> AnySet:
+    """Open a part of every root of a source, as one set.
+
+    Args:
+        source: with ``root`` and ``more_roots``.
+        open_one: opens the part of a source with one root.
+
+    Raises:
+        DataError: a set is not as it should be, or the sets differ in their classes or joints.
+    """
+    roots = (source.root, *source.more_roots)
+    return joined([open_one(replace(source, root=root, more_roots=())) for root in roots], roots)
+
+
+def joined(sets: Sequence[AnySet], roots: Sequence[Path]) -> AnySet:
+    """Sets of the same classes or joints as one, their items one after the other: each set weighs by its size.
+
+    Args:
+        sets: at least one.
+        roots: of the sets, for messages.
+
+    Raises:
+        DataError: they differ in their classes or joints.
+    """
+    names = [_labels(one) for one in sets]
+    for root, found in zip(roots, names, strict=True):
+        if found != names[0]:
+            kind = "joints" if isinstance(sets[0], PoseSet) else "classes"
+            raise DataError(
+                f"{root} has other {kind} than {roots[0]}, so the two cannot be joined: {', '.join(found)} instead of "
+                f"{', '.join(names[0])}"
+            )
+    return _view(sets, [range(len(one)) for one in sets], [_pictures(one) for one in sets])
+
+
+def chosen(source: AnySet, pictures: Collection[int]) -> AnySet:
+    """The items on some pictures of a set.
+
+    Args:
+        source: the set, or a view of one.
+        pictures: their numbers, as :meth:`ImageSet.picture` gives them; of a pose set also of pictures without people,
+            which then count in the scores.
+
+    Returns:
+        A view that keeps the order of the items and tells the same of each; pictures are numbered anew from 0. Public
+        attributes are those of ``source``, but ``image_ids`` are of these pictures only.
+
+    Raises:
+        DataError: no item is on any of them.
+    """
+    kept = np.unique(np.fromiter(pictures, np.int64))
+    items = np.flatnonzero(np.isin(_numbers(source), kept))
+    if not len(items):
+        raise DataError(f"{source.name}: none of the chosen {len(kept)} pictures has an item on it")
+    return _view([source], [items], [kept])
+
+
+def without(source: AnySet, broken: Collection[int]) -> AnySet:
+    """The items of all pictures but these, given by their numbers; the set itself where there are none.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    if not broken:
+        return source
+    _sound(source, broken)
+    return chosen(source, sorted({*_pictures(source).tolist()} - {*broken}))
+
+
+def replaced(source: AnySet, broken: Collection[int]) -> AnySet:
+    """The set with the next item in place of each whose picture is among these.
+
+    So the number of items and the order of all others stay, and a run can go on in which a file broke.
+
+    Raises:
+        DataError: all are broken.
+    """
+    if not broken:
+        return source
+    sound = _sound(source, broken)
+    places = np.searchsorted(sound, np.arange(len(source))) % len(sound)
+    return _view([source], [sound[places]], [_pictures(source)])
+
+
+def _sound(source: ImageSet, broken: Collection[int]) -> NDArray[np.int64]:
+    """Items whose picture is not broken."""
+    items = np.flatnonzero(~np.isin(_numbers(source), list(broken)))
+    if not len(items):
+        raise DataError(f"{source.name}: none of the {len(broken)} pictures of this part can be read")
+    return items
+
+
+def _numbers(source: ImageSet) -> NDArray[np.int64]:
+    """Number of each item's picture."""
+    return np.fromiter((source.picture(index) for index in range(len(source))), np.int64, len(source))
+
+
+def _pictures(source: ImageSet) -> NDArray[np.int64]:
+    """Numbers of all pictures, those without people too, ascending."""
+    ids = getattr(source, "image_ids", None)
+    return np.unique(_numbers(source)) if ids is None else np.arange(len(ids))
+
+
+def _labels(source: Any) -> tuple[str, ...]:
+    return source.skeleton.keypoints if isinstance(source, PoseSet) else source.classes
+
+
+def _view(sets: Sequence[AnySet], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]) -> AnySet:
+    kinds = {ClassificationSet: _Classes, PoseSet: _People, SegmentationSet: _Masks}
+    view = next(view for kind, view in kinds.items() if isinstance(sets[0], kind))
+    return view(sets, items, pictures)  # type: ignore[return-value]
+
+
+class _View(ImageSet):
+    """Items of one or more sets.
+
+    Args:
+        sets: of one task, with the same labels.
+        items: of each set that are seen, in the order in which they are.
+        pictures: numbers of the pictures of each set that are seen, ascending.
+    """
+
+    def __init__(self, sets: Sequence[Any], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]):
+        vars(self).update({name: value for name, value in vars(sets[0]).items() if not name.startswith("_")})
+        self.name = " + ".join(dict.fromkeys(one.name for one in sets))
+        self._sets, self._items = sets, [np.asarray(rows, dtype=np.int64) for rows in items]
+        self._starts = [0, *accumulate(len(rows) for rows in self._items)]
+        self._seen, self._first = pictures, [0, *accumulate(len(numbers) for numbers in pictures)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _at(self, index: int) -> tuple[Any, int, int]:
+        """The set, the number of the item in it, and the number of the set."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has the items 0..{len(self) - 1}, not {index}")
+        number = bisect_right(self._starts, index) - 1
+        return self._sets[number], int(self._items[number][index - self._starts[number]]), number
+
+    def file(self, index: int) -> str:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        return str(source.file(item))
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        found: NDArray[np.uint8] = source.pixels(item)
+        return found
+
+    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        return dict(source.item(item, pixels))
+
+    def picture(self, index: int) -> int:
+        """Place of the picture among those seen."""
+        source, item, number = self._at(index)
+        return self._first[number] + int(np.searchsorted(self._seen[number], source.picture(item)))
+
+
+class _Classes(_View, ClassificationSet):
+    def label(self, index: int) -> int:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        return int(source.label(item))
+
+
+class _Masks(_View, SegmentationSet):
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        found: NDArray[np.uint8] = source.mask(item)
+        return found
+
+    def mask_file(self, index: int) -> str:
+        """As in the whole set."""
+        source, item, _ = self._at(index)
+        return str(source.mask_file(item))
+
+
+class _People(_View, PoseSet):
+    """Where several files are joined, their pictures get new numbers, 0, 1, 2 ...: two files may use the same ones."""
+
+    def __init__(self, sets: Sequence[Any], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]):
+        super().__init__(sets, items, pictures)
+        if len(sets) > 1:
+            self.image_ids = tuple(range(self._first[-1]))
+            self.annotations = None
+        elif sets[0].image_ids is not None:
+            self.image_ids = tuple(sets[0].image_ids[number] for number in pictures[0].tolist())
+
+    def person(self, index: int) -> Person:
+        """As in the whole set, but for new numbers of joined pictures."""
+        source, item, _ = self._at(index)
+        person: Person = source.person(item)
+        if len(self._sets) == 1:
+            return person
+        return replace(person, image_id=self.picture(index), category_id=self._sets[0].person(0).category_id)
+
+    def truth(self) -> Path | Mapping[str, Any] | None:
+        """As of the whole set, of which ``image_ids`` names the pictures; of joined sets all together."""
+        if len(self._sets) == 1:
+            found: Path | Mapping[str, Any] | None = self._sets[0].truth()
+            return found
+        contents = [one.truth() for one in self._sets]
+        if not all(isinstance(content, Mapping) for content in contents):
+            return None
+        together: dict[str, Any] = {"images": [], "annotations": [], "categories": contents[0]["categories"]}
+        category = self._sets[0].person(0).category_id
+        for content, first in zip(contents, self._first, strict=False):
+            numbers = {image["id"]: first + place for place, image in enumerate(content["images"])}
+            together["images"] += [{**image, "id": numbers[image["id"]]} for image in content["images"]]
+            together["annotations"] += [
+                {**one, "image_id": numbers[one["image_id"]], "category_id": category} for one in content["annotations"]
+            ]
+        return together

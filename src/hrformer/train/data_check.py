@@ -1,0 +1,185 @@
+"""Looking at the data before the first update: what would end a run later, or make its scores meaningless, ends it now.
+
+The checks are those of ``hrformer inspect data``. Every file's header is read; pictures and masks are decoded as far as
+that takes some seconds, spread over the set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
+from hrformer.data.inspection.files import read_headers
+from hrformer.data.inspection.parts import Part, compare
+from hrformer.data.inspection.pictures import RESTORE
+from hrformer.data.inspection.report import Finding, counted
+from hrformer.data.loader import default_workers
+from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.views import without
+from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
+from hrformer.train.state import ResumeError
+
+DECODED_PIXELS = 1_000_000_000
+"""Pixels of each part that are decoded: about ten seconds on two cores."""
+
+_LEAST = 100
+_SHOWN = 5
+
+Progress = Callable[[str, int, int], object]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+_log = logging.getLogger("hrformer.train")
+
+
+def part_of(config: AnyRun, source: ImageSet, split: str) -> Part:
+    """A part of a run's data with all checks of its task."""
+    return Part(
+        source,
+        split,
+        crop=config.augment.size,
+        # Small pictures are enlarged on purpose there.
+        may_enlarge=isinstance(config, ClassificationRun) and config.augment.crop == "padded",
+        short_side=config.augment.short_side if isinstance(config, SegmentationRun) else None,
+    )
+
+
+def check_data(
+    config: AnyRun, sets: Mapping[str, ImageSet], progress: Progress | None = None
+) -> dict[str, dict[int, tuple[str, str]]]:
+    """Look at both parts of a run's data.
+
+    Args:
+        config: of the run; with ``data.skip_broken`` everything is decoded, and what cannot be read is no error.
+        sets: "train" and "val".
+        progress: told how far it is.
+
+    Returns:
+        For each part what cannot be read: (file, reason) by the number of the picture; empty without ``skip_broken``.
+
+    Raises:
+        DataError: something would break the training or make its scores meaningless; all such findings, each with what
+            to do.
+    """
+    skip = config.data.skip_broken
+    parts, findings, broken = [], [], {}
+    for split, source in sets.items():
+        part = part_of(config, source, split)
+        unreadable = _look_through(part, everything=skip, progress=progress)
+        parts.append(part)
+        broken[split] = unreadable if skip else {}
+        findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
+        if unreadable and not skip:
+            findings += _missed(unreadable, part)
+    findings += compare(*parts)
+    errors = [one for one in findings if one.severity == "error"]
+    if errors:
+        raise DataError("; ".join(_sentence(one) for one in errors))
+    if findings:
+        _log.warning(
+            "%s about the data, such as: %s: %s; `hrformer inspect data` shows all, with what to do",
+            counted(len(findings), "remark"),
+            findings[0].split,
+            findings[0].what,
+        )
+    return broken
+
+
+def data_of(config: AnyRun, sets: Mapping[str, ImageSet]) -> dict[str, Fingerprint]:
+    """What the parts of a run's data consist of, to be kept with its checkpoints."""
+    return {split: fingerprint(source, _roots(config)) for split, source in sets.items()}
+
+
+def check_same_data(
+    config: AnyRun,
+    before: Mapping[str, Fingerprint],
+    now: Mapping[str, Fingerprint],
+    broken: Mapping[str, Mapping[int, tuple[str, str]]],
+    out: Path,
+) -> None:
+    """Refuse to go on with data that has changed.
+
+    Args:
+        config: of the run.
+        before: from :func:`data_of`, of the checkpoint.
+        now: of the data as it is.
+        broken: what is left out since it cannot be read; it may have changed.
+        out: run directory.
+
+    Raises:
+        ResumeError: it has changed.
+    """
+    told = []
+    for split, found in now.items():
+        names = {relative_name(file, _roots(config)) for file, _ in broken[split].values()}
+        if text := changes(before[split], found, names):
+            told.append(f"{split}: {text}")
+    if told:
+        raise ResumeError(
+            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data "
+            "it began with: put that back, or start a new run from the weights of this one: give another --out "
+            f"and --model.init {out / 'best.safetensors'}"
+        )
+
+
+def _roots(config: AnyRun) -> list[Path]:
+    other = getattr(config.data, "val_root", None)
+    return [config.data.root, *config.data.more_roots, *([other] if other else [])]
+
+
+def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | None = None) -> ImageSet:
+    """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    if not config.data.skip_broken:
+        return source
+    broken = _look_through(part_of(config, source, split), everything=True, progress=progress)
+    tell_left_out(split, broken)
+    return without(source, broken)
+
+
+def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
+    """Name files that were left out."""
+    for file, reason in broken.values():
+        _log.warning("%s: left out %s: %s", split, file, reason)
+
+
+_UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
+
+
+def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> dict[int, tuple[str, str]]:
+    """Headers of all, and as many pictures decoded as the time allows; (file, reason) of what cannot be read."""
+    threads, name = default_workers() + 1, f"checking {part.split}"
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(name, done, total)
+
+    headers = read_headers(part.source, part.first_items, threads=threads, progress=tell)
+    count = len(part.first_items)
+    fits = count if not headers.pixels else max(DECODED_PIXELS * count // headers.pixels, _LEAST)
+    part.look_through(limit=None if everything else min(fits, count), threads=threads, progress=tell)
+    return headers.broken | part.unreadable
+
+
+def _missed(unreadable: Mapping[int, tuple[str, str]], part: Part) -> Iterator[Finding]:
+    """Broken files that were not among those decoded."""
+    files = [(file, reason) for number, (file, reason) in unreadable.items() if number not in part.unreadable]
+    if files:
+        yield Finding(
+            severity="error",
+            kind="broken-file",
+            split=part.split,
+            what=f"{counted(len(files), 'file')} cannot be read: {files[0][1]}",
+            fix=RESTORE,
+            where=tuple(file for file, _ in files[:_SHOWN]),
+            count=len(files),
+        )
+
+
+def _sentence(finding: Finding) -> str:
+    places = f" ({finding.places})" if finding.where else ""
+    return f"{finding.split}: {finding.what}{places}: {finding.fix}"

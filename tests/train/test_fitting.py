@@ -1,0 +1,150 @@
+"""Runs that leave things open: what is fitted to the number of items, the start weights and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hrformer.recipes.finetune import finetune_classification, finetune_pose, finetune_segmentation
+from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, PoseRun, ScheduleConfig
+from hrformer.train.config_file import from_dict, read_config, to_dict
+from hrformer.train.config_rules import check
+from hrformer.train.fitting import as_before, fit_text, fitted, val_text
+from hrformer.train.loop import train
+from hrformer.train.optim import rate_at
+from hrformer.train.state import ResumeError
+
+RECIPES = (finetune_classification, finetune_pose, finetune_segmentation)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("items", [1, 2, 7, 16, 20, 99, 200, 2000, 100_000])
+def test_nothing_stays_open_whatever_the_size_of_the_set(recipe, items: int) -> None:
+    config = fitted(recipe(), items, 4, gpu=False)
+    check(config)
+    assert not config.fit
+    assert 1 <= config.batch.total <= items
+    assert config.schedule.updates >= 1
+    assert 1 <= config.validate_updates <= config.schedule.updates
+    assert from_dict(to_dict(config)) == config
+    assert fitted(config, 3, 3, gpu=False) is config
+    rates = [rate_at(update, config, items // config.batch.total) for update in range(config.schedule.updates)]
+    assert max(rates) == pytest.approx(config.optim.lr, rel=0.05)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_larger_sets_are_seen_longer_but_less_often(recipe) -> None:
+    runs = [fitted(recipe(), items, 10, gpu=False) for items in (20, 200, 2000)]
+    seen = [run.schedule.updates * run.batch.total for run in runs]
+    assert seen[0] < seen[1] < seen[2]
+    assert seen[0] / 20 > seen[1] / 200 > seen[2] / 2000
+
+
+def test_what_was_set_stays() -> None:
+    config = replace(
+        finetune_pose(),
+        model=replace(finetune_pose().model, drop_path_rate=0.0),
+        optim=OptimConfig(lr=0.5),
+        schedule=ScheduleConfig(epochs=3),
+        batch=BatchConfig(total=5),
+        validate_epochs=2.0,
+        augment=replace(finetune_pose().augment, size=(64, 64), sigma=1.5),
+    )
+    found = fitted(config, 40, 4, gpu=False)
+    assert (found.optim.lr, found.schedule.epochs, found.schedule.updates) == (0.5, 3, 0)
+    assert (found.batch.total, found.validate_epochs, found.validate_updates) == (5, 2.0, 0)
+    assert (found.augment.size, found.augment.sigma) == ((64, 64), 1.5)
+    assert found.model.drop_path_rate == 0.0
+
+
+def test_sizes_are_those_of_the_start_weights() -> None:
+    pose = fitted(finetune_pose(), 16, 4, gpu=False)
+    assert (pose.model.name, pose.model.init) == ("hrformer_nano", "hrformer_nano_lspet")
+    assert (pose.augment.size, pose.augment.sigma) == ((128, 128), 1.78)
+    streets = fitted(finetune_segmentation(), 16, 4, gpu=False)
+    assert (streets.augment.size, streets.augment.short_side, streets.evaluation.short_side) == ((180, 240), 180, 180)
+    assert (streets.model.ocr_channels, streets.model.ocr_key_channels) == (64, 32)
+    things = fitted(finetune_classification(), 16, 4, gpu=False)
+    assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), 8, 512)
+
+
+def test_pictures_that_are_seen_often_are_changed_more() -> None:
+    few, many = (fitted(finetune_pose(), items, 4, gpu=False).augment.rotation for items in (16, 5000))
+    assert (few, many) == (40.0, 20.0)
+    streets = replace(finetune_segmentation(), schedule=ScheduleConfig(epochs=100))
+    assert fitted(streets, 16, 4, gpu=False).augment.scale == (0.5, 2.0)
+    assert fitted(replace(streets, schedule=ScheduleConfig(epochs=5)), 16, 4, gpu=False).augment.scale == (0.67, 1.5)
+    assert fitted(finetune_classification(), 16, 4, gpu=False).augment.area == (0.3, 1.0)
+    set_by_hand = replace(finetune_pose(), augment=replace(finetune_pose().augment, rotation=0.0))
+    assert fitted(set_by_hand, 16, 4, gpu=False).augment.rotation == 0.0
+
+
+def test_batches_are_shared_evenly_by_the_processes() -> None:
+    assert fitted(finetune_pose(), 16, 4, gpu=False, processes=3).batch.total == 6
+    assert fitted(finetune_pose(), 7, 4, gpu=False, processes=2).batch.total == 6
+
+
+def test_large_validation_sets_are_looked_at_less_often() -> None:
+    counts = []
+    for val in (4, 400, 40_000):
+        config = fitted(finetune_pose(), 16, val, gpu=False)
+        counts.append(-(-config.schedule.updates // config.validate_updates))
+    assert counts[0] == 10
+    assert counts[0] > counts[1] >= counts[2] == 1
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_run_that_is_taken_up_again_is_as_it_was(recipe) -> None:
+    first: AnyRun = fitted(recipe(), 16, 4, gpu=False)
+    assert as_before(recipe(), first) == first
+    other = as_before(replace(recipe(), optim=replace(recipe().optim, lr=0.5)), first)
+    assert other == replace(first, optim=replace(first.optim, lr=0.5))
+
+
+def test_a_run_says_what_it_found_and_goes_on_with_it(
+    pose_run: PoseRun, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = finetune_pose()
+    config = replace(
+        pose_run,
+        fit=True,
+        model=recipe.model,
+        optim=recipe.optim,
+        batch=recipe.batch,
+        schedule=replace(recipe.schedule, updates=2),
+        validate_updates=0,
+        augment=replace(recipe.augment, size=(64, 64)),
+    )
+    assert train(config, tmp_path).update == 2
+    told = capsys.readouterr()
+    lines = (told.out + told.err).splitlines()
+    (found,) = [line for line in lines if line.startswith("fitted to")]
+    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 0.001, crops 64 x 64 turned by 20 degrees")
+    assert "seconds here" in found
+    assert any(line.startswith("warning: val has 6 people") for line in lines)
+    saved = read_config(tmp_path / "config.json")
+    assert (saved.fit, saved.batch.total, saved.model.name, saved.optim.lr) == (False, 8, "hrformer_nano", 1e-3)
+    # Neither the recipe's own words nor the folder's file make it another run.
+    for same in (config, saved):
+        assert train(same, tmp_path, resume=True).update == 2
+    with pytest.raises(ResumeError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        train(replace(config, optim=replace(config.optim, lr=0.5)), tmp_path, resume=True)
+
+
+def test_one_line_says_what_was_found() -> None:
+    config = fitted(finetune_pose(), 16, 4, gpu=False)
+    text = fit_text(config, 16, 170.0)
+    assert text.startswith(
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by 40"
+    )
+    assert text.endswith("from hrformer_nano_lspet, about 3 minutes here")
+    assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")
+    assert "here" not in fit_text(config, 16)
+
+
+def test_small_validation_sets_are_warned_of() -> None:
+    assert val_text(finetune_pose(), 4).startswith("warning: val has 4 people: one person is about 25 points")
+    assert val_text(finetune_segmentation(), 1).startswith("warning: val has 1 picture: one picture is about 100")
+    assert val_text(finetune_classification(), 20) == ""
