@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.data.pose_files import labels_file, picture_folders
+from hrformer.data.pose_files import labels_file
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource
@@ -196,11 +196,3 @@ def test_a_part_needs_labels(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"PoseSource\.val_share 0\.2 leaves the (train|val) part without labels"):
         _ = open_pose(source, "train"), open_pose(source, "val")
-
-
-def test_folders_of_masks_hold_no_pictures(tmp_path: Path) -> None:
-    for folder in ("images/train", "images/val", "masks/train", "labels", "other"):
-        (tmp_path / folder).mkdir(parents=True)
-    found = picture_folders(replace(FIND, root=tmp_path), "train", tmp_path / "labels/train.json")
-    names = [one.relative_to(tmp_path).as_posix() for one in found]
-    assert names == ["images/train", "images", ".", "labels", "other"]

@@ -1,12 +1,10 @@
-"""Where labelling tools put COCO's instances files and the pictures they speak of."""
+"""Where labelling tools put COCO's instances files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from urllib.parse import unquote
 
 from hrformer.data.sets import DataError
 from hrformer.data.sources import SegmentationSource, Split
@@ -74,51 +72,6 @@ def has_outlines(file: Path) -> bool:
                 return True
             tail = block[-16:]
     return False
-
-
-def find_pictures(names: Sequence[str], file: Path, source: SegmentationSource, part: str) -> list[Path]:
-    """The picture files of an annotation file, whatever folders, drives or backslashes a tool put before their names.
-
-    Args:
-        names: ``file_name`` of each picture.
-        file: the annotation file, beside which pictures may lie.
-        source: of the set.
-        part: its name.
-
-    Raises:
-        DataError: a picture is in none of the folders.
-    """
-    root = source.root
-    usual = [source.images.replace("{split}", part), "images", "data", part, f"{part}2017", "JPEGImages", "."]
-    usual += [f"{folder}/{part}2017" for folder in ("images",)] + [
-        f"images/{folder}" for folder in ("default", "Train")
-    ]
-    also = [f"images/{word}" for words in _ALSO.values() if part in words for word in words]
-    folders = [root / name for name in (*usual, *also)] + [file.parent, file.parent / "images"]
-    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    found: list[Path] = []
-    for name in names:
-        path = _find(name, folders)
-        if path is None:
-            places = ", ".join(str(folder.relative_to(root)) for folder in folders if folder.is_relative_to(root))
-            raise DataError(
-                f"{file}: the picture {name!r} is in none of the folders {places} of {root}; put it there, or name its "
-                "folder in SegmentationSource.images"
-            )
-        found.append(path)
-    return found
-
-
-def _find(name: str, folders: list[Path]) -> Path | None:
-    """The first that exists; the folder it was in moves to the front, where the next one will be looked for."""
-    plain = name.strip().replace("\\", "/").lstrip("/")
-    bare = plain.rsplit("/", 1)[-1]
-    for text in dict.fromkeys((plain, bare, unquote(bare))):
-        for place, folder in enumerate(folders):
-            if (folder / text).is_file():
-                folders.insert(0, folders.pop(place))
-                return folder / text
-    return None
 
 
 def _words(path: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Finds the annotation file of a part, and the folders that may hold its pictures, in the layouts that tools write."""
+"""Finds the annotation file of a part in the layouts that tools write."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from hrformer.data.part_words import MASK_WORDS, folders_in, part_of, words_of
+from hrformer.data.part_words import folders_in, part_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 
@@ -72,27 +72,6 @@ def labels_file(source: PoseSource, split: Split) -> Path:
 def usual_file(source: PoseSource, text: str, split: Split) -> Path:
     """The file that a field's text means; of an empty one, the first that is looked for."""
     return source.root / (text or f"annotations/{split}.json")
-
-
-def picture_folders(source: PoseSource, split: Split, file: Path) -> list[Path]:
-    """Folders that may hold the pictures of a part, the likelier ones first.
-
-    Args:
-        source: the set, whose own folders come first, then its root.
-        split: the part; with ``val_share`` that of training.
-        file: annotations, beside which the pictures may lie.
-    """
-    named = [source.root / text.replace("{split}", split) for text in getattr(source, f"{split}_images")]
-    bases = [source.root, file.parent, file.parent.parent]
-    inside = [base for base in bases if base.is_relative_to(source.root)]
-    below = [(one, one.relative_to(base)) for base in inside for one in folders_in(base, 2)]
-    around = [(part_of(inner), one) for one, inner in below if MASK_WORDS.isdisjoint(words_of(inner.as_posix()))]
-    # One file without a part's name may list pictures of all of them.
-    whole = part_of(file.relative_to(source.root) if file.is_relative_to(source.root) else file.name) is None
-    own = [one for part, one in around if part == split]
-    neutral = [one for part, one in around if part is None]
-    others = [one for part, one in around if part not in (split, None)] if whole else []
-    return list(dict.fromkeys([*named, source.root, file.parent, *own, *neutral, *others]))
 
 
 def _candidates(root: Path) -> Iterator[_Candidate]:
