@@ -96,6 +96,16 @@ def test_compressed_run_lengths_are_those_of_cocos_own_code(tmp_path: Path, seed
     assert np.array_equal(opened(tmp_path).mask(0), wanted)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_polygons_cover_what_cocos_own_code_says(tmp_path: Path, seed: int) -> None:
+    coder = pytest.importorskip("faster_coco_eval.core.mask")
+    random = np.random.default_rng(seed)
+    polygons = [random.uniform(-3, 22, 2 * number).round(2).tolist() for number in (3, 5, 9)[: 1 + seed % 3]]
+    write(tmp_path, thing(polygons))
+    wanted = coder.decode(coder.merge(coder.frPyObjects(polygons, H, W)))
+    assert np.array_equal(opened(tmp_path).mask(0), wanted)
+
+
 def test_several_categories_crowds_and_overlaps(tmp_path: Path) -> None:
     categories = [{"id": 90, "name": "vein"}, {"id": "3.0", "name": "leaf"}, {"id": 5, "name": "Ignore"}]
     write(
@@ -172,6 +182,22 @@ def test_files_are_found(tmp_path: Path, file: str, names: list[str] | None) -> 
     assert np.array_equal(named.mask(index), square())
 
 
+@pytest.mark.parametrize("folders", [("Train", "Validation"), ("train2017", "val2017"), ("train", "valid")])
+def test_pictures_are_found_in_folders_of_parts(tmp_path: Path, folders: tuple[str, str]) -> None:
+    for folder, split in zip(folders, ("train", "val"), strict=True):
+        write(tmp_path, thing(), file=f"annotations/instances_{folder}.json")
+        (tmp_path / "images/train").rename(tmp_path / "pictures")
+        (tmp_path / "images").rmdir()
+        (tmp_path / f"set/images/{folder}").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures").rename(tmp_path / f"set/images/{folder}")
+        (tmp_path / "set/annotations").mkdir(exist_ok=True)
+        (tmp_path / f"annotations/instances_{folder}.json").rename(
+            tmp_path / f"set/annotations/instances_{folder}.json"
+        )
+        source = opened(tmp_path / "set", split)
+        assert Path(source.file(0)) == tmp_path / f"set/images/{folder}/a.jpg"
+
+
 def test_files_that_are_not_found(tmp_path: Path) -> None:
     write(tmp_path, thing(), file="annotations/instances_default.json")
     with pytest.raises(
@@ -245,7 +271,7 @@ def test_some_boxes_among_outlines_are_void(tmp_path: Path, caplog: pytest.LogCa
     expected[6:11, 6:12][expected[6:11, 6:12] == 0] = 255
     assert np.array_equal(source.mask(0), expected)
     assert "1 of 3 objects have a box and no outline" in caplog.text
-    assert "1 outlines with fewer than three points are left out" in caplog.text
+    assert "1 polygon(s) of fewer than three points were left out" in caplog.text
 
 
 def test_sizes_missing_from_the_file_are_those_of_the_pictures(tmp_path: Path) -> None:
@@ -263,7 +289,7 @@ def test_outlines_on_the_stored_pixels_are_turned(tmp_path: Path, caplog: pytest
     assert source.pixels(0).shape == (W, H, 3)
     # Orientation 6: the top of the stored picture is on the right.
     assert np.array_equal(source.mask(0), np.rot90(square(), -1))
-    assert "EXIF orientation: 1 picture(s) are stored turned" in caplog.text
+    assert "EXIF orientation: 1 picture(s) lie turned" in caplog.text
     stored = opened(tmp_path, exif="ignore")
     assert stored.pixels(0).shape == (H, W, 3)
     assert np.array_equal(stored.mask(0), square())

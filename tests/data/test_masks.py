@@ -106,10 +106,19 @@ def test_ids_saved_as_rgb() -> None:
         decode_ids(grey, "m.png")
 
 
+def test_a_changed_byte_is_no_other_id(tmp_path: Path) -> None:
+    ids = cv2.resize(np.random.default_rng(0).integers(0, 3, (30, 40), np.uint8), (320, 240), interpolation=0)
+    whole = cv2.imencode(".png", ids)[1].tobytes()
+    for place in range(60, len(whole) - 20, len(whole) // 40):
+        (tmp_path / "m.png").write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=r"m\.png: .*(damaged|decoded)"):
+            read_mask(tmp_path / "m.png", train_ids(3))
+
+
 def test_jpeg_holds_no_mask() -> None:
     with pytest.raises(DataError, match="JPEG changes values"):
         decode_ids(encoded(IDS, kind="JPEG"), "m")
-    with pytest.raises(DataError, match="JPEG changes values and colours"):
+    with pytest.raises(DataError, match="JPEG changes values, so"):
         decode_colours(encoded(np.zeros((8, 8, 3), np.uint8), kind="JPEG"), "m")
 
 

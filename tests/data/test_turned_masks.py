@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hrformer.data import turned_masks
+from hrformer.data.inspection.segmentation import MaskCheck
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource
@@ -53,10 +54,13 @@ def test_sizes_tell(tmp_path: Path, orientation: int, upright: bool, caplog: pyt
         source = opened(tmp_path)
     assert source.pixels(0).shape == (16, 8, 3)
     assert fits(source)
-    told = "EXIF orientation: 1 picture(s) are stored turned" in caplog.text
+    told = "EXIF orientation: 1 picture(s) lie turned" in caplog.text
     assert told != upright
-    assert ("SegmentationSource.exif apply|ignore" in caplog.text) != upright
+    assert ("SegmentationSource.exif ignore|apply" in caplog.text) != upright
+    found = {one.kind: one for one in MaskCheck(source, "train").findings()}
+    assert ("exif-turned" in found) != upright
     assert fits(opened(tmp_path, exif="apply"))
+    assert [note.kind for note in opened(tmp_path, exif="ignore").notes] == ["exif-ignored"]
     if not upright:
         assert opened(tmp_path, exif="ignore").pixels(0).shape == (8, 16, 3)
         assert fits(opened(tmp_path, exif="ignore"))
@@ -70,7 +74,7 @@ def test_what_sizes_cannot_tell_follows_the_others(
     write(tmp_path, orientation, size=size)
     with caplog.at_level(logging.WARNING):
         assert not fits(opened(tmp_path))
-    assert "whether their masks are, the sizes cannot tell; they are left as they are" in caplog.text
+    assert "does not tell whether their masks do; there are no others to go by, so they were left" in caplog.text
     assert fits(opened(tmp_path, exif="apply"))
     assert fits(opened(tmp_path, exif="ignore"))
     caplog.clear()

@@ -21,7 +21,7 @@ from hrformer.data.images import load_image
 from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import part_name
 from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import IGNORE, DataError, SegmentationSet
+from hrformer.data.sets import IGNORE, DataError, Note, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_masks import turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
@@ -67,9 +67,12 @@ class CocoMasks(SegmentationSet):
         self._sizes = [_size(image) or self._read_size(headers[key]) for key, image in images.items()]
         self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif, self._refuse_size)
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
-        self._outlines = _outlines(
+        self._outlines, notes = _outlines(
             content["annotations"], file, numbers, dict(zip(self._ids, self._sizes, strict=True))
         )
+        self.notes = (*self._turns.notes, *notes)
+        for note in self.notes:
+            _log.warning("%s", note.text)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -196,7 +199,7 @@ def _unused_parent(
 
 def _outlines(
     records: list[dict[str, Any]], file: Path, numbers: Mapping[int, int], sizes: Mapping[int, tuple[int, int]]
-) -> Outlines:
+) -> tuple[Outlines, list[Note]]:
     places = {key: place for place, key in enumerate(sizes)}
     writer = OutlineWriter()
     boxes_only = 0
@@ -221,14 +224,17 @@ def _outlines(
             "needs polygons or run lengths: label the objects with the tool's polygon or brush, and export again"
         )
     writer.check_units(file)
+    notes = []
     if boxes_only:
-        _log.warning(
-            "%s: %d of %d objects have a box and no outline in 'segmentation'; the pixels of such a box count as void",
-            file, boxes_only, len(records),
-        )  # fmt: skip
+        text = (
+            f"{file}: {boxes_only} of {len(records)} objects have a box and no outline in 'segmentation'; the pixels "
+            "of such a box count as void"
+        )
+        notes.append(Note(kind="box-only", text=text))
     if writer.left_out:
-        _log.warning("%s: %d outlines with fewer than three points are left out", file, writer.left_out)
-    return writer.pack(len(places))
+        text = f"{file}: {writer.left_out} polygon(s) of fewer than three points were left out"
+        notes.append(Note(kind="flat-outline", text=text))
+    return writer.pack(len(places)), notes
 
 
 def _box(record: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:

@@ -50,48 +50,28 @@ class Outlines:
         Returns:
             (H, W) uint8 class numbers.
         """
-        mask = np.full((size[1], size[0]), rest, np.uint8)
-        drawn = [(number, self._encoded(number, size)) for number in range(*self.first[picture : picture + 2])]
+        # Column by column, as run lengths are.
+        columns = np.full(size[0] * size[1], rest, np.uint8)
+        shapes = [(number, self._runs_of(number, size)) for number in range(*self.first[picture : picture + 2])]
         # Objects of one area in the order of the file, so that the mask is always the same.
-        for number, shape in sorted(drawn, key=lambda one: (not self.below[one[0]], -one[1].area)):
-            mask[shape.decoded()] = self.labels[number]
-        return mask
+        for number, runs in sorted(shapes, key=lambda one: (not self.below[one[0]], -int(one[1][1::2].sum()))):
+            inside = np.repeat(np.arange(len(runs) - 1) % 2 == 0, runs[1:])
+            columns[runs[0] :][inside] = self.labels[number]
+        return np.ascontiguousarray(columns.reshape(size).T)
 
-    def _encoded(self, number: int, size: tuple[int, int]) -> _Shape:
+    def _runs_of(self, number: int, size: tuple[int, int]) -> NDArray[np.int64]:
+        """Run lengths of an object, from its polygons where it has these."""
         polygons: list[list[float]] = []
         for piece in range(*self.pieces[number : number + 2]):
             values = self.values[self.starts[piece] : self.starts[piece + 1]]
             if self.runs[piece]:
-                return _Shape(size, runs=values.astype(np.int64))
+                return values.astype(np.int64)
             polygons.append(values.tolist())
-        return _Shape(size, polygons=polygons)
-
-
-class _Shape:
-    """One object on a picture, not decoded yet: many large ones do not fit into memory together."""
-
-    def __init__(
-        self, size: tuple[int, int], *, polygons: list[list[float]] | None = None, runs: NDArray[np.int64] | None = None
-    ) -> None:
-        self.size, self.runs = size, runs
-        self.area, self._encoded = 0, None
-        if runs is not None:
-            self.area = int(runs[1::2].sum())
-        elif polygons:
-            mask = _drawer()
-            self._encoded = mask.merge(mask.frPyObjects(polygons, size[1], size[0]))
-            self.area = int(mask.area(self._encoded))
-
-    def decoded(self) -> NDArray[np.bool_]:
-        """(H, W), True on the object."""
-        if self._encoded is not None:
-            found: NDArray[np.bool_] = np.asarray(_drawer().decode(self._encoded), dtype=bool)
-            return found
-        width, height = self.size
-        if self.runs is None:
-            return np.zeros((height, width), bool)
-        values = np.arange(len(self.runs)) % 2 == 1
-        return np.repeat(values, self.runs).reshape(width, height).T
+        if not polygons:
+            return np.array([size[0] * size[1]])
+        drawer = _drawer()
+        encoded = drawer.merge(drawer.frPyObjects(polygons, size[1], size[0]))["counts"]
+        return _decompressed(encoded.decode() if isinstance(encoded, bytes) else encoded)
 
 
 class OutlineWriter:
@@ -189,7 +169,11 @@ def _polygons(outline: Any, size: tuple[int, int], where: str) -> list[NDArray[n
         flat = polygon
         if isinstance(polygon, list) and polygon and all(isinstance(pair, list) for pair in polygon):
             flat = [value for pair in polygon for value in pair]
-        values = np.array([as_number(value) for value in flat] if isinstance(flat, list) else [math.nan])
+        try:
+            # Takes numbers as text too, and some millions of them in a second.
+            values = np.array(flat if isinstance(flat, list) else [math.nan], np.float64)
+        except (TypeError, ValueError):
+            values = np.array([math.nan])
         if not np.isfinite(values).all() or len(values) % 2:
             raise DataError(f"{where} must be {_FORMS}, x and y finite and in pairs, got {polygon!r:.80}")
         most = 2 * max(size)

@@ -6,10 +6,10 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from hrformer.data.part_words import WORDS
 from hrformer.data.sets import DataError
 from hrformer.data.sources import SegmentationSource, Split
 
-_ALSO = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictions", re.IGNORECASE)
 _DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
 
@@ -33,11 +33,12 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
             )
         return named
     found = instance_files(source.root)
-    words = {part.lower(), *(_ALSO[split] if part == split else ())}
+    words = {part.lower(), *(WORDS[split] if part == split else ())}
     ours = [file for file in found if words & _words(file.relative_to(source.root))]
     if not ours:
-        of_parts = {word for every in _ALSO.values() for word in every}
+        of_parts = {word for every in WORDS.values() for word in every}
         of_all = [file for file in found if not of_parts & _words(file.relative_to(source.root))]
+        of_all = of_all if len(of_all) == 1 else [file for file in of_all if has_outlines(file)]
         if split == "train" and len(of_all) == 1:
             return of_all[0]
         if split == "val" and len(of_all) == 1:
@@ -45,7 +46,8 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
                 f"{source.root}: no annotation file of the val part, only {of_all[0].name} for all pictures; keep a "
                 "share of them for validation, such as SegmentationSource.val_share 0.2"
             )
-    best = [file for file in ours if "instances" in file.name] or ours
+    best = ours if len(ours) == 1 else [file for file in ours if has_outlines(file)]
+    best = [file for file in best if "instances" in file.name] or best
     if len(best) != 1:
         names = ", ".join(str(file.relative_to(source.root)) for file in (ours or found)[:8]) or "none"
         raise DataError(

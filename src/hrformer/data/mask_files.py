@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from hrformer.data.turned_masks import Exif, Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 
 _SHOWN = 8
+
+_log = logging.getLogger(__name__)
 
 
 class MaskFiles(SegmentationSet):
@@ -52,6 +55,9 @@ class MaskFiles(SegmentationSet):
         self._table = table
         self._upright = exif != "ignore"
         self._turns = turns_of(pictures, lambda place: size_of_mask(masks[place]), exif) if exif and masks else Turns()
+        self.notes = self._turns.notes
+        for note in self.notes:
+            _log.warning("%s", note.text)
 
     def __len__(self) -> int:
         return len(self._pictures)

@@ -7,6 +7,7 @@ fewer than 8 bits, so the kind of a PNG is read from its header first.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,7 +33,7 @@ _PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
 
-_NO_JPEG = "{name}: JPEG changes values and colours, so it cannot hold a mask; save masks as PNG"
+_NO_JPEG = "{name}: JPEG changes values, so it cannot hold a mask; save masks as PNG"
 _EQUAL_CHANNELS = ". Its channels are equal: if they hold ids, save one of them alone"
 
 Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
@@ -102,6 +103,7 @@ def read_mask(path: Path, table: MaskTable) -> NDArray[np.uint8]:
 
 def decode_mask(data: bytes, name: str, table: MaskTable) -> NDArray[np.uint8]:
     """:func:`read_mask` of a file held in memory; ``name`` tells MATLAB's files by their ending."""
+    _check_sums(data, name)
     if isinstance(table, ColourTable):
         return table.convert(decode_colours(data, name), name)
     return table.convert(decode_mat(data, name) if name.endswith(".mat") else decode_ids(data, name), name)
@@ -188,6 +190,21 @@ def _is_grey(image: Image.Image) -> bool:
         return False
     values = np.asarray(image)
     return bool((values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all())
+
+
+def _check_sums(data: bytes, name: str) -> None:
+    """Refuse a PNG with a changed byte, of which decoders make other ids, silently (PNG specification, section 5)."""
+    place = len(_PNG) if data[: len(_PNG)] == _PNG else len(data)
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        critical = data[place + 4 : place + 8].isupper()
+        if (
+            critical
+            and end + 4 <= len(data)
+            and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big")
+        ):
+            raise DataError(f"{name}: the mask is damaged: the checksum of its contents is wrong")
+        place = end + 4
 
 
 def _code(red: Any, green: Any, blue: Any) -> Any:

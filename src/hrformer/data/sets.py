@@ -95,12 +95,14 @@ class SegmentationSet(ImageSet):
         classes: names, in the order of their ids.
         palette: an RGB colour per class, or empty.
         labelled: whether there are masks; test splits have none.
+        notes: what was put right in the labels.
     """
 
     task = "segmentation"
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...] = ()
     labelled: bool = True
+    notes: tuple[Note, ...] = ()
 
     @abstractmethod
     def mask(self, index: int) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -10,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
+from hrformer.data.sets import Note
 from hrformer.geometry.orientation import UPRIGHT
 
 MOST_HEADERS = 20_000
@@ -17,8 +17,6 @@ MOST_HEADERS = 20_000
 
 Exif: TypeAlias = Literal["auto", "apply", "ignore"]
 Size: TypeAlias = "tuple[int, int]"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,11 +27,13 @@ class Turns:
         known: orientation by the place of the picture, for those that are turned.
         complete: whether ``known`` speaks of all pictures; else headers are read as masks are.
         unsure: whether masks are turned whose size does not tell.
+        notes: what is to be said about it.
     """
 
     known: dict[int, int] = field(default_factory=dict)
     complete: bool = True
     unsure: bool = False
+    notes: tuple[Note, ...] = ()
 
     def of(self, place: int, picture: str | PathLike[str], mask: Size) -> int:
         """Orientation, 1 to 8, by which a mask of this (width, height) is turned upright; 1 where it is so already."""
@@ -61,8 +61,6 @@ def turns_of(
         exif: "auto" as above; "apply" turns all masks but those whose size shows that they are upright; "ignore" none.
         misfit: called with the place and the header of pictures that the mask fits neither way.
     """
-    if exif == "ignore" and misfit is None:
-        return Turns()
     step = -(-len(pictures) // MOST_HEADERS) or 1
     lying: dict[str, dict[int, int]] = {"stored": {}, "upright": {}, "unsure": {}}
     for place in range(0, len(pictures), step):
@@ -75,14 +73,14 @@ def turns_of(
             misfit(place, header)
         if header.orientation != UPRIGHT and (lies := _lies(header, mask_size(place))):
             lying[lies][place] = header.orientation
-    if exif == "ignore":
-        return Turns()
     stored, upright, unsure = lying["stored"], lying["upright"], lying["unsure"]
+    named = [*stored, *unsure, *(upright if exif == "ignore" else ())]
+    notes = _notes(len(stored), len(upright), len(unsure), exif, [pictures[place] for place in named])
+    if exif == "ignore" or not (stored or upright or unsure):
+        return Turns(notes=tuple(notes))
     turn_unsure = exif == "apply" or (bool(stored) and not upright)
-    _warn(len(stored), len(upright), len(unsure), exif, [pictures[place] for place in [*stored, *unsure]])
-    any_turned = bool(stored or upright or unsure)
     return Turns(
-        known=stored | (unsure if turn_unsure else {}), complete=step == 1 or not any_turned, unsure=turn_unsure
+        known=stored | (unsure if turn_unsure else {}), complete=step == 1, unsure=turn_unsure, notes=tuple(notes)
     )
 
 
@@ -95,29 +93,32 @@ def _lies(header: Header, mask: Size | None) -> str:
     return "stored" if mask == header.stored else "upright"
 
 
-def _warn(stored: int, upright: int, unsure: int, exif: Exif, files: Sequence[str | PathLike[str]]) -> None:
-    if exif != "auto" or not files:
-        return
-    options = "SegmentationSource.exif apply|ignore"
-    if stored:
-        _log.warning(
-            "EXIF orientation: %d picture(s) are stored turned, such as %s, and their masks lie on the stored pixels, "
-            "so these masks are turned upright with them%s. %s says whether to do so for all, or to read the "
-            "pictures as they are stored",
-            stored + (0 if upright else unsure),
-            files[0],
-            f"; {upright} other mask(s) are upright already" if upright else "",
-            options,
+def _notes(stored: int, upright: int, unsure: int, exif: Exif, files: Sequence[str | PathLike[str]]) -> list[Note]:
+    """What is to be said; ``files`` are those of masks on stored pixels and, behind them, those that nobody knows."""
+    options = "SegmentationSource.exif ignore|apply: read the pictures as stored, or turn masks wherever the size does "
+    options += "not show that they are upright"
+    if exif == "ignore" and files:
+        text = (
+            f"EXIF orientation: {len(files)} picture(s) lie turned in their files, such as {files[0]}, and are read as "
+            "stored, masks as they stand, by SegmentationSource.exif ignore"
         )
-    if unsure and (upright or not stored):
-        others = "the other pictures show both" if stored and upright else "the sizes cannot tell"
-        if upright and not stored:
-            others = "the masks of other turned pictures are upright, so these are taken to be"
-        _log.warning(
-            "EXIF orientation: %d picture(s) are stored turned, such as %s; whether their masks are, %s; they are left "
-            "as they are. Look at the samples of `hrformer inspect data`; if masks and pictures do not fit, give %s",
-            unsure,
-            files[-1],
-            others,
-            options,
+        return [Note(kind="exif-ignored", text=text)]
+    notes = []
+    if exif == "auto" and stored:
+        also = f"; {upright} other mask(s) are upright already" if upright else ""
+        text = (
+            f"EXIF orientation: {stored + (0 if upright else unsure)} picture(s) lie turned in their files, such as "
+            f"{files[0]}, and their masks were drawn on the stored pixels, as the sizes tell; the masks were turned "
+            f"upright with them{also}. {options}"
         )
+        notes.append(Note(kind="exif-turned", text=text))
+    if exif == "auto" and unsure and (upright or not stored):
+        others = "the masks of the other turned pictures are upright" if upright else "there are no others to go by"
+        if upright and stored:
+            others = "the masks of the others are as stored and upright"
+        text = (
+            f"EXIF orientation: {unsure} picture(s) lie turned in their files, such as {files[-1]}, and their size "
+            f"does not tell whether their masks do; {others}, so they were left as they are. {options}"
+        )
+        notes.append(Note(kind="exif-unknown", text=text))
+    return notes

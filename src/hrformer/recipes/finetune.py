@@ -1,8 +1,9 @@
 """Fine-tuning on your own pictures: one recipe per task, for one GPU, or a processor and patience.
 
-They start from published weights, which are downloaded at the first run; ``--model.init`` takes any other file or
-name, such as a bundled one without a network (``--model.name hrformer_nano --model.init hrformer_nano_lspet``). A batch
-that does not fit a GPU is worked off in parts.
+What they leave open is fitted to the set, the start weights and the machine when training starts, see
+``train.fitting``: batch, updates, rate, crops, strength of the augmentation, validations. On a GPU they start from
+published weights, which are downloaded at the first run, on a processor from the small ones in the package;
+``--model.init`` takes any other file or name. A batch that does not fit a GPU is worked off in parts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def finetune_classification() -> ClassificationRun:
     return ClassificationRun(
         recipe="finetune_classification",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -63,7 +64,7 @@ def finetune_pose() -> PoseRun:
     return PoseRun(
         recipe="finetune_pose",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -96,7 +97,7 @@ def finetune_segmentation() -> SegmentationRun:
     return SegmentationRun(
         recipe="finetune_segmentation",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
         batch=BatchConfig(total=0),

@@ -76,6 +76,9 @@ def check_data(
     errors = [one for one in findings if one.severity == "error"]
     if errors:
         raise DataError("; ".join(_sentence(one) for one in errors))
+    # What readers put right they have told already.
+    told = {note.text for source in sets.values() for note in getattr(source, "notes", ())}
+    findings = [one for one in findings if one.what not in told]
     if findings:
         _log.warning(
             "%s about the data, such as: %s: %s; `hrformer inspect data` shows all, with what to do",

@@ -54,6 +54,9 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
+DROP_PATH = 0.1
+"""Of the published networks."""
+
 VALIDATIONS = 10
 """How often a fitted run is validated, unless that would cost much beside the training."""
 
@@ -124,7 +127,7 @@ def as_before(config: Run, saved: AnyRun) -> Run:
 
 # Fields that a run may leave open; several in a row are open together.
 _OPEN: tuple[tuple[str, ...], ...] = (
-    *((f"model.{name}",) for name in ("name", "init")),
+    *((f"model.{name}",) for name in ("name", "init", "drop_path_rate")),
     tuple(f"model.{name}" for name in ("head_planes", "head_width")),
     tuple(f"model.{name}" for name in ("head", "ocr_channels", "ocr_key_channels", "aux")),
     *(("optim.lr",), ("batch.total",)),
@@ -157,10 +160,13 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
         DownloadError: likewise.
     """
     start = find_start(config.model, cast(Task, task_of(config)), gpu=gpu)
-    augment = _sizes(config.augment, start.size)
+    model, augment = start.model, _sizes(config.augment, start.size)
+    if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
+        # The small networks of a processor are rather too small than too large for their sets.
+        model = replace(model, drop_path_rate=DROP_PATH)
     if isinstance(config, SegmentationRun) and config.evaluation.short_side == 0:
         config = replace(config, evaluation=replace(config.evaluation, short_side=augment.short_side))
-    return replace(config, model=start.model, augment=augment)
+    return replace(config, model=model, augment=augment)
 
 
 def _batch(effort: Effort, train_items: int, processes: int) -> int:

@@ -218,6 +218,7 @@ def test_masks_that_cannot_be_used(masks: Callable[..., Part], tmp_path: Path) -
         ([(1, 2, 3, 1, 2, 3, 1, 255), (0, 1, 1, 2, 2, 2, 2, 2)], "one id more than the 3 classes"),
         ([(0, 128, 255, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0)], "0, 128, 255 look like grey levels, not ids"),
         ([(0, 64, 191, 0, 0, 0, 0, 0)], "0, 64, 191 look like grey levels, not ids"),
+        ([(0, 38, 75, 0, 0, 0, 0, 0)], "0, 38, 75 look like grey levels, not ids"),
         # Forgotten lines and numbers of objects are not taken for anything else.
         ([(0, 1, 3, 4, 0, 0, 0, 0)], "name all classes in data.classes"),
         ([(0, 7, 21, 33, 0, 0, 0, 0)], "name all classes in data.classes"),
@@ -229,6 +230,21 @@ def test_what_unknown_ids_are(masks: Callable[..., Part], rows: list[tuple[int, 
     assert fix in found["mask-ids"].fix
     # Shares of classes would be those of other classes.
     assert not {"one-class", "empty-class"} & set(found)
+
+
+def test_numbers_of_objects(masks: Callable[..., Part], tmp_path: Path) -> None:
+    masks(mask(0, 1, 2, 3, 0, 0, 0, 0), mask(0, 1, 2, 2, 0, 0, 0, 0))
+    (tmp_path / "classes.txt").write_text("0 background\n1 cell\n")
+    source = open_segmentation(SegmentationSource(root=tmp_path), "train")
+    assert "1..3 tell single objects of one class apart" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
+
+
+def test_absent_classes_may_be_shifted_or_void(masks: Callable[..., Part]) -> None:
+    found = look(masks(mask(1, 1, 1, 1, 2, 2, 2, 2)))["empty-class"]
+    assert found.where == ("sky",)
+    assert found.fix.endswith("do the ids in the masks count from 1?")
+    found = look(masks(mask(0, 0, 0, 1, 1, 1, 255, 255)))["empty-class"]
+    assert found.fix.endswith("was one of them saved as 255, which is void here (25% of the pixels)?")
 
 
 def test_smoothed_masks(masks: Callable[..., Part]) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from hrformer.data.sets import IGNORE
 
-_LEAST_STEP, _LIGHT = 15, 100
+_LEAST_STEP, _LIGHT = 15, 30
 """Grey levels lie at least so far apart, 18 of them over 0..255, and the highest is at least so light."""
 
 _MANY = 64
@@ -45,6 +45,11 @@ def advice(unknown: Sequence[int], found: Sequence[int], listed: Sequence[int]) 
             f"{levels} look like grey levels, not ids: save each class as its id, 0, 1, 2 ..., or list these values as "
             "the ids of the classes"
             + (f" ({IGNORE} counts as void unless --data.ignore none is given)" if IGNORE in found else "")
+        )
+    if tuple(listed) == (0, 1) and list(unknown) == list(range(2, 2 + len(unknown))):
+        return (
+            f"{FIX_IDS}. If the numbers 1..{unknown[-1]} tell single objects of one class apart (instance masks), save "
+            "1 for all of them"
         )
     if len(unknown) >= _MANY:
         return (

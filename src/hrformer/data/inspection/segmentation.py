@@ -10,7 +10,7 @@ import numpy as np
 
 from hrformer.data.headers import read_header
 from hrformer.data.images import ImageError
-from hrformer.data.inspection.mask_ids import FIX_IDS, advice
+from hrformer.data.inspection.mask_ids import advice
 from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
 from hrformer.data.inspection.scan import Look, evenly
@@ -24,6 +24,20 @@ RARE = 1e-3
 
 VOID_MATTERS = 0.02
 """From this share of void pixels on, they may be a class that was saved as 255."""
+
+_FIX_COLOURS = (
+    "save ids as grey PNG; or set --data.palette-masks with lines `id name R G B` in data.classes for every colour, id "
+    f"{IGNORE} for those of no class"
+)
+
+_FIXES = {
+    "exif-turned": "nothing if pictures and masks fit in the samples; pictures saved upright need no option",
+    "exif-unknown": "see in the samples whether pictures and masks fit; if not, set --data.exif apply",
+    "exif-ignored": "nothing if pictures and masks fit in the samples; predictions turn such pictures upright",
+    "box-only": "draw outlines of these objects, or remove them where they do not matter",
+    "flat-outline": "nothing if these are slips of the hand; else draw the objects again",
+}
+"""What to do about what the reader put right."""
 
 
 class MaskCheck(Check):
@@ -99,13 +113,15 @@ class MaskCheck(Check):
         self._found_ids.update(found)
 
     def findings(self) -> Iterator[Finding]:
-        """Masks that cannot be used, void masks, missing and rare classes."""
+        """What the reader put right, masks that cannot be used, void masks, missing and rare classes."""
+        for note in self.source.notes:
+            yield Finding(severity="warning", kind=note.kind, split=self.split, what=note.text, fix=_FIXES[note.kind])
         self._compare_unseen()
         for reason, places in self._unusable:
             what = f"{counted(places.count, 'mask')} cannot be used: {reason}"
             # The reader tells why at length; here it is only sorted.
             if "colours" in reason:
-                yield places.finding("error", "mask-ids", self.split, what, FIX_IDS)
+                yield places.finding("error", "mask-ids", self.split, what, _FIX_COLOURS)
             else:
                 yield places.finding("error", "unreadable-mask", self.split, what, RESTORE)
         for fix, places in self._sizes.items():
@@ -165,6 +181,10 @@ class MaskCheck(Check):
         if absent:
             what = f"{absent.count} of {counted(len(classes), 'class', 'classes')} nowhere to be seen in {looked}"
             fix = "look for pictures with these classes, or remove them from the list of classes"
+            if absent.first == [classes[0]] and len(classes) > 2:
+                fix += "; no mask holds the first id of the list: do the ids in the masks count from 1?"
+            elif void >= VOID_MATTERS:
+                fix += f"; was one of them saved as {IGNORE}, which is void here ({void:.0%} of the pixels)?"
             yield absent.finding("warning", "empty-class", self.split, what, fix)
         share = pixels / labelled
         rare = Places(f"{classes[k]} ({share[k]:.3%})" for k in present[np.argsort(share[present])] if share[k] < RARE)
