@@ -165,6 +165,13 @@ def test_several_or_no_files(tmp_path: Path) -> None:
     assert labels_file(source, "train") == tmp_path / "annotations/train.json"
 
 
+def test_a_part_for_the_root(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        labels(tmp_path / part / "_annotations.coco.json", "a.jpg")
+    with pytest.raises(DataError, match=rf"PoseSource\.root should be {tmp_path}, the folder that holds valid too"):
+        open_pose(replace(FIND, root=tmp_path / "train"), "val")
+
+
 def test_files_without_joints_give_way(tmp_path: Path) -> None:
     labels(tmp_path / "person_keypoints_default.json", "a.jpg")
     labels(tmp_path / "instances_default.json", "a.jpg", annotations=[], categories=[{"id": 1, "name": "person"}])

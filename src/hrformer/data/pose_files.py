@@ -64,7 +64,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         raise DataError(
             f"{source.root}: no labels of the validation part, only {_listed(train) or _text(source, 'train')}; "
             f"PoseSource.val_share 0.2 keeps a fifth of the pictures for validation. Or name a file in "
-            f"PoseSource.{split}_annotations"
+            f"PoseSource.{split}_annotations{_too_deep(source.root)}"
         )
     raise DataError(_nothing(source, split, candidates))
 
@@ -142,6 +142,14 @@ def _typed(source: PoseSource, split: Split) -> bool:
     """Whether somebody named the file of a part."""
     field = f"{split}_annotations"
     return getattr(source, field) not in ("", _DEFAULTS[field])
+
+
+def _too_deep(root: Path) -> str:
+    """Advice for a root that is one part of a set."""
+    here = root.resolve()
+    part = part_of(here.name)
+    beside = [one.name for one in folders_in(here.parent) if part and part_of(one.name) not in (None, part)]
+    return f". PoseSource.root should be {here.parent}, the folder that holds {beside[0]} too" if beside else ""
 
 
 def _nothing(source: PoseSource, split: Split, candidates: Sequence[_Candidate]) -> str:
