@@ -221,6 +221,16 @@ def test_names_alone_as_labelme_writes_them(tree: Path) -> None:
         assert source.mask(1).flatten()[:4].tolist() == [0, 1, 2, 255]
 
 
+def test_masks_beside_pictures_as_roboflow_writes_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / "train" / f"{name}.jpg")
+        write_mask(tmp_path / "train" / f"{name}_mask.png", [0, 2, 1])
+    write_text(tmp_path / "train/_classes.csv", "Pixel Value, Class\n0, background\n1, leaf\n2, root hair\n")
+    source = opened(tmp_path)
+    assert source.classes == ("background", "leaf", "root hair")
+    assert source.mask(0).flatten()[:3].tolist() == [0, 2, 1]
+
+
 def test_masks_and_label_map_of_cvat(voc: Path) -> None:
     write_text(
         voc / "labelmap.txt",
@@ -233,6 +243,10 @@ def test_masks_and_label_map_of_cvat(voc: Path) -> None:
     assert source.classes == ("background", "leaf", "root hair")
     assert source.palette == tuple(map(tuple, lookup.tolist()))
     assert source.mask(0).flatten()[:3].tolist() == [0, 2, 1]
+    # An export without parts: one list, of which a share is kept.
+    (voc / "ImageSets/Segmentation/train.txt").rename(voc / "ImageSets/Segmentation/default.txt")
+    shares = [opened(voc, split, format="voc", train="default", val_share=0.5) for split in ("train", "val")]
+    assert [len(share) for share in shares] == [1, 1]
 
 
 def test_no_names_at_all(tree: Path) -> None:
