@@ -210,6 +210,9 @@ def test_one_class_has_nothing_to_tell_it_from(tree: Path, text: str, message: s
         opened(tree)
     with pytest.raises(DataError, match="there is one class only"):
         opened(tree, classes=("thing",))
+    write_text(tree / "classes.txt", "0 background\n1 thing\n255 void\n")
+    with pytest.raises(DataError, match=r"only one class is left, 'thing' .* take 0 out of SegmentationSource\.ignore"):
+        opened(tree, ignore=(0,))
 
 
 def test_names_alone_as_labelme_writes_them(tree: Path) -> None:

@@ -5,7 +5,7 @@ it, with an id and a name per line, or names alone (labelme), or names and colou
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -141,7 +141,7 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
             f"{path}: no such file. SegmentationSource.classes must be the names of the classes in the order of their "
             f"ids, such as sky road car, or a text file in SegmentationSource.root with {_FORM} per line"
         )
-    return _more_than_one(_read(path, ignored, source.ignore))
+    return _read(path, ignored, source.ignore)
 
 
 def means_void(name: str) -> bool:
@@ -185,7 +185,7 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
         _check_void(path, rows, ignored, asked)
     kept = {number: rows[number] for number in sorted(rows) if number not in nothing}
     colours = [colour for _, colour in kept.values() if colour is not None]
-    return ClassList(
+    classes = ClassList(
         names=tuple(name for name, _ in kept.values()),
         ids=tuple(kept),
         palette=tuple(colours) if len(colours) == len(kept) else (),
@@ -195,6 +195,7 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
         by_colour=by_colour,
         colourless=tuple(name for name, colour in kept.values() if colour is None),
     )
+    return _more_than_one(classes, [number for number in rows if number in nothing - {-1, IGNORE}])
 
 
 def _numbered_rows(path: Path, texts: list[tuple[int, str]]) -> dict[int, _Row]:
@@ -234,11 +235,21 @@ def _check_void(
     )
 
 
-def _more_than_one(classes: ClassList) -> ClassList:
-    """Refuse a single class: whatever a network says is right then, and every score is 1."""
+def _more_than_one(classes: ClassList, left_out: Sequence[int] = ()) -> ClassList:
+    """Refuse a single class: whatever a network says is right then, and every score is 1.
+
+    Args:
+        classes: the classes.
+        left_out: ids of the list that are to be ignored.
+    """
     if len(classes.names) > 1:
         return classes
     name, number = classes.names[0], classes.ids[0]
+    if left_out:
+        raise DataError(
+            f"{classes.origin}: only one class is left, {name!r} (id {number}), and nothing to tell it from, so every "
+            f"score would be 1: take {', '.join(map(str, left_out))} out of SegmentationSource.ignore"
+        )
     if number == 0:
         first = "list `0 background` and `1 " + name + "`, and save the masks with these ids"
     else:
