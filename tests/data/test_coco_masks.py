@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hrformer.data.fingerprint import changes, fingerprint
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource
@@ -59,7 +60,7 @@ def test_polygons_in_place_of_masks(tmp_path: Path) -> None:
     assert np.array_equal(source.mask(0), square())
     # A picture without objects is all background.
     assert not source.mask(1).any()
-    assert source.mask_file(1) == f"{file}: image 2"
+    assert source.mask_file(1) == f"{file}::image 2"
     assert source.item(0, source.pixels(0))["mask"].shape == (H, W)
     assert np.array_equal(pickle.loads(pickle.dumps(source)).mask(0), square())
 
@@ -261,6 +262,16 @@ def test_bad_tables_are_named(tmp_path: Path, tables: dict[str, Any], message: s
     write(tmp_path, **tables)
     with pytest.raises(DataError, match=message):
         opened(tmp_path, format="coco")
+
+
+def test_changed_outlines_are_changed_labels(tmp_path: Path) -> None:
+    write(tmp_path, thing())
+    before = fingerprint(opened(tmp_path), [tmp_path])
+    assert not changes(before, fingerprint(opened(tmp_path), [tmp_path]))
+    write(tmp_path, thing([[2, 3, 8, 3, 8, 7, 2, 9]]))
+    assert "1 files changed (annotations/instances_train.json)" in changes(
+        before, fingerprint(opened(tmp_path), [tmp_path])
+    )
 
 
 def test_some_boxes_among_outlines_are_void(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -210,6 +210,9 @@ def test_one_class_has_nothing_to_tell_it_from(tree: Path, text: str, message: s
         opened(tree)
     with pytest.raises(DataError, match="there is one class only"):
         opened(tree, classes=("thing",))
+    write_text(tree / "classes.txt", "0 background\n1 thing\n255 void\n")
+    with pytest.raises(DataError, match=r"only one class is left, 'thing' .* take 0 out of SegmentationSource\.ignore"):
+        opened(tree, ignore=(0,))
 
 
 def test_names_alone_as_labelme_writes_them(tree: Path) -> None:
@@ -219,6 +222,16 @@ def test_names_alone_as_labelme_writes_them(tree: Path) -> None:
         source = opened(tree)
         assert source.classes == ("_background_", "road", "traffic light")
         assert source.mask(1).flatten()[:4].tolist() == [0, 1, 2, 255]
+
+
+def test_masks_beside_pictures_as_roboflow_writes_them(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_picture(tmp_path / "train" / f"{name}.jpg")
+        write_mask(tmp_path / "train" / f"{name}_mask.png", [0, 2, 1])
+    write_text(tmp_path / "train/_classes.csv", "Pixel Value, Class\n0, background\n1, leaf\n2, root hair\n")
+    source = opened(tmp_path)
+    assert source.classes == ("background", "leaf", "root hair")
+    assert source.mask(0).flatten()[:3].tolist() == [0, 2, 1]
 
 
 def test_masks_and_label_map_of_cvat(voc: Path) -> None:
@@ -233,6 +246,10 @@ def test_masks_and_label_map_of_cvat(voc: Path) -> None:
     assert source.classes == ("background", "leaf", "root hair")
     assert source.palette == tuple(map(tuple, lookup.tolist()))
     assert source.mask(0).flatten()[:3].tolist() == [0, 2, 1]
+    # An export without parts: one list, of which a share is kept.
+    (voc / "ImageSets/Segmentation/train.txt").rename(voc / "ImageSets/Segmentation/default.txt")
+    shares = [opened(voc, split, format="voc", train="default", val_share=0.5) for split in ("train", "val")]
+    assert [len(share) for share in shares] == [1, 1]
 
 
 def test_no_names_at_all(tree: Path) -> None:

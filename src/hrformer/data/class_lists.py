@@ -5,7 +5,7 @@ it, with an id and a name per line, or names alone (labelme), or names and colou
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,8 @@ from hrformer.data.masks import ColourTable
 from hrformer.data.sets import IGNORE, DataError
 from hrformer.data.sources import SegmentationSource
 
-TOOL_FILES = ("labelmap.txt", "class_names.txt")
-"""What CVAT and labelme call the file; looked for where there is no ``classes.txt``."""
+TOOL_FILES = ("labelmap.txt", "class_names.txt", "{train}/_classes.csv")
+"""What CVAT, labelme and Roboflow call the file; looked for where there is no ``classes.txt``."""
 
 _LINE = re.compile(r"(\d+)[\s:,]+(\S.*?)(?:[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+))?\s*")
 _LABELMAP_LINE = re.compile(r"([^:]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")
@@ -113,8 +113,9 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
     Names given outright belong to the ids 0, 1, 2 ... without those in ``source.ignore``. A file gives each id itself;
     lines whose id is in ``source.ignore``, and one of 255 with a name such as void, only say which colour belongs to no
     class. Empty lines and lines that begin with ``#`` are skipped. Where there is no ``classes.txt``, the files of CVAT
-    (``labelmap.txt``, ``name:R,G,B::``, masks of colours) and of labelme (``class_names.txt``, a name per line from id
-    0 on, ``__ignore__`` being no class) are taken, which may also be named in ``source.classes``.
+    (``labelmap.txt``, ``name:R,G,B::``, masks of colours), labelme (``class_names.txt``, a name per line from id 0 on,
+    ``__ignore__`` being no class) and Roboflow (``train/_classes.csv``, a heading, then ``id, name``) are taken, which
+    may also be named in ``source.classes``.
 
     Args:
         source: its ``classes``, ``ignore`` and ``root`` are used.
@@ -131,7 +132,8 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
         return _more_than_one(ClassList(names=names, ids=tuple(next(free) for _ in names), ignored=ignored))
     path = source.root / source.classes
     if not path.is_file() and source.classes == "classes.txt":
-        path = next((source.root / name for name in TOOL_FILES if (source.root / name).is_file()), path)
+        usual = (source.root / name.replace("{train}", source.train) for name in TOOL_FILES)
+        path = next((file for file in usual if file.is_file()), path)
     if not path.is_file():
         if default is not None and source.classes == "classes.txt":
             return default
@@ -139,7 +141,7 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
             f"{path}: no such file. SegmentationSource.classes must be the names of the classes in the order of their "
             f"ids, such as sky road car, or a text file in SegmentationSource.root with {_FORM} per line"
         )
-    return _more_than_one(_read(path, ignored, source.ignore))
+    return _read(path, ignored, source.ignore)
 
 
 def means_void(name: str) -> bool:
@@ -167,6 +169,8 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
         raise DataError(f"{path}: cannot be read as text: {error}") from error
     texts = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
     texts = [(number, text) for number, text in texts if text and not text.startswith("#")]
+    if path.suffix == ".csv" and texts and not texts[0][1][0].isdigit():
+        del texts[0]
     labelmap = [_LABELMAP_LINE.fullmatch(text) for _, text in texts]
     by_colour = bool(texts) and all(labelmap)
     nothing = {*ignored}
@@ -181,7 +185,7 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
         _check_void(path, rows, ignored, asked)
     kept = {number: rows[number] for number in sorted(rows) if number not in nothing}
     colours = [colour for _, colour in kept.values() if colour is not None]
-    return ClassList(
+    classes = ClassList(
         names=tuple(name for name, _ in kept.values()),
         ids=tuple(kept),
         palette=tuple(colours) if len(colours) == len(kept) else (),
@@ -191,6 +195,7 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
         by_colour=by_colour,
         colourless=tuple(name for name, colour in kept.values() if colour is None),
     )
+    return _more_than_one(classes, [number for number in rows if number in nothing - {-1, IGNORE}])
 
 
 def _numbered_rows(path: Path, texts: list[tuple[int, str]]) -> dict[int, _Row]:
@@ -230,11 +235,21 @@ def _check_void(
     )
 
 
-def _more_than_one(classes: ClassList) -> ClassList:
-    """Refuse a single class: whatever a network says is right then, and every score is 1."""
+def _more_than_one(classes: ClassList, left_out: Sequence[int] = ()) -> ClassList:
+    """Refuse a single class: whatever a network says is right then, and every score is 1.
+
+    Args:
+        classes: the classes.
+        left_out: ids of the list that are to be ignored.
+    """
     if len(classes.names) > 1:
         return classes
     name, number = classes.names[0], classes.ids[0]
+    if left_out:
+        raise DataError(
+            f"{classes.origin}: only one class is left, {name!r} (id {number}), and nothing to tell it from, so every "
+            f"score would be 1: take {', '.join(map(str, left_out))} out of SegmentationSource.ignore"
+        )
     if number == 0:
         first = "list `0 background` and `1 " + name + "`, and save the masks with these ids"
     else:

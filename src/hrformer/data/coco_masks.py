@@ -105,8 +105,8 @@ class CocoMasks(SegmentationSet):
         )
 
     def mask_file(self, index: int) -> str:
-        """``<annotation file>: image <id>``."""
-        return f"{self.annotations}: image {self._ids[index]}"
+        """``<annotation file>::image <id>``."""
+        return f"{self.annotations}::image {self._ids[index]}"
 
 
 def _tables(file: Path) -> dict[str, list[dict[str, Any]]]:

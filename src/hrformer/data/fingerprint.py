@@ -74,7 +74,7 @@ def _files(source: ImageSet) -> list[str]:
     for index in range(len(source)):
         found.setdefault(source.file(index).partition("::")[0])
         if masks:
-            mask = source.mask_file(index)  # type: ignore[attr-defined]
+            mask = source.mask_file(index).partition("::")[0]  # type: ignore[attr-defined]
             if os.path.isfile(mask):
                 found.setdefault(mask)
     return list(found)

@@ -239,6 +239,12 @@ def test_numbers_of_objects(masks: Callable[..., Part], tmp_path: Path) -> None:
     assert "1..3 tell single objects of one class apart" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
 
 
+def test_255_that_is_no_class_and_not_void(masks: Callable[..., Part], tmp_path: Path) -> None:
+    masks(mask(0, 1, 2, 255, 0, 0, 0, 0))
+    source = open_segmentation(SegmentationSource(root=tmp_path, ignore="none"), "train")
+    assert "leave --data.ignore none out" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
+
+
 def test_absent_classes_may_be_shifted_or_void(masks: Callable[..., Part]) -> None:
     found = look(masks(mask(1, 1, 1, 1, 2, 2, 2, 2)))["empty-class"]
     assert found.where == ("sky",)

@@ -39,6 +39,8 @@ def advice(unknown: Sequence[int], found: Sequence[int], listed: Sequence[int]) 
                 f"the masks hold 0..{count}, one id more than the {count} classes of the list: list the missing one. "
                 f"If labels count from 1 and 0 is no class, list the classes as 1..{count} and give --data.ignore 0"
             )
+    if list(unknown) == [IGNORE]:
+        return f"leave --data.ignore none out, so that {IGNORE} is void; or name what it stands for in data.classes"
     if are_grey_levels(found, listed):
         levels = ", ".join(map(str, found))
         return (
