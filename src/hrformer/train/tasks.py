@@ -60,6 +60,12 @@ class TrainingTask(ABC, Generic[Run]):
     def __init__(self, config: Run) -> None:
         self.config: Run = config
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the classes or joints."""
+        data: Any = self.train_set
+        return tuple(data.skeleton.keypoints if isinstance(data, PoseSet) else data.classes)
+
     def adopt(self, config: Run) -> None:
         """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
         self.config = config
