@@ -118,6 +118,36 @@ def test_people(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert Path("out/contact_sheet.jpg").exists()
 
 
+def test_one_file_for_everything(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """CVAT's export of one task: its names hold Windows' folders, and nobody split it."""
+    monkeypatch.chdir(tmp_path)
+    content = json.loads((data_dir / "coco_tiny/annotations/person_keypoints.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"photos\\{image['file_name']}"
+    Path("annotations").mkdir()
+    Path("annotations/person_keypoints_default.json").write_text(json.dumps(content))
+    Path("images").symlink_to(data_dir / "coco_tiny/images", target_is_directory=True)
+    options = ("--data.root", ".", "--batch.total", "2", "--samples", "0")
+    code, report = inspect("finetune_pose", *options)
+    assert code == 1
+    assert [one["what"].partition("; ")[2] for one in report["findings"] if one["kind"] == "open"] == [
+        "--data.val-share 0.2 keeps a fifth of the pictures for validation. Or name a file in --data.val-annotations"
+    ]
+    capfd.readouterr()
+    code, report = inspect("finetune_pose", *options, "--data.val-share", "0.3")
+    said = capfd.readouterr().err.splitlines()
+    assert code == 0
+    assert said[0] == "annotations/person_keypoints_default.json: taken for the labels of the train part"
+    assert said[1].endswith(f"such as {content['images'][0]['file_name']} at images/{coco_name(content)}")
+    assert len([line for line in said if line.startswith("--data.val-share 0.3: ")]) == 1
+    assert report["statistics"].keys() == {"train", "val"}
+
+
+def coco_name(content: dict) -> str:
+    """Name of the first picture without its folder."""
+    return str(content["images"][0]["file_name"]).rpartition("\\")[2]
+
+
 def test_detections_are_tried(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--split", "val", "--samples", "0", "--data.root", str(data_dir / "coco_tiny")]

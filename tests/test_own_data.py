@@ -125,7 +125,7 @@ def test_orientation_of_phone_pictures_is_an_option(make: type[Set], exif: str) 
 def test_categories_with_different_joints_are_chosen_by_name(make: type[Set]) -> None:
     one = make("two_kinds_of_joints")
     text = one.both()
-    assert text.count("--data.category") == 2
+    assert text.count("--data.category") >= 2
     assert "person" in text
     assert "cup" in text
     code, text = one.train("--data.category", "person")

@@ -210,7 +210,9 @@ def test_files_that_are_not_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"one annotation file of the train part .*found annotations/train_1\.json, "):
         opened(tmp_path)
     (tmp_path / "images/train/a.jpg").unlink()
-    with pytest.raises(DataError, match=r"train_1\.json: the picture 'a\.jpg' is in none of the folders images/train"):
+    with pytest.raises(
+        DataError, match=r"pictures of .*train_1\.json, such as a\.jpg, which is in none of .*images/train"
+    ):
         opened(tmp_path, format="coco", masks="annotations/{split}_1.json")
 
 
@@ -323,3 +325,20 @@ def test_sizes_of_another_picture(tmp_path: Path, size: tuple[int, int]) -> None
     ) as caught:
         opened(tmp_path)
     assert str(caught.value).startswith(str(file))
+
+
+def test_one_file_is_split_by_picture(tmp_path: Path) -> None:
+    images = [{"id": key, "file_name": f"x\\1a2b3c4d-{key}.JPG", "width": W, "height": H} for key in range(10)]
+    for key in range(10):
+        write(tmp_path)
+        (tmp_path / "images/train/a.jpg").rename(tmp_path / f"images/train/{key}.jpg")
+    write(tmp_path, thing(), file="result.json", images=images)
+    (tmp_path / "annotations/instances_train.json").unlink()
+    train, val = opened(tmp_path, "train", val_share=0.2), opened(tmp_path, "val", val_share=0.2)
+    assert (len(train), len(val)) == (8, 2)
+    assert {train.file(n) for n in range(8)} | {val.file(n) for n in range(2)} == {
+        str(tmp_path / f"images/train/{key}.jpg") for key in range(10)
+    }
+    file = write(tmp_path, file="annotations/instances_val.json")
+    with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*here is one, {file}; leave"):
+        opened(tmp_path, "train", val_share=0.2)

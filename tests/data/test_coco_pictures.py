@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.data.coco_pictures import find_pictures, plain_name
+from hrformer.data.coco_pictures import find_pictures, picture_folders, plain_name
 from hrformer.data.sets import DataError
 
 
@@ -83,6 +83,24 @@ def test_missing_pictures_and_what_is_there(tmp_path: Path) -> None:
         find(tmp_path, "b.jpg")
 
 
+def test_a_root_one_folder_too_deep(tmp_path: Path) -> None:
+    touch(tmp_path, "images/val/a.jpg", "annotations/val.json", "other/b.jpg")
+    root = tmp_path / "annotations"
+    with pytest.raises(DataError, match=rf"no pictures; it is in {tmp_path}, which PoseSource\.root should be; fetch"):
+        find_pictures(["val/a.jpg"], [root], root, root / "val.json")
+    touch(tmp_path, "images of others/c.jpg", "other/images/b.jpg")
+    with pytest.raises(DataError, match="no pictures; fetch"):
+        find_pictures(["b.jpg"], [root], root, root / "val.json")
+
+
 def test_plain_names() -> None:
     assert plain_name(" ./x//y\\z.jpg ") == "x/y/z.jpg"
     assert plain_name("100%.jpg") == "100%.jpg"
+
+
+def test_folders_of_masks_hold_no_pictures(tmp_path: Path) -> None:
+    for folder in ("images/train", "images/val", "masks/train", "labels", "other"):
+        (tmp_path / folder).mkdir(parents=True)
+    found = picture_folders(tmp_path, [tmp_path / "elsewhere"], "train", tmp_path / "labels/train.json")
+    names = [one.relative_to(tmp_path).as_posix() for one in found]
+    assert names == ["elsewhere", ".", "labels", "images/train", "images", "other"]

@@ -3,7 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -214,8 +217,45 @@ def test_unreadable_files_are_named(workers: int, tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_is_a_data_error() -> None:
     batches = batches_of(LoaderDataset(Memory(), FailsAt(1, None), 0), [[Key(0, 0)], [Key(1, 0)]], workers=1)
-    with pytest.raises(DataError, match=r"a process that loads data failed, perhaps for want of memory: .*worker"):
+    with pytest.raises(DataError, match=r"a process that loads data failed: .*worker.*--runtime\.workers 0"):
         list(batches)
+
+
+SMALL_SHARED_MEMORY = """
+import logging
+from data.test_loader import Memory
+from hrformer.data.loader import LoaderDataset, PictureCache, batches_of
+from hrformer.data.order import Key
+import numpy as np
+
+class Large(Memory):
+    def pixels(self, index):
+        return np.zeros((512, 512, 3), np.uint8)
+
+logging.basicConfig()
+print(PictureCache(Large()).complete)
+print(sum(1 for _ in batches_of(LoaderDataset(Large(), lambda item: item, 0), [[Key(0, 0)]], workers=0)))
+list(batches_of(LoaderDataset(Large(), lambda item: item, 0), [[Key(i, 0) for i in range(4)]] * 2, workers=1))
+"""
+
+
+@pytest.mark.slow
+def test_too_little_shared_memory_ends_with_the_remedy() -> None:
+    mounted = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+    own = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    if not shutil.which("unshare") or subprocess.run([*own, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a mount namespace of its own")
+    command = [*own, sys.executable, "-c", SMALL_SHARED_MEMORY]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["False", "1"], done.stderr[-2000:]
+    assert "decoded pictures are not kept: they need 5 MB of shared memory, 1 MB are free in /dev/shm" in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "DataError: a process that loads data failed: " in last
+    assert "docker run --shm-size 8g" in last
+    assert "--runtime.workers 0" in last
 
 
 def test_workers_end_at_once_after_an_error() -> None:

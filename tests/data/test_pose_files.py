@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.data.pose_files import labels_file, picture_folders
+from hrformer.data.pose_files import labels_file
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource
@@ -165,6 +165,13 @@ def test_several_or_no_files(tmp_path: Path) -> None:
     assert labels_file(source, "train") == tmp_path / "annotations/train.json"
 
 
+def test_a_part_for_the_root(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        labels(tmp_path / part / "_annotations.coco.json", "a.jpg")
+    with pytest.raises(DataError, match=rf"PoseSource\.root should be {tmp_path}, the folder that holds valid too"):
+        open_pose(replace(FIND, root=tmp_path / "train"), "val")
+
+
 def test_files_without_joints_give_way(tmp_path: Path) -> None:
     labels(tmp_path / "person_keypoints_default.json", "a.jpg")
     labels(tmp_path / "instances_default.json", "a.jpg", annotations=[], categories=[{"id": 1, "name": "person"}])
@@ -196,11 +203,3 @@ def test_a_part_needs_labels(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"PoseSource\.val_share 0\.2 leaves the (train|val) part without labels"):
         _ = open_pose(source, "train"), open_pose(source, "val")
-
-
-def test_folders_of_masks_hold_no_pictures(tmp_path: Path) -> None:
-    for folder in ("images/train", "images/val", "masks/train", "labels", "other"):
-        (tmp_path / folder).mkdir(parents=True)
-    found = picture_folders(replace(FIND, root=tmp_path), "train", tmp_path / "labels/train.json")
-    names = [one.relative_to(tmp_path).as_posix() for one in found]
-    assert names == ["images/train", "images", ".", "labels", "other"]

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from hrformer.cli import main
+from hrformer.train.config import SegmentationRun
+from hrformer.train.config_file import read_config
 
 QUICK = (
-    "--schedule.updates 4 --schedule.warmup-updates 1 --validate-updates 4 --batch.total 4 --runtime.cpu "
-    "--runtime.workers 0 --log.pictures 2 --model.name hrformer_nano"
+    "--schedule.updates 4 --schedule.warmup-updates 1 --validate-updates 4 --runtime.cpu --runtime.workers 0 "
+    "--log.pictures 2"
 )
 
 
@@ -31,9 +33,9 @@ def test_class_folders(data_dir: Path, tmp_path: Path) -> None:
         for name in ("cat", "ship"):
             link(sorted((data_dir / "cifar10" / split / name).glob("*.jpg"))[:count], tmp_path / "own" / split / name)
     out = tmp_path / "run"
-    options = f"{QUICK} --model.init hrformer_nano_cifar10 --model.head-planes 8 --model.head-width 512"
-    size = "--augment.size 56 56"
-    assert run(f"train finetune_classification --data.root {tmp_path}/own --out {out} {size} {options}") == 0
+    assert run(f"train finetune_classification --data.root {tmp_path}/own --out {out} {QUICK}") == 0
+    # Cat and ship are classes of the start weights, whose rows of the last layer they keep.
+    assert "2 of the 2 classes are known to the file by name" in (out / "log.txt").read_text()
     picture = next((tmp_path / "own" / "val" / "cat").iterdir())
     assert run(f"predict classify {picture} --weights {out}/best.safetensors --out {tmp_path}/results") == 0
     (found,) = json.loads((tmp_path / "results" / "predictions.json").read_text())
@@ -59,7 +61,9 @@ def test_joints_of_any_names(data_dir: Path, tmp_path: Path) -> None:
         (own / "annotations").mkdir(exist_ok=True)
         (own / "annotations" / f"{split}.json").write_text(json.dumps(content))
     out = tmp_path / "run"
-    options = f"{QUICK} --model.init hrformer_nano_lspet --model.frozen stem stage1 --augment.size 64 64"
+    options = (
+        f"{QUICK} --batch.total 4 --model.init hrformer_nano_lspet --model.frozen stem stage1 --augment.size 64 64"
+    )
     assert run(f"train finetune_pose --data.root {own} --out {out} {options}") == 0
     picture = next((own / "images" / "val").iterdir())
     assert run(f"predict pose {picture} --weights {out}/best.safetensors --out {tmp_path}/results") == 0
@@ -75,9 +79,15 @@ def test_pictures_and_masks(data_dir: Path, tmp_path: Path) -> None:
             link(sorted((source / kind / split).glob(f"*.{ending}"))[:count], own / kind / split)
     (own / "classes.txt").symlink_to(source / "classes.txt")
     out = tmp_path / "run"
-    options = f"{QUICK} --model.init hrformer_nano_camvid --model.ocr-channels 64 --model.ocr-key-channels 32"
-    size = "--augment.size 96 96 --augment.short-side 96 --evaluation.short-side 96"
-    assert run(f"train finetune_segmentation --data.root {own} --out {out} {size} {options}") == 0
+    size = "--augment.size 96 96"
+    assert run(f"train finetune_segmentation --data.root {own} --out {out} {size} {QUICK}") == 0
+    config = read_config(out / "config.json")
+    assert isinstance(config, SegmentationRun)
+    assert (config.model.init, config.augment.short_side, config.evaluation.short_side) == (
+        "hrformer_nano_camvid",
+        96,
+        96,
+    )
     picture = next((own / "images" / "val").iterdir())
     assert run(f"predict segment {picture} --weights {out}/best.safetensors --out {tmp_path}/results") == 0
     assert (tmp_path / "results" / "masks" / f"{picture.stem}.png").exists()

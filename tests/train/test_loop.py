@@ -284,26 +284,103 @@ def test_bf16_stays_close(pose_run: PoseRun, tmp_path: Path) -> None:
     assert losses(tmp_path / "bf16") != losses(tmp_path / "plain")
 
 
-def test_broken_picture_in_the_middle_is_told_everywhere(classification_run: ClassificationRun, tmp_path: Path) -> None:
+@pytest.fixture
+def fragile(classification_run: ClassificationRun, tmp_path: Path) -> ClassificationRun:
+    """A run of 20 updates over files that can be damaged, decoded anew each time."""
     root = tmp_path / "data"
     shutil.copytree(classification_run.data.root, root)
-    broken = next((root / "train" / "ship").glob("*.jpg"))
-    broken.write_bytes(broken.read_bytes()[:200])
-    config = replace(
+    return replace(
         longer(classification_run, 20),
         data=replace(classification_run.data, root=root),
         runtime=replace(classification_run.runtime, cache_gb=0),
         batch=BatchConfig(total=2),
+        save=SaveConfig(every_updates=2, every_minutes=0),
         log=LogConfig(every_updates=20, trackers=(), pictures=0),
-        validate_updates=20,
+        validate_updates=10,
     )
-    with pytest.raises(DataError, match=broken.name):
-        train(config, tmp_path / "run")
-    end = lines(tmp_path / "run", "end")[0]
-    # With 28 of 30 pictures before it at most, 14 updates, and the checkpoint is never more than one behind.
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_error_in_the_middle_loses_nothing(fragile: ClassificationRun, tmp_path: Path, split: str) -> None:
+    broken = next((fragile.data.root / split / "ship").glob("*.jpg"))
+    whole, out = broken.read_bytes(), tmp_path / "run"
+
+    def damage(_: object) -> None:
+        broken.write_bytes(whole[:200])
+
+    with pytest.raises(DataError, match=f"{broken.name}.*--data.skip-broken"):
+        train(fragile, out, saved=damage)
+    end = lines(out, "end")[0]
     assert end["state"] == "failed"
-    assert read_state(checkpoint_path(tmp_path / "run"))[0].update in (end["update"], end["update"] - 1)
-    assert broken.name in (tmp_path / "run" / "summary.html").read_text()
+    state = read_state(checkpoint_path(out))[0]
+    # The picture comes after the first checkpoint, and is the only thing that is missing.
+    assert state.update == end["update"] > 2
+    assert state.update == 10 or split == "train"
+    assert broken.name in (out / "summary.html").read_text()
+    assert "--resume" in (out / "log.txt").read_text()
+
+    broken.write_bytes(whole)
+    train(fragile, out, resume=True)
+    train(fragile, tmp_path / "at_once")
+    for name in ("last.safetensors", "best.safetensors"):
+        ours, other = (load_model(folder / name)[0].state_dict() for folder in (out, tmp_path / "at_once"))
+        assert all(torch.equal(ours[key], other[key]) for key in other)
+
+
+def test_error_in_the_middle_goes_on_without_the_broken_file(fragile: ClassificationRun, tmp_path: Path) -> None:
+    broken = next((fragile.data.root / "train" / "ship").glob("*.jpg"))
+    whole, out = broken.read_bytes(), tmp_path / "run"
+    with pytest.raises(DataError, match=broken.name):
+        train(fragile, out, saved=lambda run: broken.write_bytes(whole[:200]))
+    with pytest.raises(DataError, match=broken.name):
+        train(fragile, out, resume=True)
+    skipping = replace(fragile, data=replace(fragile.data, skip_broken=True))
+    assert train(skipping, out, resume=True).update == 20
+
+
+def test_changed_data_is_not_gone_on_with(fragile: ClassificationRun, tmp_path: Path) -> None:
+    out, folder = tmp_path / "run", fragile.data.root / "train"
+    train(fragile, out)
+    moved = replace(fragile, data=replace(fragile.data, root=tmp_path / "elsewhere"))
+    shutil.copytree(fragile.data.root, tmp_path / "elsewhere")
+    assert train(moved, out, resume=True).main == "top1"
+    ship, cat = (next((folder / name).glob("*.jpg")) for name in ("ship", "cat"))
+    kept = ship.read_bytes()
+    ship.write_bytes(cat.read_bytes())
+    with pytest.raises(ResumeError, match=rf"train: 1 files changed \(train/ship/{ship.name}\).*--model.init"):
+        train(fragile, out, resume=True)
+    ship.rename(folder / "cat" / "new.jpg")
+    with pytest.raises(ResumeError, match=r"1 files added \(train/cat/new.jpg\), 1 files removed"):
+        train(fragile, out, resume=True)
+    (folder / "cat" / "new.jpg").unlink()
+    ship.write_bytes(kept)
+    train(fragile, out, resume=True)
+
+
+def test_start_weights_are_scored_first_and_may_stay_the_best(
+    classification_run: ClassificationRun, tmp_path: Path
+) -> None:
+    first = train(longer(classification_run, 20), tmp_path / "first")
+    again = replace(
+        classification_run,
+        model=replace(classification_run.model, init=str(first.out / "best.safetensors")),
+        optim=replace(classification_run.optim, lr=1.0),
+        schedule=replace(classification_run.schedule, updates=30),
+        validate_updates=2,
+        validate_start=True,
+        early_stopping=3,
+    )
+    result = train(again, tmp_path / "again")
+    scores = [(row["update"], row["value"]) for row in lines(result.out, "validation")]
+    assert scores[0] == (0, first.best)
+    assert result.early
+    assert result.interrupted == ""
+    assert result.update == scores[-1][0] < 30
+    since = [update for update, value in scores if update > result.best_update]
+    assert len(since) == 3
+    assert lines(result.out, "end")[0]["state"] == "finished"
+    # Taken up again it is still finished.
+    assert train(again, result.out, resume=True).update == result.update
 
 
 def test_process_stopped_by_another_ends_as_interrupted(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
 from hrformer.cli.messages import say
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
+from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
 from hrformer.data.inspection.parts import Part, compare
@@ -55,7 +58,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options = command.options
-    with speaking_of_options(command.config), bars() as progress:
+    with speaking_of_options(command.config), _reported_notes(), bars() as progress:
         report = inspect_data(
             command.config,
             options.split,
@@ -232,6 +235,21 @@ def _draw(
 
 def _mixes(augment: ClassificationAugment) -> bool:
     return max(augment.erasing, augment.mixup, augment.cutmix) > 0
+
+
+@contextmanager
+def _reported_notes() -> Iterator[None]:
+    """What readers put right in labels stands in the report, and is not said twice."""
+    log = logging.getLogger(coco_keypoints.__name__)
+
+    def other(record: logging.LogRecord) -> bool:
+        return not hasattr(record, "kind")
+
+    log.addFilter(other)
+    try:
+        yield
+    finally:
+        log.removeFilter(other)
 
 
 def _stage(progress: Progress | None, name: str) -> Callable[[int, int], object] | None:

@@ -100,7 +100,7 @@ class CocoPeople(PoseSet):
             labels = labels.placed(used, self._paths.__getitem__, source.clip, source.exif)
             self.notes = labels.labels.notes
             for note in self.notes:
-                _log.warning("%s", note.text)
+                _log.warning("%s", note.text, extra={"kind": note.kind})
             found = found if detections is not None else labels.labels.people
             if not len(found):
                 raise self._nobody(file, ids, box_threshold)

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from hrformer.data.class_lists import means_void, void_ids
 from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
 from hrformer.data.coco_outlines import Outlines, OutlineWriter
+from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import load_image
-from hrformer.data.instance_files import annotation_file, find_pictures
+from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import part_name
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import IGNORE, DataError, Note, SegmentationSet
@@ -49,12 +50,15 @@ class CocoMasks(SegmentationSet):
     """
 
     def __init__(self, source: SegmentationSource, split: Split) -> None:
-        self.annotations = file = annotation_file(source, split, part_name(source, split))
+        part = part_name(source, split)
+        self.annotations = file = annotation_file(source, split, part)
         content = _tables(file)
         numbers, self.classes = _classes(content, file, source, split)
         images = _images(content["images"], file)
         names = [image["file_name"] for image in images.values()]
-        pictures = find_pictures(names, file, source, part_name(source, split))
+        folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
+        advice = "SegmentationSource.images says where they are"
+        pictures = [Path(path) for path in find_pictures(names, folders, source.root, file, advice)]
         self.name = source.root.expanduser().resolve().name
         self._pictures = PackedNames(map(str, pictures))
         self._ids = list(images)

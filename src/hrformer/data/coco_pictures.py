@@ -15,8 +15,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES
-from hrformer.data.part_words import MASK_WORDS, words_of
+from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.sets import DataError
+from hrformer.data.sources import Split
 
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
 """What Label Studio puts before the name of an uploaded file; a year or a word of these letters is none."""
@@ -25,12 +26,33 @@ _DEEPEST = 6
 """Folders below the root that are searched by name."""
 
 _SHOWN = 4
-_FIELDS = "PoseSource.train_images, PoseSource.val_images and PoseSource.test_images say where they are"
+_POSE = "PoseSource.train_images, PoseSource.val_images and PoseSource.test_images say where they are"
 
 _log = logging.getLogger(__name__)
 
 
-def find_pictures(names: Sequence[str], folders: Sequence[Path], root: Path, file: Path) -> list[str]:
+def picture_folders(root: Path, named: Sequence[Path], split: Split, file: Path) -> list[Path]:
+    """Folders that may hold the pictures of a part, the likelier ones first.
+
+    Args:
+        root: of the set.
+        named: folders that its source names, which come first, then the root.
+        split: the part.
+        file: annotations, beside which the pictures may lie; one that speaks of no part may list pictures of all.
+    """
+    bases = [base for base in (root, file.parent, file.parent.parent) if base.is_relative_to(root)]
+    below = [(one, one.relative_to(base)) for base in bases for one in folders_in(base, 2)]
+    around = [(part_of(inner), one) for one, inner in below if MASK_WORDS.isdisjoint(words_of(inner.as_posix()))]
+    whole = part_of(file.relative_to(root) if file.is_relative_to(root) else file.name) is None
+    own = [one for part, one in around if part == split]
+    neutral = [one for part, one in around if part is None]
+    others = [one for part, one in around if part not in (split, None)] if whole else []
+    return list(dict.fromkeys([*named, root, file.parent, *own, *neutral, *others]))
+
+
+def find_pictures(
+    names: Sequence[str], folders: Sequence[Path], root: Path, file: Path, advice: str = _POSE
+) -> list[str]:
     """A path for each picture.
 
     In this order: the name as it stands, in each of the folders; without leading folders, backslashes, percent signs
@@ -42,11 +64,12 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], root: Path, fil
         folders: that may hold them, the likelier ones first.
         root: of the set.
         file: that lists them, for messages.
+        advice: which field of a source says where pictures are.
 
     Raises:
         DataError: pictures are missing; one could be several files, or two would be one.
     """
-    search = _Search(folders, root, file)
+    search = _Search(folders, root, file, advice)
     paths = [search.as_it_stands(name) for name in names]
     lost = [place for place, path in enumerate(paths) if path is None]
     missing = []
@@ -58,7 +81,7 @@ def find_pictures(names: Sequence[str], folders: Sequence[Path], root: Path, fil
         raise DataError(search.complaint(missing, len(names)))
     found = [path for path in paths if path is not None]
     if lost:
-        _require_different(names, found, file)
+        _require_different(names, found, file, advice)
         first = lost[0]
         _log.info(
             "%s: %d of its %d pictures are not where it says and were found by their names, such as %s at %s",
@@ -83,8 +106,12 @@ def plain_name(name: str) -> str:
 class _Search:
     """Looks for pictures; every folder is listed once, a fraction of the time of asking for each file."""
 
-    def __init__(self, folders: Sequence[Path], root: Path, file: Path) -> None:
-        self.folders, self.root, self.file = [os.fspath(one) for one in folders], root, file
+    def __init__(self, folders: Sequence[Path], root: Path, file: Path, advice: str) -> None:
+        # Absolute names need no folder, but one to start from.
+        there = [one for one in folders if one.is_dir()] or [root]
+        self.folders, self.root, self.file = [os.fspath(one) for one in there], root, file
+        self._asked = ", ".join(dict.fromkeys(map(str, folders)))
+        self._advice, self._source = advice, advice.partition(".")[0]
         self._listed: dict[str, set[str]] = {}
         self._loose: dict[str, dict[str, list[str]]] = {}
         self._below: dict[str, list[str]] | None = None
@@ -119,13 +146,17 @@ class _Search:
 
     def complaint(self, missing: Sequence[str], total: int) -> str:
         """What to say about missing pictures."""
-        looked = ", ".join(dict.fromkeys(self.folders))
         there = sorted(path for paths in self._index().values() for path in paths)
         held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
+        above = self.root.resolve().parent
+        beside = [one for one in folders_in(above, 2) if PICTURE_WORDS & {*words_of(one.relative_to(above).parts[0])}]
+        if beside and _Search(beside, self.root, self.file, self._advice).elsewhere(missing[0]):
+            # As with annotations/ for the root, beside images/.
+            held += f"; it is in {above}, which {self._source}.root should be"
         return (
             f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
-            f"in none of {looked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
-            f"missing ones, or remove them from the file. {_FIELDS}"
+            f"in none of {self._asked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
+            f"missing ones, or remove them from the file. {self._advice}"
         )
 
     def _names(self, folder: str) -> set[str]:
@@ -157,7 +188,7 @@ class _Search:
         if len(options) > 1:
             raise DataError(
                 f"{self.file} lists the picture {name}, which could be any of {', '.join(sorted(options)[:_SHOWN])}"
-                f"{' and more' if len(options) > _SHOWN else ''}; {_FIELDS}"
+                f"{' and more' if len(options) > _SHOWN else ''}; {self._advice}"
             )
         return options[0] if options else None
 
@@ -168,7 +199,7 @@ class _Search:
         return self._below
 
 
-def _require_different(names: Sequence[str], found: Sequence[str], file: Path) -> None:
+def _require_different(names: Sequence[str], found: Sequence[str], file: Path, advice: str) -> None:
     """Two names that lead to one file are two pictures of which one is missing."""
     owners: dict[str, str] = {}
     for name, path in zip(names, found, strict=True):
@@ -176,7 +207,7 @@ def _require_different(names: Sequence[str], found: Sequence[str], file: Path) -
         if plain_name(other) != plain_name(name):
             raise DataError(
                 f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; "
-                f"{_FIELDS}"
+                f"{advice}"
             )
 
 

@@ -1,17 +1,15 @@
-"""Where labelling tools put COCO's instances files and the pictures they speak of."""
+"""Where labelling tools put COCO's instances files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from urllib.parse import unquote
 
+from hrformer.data.part_words import WORDS
 from hrformer.data.sets import DataError
 from hrformer.data.sources import SegmentationSource, Split
 
-_ALSO = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictions", re.IGNORECASE)
 _DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
 
@@ -35,10 +33,10 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
             )
         return named
     found = instance_files(source.root)
-    words = {part.lower(), *(_ALSO[split] if part == split else ())}
+    words = {part.lower(), *(WORDS[split] if part == split else ())}
     ours = [file for file in found if words & _words(file.relative_to(source.root))]
     if not ours:
-        of_parts = {word for every in _ALSO.values() for word in every}
+        of_parts = {word for every in WORDS.values() for word in every}
         of_all = [file for file in found if not of_parts & _words(file.relative_to(source.root))]
         of_all = of_all if len(of_all) == 1 else [file for file in of_all if has_outlines(file)]
         if split == "train" and len(of_all) == 1:
@@ -76,50 +74,6 @@ def has_outlines(file: Path) -> bool:
                 return True
             tail = block[-16:]
     return False
-
-
-def find_pictures(names: Sequence[str], file: Path, source: SegmentationSource, part: str) -> list[Path]:
-    """The picture files of an annotation file, whatever folders, drives or backslashes a tool put before their names.
-
-    Args:
-        names: ``file_name`` of each picture.
-        file: the annotation file, beside which pictures may lie.
-        source: of the set.
-        part: its name.
-
-    Raises:
-        DataError: a picture is in none of the folders.
-    """
-    root = source.root
-    words = next((words for words in _ALSO.values() if part in words), ())
-    parts = [part, f"{part}2017", *words, *map(str.capitalize, words), "default"]
-    usual = [source.images.replace("{split}", part), *(f"images/{name}" for name in parts), *parts]
-    usual += ["images", "JPEGImages", "data", "."]
-    folders = [*(root / name for name in usual), file.parent, file.parent / "images"]
-    folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    found: list[Path] = []
-    for name in names:
-        path = _find(name, folders)
-        if path is None:
-            places = ", ".join(str(folder.relative_to(root)) for folder in folders if folder.is_relative_to(root))
-            raise DataError(
-                f"{file}: the picture {name!r} is in none of the folders {places} of {root}; put it there, or name its "
-                "folder in SegmentationSource.images"
-            )
-        found.append(path)
-    return found
-
-
-def _find(name: str, folders: list[Path]) -> Path | None:
-    """The first that exists; the folder it was in moves to the front, where the next one will be looked for."""
-    plain = name.strip().replace("\\", "/").lstrip("/")
-    bare = plain.rsplit("/", 1)[-1]
-    for text in dict.fromkeys((plain, bare, unquote(bare))):
-        for place, folder in enumerate(folders):
-            if (folder / text).is_file():
-                folders.insert(0, folders.pop(place))
-                return folder / text
-    return None
 
 
 def _words(path: Path) -> set[str]:

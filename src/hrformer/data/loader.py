@@ -6,13 +6,14 @@ the item numbers. Pictures stay uint8 until they are on the device.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.shared_memory import MORE_SHARED_MEMORY, SHARED_MEMORY, free_shared_memory, size_text, worker_error
 
 Item = dict[str, Any]
 Batch = dict[str, Any]
 Transform = Callable[[Item], Item]
+
+_log = logging.getLogger(__name__)
+
+RESTORE = "restore the file from where it came from, or leave it out with --data.skip-broken"
+"""What to do about a file that cannot be read."""
 
 CACHE_LIMIT = 2 << 30
 """Bytes of decoded pictures that are kept at most when nothing else is said."""
@@ -82,8 +89,9 @@ class PictureCache:
                         return
                     used += pixels.nbytes
                     kept[number] = pixels
-        # One block: every tensor in shared memory costs a file descriptor.
-        block = torch.empty(max(used, 1), dtype=torch.uint8).share_memory_()
+        block = _shared_block(max(used, 1))
+        if block is None:
+            return
         memory, position = block.numpy(), 0
         for number in list(kept):
             picture = kept.pop(number)
@@ -100,6 +108,24 @@ class PictureCache:
             return None
         start, shape = place
         return self._block[start : start + math.prod(shape)].numpy().reshape(shape)
+
+
+def _shared_block(size: int) -> torch.Tensor | None:
+    """(size,) uint8 in memory that workers share, or None where there is too little; that is said in a warning."""
+    free = free_shared_memory()
+    # One block: every tensor in shared memory costs a file descriptor.
+    if free is None or size <= free:
+        with suppress(RuntimeError, OSError):
+            return torch.empty(size, dtype=torch.uint8).share_memory_()
+    _log.warning(
+        "decoded pictures are not kept: they need %s of shared memory, %s are free in %s; give more (%s), or set "
+        "--runtime.cache-gb 0",
+        size_text(size),
+        size_text(free or 0),
+        SHARED_MEMORY,
+        MORE_SHARED_MEMORY,
+    )
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +154,18 @@ class LoaderDataset(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Item | _Failure:
         index, epoch = key
+        advice = f"; {RESTORE}"
         try:
             pixels = self.cache.get(self.source.picture(index)) if self.cache else None
             item = self.source.item(index, self.source.pixels(index) if pixels is None else pixels)
+            advice = ""
             with seeded(mixed_seed(self.seed, epoch, index)):
                 item = self.transform(item | {"index": index, "epoch": epoch})
             item.pop("epoch", None)
         except ValueError as error:
             name = self.source.file(index)
             text = str(error)
-            return _Failure(text if name in text else f"{name}: {text}")
+            return _Failure((text if name in text else f"{name}: {text}") + advice)
         except Exception as error:
             return _Failure(f"{self.source.file(index)}: {type(error).__name__}: {error}")
         return item
@@ -205,7 +233,8 @@ def batches_of(
         Batches, in the order given whatever the number of workers.
 
     Raises:
-        DataError: an item cannot be read or transformed; the message names its file. Or a worker process has died.
+        DataError: an item cannot be read or transformed; the message names its file. Or a worker process has died or
+            found no shared memory; the message says what to do.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -218,18 +247,21 @@ def batches_of(
         # Its own: the loader draws a seed at every start, which a run that is taken up again would draw once more.
         generator=torch.Generator(),
     )
-    loaded = iter(loader)
+    loaded: Any = iter(loader)
     try:
         while (batch := next(loaded, None)) is not None:
             if isinstance(batch, _Failure):
                 raise DataError(batch.message)
             yield batch
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         if not workers:
             raise
-        raise DataError(f"a process that loads data failed, perhaps for want of memory: {error}") from error
+        raise DataError(worker_error(str(error))) from error
     finally:
-        # Now, and not when the garbage collector comes to the traceback: then torch waits 5 s for each worker.
+        # Now, and not when the garbage collector comes to the traceback: then torch waits 5 s for each worker, and at
+        # the end of the process for ever, since they do not heed its SIGTERM.
+        if workers:
+            loaded._shutdown_workers()
         del loaded
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from hrformer.data.images import SUFFIXES
+from hrformer.data.instance_files import instance_files
 from hrformer.data.mask_files import find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
@@ -79,14 +80,16 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
 
 
 def own_part(source: SegmentationSource, split: Split) -> Path | None:
-    """The folder of pictures that a part has for itself; None where there is none."""
+    """The folder of pictures, or file of outlines, that a part has for itself; None where there is none."""
     part: str = getattr(source, split)
     named = source.root / source.images.replace("{split}", part)
     if part and "{split}" in source.images and named.is_dir():
         return named
     if source.images != _DEFAULTS["images"]:
         return None
-    return next((one.path for one in _folders(source.root) if one.part == split and one.kind != "masks"), None)
+    files = [file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split]
+    folders = (one.path for one in _folders(source.root) if one.part == split and one.kind != "masks")
+    return next(folders, files[0] if files else None)
 
 
 def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:

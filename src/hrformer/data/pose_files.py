@@ -1,13 +1,14 @@
-"""Finds the annotation file of a part, and the folders that may hold its pictures, in the layouts that tools write."""
+"""Finds the annotation file of a part in the layouts that tools write."""
 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from hrformer.data.part_words import MASK_WORDS, folders_in, part_of, words_of
+from hrformer.data.part_words import folders_in, part_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 
@@ -63,7 +64,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         raise DataError(
             f"{source.root}: no labels of the validation part, only {_listed(train) or _text(source, 'train')}; "
             f"PoseSource.val_share 0.2 keeps a fifth of the pictures for validation. Or name a file in "
-            f"PoseSource.{split}_annotations"
+            f"PoseSource.{split}_annotations{_too_deep(source.root)}"
         )
     raise DataError(_nothing(source, split, candidates))
 
@@ -71,27 +72,6 @@ def labels_file(source: PoseSource, split: Split) -> Path:
 def usual_file(source: PoseSource, text: str, split: Split) -> Path:
     """The file that a field's text means; of an empty one, the first that is looked for."""
     return source.root / (text or f"annotations/{split}.json")
-
-
-def picture_folders(source: PoseSource, split: Split, file: Path) -> list[Path]:
-    """Folders that may hold the pictures of a part, the likelier ones first.
-
-    Args:
-        source: the set, whose own folders come first, then its root.
-        split: the part; with ``val_share`` that of training.
-        file: annotations, beside which the pictures may lie.
-    """
-    named = [source.root / text.replace("{split}", split) for text in getattr(source, f"{split}_images")]
-    bases = [source.root, file.parent, file.parent.parent]
-    inside = [base for base in bases if base.is_relative_to(source.root)]
-    below = [(one, one.relative_to(base)) for base in inside for one in folders_in(base, 2)]
-    around = [(part_of(inner), one) for one, inner in below if MASK_WORDS.isdisjoint(words_of(inner.as_posix()))]
-    # One file without a part's name may list pictures of all of them.
-    whole = part_of(file.relative_to(source.root) if file.is_relative_to(source.root) else file.name) is None
-    own = [one for part, one in around if part == split]
-    neutral = [one for part, one in around if part is None]
-    others = [one for part, one in around if part not in (split, None)] if whole else []
-    return list(dict.fromkeys([*named, source.root, file.parent, *own, *neutral, *others]))
 
 
 def _candidates(root: Path) -> Iterator[_Candidate]:
@@ -108,7 +88,7 @@ def _candidates(root: Path) -> Iterator[_Candidate]:
 def _json_files(root: Path) -> Iterator[Path]:
     for folder in (root, *folders_in(root, 2)):
         try:
-            names = sorted(one.name for one in folder.iterdir())
+            names = sorted(os.listdir(folder))
         except OSError:
             continue
         yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
@@ -162,6 +142,14 @@ def _typed(source: PoseSource, split: Split) -> bool:
     """Whether somebody named the file of a part."""
     field = f"{split}_annotations"
     return getattr(source, field) not in ("", _DEFAULTS[field])
+
+
+def _too_deep(root: Path) -> str:
+    """Advice for a root that is one part of a set."""
+    here = root.resolve()
+    part = part_of(here.name)
+    beside = [one.name for one in folders_in(here.parent) if part and part_of(one.name) not in (None, part)]
+    return f". PoseSource.root should be {here.parent}, the folder that holds {beside[0]} too" if beside else ""
 
 
 def _nothing(source: PoseSource, split: Split, candidates: Sequence[_Candidate]) -> str:

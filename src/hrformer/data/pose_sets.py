@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.coco_pictures import plain_name
+from hrformer.data.coco_pictures import picture_folders, plain_name
 from hrformer.data.places import advising
-from hrformer.data.pose_files import labels_file, picture_folders, usual_file
+from hrformer.data.pose_files import labels_file, usual_file
 from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
 from hrformer.data.val_share import split_part
@@ -53,7 +53,8 @@ def open_pose(
             )
         if file != usual_file(source, text, part):
             _log.info("%s: taken for the labels of the %s part", file, part)
-        folders = picture_folders(source, part, file)
+        named = [source.root / folder.replace("{split}", part) for folder in getattr(source, f"{part}_images")]
+        folders = picture_folders(source.root, named, part, file)
         people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
     if not shared:
         return people

@@ -1,8 +1,9 @@
 """Fine-tuning on your own pictures: one recipe per task, for one GPU, or a processor and patience.
 
-They start from published weights, which are downloaded at the first run; ``--model.init`` takes any other file or
-name, such as a bundled one without a network (``--model.name hrformer_nano --model.init hrformer_nano_lspet``). A batch
-that does not fit a GPU is worked off in parts.
+What they leave open is fitted to the set, the start weights and the machine when training starts, see
+``train.fitting``: batch, updates, rate, crops, strength of the augmentation, validations. On a GPU they start from
+published weights, which are downloaded at the first run, on a processor from the small ones in the package;
+``--model.init`` takes any other file or name. A batch that does not fit a GPU is worked off in parts.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ def finetune_classification() -> ClassificationRun:
     """HRFormer-S on folders of pictures, one folder per class: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
 
     Command: ``hrformer train finetune_classification --data.root PICTURES``
-    Hardware: one GPU or a processor.
-    Time: not measured yet.
-    Score: depends on the pictures.
+    Hardware: one GPU, or a processor, with hrformer_nano.
+    Time: not measured to its end; about 5,500 pictures of 56 x 56 with 20 in the set.
+    Score: depends on the pictures; top-1 89 on 100 of two CIFAR-10 classes, from 20 (us, 68 of 340 updates).
 
     Stages nearer to the input learn more slowly, by a factor of 0.8 each; a mean of the weights is kept.
     """
     return ClassificationRun(
         recipe="finetune_classification",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -51,9 +52,9 @@ def finetune_pose() -> PoseRun:
     """HRFormer-S for people, animals or things with joints of your own, labelled in COCO's keypoint format.
 
     Command: ``hrformer train finetune_pose --data.root PICTURES``
-    Hardware: one GPU or a processor.
-    Time: not measured yet.
-    Score: depends on the pictures.
+    Hardware: one GPU, or a processor, with hrformer_nano.
+    Time: 132 seconds of one processor core with 16 people.
+    Score: depends on the pictures; AP 25.3 on 4 people with six joints of other names, from 16 (us).
 
     The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
     ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share
@@ -63,7 +64,7 @@ def finetune_pose() -> PoseRun:
     return PoseRun(
         recipe="finetune_pose",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -86,8 +87,8 @@ def finetune_segmentation() -> SegmentationRun:
     """HRFormer-S with OCR on pictures and masks: ``images/{train,val}/x.jpg`` and ``labels/{train,val}/x.png``.
 
     Command: ``hrformer train finetune_segmentation --data.root PICTURES``
-    Hardware: one GPU or a processor.
-    Time: not measured yet.
+    Hardware: one GPU, or a processor, with hrformer_nano.
+    Time: about 110 seconds of one processor core with 16 pictures.
     Score: depends on the pictures.
 
     Masks hold class numbers, 255 for no class; ``classes.txt`` names them, ``0 road`` on a line. Rare classes weigh
@@ -96,7 +97,7 @@ def finetune_segmentation() -> SegmentationRun:
     return SegmentationRun(
         recipe="finetune_segmentation",
         fit=True,
-        model=ModelConfig(name="", init="auto", drop_path_rate=0.1),
+        model=ModelConfig(name="", init="auto"),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
         batch=BatchConfig(total=0),

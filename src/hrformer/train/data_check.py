@@ -13,9 +13,8 @@ from pathlib import Path
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare
-from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Finding, counted
-from hrformer.data.loader import default_workers
+from hrformer.data.loader import RESTORE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
@@ -76,6 +75,9 @@ def check_data(
     errors = [one for one in findings if one.severity == "error"]
     if errors:
         raise DataError("; ".join(_sentence(one) for one in errors))
+    # What readers put right they have told already.
+    told = {note.text for source in sets.values() for note in getattr(source, "notes", ())}
+    findings = [one for one in findings if one.what not in told]
     if findings:
         _log.warning(
             "%s about the data, such as: %s: %s; `hrformer inspect data` shows all, with what to do",

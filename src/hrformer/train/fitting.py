@@ -54,6 +54,12 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
+LEARNT = 0.2
+"""Factor on the rate where the start weights know all classes or joints of the set."""
+
+DROP_PATH = 0.1
+"""Of the published networks."""
+
 VALIDATIONS = 10
 """How often a fitted run is validated, unless that would cost much beside the training."""
 
@@ -61,7 +67,9 @@ VALIDATION_COST, VALIDATION_SHARE = 0.7, 0.3
 """Of a validated item beside a trained one, and how much of the training the validations may cost."""
 
 
-def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processes: int = 1) -> Run:
+def fitted(
+    config: Run, train_items: int, val_items: int, *, gpu: bool, processes: int = 1, names: tuple[str, ...] = ()
+) -> Run:
     """A run with everything filled in that it leaves open.
 
     Args:
@@ -70,6 +78,7 @@ def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processe
         val_items: in the validation set.
         gpu: whether it runs on one.
         processes: how many share a batch.
+        names: classes or joints of the set.
 
     Returns:
         The run with ``fit`` off. What was set stays.
@@ -81,7 +90,9 @@ def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processe
     if not config.fit:
         return config
     task: Any = task_of(config)
-    config = with_sizes(config, gpu=gpu)
+    start, config = find_start(config.model, task, gpu=gpu), with_sizes(config, gpu=gpu)
+    # What the start weights can do already is soon lost at the rate that a fresh layer needs.
+    learnt = bool(names) and set(names) <= set(start.names)
     effort = (GPU if gpu else PROCESSOR)[task]
     batch = config.batch.total or _batch(effort, train_items, processes)
     schedule = config.schedule
@@ -98,7 +109,7 @@ def fitted(config: Run, train_items: int, val_items: int, *, gpu: bool, processe
         fit=False,
         batch=replace(config.batch, total=batch),
         schedule=schedule,
-        optim=replace(config.optim, lr=config.optim.lr or effort.lr),
+        optim=replace(config.optim, lr=config.optim.lr or effort.lr * (LEARNT if learnt else 1)),
         validate_updates=every,
         augment=_augmented(config.augment, updates * batch / train_items),
     )
@@ -124,7 +135,7 @@ def as_before(config: Run, saved: AnyRun) -> Run:
 
 # Fields that a run may leave open; several in a row are open together.
 _OPEN: tuple[tuple[str, ...], ...] = (
-    *((f"model.{name}",) for name in ("name", "init")),
+    *((f"model.{name}",) for name in ("name", "init", "drop_path_rate")),
     tuple(f"model.{name}" for name in ("head_planes", "head_width")),
     tuple(f"model.{name}" for name in ("head", "ocr_channels", "ocr_key_channels", "aux")),
     *(("optim.lr",), ("batch.total",)),
@@ -157,10 +168,13 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
         DownloadError: likewise.
     """
     start = find_start(config.model, cast(Task, task_of(config)), gpu=gpu)
-    augment = _sizes(config.augment, start.size)
+    model, augment = start.model, _sizes(config.augment, start.size)
+    if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
+        # The small networks of a processor are rather too small than too large for their sets.
+        model = replace(model, drop_path_rate=DROP_PATH)
     if isinstance(config, SegmentationRun) and config.evaluation.short_side == 0:
         config = replace(config, evaluation=replace(config.evaluation, short_side=augment.short_side))
-    return replace(config, model=start.model, augment=augment)
+    return replace(config, model=model, augment=augment)
 
 
 def _batch(effort: Effort, train_items: int, processes: int) -> int:

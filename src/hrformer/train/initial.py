@@ -11,13 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hrformer.geometry.skeletons import skeleton_for
 from hrformer.models.checkpoint import load_checkpoint
 from hrformer.models.formats import OUTPUT_LAYERS
 from hrformer.models.load_report import LoadReport
 from hrformer.models.load_settings import decide
 from hrformer.models.matching import match
-from hrformer.models.model import ModelInfo, Task, VisionModel
+from hrformer.models.model import Task, VisionModel
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.recognise import Recognised, inspect
 from hrformer.models.registry import WeightEntry
@@ -26,7 +25,7 @@ from hrformer.models.weight_files import read_weights
 from hrformer.models.zoo import HEAD_OPTIONS
 from hrformer.train.config import ModelConfig
 from hrformer.train.optim import TRUNK_PARTS
-from hrformer.train.start_weights import first_weights_file
+from hrformer.train.start_weights import first_weights_file, output_names
 
 # Pose models fuse into the finest map only, so their files lack what other tasks need behind the last module.
 _COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")
@@ -52,7 +51,7 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
         CheckpointError: the backbone does not fit; the message names the options that would help.
         ValueError: the model has no part that ``config.fresh`` names.
     """
-    names = _output_names(model.info)
+    names = output_names(model.info, model.task)
     path, entry = first_weights_file(config.init, cast(Task, model.task))
     kept = {part: _copies(model, _prefixes(model, part)) for part in config.fresh}
     head = _copies(model, ("head.",))
@@ -70,13 +69,6 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
     return _without(report, model, path, entry, kept) if kept else report
 
 
-def _output_names(info: ModelInfo | None) -> tuple[str, ...]:
-    """Classes or joints in the order of the outputs; empty where they are not known."""
-    if info is None:
-        return ()
-    return info.skeleton.keypoints if info.skeleton is not None else info.class_names
-
-
 @torch.no_grad()
 def _take_named_rows(
     model: VisionModel, names: tuple[str, ...], path: Path, entry: WeightEntry | None, report: LoadReport
@@ -88,9 +80,7 @@ def _take_named_rows(
     """
     file = read_weights(path)
     arranged, found = inspect(model, file, entry)
-    theirs = _output_names(found.info)
-    if not theirs and found.task == "pose" and (skeleton := skeleton_for(found.num_outputs)) is not None:
-        theirs = skeleton.keypoints
+    theirs = output_names(found.info, found.task, found.num_outputs)
     same = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
     if found.task != model.task or names == theirs or not same:
         return report

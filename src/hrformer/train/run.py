@@ -150,7 +150,8 @@ class Run:
             config = as_before(config, read_config(self.out / "config.json"))
         else:
             gpu, train, val = machine.device.type == "cuda", len(task.train_set), len(task.val_set)
-            config = fitted(config, train, val, gpu=gpu, processes=machine.world_size)
+            names = task.outputs
+            config = fitted(config, train, val, gpu=gpu, processes=machine.world_size, names=names)
         check(config)
         task.adopt(config)
         return config

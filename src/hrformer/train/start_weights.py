@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hrformer.geometry.skeletons import skeleton_for
 from hrformer.models.download import DownloadError, resolve_weights
 from hrformer.models.formats import arrange
-from hrformer.models.model import Task
+from hrformer.models.model import ModelInfo, Task
 from hrformer.models.pickles import CheckpointError
 from hrformer.models.recognise import Recognised, recognise
 from hrformer.models.registry import WeightEntry, find_weights, list_weights
@@ -46,10 +47,12 @@ class Start:
     Attributes:
         model: with the name, start weights and options of the head filled in where they were open.
         size: (height, width) of the crops that suit the weights.
+        names: classes or joints that the weights tell already; empty where they have no head for the task.
     """
 
     model: ModelConfig
     size: tuple[int, int]
+    names: tuple[str, ...] = ()
 
 
 def find_start(model: ModelConfig, task: Task, *, gpu: bool) -> Start:
@@ -84,9 +87,26 @@ def find_start(model: ModelConfig, task: Task, *, gpu: bool) -> Start:
         return Start(model=replace(model, name=name), size=_own_size(task, gpu=gpu))
     spec = found.info.input_spec if found.info is not None else entry.input_spec if entry else None
     options = _head_options(model, task, found) if name == found.model else {}
+    kept = name == found.model and "head" not in model.fresh
     return Start(
-        model=replace(model, name=name, **options), size=spec.size if spec is not None else _own_size(task, gpu=gpu)
+        model=replace(model, name=name, **options),
+        size=spec.size if spec is not None else _own_size(task, gpu=gpu),
+        names=output_names(found.info, task, found.num_outputs) if kept else (),
     )
+
+
+def output_names(info: ModelInfo | None, task: Task | None, count: int = 0) -> tuple[str, ...]:
+    """Classes or joints in the order of a network's outputs; empty where they are not known.
+
+    Args:
+        info: of the network; None for files that have none.
+        task: of the network.
+        count: of its outputs, which tells the joints of published pose networks.
+    """
+    if info is not None and (info.skeleton is not None or info.class_names):
+        return info.skeleton.keypoints if info.skeleton is not None else info.class_names
+    skeleton = skeleton_for(count) if task == "pose" else None
+    return skeleton.keypoints if skeleton is not None else ()
 
 
 def first_weights_file(name: str, task: Task) -> tuple[Path, WeightEntry | None]:
@@ -103,12 +123,7 @@ def first_weights_file(name: str, task: Task) -> tuple[Path, WeightEntry | None]
     try:
         return resolve_weights(name)
     except DownloadError as error:
-        raise DownloadError(f"{error} To start from the weights in the package: {offline_option(task)}") from error
-
-
-def offline_option(task: Task) -> str:
-    """The option that starts a run of this task without a network."""
-    return f"--model.init {BUNDLED[task]}"
+        raise DownloadError(f"{error} To train without it: --model.init {BUNDLED[task]}") from error
 
 
 def _head_options(model: ModelConfig, task: Task, found: Recognised) -> dict[str, Any]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, counted, spread
 from hrformer.data.inspection.scan import Look
+from hrformer.data.loader import RESTORE
 from hrformer.data.sets import ImageSet
 from hrformer.geometry.tiles import short_side_size
-
-RESTORE = "restore the files from where the set came from, or leave them out with --data.skip-broken"
 
 
 class PictureCheck(Check):

@@ -11,9 +11,9 @@ import numpy as np
 from hrformer.data.headers import read_header
 from hrformer.data.images import ImageError
 from hrformer.data.inspection.mask_ids import advice
-from hrformer.data.inspection.pictures import RESTORE
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
 from hrformer.data.inspection.scan import Look, evenly
+from hrformer.data.loader import RESTORE
 from hrformer.data.mask_sizes import size_advice
 from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
