@@ -183,7 +183,7 @@ class MaskCheck(Check):
             fix = "look for pictures with these classes, or remove them from the list of classes"
             if absent.first == [classes[0]] and len(classes) > 2:
                 fix += "; no mask holds the first id of the list: do the ids in the masks count from 1?"
-            elif void >= VOID_MATTERS:
+            elif void >= VOID_MATTERS and self.split == "train":
                 fix += f"; was one of them saved as {IGNORE}, which is void here ({void:.0%} of the pixels)?"
             yield absent.finding("warning", "empty-class", self.split, what, fix)
         share = pixels / labelled
