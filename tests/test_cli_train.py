@@ -158,7 +158,10 @@ def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -
             "train smoke_segmentation --data.root SETS/camvid",
             "--data.root should be SETS, the folder that holds camvid/",
         ),
-        ("train smoke_segmentation --data.root SETS/lspet", "text file in --data.root with 'id name'"),
+        (
+            "train smoke_segmentation --data.root SETS/lspet",
+            "looked for the folder camvid/images/train, found annotations/",
+        ),
         (
             "train smoke_classification --data.root SETS/cifar10",
             "--data.root should be SETS, the folder that holds cifar",
