@@ -113,7 +113,7 @@ class PeopleReader:
         Raises:
             DataError: it is not as it should be; names the annotation and the field.
         """
-        if not isinstance(one, Mapping):
+        if not isinstance(one, dict) and not isinstance(one, Mapping):
             raise DataError(f"{self._file}: entry {row} of 'annotations' must be an object, got {one!r:.80}")
         category = one.get("category_id")
         if type(category) is not int:
@@ -197,9 +197,11 @@ class PeopleReader:
         box = one.get("bbox")
         if box is None or (isinstance(box, list | tuple) and not box):
             return (math.nan,) * 4
-        values = [as_number(value) for value in box] if isinstance(box, list | tuple | np.ndarray) else []
-        if len(values) == 4 and all(map(math.isfinite, values)):
-            return values
+        if isinstance(box, list | tuple | np.ndarray) and len(box) == 4:
+            values = box if set(map(type, box)) <= _PLAIN else [as_number(value) for value in box]
+            # The sum of finite numbers is finite, and sooner found.
+            if math.isfinite(sum(values)):
+                return values  # type: ignore[return-value]
         raise DataError(
             f"{self._where(row, one)} needs a 'bbox' [x, y, width, height] of four finite numbers in pixels, "
             f"got {shown(one, 'bbox')}"

@@ -19,7 +19,8 @@ from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, u
 Exif = Literal["auto", "apply", "ignore"]
 
 MOST_READ, SAMPLED = 20_000, 2_000
-"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd."""
+"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd; of more
+people as well only some are asked how boxes are written."""
 
 _NAMED = 3
 
@@ -115,7 +116,8 @@ def _headers(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], s
                 except ImageError:
                     continue  # whoever decodes it says what is wrong with it
 
-    lacking = [place for place in used if min(pictures.sizes[place]) < 1]
+    places = np.asarray(used, dtype=np.int64)
+    lacking = places[(pictures.sizes[places] < 1).any(axis=1)].tolist()
     step = len(used) // SAMPLED if len(used) > MOST_READ else 1
     read([*used[::step], *lacking])
     given = pictures.sizes
