@@ -179,7 +179,16 @@ def test_perfect_predictions_of_people_without_area_get_everything(make: type[Se
     ]
     (one.root / "found.json").write_text(json.dumps(found))
     code, text = one._run(
-        ["eval", "finetune_pose", "--data.root", str(one.root), "--predictions", str(one.root / "found.json")]
+        [
+            "eval",
+            "finetune_pose",
+            "--data.root",
+            str(one.root),
+            "--predictions",
+            str(one.root / "found.json"),
+            "--out",
+            str(one.out),
+        ]
     )
     assert code == 0, text
     assert re.search(r"\bAP\b\D*100\.0 ?%", text), text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
-from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
+from hrformer.metrics.pck import Pck, correct_keypoints, reference_joints, torso_joints
 
 
 def person() -> np.ndarray:
@@ -101,3 +102,28 @@ def test_mistakes_are_named() -> None:
         metric().update(person()[:, :3, :2], person()[:, :3])
     with pytest.raises(ValueError, match="a and b labelled"):
         metric().compute()
+
+
+def test_any_skeleton_is_measured_by_its_box_or_by_two_joints() -> None:
+    bird = replace(
+        LSPET14, name="bird", keypoints=("neck", "crown", "tail"), flip_pairs=(), sigmas=(0.1,) * 3, edges=()
+    )
+    with pytest.raises(ValueError, match=r"no left_shoulder and no right_hip.*--evaluation.pck-norm box.*neck crown"):
+        reference_joints(bird)
+    with pytest.raises(ValueError, match=r"no joint 'tial'; did you mean tail\?"):
+        reference_joints(bird, ("neck", "tial"))
+    with pytest.raises(ValueError, match="two different joints"):
+        reference_joints(bird, ("neck", "neck"))
+    assert reference_joints(bird, ("tail", "neck")) == (2, 0)
+    assert reference_joints(bird, ("box",)) is None
+
+    truth = np.array([[[10, 10, 2], [30, 10, 2], [0, 0, 0]], [[10, 10, 2], [30, 10, 1], [50, 50, 2]]], float)
+    found = truth.copy()
+    found[:, 1, 0] += 10
+    # 0.2 of a side of 50 is the 10 pixels that the crown is off, of 49 it is less.
+    metric = Pck(bird.keypoints, torso=None)
+    metric.update(found, truth, [50, 49])
+    scores = metric.compute()
+    assert (scores["pck@0.2"], scores["joints"], scores["people"]) == (4 / 5, 5, 2)
+    with pytest.raises(ValueError, match=r"lengths must be \(2,\)"):
+        metric.update(found, truth, [50])

@@ -182,7 +182,14 @@ def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
         protocol = config.evaluation
         return evaluate_keypoint_file(
-            options.predictions, source, source.skeleton, score=protocol.score, alpha=protocol.alpha, **settings
+            options.predictions,
+            source,
+            source.skeleton,
+            score=protocol.score,
+            alpha=protocol.alpha,
+            pck_norm=protocol.pck_norm,
+            image_ids=source.image_ids,
+            **settings,
         )
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""

@@ -34,7 +34,7 @@ from hrformer.evaluate.scores import Resampling, Tally
 from hrformer.evaluate.segmentation import SegmentationSetScores
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.coco_keypoints import CocoKeypoints, read_annotations
-from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
+from hrformer.metrics.pck import Pck, correct_keypoints, reference_joints
 from hrformer.metrics.resampling import PoissonBootstrap, quotient
 
 PREDICTIONS, IMAGES = "predictions.json", "images.json"
@@ -51,6 +51,7 @@ def evaluate_keypoint_file(
     *,
     score: Literal["coco", "pck", "both"] = "coco",
     alpha: float = 0.2,
+    pck_norm: Sequence[str] = (),
     image_ids: Collection[int] | None = None,
     bootstrap: int = 0,
     seed: int = 0,
@@ -66,6 +67,7 @@ def evaluate_keypoint_file(
         score: as in ``PoseProtocol``. PCK needs pictures of one labelled person with one result at most, since
             results do not say whom they mean.
         alpha: of PCK.
+        pck_norm: as in ``PoseProtocol``.
         image_ids: pictures to evaluate; all of the annotations if left out. Pictures without results count.
         bootstrap: samples for confidence intervals; 0 for none.
         seed: of the bootstrap.
@@ -87,7 +89,7 @@ def evaluate_keypoint_file(
     pck: dict[str, Any] = {}
     coco: dict[str, Any] = {}
     if score in ("pck", "both"):
-        pck, intervals = _pck(labels, results, skeleton, alpha, resampling)
+        pck, intervals = _pck(labels, results, skeleton, alpha, reference_joints(skeleton, pck_norm), resampling)
     if score in ("coco", "both"):
         require_coco()
         metric = CocoKeypoints(content, skeleton.sigmas, joint_names=skeleton.keypoints, image_ids=image_ids)
@@ -286,6 +288,7 @@ def _pck(
     results: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
     alpha: float,
+    torso: tuple[int, int] | None,
     resampling: Resampling,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """PCK's scores and interval; people without a result have all joints wrong."""
@@ -299,15 +302,16 @@ def _pck(
             )
     joints = {row["image_id"]: np.asarray(row["keypoints"], np.float64).reshape(-1, 3) for row in results}
     nowhere = np.full((skeleton.num_keypoints, 3), np.nan)
-    metric = Pck(skeleton.keypoints, torso=torso_joints(skeleton), alpha=alpha)
+    metric = Pck(skeleton.keypoints, torso=torso, alpha=alpha)
     found = np.array([joints.get(person["image_id"], nowhere) for person in people]).reshape(-1, *nowhere.shape)
     truth = np.array([person["keypoints"] for person in people], np.float64).reshape(found.shape)
-    metric.update(found, truth)
+    sides = [float(max(person["bbox"][2:])) for person in people]
+    metric.update(found, truth, sides)
     scores = metric.compute()
     if not resampling.samples:
         return scores, {}
     bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
-    right, counted = correct_keypoints(found, truth, metric.torso, alpha)
+    right, counted = correct_keypoints(found, truth, torso, alpha, sides)
     counts = np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
     bootstrap.update(counts, [person["image_id"] for person in people])
     ends = bootstrap.interval(lambda sums: quotient(sums[:, 0], sums[:, 1]), confidence=resampling.confidence)

@@ -26,7 +26,7 @@ from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.bootstrap import bootstrap_interval
 from hrformer.metrics.coco_keypoints import FIGURES, CocoKeypoints
-from hrformer.metrics.pck import Pck, correct_keypoints, torso_joints
+from hrformer.metrics.pck import Pck, correct_keypoints, reference_joints
 from hrformer.metrics.resampling import PoissonBootstrap, quotient
 from hrformer.models.model import VisionModel
 
@@ -122,7 +122,9 @@ class PoseScores(Scores):
         self.main = "AP"
         if protocol.score in ("pck", "both"):
             self.main = f"pck@{protocol.alpha:g}"
-            self.parts["pck"] = self._pck = Pck(skeleton.keypoints, torso=torso_joints(skeleton), alpha=protocol.alpha)
+            self.parts["pck"] = self._pck = Pck(
+                skeleton.keypoints, torso=reference_joints(skeleton, protocol.pck_norm), alpha=protocol.alpha
+            )
             if resampling.samples:
                 self._bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
                 self.parts["bootstrap"] = self._bootstrap
@@ -146,9 +148,10 @@ class PoseScores(Scores):
         if self._pck is not None:
             found = np.stack([prediction.joints for prediction in predictions])
             labelled = np.stack([person.keypoints for person in people])
-            self._pck.update(found, labelled)
+            sides = [float(person.box[2:].max()) for person in people]
+            self._pck.update(found, labelled, sides)
             if self._bootstrap is not None:
-                right, counted = correct_keypoints(found, labelled, self._pck.torso, self._pck.alpha)
+                right, counted = correct_keypoints(found, labelled, self._pck.torso, self._pck.alpha, sides)
                 counts = np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
                 self._bootstrap.update(counts, [self.source.picture(index) for index in numbers])
         return [

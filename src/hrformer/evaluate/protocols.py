@@ -37,7 +37,9 @@ class PoseProtocol:
         joint_threshold: joints must score above it to count in a person's score.
         nms_threshold: OKS above which two people count as one; None keeps all. The published figures use 0.9, with
             labelled boxes too.
-        alpha: of PCK, as a share of the torso.
+        alpha: of PCK, as a share of its reference length.
+        pck_norm: reference length of PCK: empty for the torso (left shoulder to right hip), two names of joints for
+            their distance, "box" for the longer side of the labelled box.
     """
 
     batch_size: int = 64
@@ -49,6 +51,7 @@ class PoseProtocol:
     joint_threshold: float = 0.2
     nms_threshold: float | None = 0.9
     alpha: float = 0.2
+    pck_norm: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require_positive("batch_size", self.batch_size)

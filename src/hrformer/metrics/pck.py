@@ -1,7 +1,9 @@
-"""Percentage of correct keypoints (PCK), measured against the torso."""
+"""Percentage of correct keypoints (PCK), measured against the torso, two other joints, or the box."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,26 +23,63 @@ def torso_joints(skeleton: Skeleton) -> tuple[int, int]:
     wanted = ("left_shoulder", "right_hip")
     if missing := [name for name in wanted if name not in skeleton.keypoints]:
         raise ValueError(
-            f"PCK needs a torso, but {skeleton.name} has no {' and no '.join(missing)}; "
-            "name two reference joints yourself"
+            f"PCK is measured against the torso, but {skeleton.name} has no {' and no '.join(missing)}. Measure it "
+            "against the box, --evaluation.pck-norm box, or against the distance of two joints, such as "
+            f"--evaluation.pck-norm {' '.join(skeleton.keypoints[:2])}; the joints are {', '.join(skeleton.keypoints)}"
         )
     return skeleton.keypoints.index(wanted[0]), skeleton.keypoints.index(wanted[1])
 
 
+def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int, int] | None:
+    """The two joints that PCK is measured against.
+
+    Args:
+        skeleton: of the data.
+        norm: two names; nothing for the torso; ``("box",)`` for the longer side of the box.
+
+    Returns:
+        Numbers of the joints; None for the box.
+
+    Raises:
+        ValueError: a name is no joint, there are not two different ones, or there is no torso.
+    """
+    if not norm:
+        return torso_joints(skeleton)
+    if tuple(norm) == ("box",):
+        return None
+    names = skeleton.keypoints
+    for name in norm:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ValueError(
+                f"evaluation.pck_norm: {skeleton.name} has no joint {name!r}{hint} Its joints are {', '.join(names)}; "
+                "'box' alone takes the box"
+            )
+    if len(norm) != 2 or norm[0] == norm[1]:
+        raise ValueError(f"evaluation.pck_norm must be 'box' or two different joints, got {' '.join(norm)}")
+    return names.index(norm[0]), names.index(norm[1])
+
+
 def correct_keypoints(
-    predicted: ArrayLike | Tensor, labelled: ArrayLike | Tensor, torso: tuple[int, int], alpha: float
+    predicted: ArrayLike | Tensor,
+    labelled: ArrayLike | Tensor,
+    torso: tuple[int, int] | None,
+    alpha: float,
+    lengths: ArrayLike | None = None,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which joints lie within ``alpha`` x torso length of their label.
+    """Which joints lie within ``alpha`` x reference length of their label.
 
     Args:
         predicted: (N, K, 2) or (N, K, 3), (x, y) in picture pixels; a third value is not used.
         labelled: (N, K, 3), (x, y, v) in picture pixels, v > 0 where labelled.
-        torso: numbers of the two reference joints.
-        alpha: allowed distance as a share of the torso; exactly this much is still right.
+        torso: numbers of the two joints whose distance is the reference; None takes ``lengths``.
+        alpha: allowed distance as a share of the reference; exactly this much is still right.
+        lengths: (N,) in picture pixels, such as the longer sides of the boxes (mmpose's ``norm_item`` "bbox").
 
     Returns:
         right: (N, K), a part of ``counted``; coordinates that are not finite are wrong.
-        counted: (N, K), the labelled joints of people with both reference joints labelled.
+        counted: (N, K), the labelled joints of people with both reference joints labelled, or a length above 0.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -49,8 +88,14 @@ def correct_keypoints(
     if points.ndim != 3 or points.shape[2] not in (2, 3) or truth.shape != (*points.shape[:2], 3):
         raise ValueError(f"joints must be (N, K, 2|3) and labels (N, K, 3), got {points.shape} and {truth.shape}")
     known = truth[..., 2] > 0
-    counted = known & known[:, torso].all(axis=1, keepdims=True)
-    length = np.linalg.norm(truth[:, torso[0], :2] - truth[:, torso[1], :2], axis=1)
+    if torso is None:
+        length = np.asarray(lengths, dtype=np.float64)
+        if length.shape != points.shape[:1]:
+            raise ValueError(f"lengths must be ({len(points)},), one for each of the people, got {length.shape}")
+        counted = known & (length > 0)[:, None]
+    else:
+        counted = known & known[:, torso].all(axis=1, keepdims=True)
+        length = np.linalg.norm(truth[:, torso[0], :2] - truth[:, torso[1], :2], axis=1)
     distance = np.linalg.norm(points[..., :2] - truth[..., :2], axis=2)
     return counted & (distance <= alpha * length[:, None]), counted
 
@@ -60,13 +105,14 @@ class Pck(CountMetric):
 
     Args:
         joint_names: K names.
-        torso: numbers of the two reference joints, see :func:`torso_joints`.
-        alpha: allowed distance as a share of the torso.
+        torso: numbers of the two reference joints, see :func:`reference_joints`; None for lengths that come with
+            the people.
+        alpha: allowed distance as a share of the reference.
     """
 
-    def __init__(self, joint_names: tuple[str, ...], *, torso: tuple[int, int], alpha: float = 0.2) -> None:
+    def __init__(self, joint_names: tuple[str, ...], *, torso: tuple[int, int] | None, alpha: float = 0.2) -> None:
         count = len(joint_names)
-        if len(torso) != 2 or torso[0] == torso[1] or not all(0 <= joint < count for joint in torso):
+        if torso is not None and not (len({*torso}) == len(torso) == 2 and {*torso} <= {*range(count)}):
             raise ValueError(f"torso must be two different joints in 0..{count - 1}, got {torso}")
         if not 0 < alpha < np.inf:
             raise ValueError(f"alpha must be above 0, got {alpha}")
@@ -74,13 +120,15 @@ class Pck(CountMetric):
         self.joint_names = names_for(joint_names, count, "joints")
         self.torso, self.alpha = torso, alpha
 
-    def update(self, predicted: ArrayLike | Tensor, labelled: ArrayLike | Tensor) -> None:
+    def update(
+        self, predicted: ArrayLike | Tensor, labelled: ArrayLike | Tensor, lengths: ArrayLike | None = None
+    ) -> None:
         """Count some people; shapes and units as in :func:`correct_keypoints`.
 
         Raises:
             ValueError: shapes do not fit together or to the number of joints.
         """
-        right, counted = correct_keypoints(predicted, labelled, self.torso, self.alpha)
+        right, counted = correct_keypoints(predicted, labelled, self.torso, self.alpha, lengths)
         if right.shape[1] != len(self.joint_names):
             raise ValueError(f"people must have {len(self.joint_names)} joints, got {right.shape[1]}")
         self._counts["right"] += right.sum(axis=0)
@@ -99,10 +147,8 @@ class Pck(CountMetric):
         """
         right, counted, people = (self._counts[key] for key in ("right", "counted", "people"))
         if not counted.sum():
-            raise ValueError(
-                f"no joint was counted: of {people[1]} people none has {self.joint_names[self.torso[0]]} and "
-                f"{self.joint_names[self.torso[1]]} labelled"
-            )
+            needed = "a box" if self.torso is None else " and ".join(self.joint_names[joint] for joint in self.torso)
+            raise ValueError(f"no joint was counted: none of {people[1]} people has {needed} and a joint labelled")
         table = [
             {"name": name, "joints": int(counted[j]), "pck": ratio(right[j], counted[j])}
             for j, name in enumerate(self.joint_names)
