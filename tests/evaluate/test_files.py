@@ -168,6 +168,11 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
     check([], "has no result for any of the 3 pictures")
     check([{**row, "image_id": 999_999}, row], "1 picture numbers are not among the labels': 999999")
     check([{**row, "keypoints": [0.0] * 51}], "51 numbers, not 3 x 14")
+    for value in (None, "", [], {}, float("nan"), "a", True, 1e400):
+        for field in ("image_id", "score", "keypoints"):
+            check([row, {**row, field: value}], f"results.json: result 1: '{field}' must be|numbers, not 3 x 14")
+    check([row, 3], "result 1 lacks image_id, keypoints, score")
+    check([{**row, "category_id": 2}], "'category_id' of the results is 2, that of the labels 1")
     check([row, row], "1 pictures have several results", score="pck")
     with pytest.raises(FileNotFoundError):
         evaluate_keypoint_file(tmp_path / "absent.json", content, athletes.skeleton)
