@@ -106,11 +106,17 @@ def test_mistakes_are_named() -> None:
 
 def test_any_skeleton_is_measured_by_its_box_or_by_two_joints() -> None:
     bird = replace(
-        LSPET14, name="bird", keypoints=("neck", "crown", "tail"), flip_pairs=(), sigmas=(0.1,) * 3, edges=()
+        LSPET14,
+        name="bird",
+        keypoints=("neck", "crown", "tail"),
+        flip_pairs=(),
+        sigmas=(0.1,) * 3,
+        edges=(),
+        upper_body=(),
     )
     with pytest.raises(ValueError, match=r"no left_shoulder and no right_hip.*--evaluation.pck-norm box.*neck crown"):
         reference_joints(bird)
-    with pytest.raises(ValueError, match=r"no joint 'tial'; did you mean tail\?"):
+    with pytest.raises(ValueError, match=r"no joint 'tial'; did you mean tail\."):
         reference_joints(bird, ("neck", "tial"))
     with pytest.raises(ValueError, match="two different joints"):
         reference_joints(bird, ("neck", "neck"))

@@ -125,6 +125,7 @@ class PoseScores(Scores):
             self.parts["pck"] = self._pck = Pck(
                 skeleton.keypoints, torso=reference_joints(skeleton, protocol.pck_norm), alpha=protocol.alpha
             )
+            require_reference(source, self._pck.torso)
             if resampling.samples:
                 self._bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
                 self.parts["bootstrap"] = self._bootstrap
@@ -267,6 +268,19 @@ def labels_of(source: PoseSet) -> Annotations:
 def image_ids_of(source: PoseSet) -> Collection[int] | None:
     """The pictures of the split, or None for all of the annotation file."""
     return source.image_ids
+
+
+def require_reference(source: PoseSet, torso: tuple[int, int] | None) -> None:
+    """Raise a ValueError unless PCK has something to count: somebody with both reference joints labelled."""
+    if torso is None:
+        return
+    people = (source.person(index).keypoints[list(torso), 2] for index in range(len(source)))
+    if not any((flags > 0).all() for flags in people):
+        names = " and ".join(source.skeleton.keypoints[joint] for joint in torso)
+        raise ValueError(
+            f"{source.name}: PCK is measured against {names}, which nobody has both labelled; take other joints, or the "
+            "box: --evaluation.pck-norm box"
+        )
 
 
 def require_coco() -> None:

@@ -51,9 +51,9 @@ def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int,
     for name in norm:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = f"; did you mean {close[0]}" if close else ""
             raise ValueError(
-                f"evaluation.pck_norm: {skeleton.name} has no joint {name!r}{hint} Its joints are {', '.join(names)}; "
+                f"evaluation.pck_norm: {skeleton.name} has no joint {name!r}{hint}. Its joints are {', '.join(names)}; "
                 "'box' alone takes the box"
             )
     if len(norm) != 2 or norm[0] == norm[1]:
@@ -148,7 +148,7 @@ class Pck(CountMetric):
         right, counted, people = (self._counts[key] for key in ("right", "counted", "people"))
         if not counted.sum():
             needed = "a box" if self.torso is None else " and ".join(self.joint_names[joint] for joint in self.torso)
-            raise ValueError(f"no joint was counted: none of {people[1]} people has {needed} and a joint labelled")
+            raise ValueError(f"no joint was counted: none of {people[1]} people has {needed} labelled, and a joint")
         table = [
             {"name": name, "joints": int(counted[j]), "pck": ratio(right[j], counted[j])}
             for j, name in enumerate(self.joint_names)

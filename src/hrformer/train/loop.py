@@ -260,7 +260,7 @@ class _Loop(Run):
             evaluation = self._evaluate(stop)
         except ValidationStopped:
             return False
-        self.evaluation, self.main = evaluation, evaluation.main
+        self.evaluation = evaluation
         state = self.state
         state.last_validation, state.validations = state.update, state.validations + 1
         best = state.best is None or evaluation.value > state.best

@@ -14,7 +14,9 @@ from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
 from hrformer.data.sets import DataError
+from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
+from hrformer.evaluate.scores import NO_INTERVALS
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -25,7 +27,7 @@ from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
-from hrformer.train.journal import Journal, read_events
+from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
 from hrformer.train.optim import (
     freeze,
@@ -114,7 +116,6 @@ class Run:
         self.window = LossWindow(machine.device, self.state.window)
         self.undo = Undo(self.plain, self.optimizer.optimizer, self.window)
         self.journal = self._journal()
-        self.main = next((event["main"] for event in read_events(out)[::-1] if event["event"] == "validation"), "")
         self.evaluation: Evaluation | None = None
 
     def _look_at_data(self, before: Mapping[str, Fingerprint] | None) -> None:
@@ -140,6 +141,9 @@ class Run:
             for split, files in broken.items():
                 tell_left_out(split, files)
         self.task.leave_out(broken)
+        val = self.task.val_set
+        # Whatever the scores need is asked for now, not after the first updates.
+        self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
 
     def _fitted(self, last: Path) -> AnyRun:
         """The run with nothing left open; one that is taken up again stays as it was."""
