@@ -278,8 +278,8 @@ def require_reference(source: PoseSet, torso: tuple[int, int] | None) -> None:
     if not any((flags > 0).all() for flags in people):
         names = " and ".join(source.skeleton.keypoints[joint] for joint in torso)
         raise ValueError(
-            f"{source.name}: PCK is measured against {names}, which nobody has both labelled; take other joints, or the "
-            "box: --evaluation.pck-norm box"
+            f"{source.name}: PCK is measured against {names}, which nobody has both labelled; take other joints, or "
+            "the box: --evaluation.pck-norm box"
         )
 
 
