@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from hrformer.train.distributed import processes
+from hrformer.train.distributed import told_to_all
 
 try:
     import fcntl
@@ -46,10 +46,7 @@ class RunLock:
                 self._take()
             except ValueError as held:
                 error = str(held)
-        if group := processes():
-            error = group.gather(error)[0]
-        if error:
-            raise ValueError(error)
+        told_to_all(error)
         return self
 
     def _take(self) -> None:
