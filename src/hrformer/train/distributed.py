@@ -90,6 +90,18 @@ def _gather(value: Any) -> list[Any]:
     return values
 
 
+def told_to_all(error: str) -> None:
+    """Raise a ValueError in every process if the first of them has an error; every process must ask.
+
+    Args:
+        error: of this process; empty for none. Only the first one's counts.
+    """
+    if group := processes():
+        error = group.gather(error)[0]
+    if error:
+        raise ValueError(error)
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is set on some process; every process must ask."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

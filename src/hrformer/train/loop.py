@@ -26,6 +26,7 @@ from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
 from hrformer.train.distributed import any_process, processes
+from hrformer.train.lock import RunLock
 from hrformer.train.machine import Machine
 from hrformer.train.optim import (
     rate_at,
@@ -76,14 +77,19 @@ def train(
         saved: called with the run, by the main process, whenever its checkpoint has been written.
 
     Raises:
-        ValueError: a setting is out of range or does not fit the data, or ``out`` holds a run and ``resume`` is off.
+        ValueError: a setting is out of range or does not fit the data, or ``out`` holds a run and ``resume`` is off, or
+            another process is at work there.
         DataError: the data is not as it should be.
         ResumeError: the run in ``out`` cannot be taken up.
         NonFiniteLoss: the loss is no number any more.
     """
     check(config)
     check_trackers(config.log.trackers)
-    with Machine(config.runtime, config.log, out) as machine, StopSignals() as stop:
+    with (
+        Machine(config.runtime, config.log, out) as machine,
+        RunLock(out, main=machine.main),
+        StopSignals() as stop,
+    ):
         return _Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
 
 

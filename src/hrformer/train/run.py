@@ -25,7 +25,7 @@ from hrformer.train.config_file import from_dict, read_config, to_dict, write_co
 from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
-from hrformer.train.distributed import processes, share_batch_norm
+from hrformer.train.distributed import processes, share_batch_norm, told_to_all
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
 from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
@@ -37,6 +37,7 @@ from hrformer.train.optim import (
     total_updates,
 )
 from hrformer.train.progress import bars, score_text
+from hrformer.train.room import disk_needed, want_of_disk
 from hrformer.train.state import (
     BEST,
     ResumeError,
@@ -97,6 +98,7 @@ class Run:
         self.frozen = freeze(model, config.model.frozen)
         self.spec = model.info.input_spec
         self.groups = parameter_groups(model, config.optim)
+        told_to_all(want_of_disk(out, disk_needed(model, averaged=config.ema_decay > 0)) if machine.main else "")
         model = self._placed(model)
         self.item_seconds = self._time_of_an_item(model) if self.fitted else None
         self.order = self._order(model)
