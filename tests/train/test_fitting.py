@@ -92,6 +92,12 @@ def test_what_is_known_by_name_is_trained_at_a_lower_rate() -> None:
     assert fitted(fresh, 16, 4, gpu=False, names=known).optim.lr == pytest.approx(1e-3)
 
 
+def test_norms_of_fresh_weights_are_trained() -> None:
+    assert fitted(finetune_pose(), 16, 4, gpu=False).model.frozen == ("norms",)
+    fresh = replace(finetune_pose(), model=replace(finetune_pose().model, name="hrformer_nano", init=""))
+    assert fitted(fresh, 16, 4, gpu=False).model.frozen == ()
+
+
 def test_batches_are_shared_evenly_by_the_processes() -> None:
     assert fitted(finetune_pose(), 16, 4, gpu=False, processes=3).batch.total == 6
     assert fitted(finetune_pose(), 7, 4, gpu=False, processes=2).batch.total == 6

@@ -174,6 +174,9 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
         model = replace(model, drop_path_rate=DROP_PATH)
     if isinstance(config, SegmentationRun) and config.evaluation.short_side == 0:
         config = replace(config, evaluation=replace(config.evaluation, short_side=augment.short_side))
+    if not model.init:
+        # Fresh norms have no statistics yet that would be worth keeping.
+        model = replace(model, frozen=tuple(part for part in model.frozen if part != "norms"))
     return replace(config, model=model, augment=augment)
 
 
