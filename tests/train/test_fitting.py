@@ -95,7 +95,9 @@ def test_what_is_known_by_name_is_trained_at_a_lower_rate() -> None:
 def test_norms_of_fresh_weights_are_trained() -> None:
     assert fitted(finetune_pose(), 16, 4, gpu=False).model.frozen == ("norms",)
     fresh = replace(finetune_pose(), model=replace(finetune_pose().model, name="hrformer_nano", init=""))
-    assert fitted(fresh, 16, 4, gpu=False).model.frozen == ()
+    first = fitted(fresh, 16, 4, gpu=False)
+    assert first.model.frozen == ()
+    assert as_before(fresh, first) == first
 
 
 def test_batches_are_shared_evenly_by_the_processes() -> None:

@@ -130,6 +130,9 @@ def as_before(config: Run, saved: AnyRun) -> Run:
                 _put(values, name, _at(before, name))
     if not (config.schedule.epochs or config.schedule.updates):
         _put(values, "schedule.warmup_share", saved.schedule.warmup_share)
+    if not saved.model.init:
+        # Fresh norms were trained whatever was asked for.
+        _put(values, "model.frozen", _at(before, "model.frozen"))
     return cast(Run, from_dict(values | {"fit": False}))
 
 
