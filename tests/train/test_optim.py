@@ -141,3 +141,16 @@ def test_optimizers(name: str, kind: str) -> None:
     model = create_model("hrformer_nano", "pose", num_keypoints=3)
     config = replace(OptimConfig(), name=name)
     assert type(make_optimizer(parameter_groups(model, config), config)).__name__ == kind
+
+
+def test_frozen_norms_keep_their_statistics_only() -> None:
+    model = create_model("hrformer_nano", "pose", num_keypoints=3)
+    frozen = freeze(model, ("norms",))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    set_training(model, frozen)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running_mean" in name}
+    model(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert before
+    state = model.state_dict()
+    assert not [name for name, value in before.items() if name.startswith("backbone.") and not state[name].equal(value)]
+    assert model.backbone.bn1.weight.grad is not None

@@ -36,7 +36,7 @@ def finetune_classification() -> ClassificationRun:
     return ClassificationRun(
         recipe="finetune_classification",
         fit=True,
-        model=ModelConfig(name="", init="auto"),
+        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -64,7 +64,7 @@ def finetune_pose() -> PoseRun:
     return PoseRun(
         recipe="finetune_pose",
         fit=True,
-        model=ModelConfig(name="", init="auto"),
+        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
         batch=BatchConfig(total=0),
@@ -97,7 +97,7 @@ def finetune_segmentation() -> SegmentationRun:
     return SegmentationRun(
         recipe="finetune_segmentation",
         fit=True,
-        model=ModelConfig(name="", init="auto"),
+        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
         batch=BatchConfig(total=0),

@@ -14,7 +14,7 @@ from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Se
 from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
 from hrformer.ops.resize import UpsampleMode
 
-FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone")
+FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone", "norms")
 """What ``model.frozen`` may name."""
 
 RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")
@@ -37,7 +37,8 @@ class ModelConfig:
         fresh: parts that start fresh although ``init`` has them: "head", "stem", "stage1" to "stage4" (with the
             transition before).
         frozen: parts that are not trained: "stem", "stage1" to "stage4" (with the transition before), "backbone".
-            Their batch norms keep their statistics.
+            Their batch norms keep their statistics. "norms" only keeps the statistics of all batch norms in the
+            backbone, which few pictures would spoil; their factors are trained.
         drop_path_rate: at the full depth.
         window_size: side of the attention windows in cells.
         position_bias: whether the relative position bias takes part.

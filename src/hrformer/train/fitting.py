@@ -54,7 +54,7 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
-LEARNT = 0.2
+LEARNT = 0.1
 """Factor on the rate where the start weights know all classes or joints of the set."""
 
 DROP_PATH = 0.1
@@ -130,6 +130,9 @@ def as_before(config: Run, saved: AnyRun) -> Run:
                 _put(values, name, _at(before, name))
     if not (config.schedule.epochs or config.schedule.updates):
         _put(values, "schedule.warmup_share", saved.schedule.warmup_share)
+    if not saved.model.init:
+        # Fresh norms were trained whatever was asked for.
+        _put(values, "model.frozen", _at(before, "model.frozen"))
     return cast(Run, from_dict(values | {"fit": False}))
 
 
@@ -174,6 +177,9 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
         model = replace(model, drop_path_rate=DROP_PATH)
     if isinstance(config, SegmentationRun) and config.evaluation.short_side == 0:
         config = replace(config, evaluation=replace(config.evaluation, short_side=augment.short_side))
+    if not model.init:
+        # Fresh norms have no statistics yet that would be worth keeping.
+        model = replace(model, frozen=tuple(part for part in model.frozen if part != "norms"))
     return replace(config, model=model, augment=augment)
 
 

@@ -35,7 +35,8 @@ def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
 
     Args:
         model: changed in place: the parameters of these parts need no gradient.
-        parts: "stem", "stage1" to "stage4", or "backbone" for everything but the head.
+        parts: "stem", "stage1" to "stage4", or "backbone" for everything but the head; "norms" for the statistics
+            of the backbone's batch norms, whose parameters go on being trained.
 
     Returns:
         The frozen modules; they belong into eval mode, see :func:`set_training`.
@@ -44,18 +45,22 @@ def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
         ValueError: the model has no such part.
     """
     frozen: list[nn.Module] = []
+    norms: list[nn.Module] = []
     for part in parts:
-        if part == "backbone":
+        if part == "norms":
+            norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+        elif part == "backbone":
             frozen.append(model.backbone)
         elif part not in TRUNK_PARTS:
-            raise ValueError(f"model.frozen: {part!r} is no part; there are {', '.join([*TRUNK_PARTS, 'backbone'])}")
+            known = ", ".join([*TRUNK_PARTS, "backbone", "norms"])
+            raise ValueError(f"model.frozen: {part!r} is no part; there are {known}")
         elif not isinstance(model.backbone, HighResolutionTrunk):
             raise ValueError(f"model.frozen: {model.info.name} can only be frozen as a whole, by 'backbone'")
         else:
             frozen += [model.backbone.get_submodule(name) for name in TRUNK_PARTS[part]]
     for module in frozen:
         module.requires_grad_(False)
-    return frozen
+    return frozen + norms
 
 
 def set_training(model: nn.Module, frozen: Iterable[nn.Module]) -> None:
