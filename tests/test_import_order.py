@@ -57,6 +57,7 @@ OPTIONAL = frozenset(
         "faster_coco_eval",
         "gradio",
         "litserve",
+        "matplotlib",
         "mlflow",
         "onnx",
         "onnxruntime",

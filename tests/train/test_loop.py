@@ -388,7 +388,7 @@ def test_process_stopped_by_another_ends_as_interrupted(
 ) -> None:
     # What the other processes of a run see when a signal reaches only one of them.
     monkeypatch.setattr(loop, "any_process", lambda flag, device: lines(tmp_path, "train") != [] and flag is False)
-    monkeypatch.setattr(loop._Loop, "_require_finite", lambda self, rate: None)
+    monkeypatch.setattr(loop.Loop, "_require_finite", lambda self, rate: None)
     result = train(classification_run, tmp_path)
     assert (result.update, result.interrupted) == (2, "a signal")
     end = lines(tmp_path, "end")[0]

@@ -159,6 +159,8 @@ class TrainArguments(General):
     """Run directory. Default: runs/RECIPE; with --resume and a directory as RECIPE, that directory."""
     resume: bool = False
     """Go on from the last checkpoint in the run directory."""
+    find_rate: bool = False
+    """Do not train, but search the learning rate: draws the loss over a rising rate and suggests --optim.lr."""
 
 
 @dataclass(frozen=True, kw_only=True)

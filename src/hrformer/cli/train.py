@@ -12,7 +12,8 @@ from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
-from hrformer.train.progress import score_text
+from hrformer.train.progress import bars, score_text
+from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped by a signal and can go on."""
@@ -38,6 +39,8 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
         show_recipes()
         return 0
     out = run_folder(command)
+    if command.options.find_rate:
+        return _search_rate(command, out)
     with speaking_of_options(command.config):
         result = train(command.config, out, resume=command.options.resume)
     if result.interrupted:
@@ -52,6 +55,19 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
             say(f"best {score}, before training: nothing better came of it; try a lower --optim.lr, or more data")
     say(f"weights: {out / 'best.safetensors'}; summary: {out / 'summary.html'}")
     return 0
+
+
+def _search_rate(command: RunCommand[TrainArguments], out: Path) -> int:
+    """Search the rate of a run, draw, and tell what was found."""
+    with speaking_of_options(command.config), bars() as progress:
+        search = find_rate(command.config, progress=progress)
+    picture = out / PICTURE
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_search(search, picture)
+    ran = f" ({search.interrupted} after {len(search.rates)} updates)" if search.interrupted else ""
+    say(f"loss is lowest at a rate of {search.lowest:.1g} and falls fastest at {search.steepest:.1g}{ran}: {picture}")
+    say(f"train with a tenth of the lowest's: --optim.lr {search.suggested:.1g}, at --batch.total {search.batch}")
+    return INTERRUPTED if search.interrupted else 0
 
 
 def run_folder(command: RunCommand[TrainArguments]) -> Path:

@@ -90,10 +90,10 @@ def train(
         RunLock(out, main=machine.main),
         StopSignals() as stop,
     ):
-        return _Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
+        return Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
 
 
-class _Loop(Run):
+class Loop(Run):
     """The updates of a run, and what is due between them."""
 
     def to_the_end(self, stop: StopSignals) -> RunResult:
@@ -108,13 +108,13 @@ class _Loop(Run):
                     self.save()
                 if not complete:
                     return self._finish(self._note_stop(stop))
-            batches = self._batches()
+            batches = self.batches()
             set_training(self.model, self.frozen)
             while state.update < self.total and not self._is_stale():
                 rate = rate_at(state.update, config, self.per_epoch)
                 set_rate(self.optimizer, rate)
                 with self.undo:
-                    norm = self._update(batches)
+                    norm = self.one_update(batches)
                     state.update += 1
                 state.seconds = time.monotonic() - began
                 journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
@@ -174,7 +174,7 @@ class _Loop(Run):
                     write_summary(self.out)
             raise
 
-    def _batches(self) -> Any:
+    def batches(self) -> Any:
         config, runtime = self.config, self.config.runtime
         workers = default_workers(self.machine.world_size) if runtime.workers is None else runtime.workers
         cache = None
@@ -185,7 +185,7 @@ class _Loop(Run):
         order = self.order.batches(self.state.update, self.total)
         return batches_of(items, order, workers=workers, pin_memory=self.machine.device.type == "cuda")
 
-    def _update(self, batches: Any) -> torch.Tensor | None:
+    def one_update(self, batches: Any) -> torch.Tensor | None:
         """One optimiser step over the parts of the batch; returns the gradient's norm where it is clipped."""
         config, machine, parts = self.config, self.machine, self.order.parts
         self.optimizer.zero_grad()

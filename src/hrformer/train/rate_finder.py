@@ -1,0 +1,179 @@
+"""Which learning rate suits a run: the loss while the rate rises from update to update (Smith, "Cyclical Learning Rates
+for Training Neural Networks", WACV 2017, section 3.3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.models.weight_files import write_file
+from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
+from hrformer.train.config_rules import check
+from hrformer.train.control import StopSignals, mean_of
+from hrformer.train.loop import Loop
+from hrformer.train.machine import Machine
+from hrformer.train.optim import set_rate, set_training
+
+PICTURE = "learning_rate.png"
+
+UPDATES = 100
+LOWEST, HIGHEST = 1e-6, 1.0
+"""Rates of the first and the last update."""
+
+_SMOOTHING, _RUNAWAY = 0.9, 4.0
+"""Share of the past in the smoothed loss, and how far above its lowest value that may rise: fast.ai's rule, with 0.9 in
+place of 0.98, which is too slow for 100 updates (https://docs.fast.ai)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RateSearch:
+    """Outcome of a search.
+
+    Attributes:
+        rates: (N,) of the updates, rising.
+        losses: (N,) of these updates, each before its step.
+        smoothed: (N,) the same, smoothed.
+        lowest: rate at which the smoothed loss is lowest.
+        steepest: rate at which it falls fastest, over equal factors of the rate.
+        batch: items per update.
+        unit: what ``optim.lr`` has to be multiplied by to give the rate; not 1 for recipes with ``optim.lr_batch``.
+        interrupted: signal that ended it early; empty if none did.
+    """
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    smoothed: NDArray[np.float64]
+    lowest: float
+    steepest: float
+    batch: int
+    unit: float = 1.0
+    interrupted: str = ""
+
+    @property
+    def suggested(self) -> float:
+        """``optim.lr`` to train with: a tenth of the rate with the lowest loss, near which it runs away."""
+        return float(f"{self.lowest / 10 / self.unit:.1g}")
+
+
+def find_rate(
+    config: AnyRun,
+    *,
+    updates: int = UPDATES,
+    progress: Callable[[str, int, int], object] = lambda name, done, total: None,
+) -> RateSearch:
+    """Raise the rate of a run from update to update, until the loss runs away.
+
+    Everything else is the run's own: data, augmentation, start weights, batch, optimiser. Nothing is written.
+
+    Args:
+        config: the run.
+        updates: how many steps there are between the lowest and the highest rate, 10 or more.
+        progress: told how far it is.
+
+    Raises:
+        ValueError: as from ``hrformer.train.loop.train``, or ``updates`` is too small.
+        DataError: the data is not as it should be.
+    """
+    if updates < 10:
+        raise ValueError(f"a search needs at least 10 updates, got {updates}")
+    config = replace(
+        config,
+        schedule=ScheduleConfig(updates=updates),
+        ema_decay=0.0,
+        validate_start=False,
+        log=LogConfig(trackers=(), pictures=0),
+    )
+    check(config)
+    # A run writes its configuration into its folder, and this one leaves none behind.
+    with (
+        TemporaryDirectory() as folder,
+        Machine(config.runtime, config.log, Path(folder)) as machine,
+        StopSignals() as stop,
+    ):
+        search = _Search(config, Path(folder), machine, resume=False)
+        return search.run(stop, updates, progress)
+
+
+class _Search(Loop):
+    def run(self, stop: StopSignals, updates: int, progress: Callable[[str, int, int], object]) -> RateSearch:
+        batches, losses, rates = self.batches(), [], []
+        smoothed: list[float] = []
+        set_training(self.model, self.frozen)
+        for update in range(updates):
+            rate = LOWEST * (HIGHEST / LOWEST) ** (update / (updates - 1))
+            set_rate(self.optimizer, rate)
+            self.one_update(batches)
+            loss = mean_of(self.window_of_all())["loss"]
+            self.window.reset()
+            if not math.isfinite(loss):
+                break
+            losses.append(loss)
+            rates.append(rate)
+            smoothed.append(_smoothed(losses))
+            progress("rate", update + 1, updates)
+            if smoothed[-1] > _RUNAWAY * min(smoothed) or stop.requested:
+                break
+        if len(rates) < 2:
+            raise ValueError("the loss is no number from the first updates on; see `hrformer inspect data`")
+        lowest, steepest = _places(rates, smoothed)
+        optim, batch = self.config.optim, self.config.batch.total
+        return RateSearch(
+            rates=np.array(rates),
+            losses=np.array(losses),
+            smoothed=np.array(smoothed),
+            lowest=rates[lowest],
+            steepest=rates[steepest],
+            batch=batch,
+            unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
+            interrupted=stop.requested,
+        )
+
+
+def _smoothed(losses: Sequence[float]) -> float:
+    """Exponential mean of all so far, corrected for its start."""
+    weights = _SMOOTHING ** np.arange(len(losses))[::-1]
+    return float((weights * losses).sum() / weights.sum())
+
+
+def _places(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[int, int]:
+    """Updates of the lowest smoothed loss, and of its steepest fall before that."""
+    lowest = int(np.argmin(smoothed))
+    if lowest < 2:
+        return lowest, lowest
+    slopes = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
+    return lowest, int(np.argmin(slopes))
+
+
+def draw_search(search: RateSearch, file: Path) -> None:
+    """Write a picture of loss over rate.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the picture of a rate search needs matplotlib: pip install 'hrformer[train]'") from error
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.plot(search.rates, search.losses, color="#bbbbbb", linewidth=1, label="of each update")
+    axes.plot(search.rates, search.smoothed, color="#1f5fbf", linewidth=2, label="smoothed")
+    rate = search.suggested * search.unit
+    axes.axvline(rate, color="#c23b22", label=f"suggested: {rate:.1g}, a tenth of the lowest's")
+    axes.axvline(search.steepest, color="#c23b22", linestyle=":", label=f"steepest fall: {search.steepest:.1g}")
+    top = float(search.smoothed[0])
+    low, high = float(search.smoothed.min()), max(top, float(np.median(search.losses)))
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.6 * (high - low) + 1e-12)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    FigureCanvasAgg(figure)
+    write_file(file, lambda part: figure.savefig(part, format="png"))
