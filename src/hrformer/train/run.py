@@ -12,7 +12,6 @@ import torch
 
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
-from hrformer.data.sets import DataError
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
@@ -22,7 +21,7 @@ from hrformer.train.config_file import from_dict, read_config, to_dict, write_co
 from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, tell_left_out
-from hrformer.train.distributed import processes, share_batch_norm
+from hrformer.train.distributed import processes, share_batch_norm, together
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
 from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
@@ -112,17 +111,12 @@ class Run:
         """Refuse data that would end the run later, and leave out what is broken where that is asked for."""
         sets = {"train": self.task.train_set, "val": self.task.val_set}
         broken: dict[str, dict[int, tuple[str, str]]] = {}
-        error = ""
-        if self.machine.main:
-            try:
+        with together():
+            if self.machine.main:
                 with bars(after=2.0) as progress:
                     broken = check_data(self.config, sets, progress)
-            except DataError as wrong:
-                error = str(wrong)
         if group := processes():
-            broken, error = group.gather((broken, error))[0]
-        if error:
-            raise DataError(error)
+            broken = group.gather(broken)[0]
         if self.machine.main:
             for split, files in broken.items():
                 tell_left_out(split, files)
