@@ -127,7 +127,7 @@ def void_run(segmentation_run: SegmentationRun, tmp_path: Path) -> SegmentationR
         for number in range(count):
             mask = np.repeat(np.arange(4, dtype=np.uint8) % 3, 16)[:, None].repeat(64, 1)
             mask[generator.random(mask.shape) < (0.97 if number % 2 else 0.0)] = 255
-            for folder, pixels in (("images", generator.integers(0, 255, (64, 64, 3))), ("masks", mask)):
+            for folder, pixels in (("images", generator.integers(0, 255, (64, 64, 3))), ("labels", mask)):
                 (root / folder / split).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(root / folder / split / f"{number}.png"), pixels.astype(np.uint8))
     (root / "classes.txt").write_text("a\nb\nc\n")
