@@ -6,6 +6,7 @@ inside autocast. A NaN in the outputs stays a NaN in the loss, so that a loop ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -113,6 +114,9 @@ def ohem_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of the hard pixels of the batch, divided by their number (not by their class weights).
 
+    Which pixels are hard depends on what they are compared with: a batch in parts, or shared by processes, picks
+    within each of them, and other pixels than the whole batch would.
+
     The threshold is the larger of ``hard.threshold`` and the true-class probability at rank ``min_kept`` (from
     0, or the last) of the pixels that count; pixels strictly below it are kept. The first pixel of the batch
     always counts, where it is ignored with class 0 and loss 0, as in openseg.pytorch and HRFormer. The kept
@@ -157,6 +161,7 @@ def segmentation_losses(
     class_weights: Tensor | None = None,
     auxiliary_weight: float = AUXILIARY_WEIGHT,
     ignore_index: int = IGNORE_INDEX,
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Loss of a network with two outputs: main + ``auxiliary_weight`` x auxiliary.
 
@@ -168,6 +173,7 @@ def segmentation_losses(
         class_weights: (C,) of both parts.
         auxiliary_weight: share of the auxiliary part.
         ignore_index: label of the pixels left out.
+        shares: factors of "main" and "auxiliary" where this is a part of a batch, from :func:`part_shares`.
 
     Returns:
         Scalars "loss" (the sum to minimise), "main" and "auxiliary" (without its weight).
@@ -180,7 +186,51 @@ def segmentation_losses(
         parts["main"] = pixel_cross_entropy(main, labels, class_weights, ignore_index)
     else:
         parts["main"] = ohem_cross_entropy(main, labels, hard, class_weights, ignore_index)
+    if shares is not None:
+        parts = {name: value * shares[name] for name, value in parts.items()}
     return {"loss": parts["main"] + auxiliary_weight * parts["auxiliary"], **parts}
+
+
+def pixel_total(
+    labels: Tensor,
+    logits: Tensor,
+    class_weights: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> float:
+    """What :func:`pixel_cross_entropy` divides by: the pixels that count, or the sum of their class weights.
+
+    Args:
+        labels: (B, H, W) integers, best on the CPU, where nothing has to wait.
+        logits: (B', C, h, w), asked for their size only.
+        class_weights: (C,) on the labels' device.
+        ignore_index: label of the pixels left out.
+    """
+    labels = resize_labels(labels, (logits.shape[2], logits.shape[3]))
+    counted = labels != ignore_index
+    if class_weights is None:
+        return float(counted.sum())
+    return float(class_weights.double()[labels[counted]].sum())
+
+
+def part_shares(own: Sequence[Mapping[str, float]], whole: Mapping[str, float], parts: int) -> list[dict[str, float]]:
+    """Factors that make means over parts of a batch the mean over the batch.
+
+    Each part's mean is over its own pixels. Times its factor, and averaged over all parts, they are what the whole
+    batch gives. Parts with nothing to count get 0.
+
+    Args:
+        own: per part of this process, what its losses divide by, by name.
+        whole: the sums over all parts of all processes.
+        parts: how many these are.
+    """
+    return [{name: value * parts / whole[name] if value else 0.0 for name, value in part.items()} for part in own]
+
+
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels (B, H, W) at another height and width, nearest neighbour, as int64."""
+    if labels.shape[1:] != size:
+        labels = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0]
+    return labels.long()
 
 
 def fit_labels(labels: Tensor, logits: Tensor) -> Tensor:
@@ -194,9 +244,7 @@ def fit_labels(labels: Tensor, logits: Tensor) -> Tensor:
             f"logits must be (B, C, h, w) and labels (B, H, W) integers, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)} {labels.dtype}"
         )
-    if labels.shape[1:] != logits.shape[2:]:
-        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0]
-    return labels.long()
+    return resize_labels(labels, (logits.shape[2], logits.shape[3]))
 
 
 def _full(x: Tensor) -> Tensor:

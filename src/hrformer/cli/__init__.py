@@ -28,6 +28,7 @@ from hrformer.cli.models import run_models
 from hrformer.cli.predict import INTERRUPTED, run_predict
 from hrformer.cli.runs import RunCommand, parse_run
 from hrformer.cli.train import run_train
+from hrformer.train.distributed import PeerFailed
 
 DESCRIPTION = "HRFormer and HRNet: predictions on pictures, models and weights, training and evaluation."
 
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        complain(_described(error))
+        # The process that failed has told why; the others only end, too.
+        if not isinstance(error, PeerFailed):
+            complain(_described(error))
         return 2
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -90,16 +93,70 @@ def _gather(value: Any) -> list[Any]:
     return values
 
 
-def told_to_all(error: str) -> None:
-    """Raise a ValueError in every process if the first of them has an error; every process must ask.
+class PeerFailed(RuntimeError):
+    """Another process of the run failed and has told why; this one only stops, too."""
 
-    Args:
-        error: of this process; empty for none. Only the first one's counts.
+
+@cache
+def _agreement(world: Any) -> Any:
+    """A group of all processes for small values on the CPU, apart from what the GPUs exchange."""
+    return dist.new_group(backend="gloo")
+
+
+def _group() -> Any:
+    # Made anew where the default group is another than before, as in tests.
+    return _agreement(dist.group.WORLD)
+
+
+def sum_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Sums by name; every process must ask, with the same names. Waits for no GPU."""
+    if processes() is None:
+        return values
+    sums = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(sums, group=_group())
+    return dict(zip(values, sums.tolist(), strict=True))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Context that all processes enter and leave; where it fails in some, it fails in all.
+
+    The first of those that failed raises its error, all others :class:`PeerFailed`, so that it is told once. Without
+    this the others would wait for it in their next exchange, for half an hour.
     """
-    if group := processes():
-        error = group.gather(error)[0]
-    if error:
-        raise ValueError(error)
+    if processes() is None:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    world, rank = dist.get_world_size(), dist.get_rank()
+    first = torch.tensor(world if error is None else rank)
+    dist.all_reduce(first, op=dist.ReduceOp.MIN, group=_group())
+    if first.item() == world:
+        return
+    if error is not None and first.item() == rank:
+        vars(error)["in_all_processes"] = True
+        raise error
+    raise PeerFailed(f"process {int(first.item())} of this run failed")
+
+
+def failed_together(error: BaseException) -> bool:
+    """Whether all processes stand where this one failed, so that they can still do something together."""
+    return processes() is None or isinstance(error, PeerFailed) or "in_all_processes" in vars(error)
+
+
+def told_to_all(error: str) -> None:
+    """End all processes where this one has an error; every process must ask.
+
+    Raises:
+        ValueError: with the error, in the first process that has one; the others raise :class:`PeerFailed`.
+    """
+    with together():
+        if error:
+            raise ValueError(error)
 
 
 def any_process(flag: bool, device: torch.device) -> bool:

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrformer.data.loader import LoaderDataset, PictureCache, batches_of, default_workers, to_device
+from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
+from hrformer.losses import part_shares
 from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
-from hrformer.train.distributed import any_process, processes
+from hrformer.train.distributed import any_process, processes, sum_over_processes, together
 from hrformer.train.lock import RunLock
 from hrformer.train.machine import Machine
 from hrformer.train.optim import (
@@ -188,13 +189,17 @@ class Loop(Run):
     def one_update(self, batches: Any) -> torch.Tensor | None:
         """One optimiser step over the parts of the batch; returns the gradient's norm where it is clipped."""
         config, machine, parts = self.config, self.machine, self.order.parts
+        loaded = self._loaded(batches)
+        shares: list[dict[str, float]] | None = None
         self.optimizer.zero_grad()
         for part in range(parts):
-            batch = to_device(next(batches), machine.device)
             self._seed(part)
-            batch = self.task.prepare(batch, self.spec)
+            batch = self.task.prepare(to_device(loaded[part], machine.device), self.spec)
             with machine.accelerator.no_sync(self.model) if part + 1 < parts else nullcontext():
-                losses = self.task.losses(self.model(batch["image"]), batch)
+                output = self.model(batch["image"])
+                if part == 0 and parts * machine.world_size > 1:
+                    shares = self._shares(output, loaded)
+                losses = self.task.losses(output, batch, *(() if shares is None else (shares[part],)))
                 machine.accelerator.backward(losses["loss"] / parts)
             self.window.add(losses, 1 / parts, self.state.update)
         norm = None
@@ -204,6 +209,19 @@ class Loop(Run):
         if self.ema is not None:
             self.ema.update(self.plain, step=self.state.update)
         return norm
+
+    def _loaded(self, batches: Iterator[Batch]) -> list[Batch]:
+        """All parts of an update, before anything is done with the first: an error then leaves nothing half done."""
+        with together():
+            return [next(batches) for _ in range(self.order.parts)]
+
+    def _shares(self, output: Any, loaded: list[Batch]) -> list[dict[str, float]] | None:
+        """Factors of the parts' losses, such that the gradient is the whole batch's; None where all weigh alike."""
+        own = [self.task.totals(output, batch) for batch in loaded]
+        if not own[0]:
+            return None
+        whole = sum_over_processes({name: sum(part[name] for part in own) for name in own[0]})
+        return part_shares(own, whole, self.order.parts * self.machine.world_size)
 
     def _seed(self, part: int) -> None:
         """Random numbers of drop path, dropout and mixing belong to the update, not to the run's past."""

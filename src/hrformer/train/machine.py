@@ -5,6 +5,7 @@ Without accelerate one process trains all the same, see ``train.single``.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -146,13 +147,22 @@ def _accelerator(runtime: RuntimeConfig, log: LogConfig, out: Path) -> Any:
         return SingleProcess(runtime, log)
     # Batch norms that are not shared stay apart between validations, as in the published ImageNet runs.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=runtime.sync_bn, gradient_as_bucket_view=True)
-    return Accelerator(
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Left to itself, accelerate forms no group without GPUs, and every process would be a run of its own.
+    no_gpu = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
+    accelerator = Accelerator(
         mixed_precision="no" if runtime.precision == "fp32" else runtime.precision,
-        cpu=runtime.cpu,
+        cpu=runtime.cpu or no_gpu,
         log_with=list(log.trackers) or None,
         project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
         kwargs_handlers=[ddp],
     )
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were started, but they form groups of {accelerator.num_processes}: each would be a "
+            "run of its own in the same folder. Start one process, or give each its GPU, or all --runtime.cpu"
+        )
+    return accelerator
 
 
 def find_batch_size(share: int, probe: Callable[[int], object], device: torch.device) -> int:

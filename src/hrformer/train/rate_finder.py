@@ -173,7 +173,7 @@ def draw_search(search: RateSearch, file: Path) -> None:
     top = float(search.smoothed[0])
     low, high = float(search.smoothed.min()), max(top, float(np.median(search.losses)))
     axes.set_ylim(low - 0.15 * (high - low), high + 0.6 * (high - low) + 1e-12)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     FigureCanvasAgg(figure)
     write_file(file, lambda part: figure.savefig(part, format="png"))

@@ -13,7 +13,6 @@ import torch
 from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
-from hrformer.data.sets import DataError
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import NO_INTERVALS
@@ -25,7 +24,7 @@ from hrformer.train.config_file import from_dict, read_config, to_dict, write_co
 from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
-from hrformer.train.distributed import processes, share_batch_norm, told_to_all
+from hrformer.train.distributed import processes, share_batch_norm, together, told_to_all
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
 from hrformer.train.journal import Journal
 from hrformer.train.machine import BuffersKept, Machine, find_batch_size
@@ -125,27 +124,23 @@ class Run:
         sets = {"train": self.task.train_set, "val": self.task.val_set}
         broken: dict[str, dict[int, tuple[str, str]]] = {}
         self.data: dict[str, Fingerprint] = {}
-        error = ""
-        if self.machine.main:
-            try:
+        with together():
+            if self.machine.main:
                 with bars(after=2.0) as progress:
                     broken = check_data(self.config, sets, progress)
                 self.data = data_of(self.config, sets)
-            except DataError as wrong:
-                error = str(wrong)
+                if before:
+                    check_same_data(self.config, before, self.data, broken, self.out)
         if group := processes():
-            broken, self.data, error = group.gather((broken, self.data, error))[0]
-        if error:
-            raise DataError(error)
-        if before:
-            check_same_data(self.config, before, self.data, broken, self.out)
+            broken, self.data = group.gather((broken, self.data))[0]
         if self.machine.main:
             for split, files in broken.items():
                 tell_left_out(split, files)
         self.task.leave_out(broken)
         val = self.task.val_set
         # Whatever the scores need is asked for now, not after the first updates.
-        self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
+        with together():
+            self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
 
     def _fitted(self, last: Path) -> AnyRun:
         """The run with nothing left open; one that is taken up again stays as it was."""

@@ -28,6 +28,7 @@ from hrformer.losses import (
     heatmap_mse,
     ohem_cross_entropy,
     pixel_cross_entropy,
+    pixel_total,
     segmentation_losses,
 )
 from hrformer.models.load_report import LoadReport
@@ -87,8 +88,23 @@ class TrainingTask(ABC, Generic[Run]):
         """Augmentation of one item."""
 
     @abstractmethod
-    def losses(self, output: Any, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars; "loss" is what is minimised."""
+    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """Named scalars; "loss" is what is minimised.
+
+        Args:
+            output: of the model.
+            batch: as :meth:`prepare` returned it.
+            shares: where the batch is a part of an update's and :meth:`totals` has counts, the factor of each.
+        """
+
+    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
+        """What the losses of a batch on the CPU divide by, by name; empty where that is the same for all batches.
+
+        Args:
+            output: of the model for a batch of this size; only its shape matters.
+            batch: as the loader gave it.
+        """
+        return {}
 
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """On the device: pictures normalised, and whatever is mixed per batch."""
@@ -148,7 +164,7 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         images, targets = self.mixer(batch["image"], batch["label"])
         return batch | {"image": images, "target": targets}
 
-    def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Cross-entropy, with smoothing where the mixing did not smooth already."""
         hard = batch["target"].ndim == 1
         smoothing = self.config.augment.label_smoothing if hard else 0.0
@@ -190,7 +206,7 @@ class PoseTask(TrainingTask[PoseRun]):
         augment = self.config.augment
         return TrainPose(augment, self.train_set.skeleton, augment.codec())
 
-    def losses(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Mean squared error of the heatmaps."""
         return {"loss": heatmap_mse(output, batch["targets"], batch["weights"])}
 
@@ -231,14 +247,25 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         batch = super().prepare(batch, spec)
         return batch | {"image": zero_outside(batch["image"], batch["extent"])}
 
-    def losses(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
+        """Pixels that count in each output, or their class weights. OHEM's parts weigh as many as they choose from."""
+        weights, ohem = self.weights, self.config.loss.ohem
+        auxiliary, main = (None, output) if isinstance(output, Tensor) else output
+        totals = {"main": pixel_total(batch["mask"], main, None if ohem else weights, IGNORE)}
+        if auxiliary is not None:
+            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, weights, IGNORE)
+        return totals
+
+    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Cross-entropy or OHEM of the main output, plus the auxiliary one where there is one."""
         loss, labels = self.config.loss, batch["mask"]
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
             if loss.ohem:
-                return {"loss": ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)}
-            return {"loss": pixel_cross_entropy(output, labels, weights, IGNORE)}
+                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+            else:
+                value = pixel_cross_entropy(output, labels, weights, IGNORE)
+            return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
         return segmentation_losses(
             auxiliary,
@@ -248,6 +275,7 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
             class_weights=weights,
             auxiliary_weight=loss.auxiliary,
             ignore_index=IGNORE,
+            shares=shares,
         )
 
 
