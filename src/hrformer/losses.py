@@ -61,14 +61,20 @@ def heatmap_mse(predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return difference.square().mean()
 
 
-def classification_cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def classification_cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
     """Mean over pictures of the cross-entropy with labels or with soft targets.
+
+    With class weights w a picture's loss is ``-sum_c w_c t_c log p_c``, t its smoothed or mixed target. The mean
+    divides by the number of pictures, not by their weights, so that parts of a batch add up to the whole.
 
     Args:
         logits: (B, C).
         targets: (B,) integer labels, or (B, C) probabilities as mixup and cutmix make them.
         label_smoothing: share of each target spread evenly over all classes, also over soft ones; leave it
             at 0 where the mixup has smoothed already.
+        class_weights: (C,), all 1 if left out.
 
     Raises:
         ValueError: shapes do not fit together.
@@ -79,6 +85,10 @@ def classification_cross_entropy(logits: Tensor, targets: Tensor, label_smoothin
             f"logits must be (B, C) with integer labels (B,) or probabilities (B, C), got {tuple(logits.shape)} "
             f"with {tuple(targets.shape)} {targets.dtype}"
         )
+    if class_weights is not None:
+        # With labels torch would divide by the sum of the weights; with soft targets it divides by B.
+        soft = F.one_hot(targets.long(), logits.shape[1]).to(class_weights.dtype) if hard else targets
+        return F.cross_entropy(_full(logits), soft, class_weights, label_smoothing=label_smoothing)
     return F.cross_entropy(_full(logits), targets.long() if hard else targets, label_smoothing=label_smoothing)
 
 

@@ -126,3 +126,15 @@ def test_pictures_without_labels_have_no_figures(
     assert {row["image_id"] for row in results} <= set(source.image_ids)
     assert all(set(row) == {"image_id", "category_id", "keypoints", "score"} for row in results)
     assert len(results[0]["keypoints"]) == 51
+
+
+def test_ap_that_no_label_allows_is_refused(coco_poser: VisionModel, coco_source: PoseSource, tmp_path: Path) -> None:
+    content = json.loads((coco_source.root / coco_source.val_annotations).read_text())
+    for person in content["annotations"]:
+        person["keypoints"], person["num_keypoints"] = [0] * 51, 0
+    (tmp_path / "blank.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(coco_source.root / "images")
+    blank = PoseSource(root=tmp_path, val_annotations="blank.json", val_images=("images",))
+    source = open_pose(blank, "val", detections=coco_source.root / DETECTIONS, box_threshold=0.5)
+    with pytest.raises(ValueError, match=r"AP is not defined on .*has a labelled joint"):
+        evaluate(coco_poser, source, PoseProtocol())

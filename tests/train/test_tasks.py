@@ -9,7 +9,8 @@ import torch
 from hrformer.data.sets import SegmentationSet
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.losses import HardPixels, ohem_cross_entropy, pixel_cross_entropy
-from hrformer.train.config import ClassificationRun, PoseRun, SegmentationLoss, SegmentationRun
+from hrformer.train.config import ClassificationLoss, ClassificationRun, PoseRun, SegmentationLoss, SegmentationRun
+from hrformer.train.config_file import from_dict, to_dict
 from hrformer.train.tasks import CITYSCAPES_WEIGHTS, class_weights, require_same_names, task_for, zero_outside
 
 
@@ -47,6 +48,34 @@ def test_class_weights() -> None:
     with pytest.raises(ValueError, match="Cityscapes has 19 classes, masks has 3"):
         class_weights("cityscapes", Masks())
     assert len(CITYSCAPES_WEIGHTS) == 19
+    assert class_weights("auto", Masks()) == class_weights("balanced", Masks())
+    assert class_weights((1.0, 2.0, 0.5), Masks()) == (1.0, 2.0, 0.5)
+    with pytest.raises(ValueError, match=r"masks has 3 classes, so give 3 numbers in their order \(a, b, c\).* got 2"):
+        class_weights((1.0, 2.0), Masks())
+
+
+def test_class_weights_of_a_classifier(classification_run: ClassificationRun) -> None:
+    names = task_for(classification_run).train_set.classes
+    given = tuple(float(place + 1) for place in range(len(names)))
+    config = replace(classification_run, loss=ClassificationLoss(class_weights=given))
+    assert from_dict(to_dict(config)) == config
+    task = task_for(config)
+    assert task.weights.tolist() == list(given)
+    logits, labels = torch.randn(2, len(names)), torch.tensor([0, 1])
+    rows = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    smooth = config.augment.label_smoothing
+    whole = task.losses(logits, {"target": labels})["loss"]
+    parts = [task.losses(logits[i : i + 1], {"target": labels[i : i + 1]})["loss"] for i in range(2)]
+    assert whole.item() == pytest.approx(sum(parts).item() / 2)
+    if smooth == 0:
+        assert whole.item() == pytest.approx((rows[0] * given[0] + rows[1] * given[1]).item() / 2)
+    auto = task_for(replace(config, loss=ClassificationLoss(class_weights="auto")))
+    labels = [auto.train_set.label(index) for index in range(len(auto.train_set))]
+    assert np.mean([auto.weights[label] for label in labels]) == pytest.approx(1)
+    with pytest.raises(ValueError, match=f"has {len(names)} classes, so give {len(names)} numbers"):
+        task_for(replace(config, loss=ClassificationLoss(class_weights=(1.0,))))
+    with pytest.raises(ValueError, match="0 or more"):
+        ClassificationLoss(class_weights=(1.0, -1.0))
 
 
 def test_segmentation_loss_uses_weights_and_share(segmentation_run: SegmentationRun) -> None:

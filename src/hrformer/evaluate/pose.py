@@ -139,6 +139,10 @@ class PoseScores(Scores):
                 image_ids=taken or image_ids_of(source),
                 nms_threshold=protocol.nms_threshold,
             )
+            labels = self._coco.annotations["annotations"]
+            if not any(person["num_keypoints"] > 0 and not person["iscrowd"] for person in labels):
+                people = f"none of its {len(labels)} labelled people"
+                raise ValueError(f"AP is not defined on {source.name}: {people} has a labelled joint")
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[FoundPerson]) -> list[float | None]:
         """Count people; the score of one is its OKS over the labelled joints, None for a detected box."""

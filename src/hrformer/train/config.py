@@ -308,12 +308,33 @@ class RunConfig:
         _require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0 for no average")
 
 
+ClassWeights = tuple[float, ...]
+"""One weight a class, in the order of the classes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationLoss:
+    """Loss of the classifier.
+
+    Attributes:
+        class_weights: "none"; "auto" or "balanced" (square root of the median frequency over each class's, counted in
+            the training pictures, clipped to 0.4..3, then scaled to a mean of 1 over these pictures); or one number a
+            class, in the order of the classes.
+    """
+
+    class_weights: Literal["none", "auto", "balanced"] | ClassWeights = "none"
+
+    def __post_init__(self) -> None:
+        _require_weights(self.class_weights)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationRun(RunConfig):
     """Training a classifier."""
 
     data: ClassificationSource = field(default_factory=ClassificationSource)
     augment: ClassificationAugment = field(default_factory=ClassificationAugment)
+    loss: ClassificationLoss = field(default_factory=ClassificationLoss)
     evaluation: ClassificationProtocol = field(default_factory=ClassificationProtocol)
 
 
@@ -333,17 +354,19 @@ class SegmentationLoss:
     Attributes:
         ohem: train the main output on hard pixels only.
         hard: which ones.
-        class_weights: "none", "cityscapes" (the published 19), or "balanced" (square root of the median frequency over
-            each class's, counted in the training masks, clipped to 0.4..3).
+        class_weights: "none"; "cityscapes" (the published 19); "auto" or "balanced" (square root of the median
+            frequency over each class's, counted in the training masks, clipped to 0.4..3); or one number a class, in
+            the order of the classes.
         auxiliary: weight of the auxiliary output.
     """
 
     ohem: bool = False
     hard: HardPixels = field(default_factory=HardPixels)
-    class_weights: Literal["none", "cityscapes", "balanced"] = "none"
+    class_weights: Literal["none", "cityscapes", "auto", "balanced"] | ClassWeights = "none"
     auxiliary: float = AUXILIARY_WEIGHT
 
     def __post_init__(self) -> None:
+        _require_weights(self.class_weights)
         _require(self.auxiliary >= 0, f"loss.auxiliary must not be negative, got {self.auxiliary}")
 
 
@@ -368,6 +391,12 @@ def _require_parts(field_name: str, parts: tuple[str, ...], known: tuple[str, ..
         close = difflib.get_close_matches(part, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         _require(part in known, f"{field_name} must be among {', '.join(known)}, got {part!r}{hint}")
+
+
+def _require_weights(weights: str | ClassWeights) -> None:
+    if not isinstance(weights, str):
+        right = all(0 <= weight < math.inf for weight in weights) and any(weights)
+        _require(right, f"loss.class_weights must be numbers of 0 or more, not all 0, got {weights}")
 
 
 def _require(fulfilled: bool, text: str) -> None:

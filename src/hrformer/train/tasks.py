@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.data.classification_sets import open_classification
@@ -137,6 +138,13 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         self.val_set: ClassificationSet = open_classification(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
         self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
+        require_weights(config.loss.class_weights, self.train_set)
+
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(C,) of the classes in the loss; counted when first asked for, after broken pictures were left out."""
+        weights = picture_weights(self.config.loss.class_weights, self.train_set)
+        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
     def adopt(self, config: ClassificationRun) -> None:
         """Go on with this configuration, which mixes pictures in its own way."""
@@ -168,7 +176,8 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         """Cross-entropy, with smoothing where the mixing did not smooth already."""
         hard = batch["target"].ndim == 1
         smoothing = self.config.augment.label_smoothing if hard else 0.0
-        return {"loss": classification_cross_entropy(output, batch["target"], smoothing)}
+        weights = None if self.weights is None else self.weights.to(output.device)
+        return {"loss": classification_cross_entropy(output, batch["target"], smoothing, weights)}
 
 
 class PoseTask(TrainingTask[PoseRun]):
@@ -219,6 +228,7 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         self.train_set: SegmentationSet = open_segmentation(config.data, "train")
         self.val_set: SegmentationSet = open_segmentation(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
+        require_weights(config.loss.class_weights, self.train_set)
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -296,28 +306,61 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
-def class_weights(rule: str, data: SegmentationSet) -> tuple[float, ...] | None:
+def require_weights(rule: str | tuple[float, ...], data: ClassificationSet | SegmentationSet) -> None:
+    """Raise a ValueError unless there are as many class weights as classes."""
+    count = len(data.classes)
+    if rule == "cityscapes" and count != len(CITYSCAPES_WEIGHTS):
+        raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data.name} has {count}; use 'auto'")
+    if not isinstance(rule, str) and len(rule) != count:
+        names = ", ".join(data.classes[:30]) + (", ..." if count > 30 else "")
+        raise ValueError(
+            f"loss.class_weights: {data.name} has {count} classes, so give {count} numbers in their order ({names}), "
+            f"or auto; got {len(rule)}"
+        )
+
+
+def class_weights(rule: str | tuple[float, ...], data: SegmentationSet) -> tuple[float, ...] | None:
     """Weights of the classes in the loss; see ``SegmentationLoss.class_weights``.
 
     Raises:
-        ValueError: the published weights are asked for, but there are not 19 classes.
+        ValueError: there are not as many weights as classes.
     """
+    require_weights(rule, data)
+    if not isinstance(rule, str):
+        return rule
+    if rule in ("none", "cityscapes"):
+        return CITYSCAPES_WEIGHTS if rule == "cityscapes" else None
     count = len(data.classes)
-    if rule == "none":
-        return None
-    if rule == "cityscapes":
-        if count != len(CITYSCAPES_WEIGHTS):
-            raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data.name} has {count}; use 'balanced'")
-        return CITYSCAPES_WEIGHTS
     pixels = np.zeros(256, dtype=np.int64)
     for index in range(len(data)):
         pixels += np.bincount(data.mask(index).ravel(), minlength=256)
-    share = pixels[:count] / max(pixels[:count].sum(), 1)
+    weights, _ = _tempered(pixels[:count])
+    return tuple(float(weight) for weight in weights)
+
+
+def picture_weights(rule: str | tuple[float, ...], data: ClassificationSet) -> tuple[float, ...] | None:
+    """Weights of a classifier's classes in the loss; see ``ClassificationLoss.class_weights``.
+
+    Raises:
+        ValueError: there are not as many weights as classes.
+    """
+    require_weights(rule, data)
+    if not isinstance(rule, str):
+        return rule
+    if rule == "none":
+        return None
+    labels = [data.label(index) for index in range(len(data))]
+    weights, share = _tempered(np.bincount(labels, minlength=len(data.classes)))
+    return tuple(float(weight) for weight in weights / (weights * share).sum())
+
+
+def _tempered(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (C,) from counts (C,), and the classes' shares."""
+    share = counts / max(counts.sum(), 1)
     present = share[share > 0]
     # The square root tempers the median-frequency weights of Eigen and Fergus (ICCV 2015), which let rare classes
     # bleed over their neighbours.
-    weights = np.sqrt(np.median(present) / share.clip(1e-6)).clip(0.4, 3.0)
-    return tuple(float(weight) for weight in weights)
+    return np.sqrt(np.median(present) / share.clip(1e-6)).clip(0.4, 3.0), share
 
 
 def zero_outside(x: Tensor, extent: Tensor) -> Tensor:
