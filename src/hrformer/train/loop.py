@@ -7,6 +7,7 @@ again therefore repeats itself exactly, and the number of processes changes noth
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import torch
 
 from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
+from hrformer.data.sets import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
@@ -34,6 +36,7 @@ from hrformer.train.optim import (
     set_rate,
     set_training,
 )
+from hrformer.train.room import want_of_shared_memory
 from hrformer.train.run import Run
 from hrformer.train.state import (
     checkpoint_path,
@@ -183,6 +186,12 @@ class Loop(Run):
             cache = PictureCache(self.task.train_set, int(runtime.cache_gb * 2**30))
             cache = cache if cache.complete else None
         items = LoaderDataset(self.task.train_set, self.task.transform(), config.seed, cache)
+        with together():
+            share = self.order.batch_size // (self.order.world_size * self.order.parts)
+            item = items[next(self.order.batches(0, 1))[0]] if workers else {}
+            beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            if isinstance(item, dict) and (want := want_of_shared_memory(item, share, workers * beside)):
+                raise DataError(want)
         order = self.order.batches(self.state.update, self.total)
         return batches_of(items, order, workers=workers, pin_memory=self.machine.device.type == "cuda")
 

@@ -1,16 +1,20 @@
-"""Whether a run has the disk that its checkpoints will need, asked before the first update."""
+"""Whether a run has the disk for its checkpoints and the shared memory for its batches, asked before it starts."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from hrformer.data.shared_memory import size_text
+from hrformer.data.shared_memory import MORE_SHARED_MEMORY, free_shared_memory, size_text
 from hrformer.train.state import BEST, FOLDER, LAST
+
+_READ_AHEAD = 2
+"""Batches that torch keeps ready per process that loads data."""
 
 _WEIGHTS = ("best.safetensors", "last.safetensors")
 
@@ -46,6 +50,25 @@ def want_of_disk(out: Path, needed: int) -> str:
     return (
         f"{out}: its disk has {size_text(free)} free, the checkpoints of this run need about {size_text(needed)}; "
         "free some, or choose another --out or a smaller --model.name"
+    )
+
+
+def want_of_shared_memory(item: Mapping[str, Any], batch: int, workers: int) -> str:
+    """What to tell where the batches that workers read ahead do not fit into shared memory; empty where they do.
+
+    Args:
+        item: of the training set, as it is batched.
+        batch: items in a batch of one process.
+        workers: processes that read ahead, of all processes on this machine.
+    """
+    free = free_shared_memory()
+    one = sum(value.numel() * value.element_size() for value in item.values() if isinstance(value, Tensor))
+    need = one * batch * workers * _READ_AHEAD
+    if free is None or need <= free:
+        return ""
+    return (
+        f"{workers} processes that load data need {size_text(need)} of shared memory for their batches, "
+        f"{size_text(free)} are free: give more ({MORE_SHARED_MEMORY}), or take --runtime.workers 0"
     )
 
 

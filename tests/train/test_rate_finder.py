@@ -1,0 +1,44 @@
+"""The learning-rate finder on a real run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hrformer.train.config import ClassificationRun, OptimConfig
+from hrformer.train.rate_finder import HIGHEST, LOWEST, RateSearch, draw_search, find_rate
+
+
+def test_search_ends_where_the_loss_runs_away(classification_run: ClassificationRun, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    config = replace(classification_run, optim=OptimConfig(lr=1e-3, lr_batch=4))
+    found = find_rate(config, updates=40, progress=lambda name, done, total: seen.append((done, total)))
+    assert seen[0] == (1, 40)
+    assert len(seen) == len(found.rates) == len(found.losses) == len(found.smoothed)
+    assert found.rates[0] == LOWEST
+    assert found.rates[-1] <= HIGHEST
+    assert np.all(np.diff(np.log(found.rates)) > 0)
+    assert found.steepest <= found.lowest
+    # The run's batch of 8 doubles a rate that is meant for 4.
+    assert found.suggested == pytest.approx(found.lowest / 20, rel=0.4)
+    draw_search(found, tmp_path / "rate.png")
+    assert Image.open(tmp_path / "rate.png").size[0] > 500
+    # It learns nothing from the past: the same search gives the same losses.
+    again = find_rate(config, updates=40)
+    np.testing.assert_array_equal(again.losses, found.losses)
+
+
+def test_suggestion_is_a_tenth_of_the_lowest() -> None:
+    rates = np.geomspace(1e-6, 1e-1, 30)
+    losses = np.where(rates < 1e-4, 4.0, np.where(rates < 1e-2, 1.0, 40.0))
+    search = RateSearch(rates=rates, losses=losses, smoothed=losses, lowest=2e-3, steepest=1e-4, batch=8)
+    assert search.suggested == pytest.approx(2e-4)
+
+
+def test_too_few_updates_are_refused(classification_run: ClassificationRun) -> None:
+    with pytest.raises(ValueError, match="at least 10 updates, got 3"):
+        find_rate(classification_run, updates=3)
