@@ -253,7 +253,7 @@ def test_what_train_says_at_the_end(interrupted: str, here: Path, monkeypatch: p
         resume = shlex.split(said.err.split("to go on: ")[1])
         assert resume == ["hrformer", "train", "my runs/x", "--resume"]
     else:
-        assert "best top-1 accuracy 50.0%, after 3 updates" in said.out
+        assert "best top-1 accuracy 50.0 %, after 3 updates" in said.out
         assert "weights: my runs/x/best.safetensors" in said.out
 
 

@@ -86,7 +86,7 @@ def test_what_is_known_by_name_is_trained_at_a_lower_rate() -> None:
     known = find_start(finetune_pose().model, "pose", gpu=False).names
     assert len(known) == 14
     rates = [fitted(finetune_pose(), 16, 4, gpu=False, names=names).optim.lr for names in (known, known[:3])]
-    assert rates == pytest.approx([1e-4, 1e-4])
+    assert rates == pytest.approx([6e-5, 6e-5])
     assert fitted(finetune_pose(), 16, 4, gpu=False, names=(*known, "beak")).optim.lr == pytest.approx(1e-3)
     fresh = replace(finetune_pose(), model=replace(finetune_pose().model, fresh=("head",)))
     assert fitted(fresh, 16, 4, gpu=False, names=known).optim.lr == pytest.approx(1e-3)
@@ -140,15 +140,15 @@ def test_a_run_says_what_it_found_and_goes_on_with_it(
     told = capsys.readouterr()
     lines = (told.out + told.err).splitlines()
     (found,) = [line for line in lines if line.startswith("fitted to")]
-    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 0.0001, crops 64 x 64 turned by 20 degrees")
+    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 6e-05, crops 64 x 64 turned by 20 degrees")
     assert "seconds here" in found
     assert any(line.startswith("warning: val has 6 people") for line in lines)
     saved = read_config(tmp_path / "config.json")
-    assert (saved.fit, saved.batch.total, saved.model.name, saved.optim.lr) == (False, 8, "hrformer_nano", 1e-4)
+    assert (saved.fit, saved.batch.total, saved.model.name, saved.optim.lr) == (False, 8, "hrformer_nano", 6e-5)
     # Neither the recipe's own words nor the folder's file make it another run.
     for same in (config, saved):
         assert train(same, tmp_path, resume=True).update == 2
-    with pytest.raises(ResumeError, match=r"optim\.lr: 0\.0001 -> 0\.5"):
+    with pytest.raises(ResumeError, match=r"optim\.lr: 6e-05 -> 0\.5"):
         train(replace(config, optim=replace(config.optim, lr=0.5)), tmp_path, resume=True)
 
 

@@ -119,7 +119,7 @@ def test_resuming_cuts_off_what_comes_again(tmp_path: Path) -> None:
     assert [(event["update"], event["resumed"], event["epoch"]) for event in starts] == [(0, False, 0), (10, True, 2)]
     text = (tmp_path / "log.txt").read_text()
     assert "taken up again after update 10" in text
-    assert "validation after update 20: PCK@0.2 40.0%, the best is 50.0%; 3 items in 0:00:02" in text
+    assert "validation after update 20: PCK@0.2 40.0 %, the best is 50.0 %; 3 items in 0:00:02" in text
 
 
 def test_fresh_run_starts_a_fresh_file_but_keeps_the_text(tmp_path: Path) -> None:

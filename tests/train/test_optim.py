@@ -145,7 +145,14 @@ def test_optimizers(name: str, kind: str) -> None:
 
 def test_frozen_norms_keep_their_statistics_only() -> None:
     model = create_model("hrformer_nano", "pose", num_keypoints=3)
+    assert not freeze(model, ("norms",)), "fresh norms have nothing to keep"
+    model.train()
+    model(torch.randn(2, 3, 64, 64))
+    fresh = [module for module in model.head.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for module in fresh:
+        module.reset_running_stats()
     frozen = freeze(model, ("norms",))
+    assert not set(map(id, fresh)) & set(map(id, frozen))
     assert all(parameter.requires_grad for parameter in model.parameters())
     set_training(model, frozen)
     before = {name: value.clone() for name, value in model.state_dict().items() if "running_mean" in name}

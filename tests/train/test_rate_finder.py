@@ -39,6 +39,14 @@ def test_suggestion_is_a_tenth_of_the_lowest() -> None:
     assert search.suggested == pytest.approx(2e-4)
 
 
+def test_a_loss_that_never_falls_gives_no_rate(
+    classification_run: ClassificationRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hrformer.train.rate_finder._smoothed", lambda losses: float(len(losses)))
+    with pytest.raises(ValueError, match="fell at none of 20 rates"):
+        find_rate(classification_run, updates=20)
+
+
 def test_too_few_updates_are_refused(classification_run: ClassificationRun) -> None:
-    with pytest.raises(ValueError, match="at least 10 updates, got 3"):
+    with pytest.raises(ValueError, match="at least 20 updates, got 3"):
         find_rate(classification_run, updates=3)

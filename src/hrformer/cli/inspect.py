@@ -33,7 +33,7 @@ from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.data_check import Progress, part_of
-from hrformer.train.fitting import with_sizes
+from hrformer.train.fitting import fitted, with_sizes
 from hrformer.train.progress import bars
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
@@ -123,6 +123,10 @@ def inspect_data(
     if len(parts) == 2:
         findings += compare(*parts)
     findings += _about_run(config, parts)
+    if config.fit and parts:
+        # How much samples are changed follows from the number of items.
+        first, last = len(parts[0].source), len(parts[-1].source)
+        config = fitted(config, first, last, gpu=_on_gpu(config))
     sheet = out / SHEET_FILE
     sheet.unlink(missing_ok=True)
     if samples and parts and parts[0].split == split and parts[0].labelled:
@@ -141,13 +145,17 @@ def _fitted(config: AnyRun, findings: list[Finding]) -> AnyRun:
     """The run with the sizes that its training would find here; with its task's own where the weights are not there."""
     if not config.fit:
         return config
-    gpu = torch.cuda.is_available() and not config.runtime.cpu
+    gpu = _on_gpu(config)
     try:
         return with_sizes(config, gpu=gpu)
     except (ValueError, OSError, RuntimeError) as error:
         fix = "name other weights to start from: --model.init; `hrformer models` lists them"
         findings.append(Finding(severity="error", kind="start_weights", split="train", what=str(error), fix=fix))
         return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
+
+
+def _on_gpu(config: AnyRun) -> bool:
+    return torch.cuda.is_available() and not config.runtime.cpu
 
 
 def open_part(config: AnyRun, split: Split) -> ImageSet:

@@ -18,7 +18,6 @@ from hrformer.train.config import (
     OptimConfig,
     PoseRun,
     ScheduleConfig,
-    SegmentationLoss,
     SegmentationRun,
 )
 
@@ -91,8 +90,8 @@ def finetune_segmentation() -> SegmentationRun:
     Time: about 110 seconds of one processor core with 16 pictures.
     Score: depends on the pictures.
 
-    Masks hold class numbers, 255 for no class; ``classes.txt`` names them, ``0 road`` on a line. Rare classes weigh
-    more in the loss.
+    Masks hold class numbers, 255 for no class; ``classes.txt`` names them, ``0 road`` on a line. Let rare classes
+    weigh more with ``--loss.class-weights auto``.
     """
     return SegmentationRun(
         recipe="finetune_segmentation",
@@ -105,7 +104,6 @@ def finetune_segmentation() -> SegmentationRun:
         validate_start=True,
         ema_decay=0.998,
         data=SegmentationSource(),
-        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), contrast=0.2),
-        loss=SegmentationLoss(class_weights="balanced"),
+        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), brightness=40, contrast=0.4),
         evaluation=SegmentationProtocol(short_side=0),
     )

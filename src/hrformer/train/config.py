@@ -37,8 +37,8 @@ class ModelConfig:
         fresh: parts that start fresh although ``init`` has them: "head", "stem", "stage1" to "stage4" (with the
             transition before).
         frozen: parts that are not trained: "stem", "stage1" to "stage4" (with the transition before), "backbone".
-            Their batch norms keep their statistics. "norms" only keeps the statistics of all batch norms in the
-            backbone, which few pictures would spoil; their factors are trained.
+            Their batch norms keep their statistics. "norms" only keeps the statistics of all batch norms that
+            start with some, which few pictures would spoil; their factors are trained.
         drop_path_rate: at the full depth.
         window_size: side of the attention windows in cells.
         position_bias: whether the relative position bias takes part.

@@ -54,7 +54,7 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
-LEARNT = 0.1
+LEARNT = 0.06
 """Factor on the rate where the start weights know all classes or joints of the set."""
 
 DROP_PATH = 0.1

@@ -36,7 +36,7 @@ def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
     Args:
         model: changed in place: the parameters of these parts need no gradient.
         parts: "stem", "stage1" to "stage4", or "backbone" for everything but the head; "norms" for the statistics
-            of the backbone's batch norms, whose parameters go on being trained.
+            of batch norms that have some, those of fresh layers excepted; their parameters go on being trained.
 
     Returns:
         The frozen modules; they belong into eval mode, see :func:`set_training`.
@@ -48,7 +48,7 @@ def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
     norms: list[nn.Module] = []
     for part in parts:
         if part == "norms":
-            norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+            norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and _has_seen(module)]
         elif part == "backbone":
             frozen.append(model.backbone)
         elif part not in TRUNK_PARTS:
@@ -61,6 +61,11 @@ def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
     for module in frozen:
         module.requires_grad_(False)
     return frozen + norms
+
+
+def _has_seen(norm: _BatchNorm) -> bool:
+    """Whether a batch norm has statistics of pictures, and not those of its start."""
+    return norm.running_mean is not None and bool(norm.running_mean.any())
 
 
 def set_training(model: nn.Module, frozen: Iterable[nn.Module]) -> None:

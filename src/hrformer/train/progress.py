@@ -60,11 +60,11 @@ def number_text(name: str, value: float) -> str:
 
 def share_text(value: float) -> str:
     """A score in 0..1 as a percentage; COCO's -1 and what is not a number as "not defined"."""
-    return f"{value:.1%}" if 0 <= value <= 1 else "not defined"
+    return f"{100 * value:.1f} %" if 0 <= value <= 1 else "not defined"
 
 
 def score_text(name: str, value: float) -> str:
-    """A score with its name, the one way in which all of them are written: "AP 10.3%"."""
+    """A score with its name, the one way in which all of them are written: "AP 10.3 %"."""
     return f"{label_of(name)} {share_text(value)}"
 
 

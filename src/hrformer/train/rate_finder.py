@@ -27,6 +27,7 @@ UPDATES = 100
 LOWEST, HIGHEST = 1e-6, 1.0
 """Rates of the first and the last update."""
 
+_FEWEST = 10
 _SMOOTHING, _RUNAWAY = 0.9, 4.0
 """Share of the past in the smoothed loss, and how far above its lowest value that may rise: fast.ai's rule, with 0.9 in
 place of 0.98, which is too slow for 100 updates (https://docs.fast.ai)."""
@@ -74,15 +75,16 @@ def find_rate(
 
     Args:
         config: the run.
-        updates: how many steps there are between the lowest and the highest rate, 10 or more.
+        updates: how many steps there are between the lowest and the highest rate, 20 or more.
         progress: told how far it is.
 
     Raises:
-        ValueError: as from ``hrformer.train.loop.train``, or ``updates`` is too small.
+        ValueError: as from ``hrformer.train.loop.train``; ``updates`` is too small; the loss fell at no rate; there are
+            several processes.
         DataError: the data is not as it should be.
     """
-    if updates < 10:
-        raise ValueError(f"a search needs at least 10 updates, got {updates}")
+    if updates < 2 * _FEWEST:
+        raise ValueError(f"a search needs at least {2 * _FEWEST} updates, got {updates}")
     config = replace(
         config,
         schedule=ScheduleConfig(updates=updates),
@@ -97,6 +99,8 @@ def find_rate(
         Machine(config.runtime, config.log, Path(folder)) as machine,
         StopSignals() as stop,
     ):
+        if machine.world_size > 1:
+            raise ValueError("a rate is searched in one process: leave torchrun out")
         search = _Search(config, Path(folder), machine, resume=False)
         return search.run(stop, updates, progress)
 
@@ -118,10 +122,9 @@ class _Search(Loop):
             rates.append(rate)
             smoothed.append(_smoothed(losses))
             progress("rate", update + 1, updates)
-            if smoothed[-1] > _RUNAWAY * min(smoothed) or stop.requested:
+            ran_away = len(smoothed) > _FEWEST and smoothed[-1] > _RUNAWAY * min(smoothed)
+            if ran_away or stop.requested:
                 break
-        if len(rates) < 2:
-            raise ValueError("the loss is no number from the first updates on; see `hrformer inspect data`")
         lowest, steepest = _places(rates, smoothed)
         optim, batch = self.config.optim, self.config.batch.total
         return RateSearch(
@@ -144,9 +147,14 @@ def _smoothed(losses: Sequence[float]) -> float:
 
 def _places(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[int, int]:
     """Updates of the lowest smoothed loss, and of its steepest fall before that."""
-    lowest = int(np.argmin(smoothed))
-    if lowest < 2:
-        return lowest, lowest
+    # The first losses stand alone, so that their mean says little.
+    settled = np.array(smoothed[_FEWEST // 2 :])
+    lowest = int(np.argmin(settled)) + _FEWEST // 2 if len(settled) else 0
+    if lowest <= _FEWEST // 2:
+        raise ValueError(
+            f"the loss fell at none of {len(rates)} rates from {LOWEST:g} on, so none can be suggested: the start weights "
+            "may know all there is to learn, or look at the data with `hrformer inspect data`"
+        )
     slopes = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
     return lowest, int(np.argmin(slopes))
 

@@ -181,7 +181,7 @@ def _charts(record: RunRecord) -> str:
     chart = partial(line_chart, until=record.update, marks=record.resumes)
     norms, rates, speeds = (record.values(name) for name in ("grad_norm", "lr", "images_per_second"))
     figures = [
-        chart("Validation scores", scored[::-1], show="{:.2%}".format, tick=_percent, log=False, best=best),
+        chart("Validation scores", scored[::-1], show=share_text, tick=_percent, log=False, best=best),
         chart("Training loss", curves, show="{:.4g}".format),
         chart(
             "Learning rate",
