@@ -87,12 +87,9 @@ def inspect_data(
 ) -> Report:
     """Look through the data of a run and write ``report.json`` and ``contact_sheet.jpg``.
 
-    With the training part comes the validation part, since both are needed for training; "val" and "test" are looked at
-    alone.
-
     Args:
         config: of the run.
-        split: part of the set.
+        split: part of the set; with "train" comes "val", since both are needed for training.
         out: folder to write to, made if absent.
         limit: look at so many pictures of each part only, spread over it.
         samples: augmented samples on the sheet; 0 for no sheet.
@@ -123,13 +120,11 @@ def inspect_data(
     if len(parts) == 2:
         findings += compare(*parts)
     findings += _about_run(config, parts)
-    if config.fit and parts:
-        # How much samples are changed follows from the number of items.
-        first, last = len(parts[0].source), len(parts[-1].source)
-        config = fitted(config, first, last, gpu=_on_gpu(config))
     sheet = out / SHEET_FILE
     sheet.unlink(missing_ok=True)
     if samples and parts and parts[0].split == split and parts[0].labelled:
+        # How much samples are changed follows from the number of items.
+        config = fitted(config, len(parts[0].source), len(parts[-1].source), gpu=_on_gpu(config))
         findings += _draw(config, parts[0], sheet, samples, seed, progress)
     report = Report(
         data=parts[0].source.name if parts else "",

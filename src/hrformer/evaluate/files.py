@@ -59,16 +59,14 @@ def evaluate_keypoint_file(
     """Score keypoints.
 
     Args:
-        path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``,
-            whose pictures are recognised by their file names.
+        path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``.
         annotations: COCO keypoint annotations, a file or its content; or an opened set, whose labels are then those
             that training sees, turned as its pictures are.
         skeleton: joints of the annotations, in their order.
-        score: as in ``PoseProtocol``. PCK needs pictures of one labelled person with one result at most, since
-            results do not say whom they mean.
+        score: as in ``PoseProtocol``. PCK needs pictures of one person with one result at most: results name nobody.
         alpha: of PCK.
         pck_norm: as in ``PoseProtocol``.
-        image_ids: pictures to evaluate; all of the annotations if left out. Pictures without results count.
+        image_ids: pictures to evaluate, also those without results; all of the annotations if left out.
         bootstrap: samples for confidence intervals; 0 for none.
         seed: of the bootstrap.
 

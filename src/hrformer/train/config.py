@@ -75,9 +75,9 @@ class ModelConfig:
         _require(named, "model.name must name a variant or a timm model; `hrformer models` lists ours")
         _require_parts("model.frozen", self.frozen, FREEZABLE)
         _require_parts("model.fresh", self.fresh, RESETTABLE)
-        for name, rate in (("drop_path_rate", self.drop_path_rate), ("drop_rate", self.drop_rate)):
+        for name in ("drop_path_rate", "drop_rate", "dropout"):
+            rate = getattr(self, name)
             _require(rate is None or 0 <= rate < 1, f"model.{name} must lie in [0, 1), got {rate}")
-        _require(self.dropout is None or 0 <= self.dropout < 1, f"model.dropout must lie in [0, 1), got {self.dropout}")
         for name in ("window_size", "head_planes", "head_width", "ocr_channels", "ocr_key_channels"):
             count = getattr(self, name)
             _require(count is None or count >= 1, f"model.{name} must be at least 1, got {count}")
@@ -300,9 +300,7 @@ class RunConfig:
     fit: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.early_stopping >= 0, f"early_stopping must not be negative, got {self.early_stopping}")
-        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
-        for name in ("validate_epochs", "validate_updates"):
+        for name in ("seed", "validate_epochs", "validate_updates", "early_stopping"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"{name} must not be negative, got {value}")
         _require(0 <= self.ema_decay < 1, f"ema_decay must lie in [0, 1), got {self.ema_decay}; 0 for no average")

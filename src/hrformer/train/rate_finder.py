@@ -152,8 +152,8 @@ def _places(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[int, int
     lowest = int(np.argmin(settled)) + _FEWEST // 2 if len(settled) else 0
     if lowest <= _FEWEST // 2:
         raise ValueError(
-            f"the loss fell at none of {len(rates)} rates from {LOWEST:g} on, so none can be suggested: the start weights "
-            "may know all there is to learn, or look at the data with `hrformer inspect data`"
+            f"the loss fell at none of {len(rates)} rates from {LOWEST:g} on, so none can be suggested: the start "
+            "weights may know all there is to learn, or look at the data with `hrformer inspect data`"
         )
     slopes = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
     return lowest, int(np.argmin(slopes))
