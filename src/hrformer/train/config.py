@@ -71,8 +71,9 @@ class ModelConfig:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        named = bool(self.name or self.init)
-        _require(named, "model.name must name a variant or a timm model; `hrformer models` lists ours")
+        _require(
+            bool(self.name or self.init), "model.name must name a variant or a timm model; `hrformer models` lists ours"
+        )
         _require_parts("model.frozen", self.frozen, FREEZABLE)
         _require_parts("model.fresh", self.fresh, RESETTABLE)
         for name in ("drop_path_rate", "drop_rate", "dropout"):
@@ -164,10 +165,9 @@ class ScheduleConfig:
         for name in ("epochs", "updates", "warmup_epochs", "warmup_updates"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"schedule.{name} must not be negative, got {value}")
-        for name in ("warmup_ratio", "floor_ratio"):
+        for name in ("warmup_ratio", "floor_ratio", "warmup_share"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"schedule.{name} must lie in [0, 1], got {value}")
-        _require(0 <= self.warmup_share < 1, f"schedule.warmup_share must lie in [0, 1), got {self.warmup_share}")
         _require(0 < self.gamma <= 1, f"schedule.gamma must lie in (0, 1], got {self.gamma}")
         _require(self.power > 0, f"schedule.power must be above 0, got {self.power}")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
