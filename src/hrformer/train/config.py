@@ -71,9 +71,7 @@ class ModelConfig:
     dropout: float | None = None
 
     def __post_init__(self) -> None:
-        _require(
-            bool(self.name or self.init), "model.name must name a variant or a timm model; `hrformer models` lists ours"
-        )
+        _require(self.name or self.init, "model.name must name a variant or a timm model; `hrformer models` lists ours")
         _require_parts("model.frozen", self.frozen, FREEZABLE)
         _require_parts("model.fresh", self.fresh, RESETTABLE)
         for name in ("drop_path_rate", "drop_rate", "dropout"):
@@ -397,6 +395,6 @@ def _require_weights(weights: str | ClassWeights) -> None:
         _require(right, f"loss.class_weights must be numbers of 0 or more, not all 0, got {weights}")
 
 
-def _require(fulfilled: bool, text: str) -> None:
+def _require(fulfilled: object, text: str) -> None:
     if not fulfilled:
         raise ValueError(text)
