@@ -54,8 +54,9 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
-LEARNT = 0.06
-"""Factor on the rate where the start weights know all classes or joints of the set."""
+LEARNT, BRIEF = 0.06, 0.4
+"""Factors on the rate and on the items seen where the start weights know all classes or joints of the set: more of either
+makes them forget, see the recipes."""
 
 DROP_PATH = 0.1
 """Of the published networks."""
@@ -97,7 +98,7 @@ def fitted(
     batch = config.batch.total or _batch(effort, train_items, processes)
     schedule = config.schedule
     if not (schedule.epochs or schedule.updates):
-        seen = effort.items * (train_items / REFERENCE) ** effort.growth
+        seen = effort.items * (train_items / REFERENCE) ** effort.growth * (BRIEF if learnt else 1)
         schedule = replace(schedule, updates=max(_rounded(seen / batch), 1))
     updates = schedule.updates or max(round(schedule.epochs * (train_items // batch)), 1)
     every = config.validate_updates
