@@ -55,8 +55,8 @@ GPU: dict[Task, Effort] = {
 """Of the published networks."""
 
 LEARNT, BRIEF = 0.06, 0.4
-"""Factors on the rate and on the items seen where the start weights know all classes or joints of the set: more of either
-makes them forget, see the recipes."""
+"""Factors on the rate and on the items seen where the start weights know all classes or joints: more of either makes
+them forget, see the recipes."""
 
 DROP_PATH = 0.1
 """Of the published networks."""
