@@ -17,6 +17,7 @@ def test_search_ends_where_the_loss_runs_away(classification_run: Classification
     seen: list[tuple[int, int]] = []
     config = replace(classification_run, optim=OptimConfig(lr=1e-3, lr_batch=4))
     found = find_rate(config, updates=40, progress=lambda name, done, total: seen.append((done, total)))
+    assert found is not None
     assert seen[0] == (1, 40)
     assert len(seen) == len(found.rates) == len(found.losses) == len(found.smoothed)
     assert found.rates[0] == LOWEST
@@ -29,6 +30,7 @@ def test_search_ends_where_the_loss_runs_away(classification_run: Classification
     assert Image.open(tmp_path / "rate.png").size[0] > 500
     # It learns nothing from the past: the same search gives the same losses.
     again = find_rate(config, updates=40)
+    assert again is not None
     np.testing.assert_array_equal(again.losses, found.losses)
 
 

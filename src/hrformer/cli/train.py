@@ -61,13 +61,15 @@ def _search_rate(command: RunCommand[TrainArguments], out: Path) -> int:
     """Search the rate of a run, draw, and tell what was found."""
     with speaking_of_options(command.config), bars() as progress:
         search = find_rate(command.config, progress=progress)
+    if search is None:
+        note("interrupted before the loss ran away, so no rate can be suggested")
+        return INTERRUPTED
     picture = out / PICTURE
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_search(search, picture)
-    ran = f" ({search.interrupted} after {len(search.rates)} updates)" if search.interrupted else ""
-    say(f"loss is lowest at a rate of {search.lowest:.1g} and falls fastest at {search.steepest:.1g}{ran}: {picture}")
+    say(f"loss is lowest at a rate of {search.lowest:.1g} and falls fastest at {search.steepest:.1g}: {picture}")
     say(f"train with a tenth of the lowest's: --optim.lr {search.suggested:.1g}, at --batch.total {search.batch}")
-    return INTERRUPTED if search.interrupted else 0
+    return 0
 
 
 def run_folder(command: RunCommand[TrainArguments]) -> Path:

@@ -45,7 +45,6 @@ class RateSearch:
         steepest: rate at which it falls fastest, over equal factors of the rate.
         batch: items per update.
         unit: what ``optim.lr`` has to be multiplied by to give the rate; not 1 for recipes with ``optim.lr_batch``.
-        interrupted: signal that ended it early; empty if none did.
     """
 
     rates: NDArray[np.float64]
@@ -55,7 +54,6 @@ class RateSearch:
     steepest: float
     batch: int
     unit: float = 1.0
-    interrupted: str = ""
 
     @property
     def suggested(self) -> float:
@@ -68,7 +66,7 @@ def find_rate(
     *,
     updates: int = UPDATES,
     progress: Callable[[str, int, int], object] = lambda name, done, total: None,
-) -> RateSearch:
+) -> RateSearch | None:
     """Raise the rate of a run from update to update, until the loss runs away.
 
     Everything else is the run's own: data, augmentation, start weights, batch, optimiser. Nothing is written.
@@ -77,6 +75,9 @@ def find_rate(
         config: the run.
         updates: how many steps there are between the lowest and the highest rate, 20 or more.
         progress: told how far it is.
+
+    Returns:
+        What was found; None if a signal ended the search.
 
     Raises:
         ValueError: as from ``hrformer.train.loop.train``; ``updates`` is too small; the loss fell at no rate; there are
@@ -106,7 +107,7 @@ def find_rate(
 
 
 class _Search(Loop):
-    def run(self, stop: StopSignals, updates: int, progress: Callable[[str, int, int], object]) -> RateSearch:
+    def run(self, stop: StopSignals, updates: int, progress: Callable[[str, int, int], object]) -> RateSearch | None:
         batches, losses, rates = self.batches(), [], []
         smoothed: list[float] = []
         set_training(self.model, self.frozen)
@@ -122,8 +123,10 @@ class _Search(Loop):
             rates.append(rate)
             smoothed.append(_smoothed(losses))
             progress("rate", update + 1, updates)
+            if stop.requested:
+                return None
             ran_away = len(smoothed) > _FEWEST and smoothed[-1] > _RUNAWAY * min(smoothed)
-            if ran_away or stop.requested:
+            if ran_away:
                 break
         lowest, steepest = _places(rates, smoothed)
         optim, batch = self.config.optim, self.config.batch.total
@@ -135,7 +138,6 @@ class _Search(Loop):
             steepest=rates[steepest],
             batch=batch,
             unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
-            interrupted=stop.requested,
         )
 
 
