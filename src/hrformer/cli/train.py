@@ -14,6 +14,7 @@ from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
 from hrformer.train.progress import bars, score_text
 from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
+from hrformer.train.state import checkpoint_path
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped by a signal and can go on."""
@@ -41,6 +42,8 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
     out = run_folder(command)
     if command.options.find_rate:
         return _search_rate(command, out)
+    if command.options.resume and not checkpoint_path(out).exists():
+        note(f"{out} holds no checkpoint to go on from, so this is a new run")
     with speaking_of_options(command.config):
         result = train(command.config, out, resume=command.options.resume)
     if result.interrupted:

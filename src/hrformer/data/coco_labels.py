@@ -29,6 +29,10 @@ def read_content(file: Path) -> dict[str, Any]:
     return content
 
 
+_SURE, _LARGE = 5, 250
+"""So many people within 100 pixels of the corner of pictures whose sides are at least so long are no chance."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class CocoLabels:
     """Everybody in a file.
@@ -80,6 +84,7 @@ class CocoLabels:
         canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
         people = self.labels.people
         self._refuse_corners(people, canvas.sizes)
+        self._refuse_shares(people, canvas.sizes)
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
         labels = Labels(people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *notes))
@@ -98,6 +103,24 @@ class CocoLabels:
                 f"{self.file}: 'bbox' of {len(rows)} of {len(some)} people reaches beyond the picture as [x, y, "
                 f"width, height], and fits as corners [x1, y1, x2, y2], such as [{box}] of annotation "
                 f"{people.number[first]} in {size[0]} x {size[1]} pixels; write [x1, y1, x2 - x1, y2 - y1]"
+            )
+
+    def _refuse_shares(self, people: People, sizes: Any) -> None:
+        """Raise a DataError where boxes and joints of everybody are shares or percent of the picture."""
+        assert people.keypoints is not None
+        shown = people.keypoints[..., 2] > 0
+        if not shown.any():
+            return
+        ends = people.box[:, :2] + people.box[:, 2:]
+        farthest = max(float(people.keypoints[..., :2][shown].max()), float(ends.max()))
+        shortest = int(sizes[people.picture].min())
+        percent = 50 < farthest <= 100 and len(people) >= _SURE and shortest >= _LARGE
+        if percent or (farthest <= 1 and shortest > 2):
+            what, part = ("percent", " / 100") if percent else ("shares", "")
+            raise DataError(
+                f"{self.file}: 'keypoints' and 'bbox' of all {len(people)} people end at {farthest:g}, in pictures of "
+                f"{shortest} pixels and more: {what} of the picture instead of pixels. Multiply x and width by the "
+                f"picture's width{part}, y and height by its height{part}"
             )
 
     def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:

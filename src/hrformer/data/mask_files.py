@@ -221,8 +221,8 @@ def paired(
             example = next(iter(others.values())).name if others else "nothing"
             raise DataError(
                 f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
-                f"{len(others)} {other}(s) such as {example}; the same goes for {len(alone) - 1} more of the "
-                f"{len(ours)} {what}s in {own}. A {what} and its {other} must have the same name but for the ending"
+                f"{len(others)} {other}(s) such as {example}; {len(alone)} of the {len(ours)} {what}s in {own} have "
+                f"none. A {what} and its {other} must have the same name but for the ending"
             )
     names = sorted(pictures)
     return [pictures[name] for name in names], [masks[name] for name in names]
