@@ -101,3 +101,15 @@ def test_unreadable_picture_is_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "train")
     with pytest.raises(ValueError, match=r"1\.png: no such file"):
         data.pixels(1)
+
+
+def test_pictures_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paint(tmp_path / "train" / "a" / "1.png")
+    paint(tmp_path / "train" / "__MACOSX" / "a" / "1.png")
+    (tmp_path / "train" / "a" / "IMG_2.HEIC").write_bytes(b"from a phone")
+    data = open_classification(ClassificationSource(root=tmp_path), "train")
+    assert (data.classes, len(data)) == (("a",), 1)
+    assert "1 pictures are of a kind that is not read here, such as a/IMG_2.HEIC" in caplog.text
+    (tmp_path / "train" / "a" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"holds no pictures, only such as a/IMG_2\.HEIC, which are not read here"):
+        open_classification(ClassificationSource(root=tmp_path), "train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.images import SUFFIXES, load_image
+from hrformer.data.images import SUFFIXES, UNREAD, load_image
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import ClassificationSet, DataError
+
+_log = logging.getLogger(__name__)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -22,7 +25,9 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     """
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+            # The second is what macOS puts into archives.
+            names = (one.name for one in entries if one.is_dir() and not one.name.startswith((".", "__MACOSX")))
+            return tuple(sorted(names))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{folder}: no such folder; it must hold one folder of pictures per class") from None
 
@@ -55,14 +60,24 @@ class ImageFolder(ClassificationSet):
             )
         present = set(found)
         names: list[str] = []
+        unread: list[str] = []
         ends: list[int] = []
         for name_of_class in self.classes:
             if name_of_class in present:
-                pictures = sorted(_pictures_below(folder, name_of_class))
+                pictures = sorted(_pictures_below(folder, name_of_class, unread))
                 if not pictures:
-                    raise DataError(f"{folder / name_of_class}: holds no pictures")
+                    instead = f", only such as {unread[-1]}, which are not read here" if unread else ""
+                    raise DataError(
+                        f"{folder / name_of_class}: holds no pictures{instead}; put some there, or remove the folder"
+                    )
                 names += pictures
             ends.append(len(names))
+        if unread:
+            _log.warning(
+                "%s: %d pictures are of a kind that is not read here, such as %s, and are left out; save them as JPEG "
+                "or PNG",
+                *(folder, len(unread), unread[0]),
+            )
         self._names = PackedNames(names)
         counts = np.diff(ends, prepend=0)
         self._labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
@@ -83,14 +98,17 @@ class ImageFolder(ClassificationSet):
         return int(self._labels[index])
 
 
-def _pictures_below(folder: Path, name: str) -> Iterator[str]:
-    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth."""
+def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
+    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth; adds to the unread ones."""
     above = os.path.join(folder, "")
     for place, _, files in os.walk(above + name, followlinks=True, onerror=_raise):
         inner = place[len(above) :].replace(os.sep, "/")
         for file in files:
-            if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in SUFFIXES and not file.startswith("."):
                 yield f"{inner}/{file}"
+            elif suffix in UNREAD:
+                unread.append(f"{inner}/{file}")
 
 
 def _raise(error: OSError) -> None:

@@ -25,6 +25,9 @@ URL_TIMEOUT = 30.0
 SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp .avif".split())
 """File endings taken for pictures when a folder is searched; a file named outright is always tried."""
 
+UNREAD = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .psd .svg".split())
+"""Endings of pictures that are not read here; told where a folder holds some, such as what phones write."""
+
 _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
 _TIFF_BITS, _TIFF_MEANING = 258, 262
 """Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
