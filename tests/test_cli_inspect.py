@@ -131,7 +131,8 @@ def test_one_file_for_everything(data_dir: Path, tmp_path: Path, monkeypatch: py
     code, report = inspect("finetune_pose", *options)
     assert code == 1
     assert [one["what"].partition("; ")[2] for one in report["findings"] if one["kind"] == "open"] == [
-        "--data.val-share 0.2 keeps a fifth of the pictures for validation. Or name a file in --data.val-annotations"
+        "--data.val-share 0.2 keeps about a fifth of the pictures for validation. Or name a file in "
+        "--data.val-annotations"
     ]
     capfd.readouterr()
     code, report = inspect("finetune_pose", *options, "--data.val-share", "0.3")

@@ -47,7 +47,7 @@ def test_parts_have_usual_names(tmp_path: Path, names: tuple[str, str]) -> None:
     ]
     data = open_classification(source, "val")
     assert (files(data, tmp_path), data.classes, data.label(0)) == ([f"{val}/train/2.png"], ("cat", "dog", "train"), 2)
-    with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*{val}; leave .* or empty"):
+    with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*{val}; set .* or empty"):
         open_classification(replace(source, val_share=0.2), "train")
     paint(tmp_path, f"{train}/cat/2.png")
     assert len(open_classification(replace(source, val_share=0.5, val="", train=train), "train")) == 3

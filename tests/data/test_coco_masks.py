@@ -340,5 +340,5 @@ def test_one_file_is_split_by_picture(tmp_path: Path) -> None:
         str(tmp_path / f"images/train/{key}.jpg") for key in range(10)
     }
     file = write(tmp_path, file="annotations/instances_val.json")
-    with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*here is one, {file}; leave"):
+    with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*here is one, {file}; set"):
         opened(tmp_path, "train", val_share=0.2)

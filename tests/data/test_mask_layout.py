@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hrformer.data.mask_layout import names_of_pictures
 from hrformer.data.segmentation_sets import open_segmentation
@@ -79,7 +80,7 @@ def test_a_validation_part_is_not_mixed_in(tmp_path: Path) -> None:
             write_picture(tmp_path / f"images/{part}/{number}.jpg", number)
             write_mask(tmp_path / f"labels/{part}/{number}.png", [0])
     source = SegmentationSource(root=tmp_path, classes=CLASSES, val_share=0.25)
-    with pytest.raises(DataError, match=r"here is one, .*images/val; leave"):
+    with pytest.raises(DataError, match=r"here is one, .*images/val; set"):
         open_segmentation(source, "val")
     source = replace(source, images="images/train", masks="labels/train")
     assert len(open_segmentation(source, "val")) == 1
@@ -131,3 +132,12 @@ def test_names_of_masks() -> None:
 @pytest.mark.parametrize(("pictures", "masks"), [("1 2 3", "11 12 13"), ("a", "b"), ("a1 a2", "b1 b2"), ("a", "a1")])
 def test_other_names_are_no_pairs(pictures: str, masks: str) -> None:
     assert names(pictures, masks) == {name: name for name in masks.split()}
+
+
+def test_jpeg_masks_are_told_wherever_they_lie(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 6)).save(tmp_path / folder / "a.jpg")
+    source = SegmentationSource(root=tmp_path, classes=("ground", "road"), val_share=0.5)
+    with pytest.raises(DataError, match=r"labels/a\.jpg: JPEG changes values and colours"):
+        open_segmentation(source, "train")

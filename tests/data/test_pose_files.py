@@ -185,9 +185,9 @@ def test_a_share_needs_a_set_without_a_validation_part(tmp_path: Path) -> None:
         picture(tmp_path / f"{letter}.jpg")
     source = replace(FIND, root=tmp_path, val_share=0.3)
     for split in ("train", "val"):
-        with pytest.raises(DataError, match=r"PoseSource\.val_share 0\.3 is for sets without .*valid\.json; leave"):
+        with pytest.raises(DataError, match=r"PoseSource\.val_share 0\.3 is for sets without .*valid\.json; set"):
             open_pose(source, split)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"here is one, mine\.json; leave"):
+    with pytest.raises(DataError, match=r"here is one, mine\.json; set"):
         open_pose(replace(source, val_annotations="mine.json"), "val")
     assert len(open_pose(replace(source, train_annotations="train.json"), "val")) == 1
 

@@ -155,7 +155,7 @@ def _require_one_validation_part(source: ClassificationSource) -> None:
     if source.format == "folders" and source.val and there is not None:
         raise DataError(
             f"ClassificationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
-            f"one, {there}; leave ClassificationSource.val_share out, or empty ClassificationSource.val"
+            f"one, {there}; set ClassificationSource.val_share 0, or empty ClassificationSource.val"
         )
 
 

@@ -71,6 +71,9 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     masks_in = _found(source, split, "masks", named["masks"], folders)
     if masks_in is None and _marked(pictures_in):
         masks_in = pictures_in
+    if masks_in is None and source.masks == _DEFAULTS["masks"]:
+        # Told by the reader of masks: JPEG changes values, so it cannot hold them.
+        masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
     if masks_in is None and split == "test":
         return list(pictures_below(pictures_in).values()), None
     if masks_in is None:
@@ -150,14 +153,19 @@ def _kind(path: Path) -> Kind | None:
 
 
 def _found(
-    source: SegmentationSource, split: Split, kind: Kind, named: Path, folders: Iterable[_Folder]
+    source: SegmentationSource,
+    split: Split,
+    kind: Kind,
+    named: Path,
+    folders: Iterable[_Folder],
+    suffixes: Collection[str] = (),
 ) -> Path | None:
     """The folder of the kind; None for none."""
     field = "images" if kind == "pictures" else "masks"
     untouched = getattr(source, field) == _DEFAULTS[field] and getattr(source, split) in (_DEFAULTS[split], split)
     if named.is_dir() or not untouched:
         return named if named.is_dir() else None
-    filled = [one for one in folders if _holds(one.path, _SUFFIXES[kind])]
+    filled = [one for one in folders if _holds(one.path, suffixes or _SUFFIXES[kind])]
     options = [one for one in filled if one.kind == kind and one.part == split]
     if not options and kind == "pictures":
         options = [one for one in filled if one.kind is None and one.part == split and _holds(one.path, SUFFIXES, 1)]

@@ -61,10 +61,12 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         return _only_one(own or whole, split)
     train = [one for one in candidates if one.part == "train"] or whole
     if split == "val" and (train or (source.root / _text(source, "train")).is_file()):
+        test = [one.file.relative_to(source.root) for one in candidates if one.part == "test"]
+        instead = f"a file in PoseSource.{split}_annotations" + (f", such as {test[0]}" if test else "")
         raise DataError(
             f"{source.root}: no labels of the validation part, only {_listed(train) or _text(source, 'train')}; "
-            f"PoseSource.val_share 0.2 keeps a fifth of the pictures for validation. Or name a file in "
-            f"PoseSource.{split}_annotations{_too_deep(source.root)}"
+            f"PoseSource.val_share 0.2 keeps about a fifth of the pictures for validation. Or name {instead}"
+            f"{'' if test else _too_deep(source.root)}"
         )
     raise DataError(_nothing(source, split, candidates))
 
@@ -127,7 +129,7 @@ def _require_one_validation_part(source: PoseSource, candidates: Sequence[_Candi
     if typed or val:
         raise DataError(
             f"PoseSource.val_share {source.val_share:g} is for sets without a validation part, and here is one, "
-            f"{source.val_annotations if typed else _listed(val)}; leave PoseSource.val_share out, or name the file to "
+            f"{source.val_annotations if typed else _listed(val)}; set PoseSource.val_share 0, or name the file to "
             "split in PoseSource.train_annotations and none in PoseSource.val_annotations"
         )
 

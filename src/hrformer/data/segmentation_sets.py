@@ -65,7 +65,7 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     if source.format == "folders" and (val := own_part(source, "val")) is not None:
         raise DataError(
             f"SegmentationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
-            f"one, {val}; leave SegmentationSource.val_share out, or name the folders to split in "
+            f"one, {val}; set SegmentationSource.val_share 0, or name the folders to split in "
             "SegmentationSource.images and SegmentationSource.masks"
         )
     return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
