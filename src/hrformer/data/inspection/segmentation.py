@@ -191,7 +191,7 @@ class MaskCheck(Check):
         if rare and self.split == "train":
             all_ = counted(len(classes), "class", "classes")
             what = f"{rare.count} of {all_} with less than {RARE:.1%} of the labelled pixels"
-            fix = "let rare classes weigh more: --loss.class-weights balanced"
+            fix = "let rare classes weigh more: --loss.class-weights auto"
             yield rare.finding("warning", "imbalance", self.split, what, fix)
 
     def statistics(self) -> dict[str, Any]:
