@@ -272,7 +272,7 @@ def test_model_of_another_task_or_other_classes(
         (PoseProtocol, {"score": "oks"}, "'coco', 'pck' or 'both'"),
         (PoseProtocol, {"nms_threshold": 0.0}, "nms_threshold"),
         (PoseProtocol, {"score": "pck", "detections": "boxes.json"}, "labelled boxes"),
-        (SegmentationProtocol, {"short_side": 0}, "short_side"),
+        (SegmentationProtocol, {"short_side": -1}, "short_side"),
         (SegmentationProtocol, {"short_side": 4, "size": (4, 4)}, "not both"),
         (SegmentationProtocol, {"scales": ()}, "scales"),
         (SegmentationProtocol, {"stride": (4, 4)}, "needs a window"),

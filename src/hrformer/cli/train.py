@@ -55,7 +55,7 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
         if result.best_update:
             say(f"best {score}, after {result.best_update} updates")
         else:
-            say(f"best {score}, before training: nothing better came; try more updates, a lower --optim.lr or more data")
+            say(f"best {score}, before training: nothing better came; try more updates, a lower --optim.lr, or data")
     say(f"weights: {out / 'best.safetensors'}; summary: {out / 'summary.html'}")
     return 0
 
