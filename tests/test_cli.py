@@ -380,3 +380,10 @@ def test_peak_memory_is_that_of_the_program(photos: Path, weights: dict[str, str
     command = [sys.executable, "-m", "hrformer", "predict", "classify", "a", "--weights", weights["classify"]]
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert 0.1 < float(said.partition("peak memory ")[2].split()[0]) < held.nbytes / 1e9
+
+
+def test_results_that_are_replaced_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images.json").write_text("[]")
+    OutputFolder(tmp_path, {}, pictures=False, resume=False)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{tmp_path} holds results of an earlier run, which are replaced" in said

@@ -262,4 +262,6 @@ def _write_scores(command: RunCommand[EvaluateArguments], outcome: Evaluation, f
         "versions": versions(),
     }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    if (options.out / SCORES_FILE).exists():
+        note(f"the scores in {options.out} are replaced; --out takes another folder")
     write_file(options.out / SCORES_FILE, lambda part: part.write_text(text, encoding="utf-8"))

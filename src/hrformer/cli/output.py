@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hrformer.cli.inputs import OutputNames
+from hrformer.cli.messages import note
 from hrformer.data.images import is_url
 from hrformer.predict.files import JPEG_SIDE, write_json, write_picture
 from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
@@ -51,6 +52,8 @@ class OutputFolder:
         folder.mkdir(parents=True, exist_ok=True)
         if resume and self.images_file.exists():
             self._read()
+        elif self.images_file.exists():
+            note(f"{folder} holds results of an earlier run, which are replaced; --out takes another folder")
 
     def has(self, source: str) -> bool:
         """Whether everything wanted for this picture is there."""
