@@ -163,9 +163,10 @@ class ScheduleConfig:
         for name in ("epochs", "updates", "warmup_epochs", "warmup_updates"):
             value = getattr(self, name)
             _require(0 <= value < math.inf, f"schedule.{name} must not be negative, got {value}")
-        for name in ("warmup_ratio", "floor_ratio", "warmup_share"):
+        for name in ("warmup_ratio", "floor_ratio"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"schedule.{name} must lie in [0, 1], got {value}")
+        _require(0 <= self.warmup_share < 1, f"schedule.warmup_share must lie in [0, 1), got {self.warmup_share}")
         _require(0 < self.gamma <= 1, f"schedule.gamma must lie in (0, 1], got {self.gamma}")
         _require(self.power > 0, f"schedule.power must be above 0, got {self.power}")
         rising = list(self.milestones) == sorted(set(self.milestones)) and all(m > 0 for m in self.milestones)
@@ -273,8 +274,7 @@ class RunConfig:
         validate_updates: updates between two validations.
         ema_decay: of the moving average of the weights, which is then what is validated and kept; 0 for none. The decay
             rises to it, as 1 - (1 + update)^(-2/3) (timm), so that short runs are averaged over their own end.
-        validate_start: whether a run that begins from weights is validated before its first update, so that progress is
-            seen. Weights that are never beaten are then the best.
+        validate_start: whether a run that begins from weights is scored before its first update.
         early_stopping: end the run after so many validations without a better score; 0 for never.
         fit: whether what is not set yet is fitted to the data, the start weights and the machine when training starts
             (``train.fitting``): ``model.name``, ``model.init`` "auto", ``optim.lr``, the schedule's length,
