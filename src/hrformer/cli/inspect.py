@@ -24,7 +24,7 @@ from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet
+from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, names_of
 from hrformer.data.sources import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
@@ -124,7 +124,8 @@ def inspect_data(
     sheet.unlink(missing_ok=True)
     if samples and parts and parts[0].split == split and parts[0].labelled:
         # How much samples are changed follows from the number of items.
-        config = fitted(config, len(parts[0].source), len(parts[-1].source), gpu=_on_gpu(config))
+        first, last = parts[0].source, parts[-1].source
+        config = fitted(config, len(first), len(last), gpu=_on_gpu(config), names=names_of(first))
         findings += _draw(config, parts[0], sheet, samples, seed, progress)
     report = Report(
         data=parts[0].source.name if parts else "",

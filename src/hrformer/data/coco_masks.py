@@ -17,11 +17,10 @@ from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
 from hrformer.data.coco_outlines import Outlines, OutlineWriter
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
-from hrformer.data.images import load_image
 from hrformer.data.instance_files import annotation_file
-from hrformer.data.mask_files import part_name
+from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import IGNORE, DataError, Note, SegmentationSet
+from hrformer.data.sets import IGNORE, DataError, Note
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_masks import turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
@@ -31,7 +30,7 @@ _log = logging.getLogger(__name__)
 _BACKGROUND = frozenset(("background", "_background_", "bg"))
 
 
-class CocoMasks(SegmentationSet):
+class CocoMasks(PictureFiles):
     """Pictures whose masks are drawn when they are read.
 
     Pixels of no object are the class 0, ``background``; the categories follow in the order of their ids. A category
@@ -73,17 +72,6 @@ class CocoMasks(SegmentationSet):
         self.notes = (*self._turns.notes, *notes)
         for note in self.notes:
             _log.warning("%s", note.text)
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def file(self, index: int) -> str:
-        """Path of the picture."""
-        return self._pictures[index]
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The decoded picture."""
-        return load_image(self._pictures[index], upright=self._upright).pixels
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The mask, drawn on the picture's size in the file and turned upright where the outlines are as stored."""

@@ -24,7 +24,25 @@ _SHOWN = 8
 _log = logging.getLogger(__name__)
 
 
-class MaskFiles(SegmentationSet):
+class PictureFiles(SegmentationSet):
+    """Pictures in files, wherever their masks come from; readers set the two fields."""
+
+    _pictures: PackedNames
+    _upright: bool
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def file(self, index: int) -> str:
+        """Path of the picture."""
+        return self._pictures[index]
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """The decoded picture."""
+        return load_image(self._pictures[index], upright=self._upright).pixels
+
+
+class MaskFiles(PictureFiles):
     """Pictures in files, each with a mask in a file, unless the part has no labels.
 
     Args:
@@ -58,17 +76,6 @@ class MaskFiles(SegmentationSet):
         self.notes = self._turns.notes
         for note in self.notes:
             _log.warning("%s", note.text)
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def file(self, index: int) -> str:
-        """Path of the picture."""
-        return self._pictures[index]
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The decoded picture."""
-        return load_image(self._pictures[index], upright=self._upright).pixels
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The decoded mask, as class numbers, turned with its picture."""

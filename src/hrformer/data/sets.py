@@ -205,6 +205,14 @@ class PoseSet(ImageSet):
         }
 
 
+def names_of(source: ImageSet) -> tuple[str, ...]:
+    """Names of a set's classes or joints, in its order."""
+    if isinstance(source, PoseSet):
+        return source.skeleton.keypoints
+    assert isinstance(source, ClassificationSet | SegmentationSet)
+    return source.classes
+
+
 def as_image(pixels: NDArray[np.uint8]) -> tv_tensors.Image:
     """(H, W, 3) array as a (3, H, W) tv_tensor over the same memory."""
     if not pixels.flags.writeable:

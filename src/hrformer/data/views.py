@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import ClassificationSet, DataError, ImageSet, Person, PoseSet, SegmentationSet
+from hrformer.data.sets import ClassificationSet, DataError, ImageSet, Person, PoseSet, SegmentationSet, names_of
 
 AnySource = TypeVar("AnySource", bound=Any)
 AnySet = TypeVar("AnySet", bound=ImageSet)
@@ -42,7 +42,7 @@ def joined(sets: Sequence[AnySet], roots: Sequence[Path]) -> AnySet:
     Raises:
         DataError: they differ in their classes or joints.
     """
-    names = [_labels(one) for one in sets]
+    names = [names_of(one) for one in sets]
     for root, found in zip(roots, names, strict=True):
         if found != names[0]:
             kind = "joints" if isinstance(sets[0], PoseSet) else "classes"
@@ -119,10 +119,6 @@ def _pictures(source: ImageSet) -> NDArray[np.int64]:
     """Numbers of all pictures, those without people too, ascending."""
     ids = getattr(source, "image_ids", None)
     return np.unique(_numbers(source)) if ids is None else np.arange(len(ids))
-
-
-def _labels(source: Any) -> tuple[str, ...]:
-    return source.skeleton.keypoints if isinstance(source, PoseSet) else source.classes
 
 
 def _view(sets: Sequence[AnySet], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]) -> AnySet:

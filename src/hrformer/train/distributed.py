@@ -138,14 +138,8 @@ def together() -> Iterator[None]:
     if first.item() == world:
         return
     if error is not None and first.item() == rank:
-        vars(error)["in_all_processes"] = True
         raise error
     raise PeerFailed(f"process {int(first.item())} of this run failed")
-
-
-def failed_together(error: BaseException) -> bool:
-    """Whether all processes stand where this one failed, so that they can still do something together."""
-    return processes() is None or isinstance(error, PeerFailed) or "in_all_processes" in vars(error)
 
 
 def told_to_all(error: str) -> None:

@@ -13,7 +13,7 @@ from hrformer.models.model import Task
 from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
 from hrformer.train.config_rules import OPEN_AUGMENT
-from hrformer.train.start_weights import find_start
+from hrformer.train.start_weights import Start, find_start
 
 Run = TypeVar("Run", bound=AnyRun)
 
@@ -91,7 +91,8 @@ def fitted(
     if not config.fit:
         return config
     task: Any = task_of(config)
-    start, config = find_start(config.model, task, gpu=gpu), with_sizes(config, gpu=gpu)
+    start = find_start(config.model, task, gpu=gpu)
+    config = _sized(config, start, gpu=gpu)
     # What the start weights can do already is soon lost at the rate that a fresh layer needs.
     learnt = bool(names) and set(names) <= set(start.names)
     effort = (GPU if gpu else PROCESSOR)[task]
@@ -171,7 +172,10 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
         ValueError: see :func:`hrformer.train.start_weights.find_start`.
         DownloadError: likewise.
     """
-    start = find_start(config.model, cast(Task, task_of(config)), gpu=gpu)
+    return _sized(config, find_start(config.model, cast(Task, task_of(config)), gpu=gpu), gpu=gpu)
+
+
+def _sized(config: Run, start: Start, *, gpu: bool) -> Run:
     model, augment = start.model, _sizes(config.augment, start.size)
     if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
         # The small networks of a processor are rather too small than too large for their sets.

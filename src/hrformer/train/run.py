@@ -13,6 +13,7 @@ import torch
 from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
+from hrformer.data.sets import names_of
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import NO_INTERVALS
@@ -151,7 +152,7 @@ class Run:
             config = as_before(config, read_config(self.out / "config.json"))
         else:
             gpu, train, val = machine.device.type == "cuda", len(task.train_set), len(task.val_set)
-            names = task.outputs
+            names = names_of(task.train_set)
             config = fitted(config, train, val, gpu=gpu, processes=machine.world_size, names=names)
         check(config)
         task.adopt(config)

@@ -70,12 +70,6 @@ class TrainingTask(ABC, Generic[Run]):
         self.train_set = replaced(self.train_set, broken["train"])
         self.val_set = without(self.val_set, broken["val"])
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the classes or joints."""
-        data: Any = self.train_set
-        return tuple(data.skeleton.keypoints if isinstance(data, PoseSet) else data.classes)
-
     def adopt(self, config: Run) -> None:
         """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
         self.config = config

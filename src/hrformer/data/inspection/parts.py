@@ -11,7 +11,7 @@ from hrformer.data.inspection.pose import PersonCheck
 from hrformer.data.inspection.report import Check, Finding, Places, counted
 from hrformer.data.inspection.scan import evenly, pictures_of, scan
 from hrformer.data.inspection.segmentation import MaskCheck
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
 
 _PEOPLE_PROBED = 200
 """So many people are asked whether they have any labelled joint."""
@@ -115,7 +115,7 @@ class Part:
 
 def compare(train: Part, other: Part) -> Iterator[Finding]:
     """What does not fit between the training part and another one, both looked through."""
-    names = [_names(part.source) for part in (train, other)]
+    names = [names_of(part.source) for part in (train, other)]
     kind = "joints" if isinstance(train.source, PoseSet) else "classes"
     yield from different_names(kind, names[0], names[1], other.split)
     yield from shared_pictures(train.pictures, other.pictures)
@@ -129,13 +129,6 @@ def compare(train: Part, other: Part) -> Iterator[Finding]:
             )
             fix = "add such pictures to the training part, or move some over"
             yield unseen.finding("warning", "unseen-class", other.split, what, fix)
-
-
-def _names(source: ImageSet) -> tuple[str, ...]:
-    if isinstance(source, PoseSet):
-        return source.skeleton.keypoints
-    assert isinstance(source, ClassificationSet | SegmentationSet)
-    return source.classes
 
 
 def _pictures_by_class(part: Part) -> dict[str, int]:
