@@ -342,3 +342,15 @@ def test_one_file_is_split_by_picture(tmp_path: Path) -> None:
     file = write(tmp_path, file="annotations/instances_val.json")
     with pytest.raises(DataError, match=rf"val_share 0\.2 is for sets without .*here is one, {file}; set"):
         opened(tmp_path, "train", val_share=0.2)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_missing_pictures_may_be_left_out(tmp_path: Path, sized: bool) -> None:
+    size = {"width": W, "height": H} if sized else {}
+    write(tmp_path, thing(), images=[{"id": key, "file_name": f"{name}.jpg", **size} for key, name in enumerate("ab")])
+    (tmp_path / "images/train/b.jpg").unlink()
+    with pytest.raises(DataError, match=r"leave them out with SegmentationSource\.skip_broken"):
+        opened(tmp_path)
+    source = opened(tmp_path, skip_broken=True)
+    assert source.file(1) == str(tmp_path / "images/train/b.jpg")
+    assert source.mask(0).shape == (H, W)

@@ -104,3 +104,20 @@ def test_folders_of_masks_hold_no_pictures(tmp_path: Path) -> None:
     found = picture_folders(tmp_path, [tmp_path / "elsewhere"], "train", tmp_path / "labels/train.json")
     names = [one.relative_to(tmp_path).as_posix() for one in found]
     assert names == ["elsewhere", ".", "labels", "images/train", "images", "other"]
+
+
+def test_missing_pictures_may_be_left_to_whoever_reads_them(tmp_path: Path) -> None:
+    touch(tmp_path, "images/val/a.jpg")
+    folders, file = [tmp_path / "images/val", tmp_path], tmp_path / "val.json"
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 pictures .* leave them out with PoseSource\.skip_broken"):
+        find_pictures(["a.jpg", "b.jpg"], folders, tmp_path, file)
+    paths = find_pictures(["a.jpg", "b.jpg"], folders, tmp_path, file, skip_broken=True)
+    assert paths == [str(tmp_path / "images/val" / name) for name in ("a.jpg", "b.jpg")]
+    with pytest.raises(DataError, match="lacks 2 of the 2 pictures"):
+        find_pictures(["b.jpg", "c.jpg"], folders, tmp_path, file, skip_broken=True)
+
+
+def test_pictures_of_phones_are_named_with_the_remedy(tmp_path: Path) -> None:
+    touch(tmp_path, "images/val/IMG_1.HEIC", "images/val/IMG_2.jpg")
+    with pytest.raises(DataError, match=r"IMG_1\.HEIC: HEIC is not read here; save such pictures as JPEG"):
+        find(tmp_path, "IMG_1.jpg", "IMG_2.jpg")

@@ -79,7 +79,7 @@ def test_pictures_and_masks_must_pair_up(tree: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"labels/train/d\.png: this mask has no picture: no file of the name d in .*images/train, which holds "
-        r"2 picture\(s\) such as c\.jpg; 1 of the 3 masks",
+        r"2 pictures such as c\.jpg; 1 of 3 masks .* without one.*SegmentationSource.skip_broken leaves out",
     ):
         opened(tree)
     write_picture(tree / "images/train/d.jpg")
@@ -341,3 +341,36 @@ def test_incomplete_voc(voc: Path) -> None:
     write_text(voc / "ImageSets/Segmentation/val.txt", "\n")
     with pytest.raises(DataError, match="the list is empty"):
         opened(voc, "val", format="voc")
+
+
+@pytest.mark.parametrize("layout", ["folders", "voc"])
+def test_what_is_alone_may_be_left_out(tree: Path, layout: str, caplog: pytest.LogCaptureFixture) -> None:
+    options: dict[str, object] = {"format": layout}
+    if layout == "voc":
+        (tree / "images/train").rename(tree / "JPEGImages")
+        (tree / "labels/train").rename(tree / "SegmentationClass")
+        write_text(tree / "ImageSets/Segmentation/train.txt", "b\na/c\n")
+    (mask := next(tree.glob("*/**/c.png"))).unlink()
+    write_mask(mask.with_name("alone.png"), [0])
+    with pytest.raises(DataError, match=r"SegmentationSource\.skip_broken leaves out"):
+        opened(tree, **options)
+    source = opened(tree, **options, skip_broken=True)
+    assert [Path(source.file(index)).name for index in range(2)] == ["c.jpg", "b.jpg"]
+    assert source.mask_file(0) == str(mask)
+    with pytest.raises(DataError, match="No such file"):
+        source.mask(0)
+    assert ("alone.png: no picture of its name" in caplog.text) == (layout == "folders")
+
+
+def test_pictures_of_phones_are_named_with_the_remedy(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said = r"b\.HEIC: HEIC is not read here; save such pictures as JPEG"
+    (tree / "images/train/b.HEIC").write_bytes(b"")
+    assert len(opened(tree)) == 2
+    assert "b.HEIC: HEIC is not read here" in caplog.text
+    (tree / "images/train/b.jpg").unlink()
+    with pytest.raises(DataError, match=rf"b\.png: this mask has no picture.*{said}"):
+        opened(tree)
+    (tree / "images/train/a/c.jpg").unlink()
+    for options in ({}, {"images": "other/{split}"}):
+        with pytest.raises(DataError, match=said):
+            opened(tree, **options)

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hrformer.data.headers import read_header
-from hrformer.data.images import ImageError
+from hrformer.data.images import ImageError, load_image
 
 
 def test_size_orientation_and_missing_ends(tmp_path: Path) -> None:
@@ -60,3 +60,10 @@ def test_files_that_end_too_early(tmp_path: Path, name: str, options: dict) -> N
             # Some formats have their header at the end.
             cut_short = True
         assert cut_short
+
+
+def test_formats_of_phones_are_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for read in (read_header, load_image):
+        with pytest.raises(ImageError, match=r"a\.heic: HEIC is not read here; save such pictures as JPEG"):
+            read(tmp_path / "a.heic")

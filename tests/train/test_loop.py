@@ -336,6 +336,8 @@ def test_error_in_the_middle_goes_on_without_the_broken_file(fragile: Classifica
         train(fragile, out, resume=True)
     skipping = replace(fragile, data=replace(fragile.data, skip_broken=True))
     assert train(skipping, out, resume=True).update == 20
+    count = len(list((fragile.data.root / "train").glob("*/*.jpg")))
+    assert f"train items {count - 1}, train items left out 1," in (out / "log.txt").read_text()
 
 
 def test_changed_data_is_not_gone_on_with(fragile: ClassificationRun, tmp_path: Path) -> None:

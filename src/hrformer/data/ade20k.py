@@ -33,7 +33,7 @@ def open_ade20k(source: SegmentationSource, split: Split) -> MaskFiles:
     files, masks = list(pictures.values()), None
     if split != "test" or (root / "annotations" / part).is_dir():
         masks_in = find_folder(root, [f"annotations/{part}"], "masks", _LAYOUT)
-        files, masks = paired(pictures, masks_below(masks_in), (pictures_in, masks_in))
+        files, masks = paired(pictures, masks_below(masks_in), (pictures_in, masks_in), skip_broken=source.skip_broken)
     known = KNOWN_SETS["ade20k"]
     table = one_based(len(known.classes))
     return MaskFiles(name=known.title, classes=known.classes, pictures=files, masks=masks, table=table)

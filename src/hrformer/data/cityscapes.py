@@ -45,7 +45,7 @@ def open_cityscapes(source: SegmentationSource, split: Split) -> MaskFiles:
             table = train_ids(len(known.classes))
         if not found:
             raise DataError(f"{masks_in}: no files *{_LABEL_IDS}.png or *{_TRAIN_IDS}.png. Expected layout: {_LAYOUT}")
-        files, masks = paired(pictures, found, (pictures_in, masks_in))
+        files, masks = paired(pictures, found, (pictures_in, masks_in), skip_broken=source.skip_broken)
     return MaskFiles(
         name=known.title, classes=known.classes, pictures=files, masks=masks, table=table, palette=known.palette
     )

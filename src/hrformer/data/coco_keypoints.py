@@ -94,7 +94,9 @@ class CocoPeople(PoseSet):
         used = np.unique(found.picture).tolist()
         paths = dict.fromkeys(range(len(pictures.names)), "")
         names = [pictures.names[place] for place in used]
-        paths |= zip(used, find_pictures(names, folders, source.root, file), strict=True)
+        paths |= zip(
+            used, find_pictures(names, folders, source.root, file, skip_broken=source.skip_broken), strict=True
+        )
         self.file_names, self._paths = PackedNames(pictures.names), PackedNames(paths.values())
         if labels is not None:
             labels = labels.placed(used, self._paths.__getitem__, source.clip, source.exif)

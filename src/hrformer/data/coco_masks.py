@@ -17,6 +17,7 @@ from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
 from hrformer.data.coco_outlines import Outlines, OutlineWriter
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
+from hrformer.data.images import ImageError
 from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
@@ -57,13 +58,16 @@ class CocoMasks(PictureFiles):
         names = [image["file_name"] for image in images.values()]
         folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
         advice = "SegmentationSource.images says where they are"
-        pictures = [Path(path) for path in find_pictures(names, folders, source.root, file, advice)]
+        paths = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
+        pictures = [Path(path) for path in paths]
         self.name = source.root.expanduser().resolve().name
         self._pictures = PackedNames(map(str, pictures))
         self._ids = list(images)
         headers = {} if all(_size(image) for image in images.values()) else dict(zip(images, pictures, strict=True))
         self._upright = source.exif != "ignore"
-        self._sizes = [_size(image) or self._read_size(headers[key]) for key, image in images.items()]
+        self._sizes = [
+            _size(image) or self._read_size(headers[key], source.skip_broken) for key, image in images.items()
+        ]
         self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif, self._refuse_size)
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
         self._outlines, notes = _outlines(
@@ -79,8 +83,13 @@ class CocoMasks(PictureFiles):
         turn = self._turns.of(index, self._pictures[index], self._sizes[index])
         return mask if turn == UPRIGHT else upright_pixels(mask, turn)
 
-    def _read_size(self, picture: Path) -> tuple[int, int]:
-        header = read_header(picture)
+    def _read_size(self, picture: Path, skip_broken: bool) -> tuple[int, int]:
+        try:
+            header = read_header(picture)
+        except ImageError:
+            if skip_broken:
+                return 0, 0
+            raise
         return header.size if self._upright else header.stored
 
     def _refuse_size(self, index: int, header: Header) -> None:
@@ -199,6 +208,8 @@ def _outlines(
         if category not in numbers:
             known = ", ".join(map(str, sorted(numbers)[:20]))
             raise DataError(f"{where}: 'category_id' {category} is not among the categories of the file: {known}")
+        if not all(sizes[image]):
+            continue  # nobody will see a mask of a picture that cannot be read
         outline = record.get("segmentation")
         label = IGNORE if whole(record, "iscrowd", where, 0) else numbers[category]
         if outline:

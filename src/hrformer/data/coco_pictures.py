@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hrformer.data.images import SUFFIXES
+from hrformer.data.images import SUFFIXES, unread_below, unread_text
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import Split
@@ -51,7 +51,13 @@ def picture_folders(root: Path, named: Sequence[Path], split: Split, file: Path)
 
 
 def find_pictures(
-    names: Sequence[str], folders: Sequence[Path], root: Path, file: Path, advice: str = _POSE
+    names: Sequence[str],
+    folders: Sequence[Path],
+    root: Path,
+    file: Path,
+    advice: str = _POSE,
+    *,
+    skip_broken: bool = False,
 ) -> list[str]:
     """A path for each picture.
 
@@ -65,21 +71,25 @@ def find_pictures(
         root: of the set.
         file: that lists them, for messages.
         advice: which field of a source says where pictures are.
+        skip_broken: for missing pictures take the path that the name means: whoever looks for files that cannot be read
+            finds them.
 
     Raises:
-        DataError: pictures are missing; one could be several files, or two would be one.
+        DataError: pictures are missing, with ``skip_broken`` all of them; one could be several files, or two would be
+            one.
     """
     search = _Search(folders, root, file, advice)
     paths = [search.as_it_stands(name) for name in names]
     lost = [place for place, path in enumerate(paths) if path is None]
-    missing = []
     for place in lost:
         paths[place] = search.elsewhere(names[place])
-        if paths[place] is None:
-            missing.append(names[place])
-    if missing:
+    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+    if missing and not (skip_broken and len(missing) < len(names)):
         raise DataError(search.complaint(missing, len(names)))
-    found = [path for path in paths if path is not None]
+    found = [
+        os.path.join(search.folders[0], name) if path is None else path for name, path in zip(names, paths, strict=True)
+    ]
+    lost = [place for place in lost if paths[place] is not None]
     if lost:
         _require_different(names, found, file, advice)
         first = lost[0]
@@ -156,8 +166,15 @@ class _Search:
         return (
             f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
             f"in none of {self._asked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
-            f"missing ones, or remove them from the file. {self._advice}"
+            f"missing ones, remove them from the file, or leave them out with {self._source}.skip_broken. "
+            f"{self._unread(missing)}{self._advice}"
         )
+
+    def _unread(self, missing: Sequence[str]) -> str:
+        """What to say where missing pictures are there in a format that is not read."""
+        stems = {os.path.splitext(plain_name(name).rpartition("/")[2])[0].casefold() for name in missing}
+        files = [one for one in unread_below(self.root) if Path(one).stem.casefold() in stems]
+        return f"{unread_text(files)}. " if files else ""
 
     def _names(self, folder: str) -> set[str]:
         if folder not in self._listed:

@@ -50,7 +50,7 @@ def open_coco_stuff_10k(source: SegmentationSource, split: Split) -> MaskFiles:
     prepared = _PARTS_MMSEG.get(part, part)
     if (root / "images" / prepared).is_dir():
         count = len(KNOWN_SETS["coco_stuff_10k"].classes)
-        return _open_by_folder(root, prepared, split, "coco_stuff_10k", (coco_stuff_10k(), one_based(count)))
+        return _open_by_folder(source, root, prepared, split, "coco_stuff_10k", (coco_stuff_10k(), one_based(count)))
     pictures_in = find_folder(root, ["images"], "pictures", _RAW_LAYOUT)
     masks_in = find_folder(root, ["annotations"], "masks", _RAW_LAYOUT)
     lists_in = find_folder(root, ["imageLists", "imagesLists"], "lists of the parts", _RAW_LAYOUT)
@@ -60,8 +60,12 @@ def open_coco_stuff_10k(source: SegmentationSource, split: Split) -> MaskFiles:
     return MaskFiles(
         name=known.title,
         classes=known.classes,
-        pictures=listed(names, pictures_below(pictures_in), pictures_in, "picture", origin),
-        masks=listed(names, files_below(masks_in, MASK_SUFFIXES), masks_in, "mask", origin),
+        pictures=listed(
+            names, pictures_below(pictures_in), pictures_in, "picture", origin, skip_broken=source.skip_broken
+        ),
+        masks=listed(
+            names, files_below(masks_in, MASK_SUFFIXES), masks_in, "mask", origin, skip_broken=source.skip_broken
+        ),
         table=coco_stuff_10k(),
     )
 
@@ -76,11 +80,11 @@ def open_coco_stuff_164k(source: SegmentationSource, split: Split) -> MaskFiles:
     part = _PARTS_164K.get(part, part)
     root = find_root(source.root, ["coco_stuff164k", "coco_stuff_164k"], ["images"])
     tables = (coco_stuff_164k(), train_ids(len(KNOWN_SETS["coco_stuff_164k"].classes)))
-    return _open_by_folder(root, part, split, "coco_stuff_164k", tables)
+    return _open_by_folder(source, root, part, split, "coco_stuff_164k", tables)
 
 
 def _open_by_folder(
-    root: Path, part: str, split: Split, dataset: str, tables: tuple[LabelTable, LabelTable]
+    source: SegmentationSource, root: Path, part: str, split: Split, dataset: str, tables: tuple[LabelTable, LabelTable]
 ) -> MaskFiles:
     """A folder per part. ``tables``: of masks as published, and of converted ones."""
     layout = _LAYOUT_164K if dataset == "coco_stuff_164k" else _RAW_LAYOUT
@@ -96,6 +100,6 @@ def _open_by_folder(
             table = tables[1]
         if not found:
             raise DataError(f"{masks_in}: no masks here. Expected layout: {layout}")
-        files, masks = paired(pictures, found, (pictures_in, masks_in))
+        files, masks = paired(pictures, found, (pictures_in, masks_in), skip_broken=source.skip_broken)
     known = KNOWN_SETS[dataset]
     return MaskFiles(name=known.title, classes=known.classes, pictures=files, masks=masks, table=table)

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from hrformer.data.images import ImageError
+from hrformer.data.images import ImageError, unknown_format
 from hrformer.geometry.orientation import UPRIGHT, upright_size
 
 _ORIENTATION = 0x0112
@@ -66,7 +66,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
                 cut_short=not ends or length < _announced(image, file),
             )
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture in a format known here") from None
+        raise ImageError(unknown_format(name)) from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:

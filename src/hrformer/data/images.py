@@ -7,7 +7,7 @@ import io
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -83,6 +83,32 @@ class LoadedImage:
             return self.pixels
         alpha = np.full(self.pixels.shape[:2], 255, np.uint8) if self.alpha is None else self.alpha
         return np.dstack([self.pixels, alpha])
+
+
+def unread_below(folder: Path) -> list[str]:
+    """Paths of the pictures in a folder, and in those in it, that are of a kind not read here, sorted."""
+    return sorted(
+        os.path.join(place, name)
+        for place, _, files in os.walk(folder)
+        for name in files
+        if os.path.splitext(name)[1].lower() in UNREAD and not name.startswith(".")
+    )
+
+
+def unread_text(files: Sequence[str]) -> str:
+    """What to say about pictures of a kind that is not read here; empty for none."""
+    if not files:
+        return ""
+    kinds = sorted({os.path.splitext(name)[1][1:].upper() for name in files})
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}: {' and '.join(kinds)} is not read here; save such pictures as JPEG"
+
+
+def unknown_format(name: str) -> str:
+    """Why a file is not read whose format is unknown here."""
+    if os.path.splitext(name)[1].lower() in UNREAD:
+        return unread_text([name])
+    return f"{name}: not a picture in a format known here"
 
 
 def is_url(name: str) -> bool:
@@ -183,7 +209,7 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
         # Of portable arbitrary maps OpenCV mixes the channels up.
         if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
             return found
-        raise ImageError(f"{name}: not a picture in a format known here") from None
+        raise ImageError(unknown_format(name)) from None
     except _DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
@@ -247,7 +273,10 @@ def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
     if plain.mode == "I":
         values = np.asarray(plain)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
-            raise ImageError(f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}")
+            raise ImageError(
+                f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}; scale the values to "
+                "that, or save them with 8 bits"
+            )
         return _from_array(values.astype(np.uint16))
     if plain.mode == "F" or plain.mode.startswith("I;16"):
         return _from_array(np.asarray(plain))
@@ -297,7 +326,10 @@ def _from_array(array: NDArray[np.generic]) -> LoadedImage:
         values = values * np.uint8(255)
     elif values.dtype.newbyteorder("=") == np.uint16:
         if 0 < (most := int(values.max())) <= 255:
-            raise ImageError(f"values of 16 bits end at {most} and would be black: give 0 to 255 as uint8 or mode 'L'")
+            raise ImageError(
+                f"values of 16 bits end at {most} and would be black: scale them to 0..65535, or save them with 8 bits "
+                "(uint8, mode 'L')"
+            )
         values = np.right_shift(values, 8)  # as OpenCV reads files of 16 bits
     elif values.dtype != np.uint8:
         raise ImageError(f"picture values must be uint8, uint16, bool, or floating point in [0, 1]; got {values.dtype}")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
-from hrformer.data.images import SUFFIXES, load_image
+from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
+from hrformer.data.inspection.report import counted
 from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import DataError, SegmentationSet
@@ -126,6 +127,7 @@ def find_folder(root: Path, candidates: Sequence[str], what: str, layout: str) -
     raise DataError(
         f"{root}: no {what} here; looked for the folder{'s' if len(candidates) > 1 else ''} "
         f"{' and '.join(candidates)}, found {_contents(place)} in {place}. Expected layout: {layout}"
+        f"{f'. {unread}' if (unread := unread_text(unread_below(root))) else ''}"
     )
 
 
@@ -188,7 +190,12 @@ def pictures_below(folder: Path, key: Callable[[str], str | None] = lambda stem:
     Raises:
         DataError: there are none, or two have one name.
     """
-    return _some(files_below(folder, SUFFIXES, key), folder, "pictures", SUFFIXES)
+    found, unread = files_below(folder, SUFFIXES, key), unread_text(unread_below(folder))
+    if unread and not found:
+        raise DataError(f"{folder}: no pictures here that can be read. {unread}")
+    if unread:
+        _log.warning("left out %s", unread)
+    return _some(found, folder, "pictures", SUFFIXES)
 
 
 def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
@@ -208,7 +215,7 @@ def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: st
 
 
 def paired(
-    pictures: Mapping[str, Path], masks: Mapping[str, Path], folders: tuple[Path, Path]
+    pictures: Mapping[str, Path], masks: Mapping[str, Path], folders: tuple[Path, Path], *, skip_broken: bool
 ) -> tuple[list[Path], list[Path]]:
     """Pictures and masks of equal name, in the order of the names.
 
@@ -216,20 +223,30 @@ def paired(
         pictures: by name.
         masks: by name.
         folders: of the pictures and of the masks, for the message.
+        skip_broken: leave masks without a picture out, with a warning for each, and name the masks that pictures lack
+            all the same: whoever looks for files that cannot be read finds them.
 
     Raises:
         DataError: a picture has no mask, or a mask no picture.
     """
+    if skip_broken and not pictures.keys().isdisjoint(masks):
+        for name in sorted(masks.keys() - pictures.keys()):
+            _log.warning("left out %s: no picture of its name in %s", masks[name], folders[0])
+        names = sorted(pictures)
+        return [pictures[name] for name in names], [masks.get(name, folders[1] / f"{name}.png") for name in names]
     for (ours, what, own), (others, other, place) in (
         ((pictures, "picture", folders[0]), (masks, "mask", folders[1])),
         ((masks, "mask", folders[1]), (pictures, "picture", folders[0])),
     ):
         if alone := sorted(ours.keys() - others.keys()):
             example = next(iter(others.values())).name if others else "nothing"
+            of_its_name = Path(alone[0]).name
+            unread = unread_text([file for file in unread_below(place) if Path(file).stem == of_its_name])
             raise DataError(
                 f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
-                f"{len(others)} {other}(s) such as {example}; {len(alone)} of the {len(ours)} {what}s in {own} have "
-                f"none. A {what} and its {other} must have the same name but for the ending"
+                f"{counted(len(others), other)} such as {example}; {len(alone)} of {counted(len(ours), what)} in {own} "
+                f"without one. A {what} and its {other} must have the same name but for the ending"
+                f"{f'. {unread}' if unread else ''}; SegmentationSource.skip_broken leaves out what is alone"
             )
     names = sorted(pictures)
     return [pictures[name] for name in names], [masks[name] for name in names]
@@ -259,7 +276,9 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-def listed(names: Sequence[str], found: Mapping[str, Path], folder: Path, what: str, origin: Path) -> list[Path]:
+def listed(
+    names: Sequence[str], found: Mapping[str, Path], folder: Path, what: str, origin: Path, *, skip_broken: bool
+) -> list[Path]:
     """The files of a list, in its order sorted by name.
 
     Args:
@@ -268,17 +287,22 @@ def listed(names: Sequence[str], found: Mapping[str, Path], folder: Path, what: 
         folder: searched.
         what: the files are, for the message.
         origin: the list file, for the message.
+        skip_broken: name missing files all the same: whoever looks for files that cannot be read finds them.
 
     Raises:
         DataError: a file of the list is missing.
     """
-    if missing := [name for name in names if name not in found]:
+    missing = [name for name in names if name not in found]
+    if missing and not (skip_broken and len(missing) < len(names)):
         example = next(iter(found.values())).name if found else "nothing"
+        unread = unread_text([file for file in unread_below(folder) if Path(file).stem == Path(missing[0]).name])
         raise DataError(
             f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, and {len(missing) - 1} more are not; "
-            f"there are {len(found)} {what}s, such as {example}"
+            f"there are {counted(len(found), what)}, such as {example}{f'. {unread}' if unread else ''}; "
+            "SegmentationSource.skip_broken leaves out what is missing"
         )
-    return [found[name] for name in sorted(names)]
+    ending = next(iter(found.values())).suffix if found else ""
+    return [found.get(name, folder / f"{name}{ending}") for name in sorted(names)]
 
 
 def _some(found: dict[str, Path], folder: Path, what: str, suffixes: Collection[str]) -> dict[str, Path]:

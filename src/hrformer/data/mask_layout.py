@@ -62,7 +62,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
     named = {"pictures": source.root / pictures_at, "masks": source.root / masks_at}
     if all(folder.is_dir() for folder in named.values()):
-        return _paired(named["pictures"], named["masks"])
+        return _paired(named["pictures"], named["masks"], source.skip_broken)
     folders = list(_folders(source.root))
     pictures_in = _found(source, split, "pictures", named["pictures"], folders)
     if pictures_in is None:
@@ -79,7 +79,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     if masks_in is None:
         masks_in = find_folder(source.root, [masks_at], "masks", layout)
     _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
-    return _paired(pictures_in, masks_in)
+    return _paired(pictures_in, masks_in, source.skip_broken)
 
 
 def own_part(source: SegmentationSource, split: Split) -> Path | None:
@@ -123,17 +123,19 @@ def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -
         name = next(iter(pictures))
         both = " and ".join(_with(name, *rule) for rule in best[:2])
         raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
-    _log.info("masks are called like their pictures, with %r before the name and %r after it", *best[0])
+    before, after = best[0]
+    rule = " and ".join(f"{text!r} {where} the name" for text, where in ((before, "before"), (after, "after")) if text)
+    _log.info("masks are called like their pictures, with %s", rule)
     renamed = {_with(name, *best[0]): name for name in pictures}
     return {renamed.get(mask, mask): path for mask, path in masks.items()}
 
 
-def _paired(pictures_in: Path, masks_in: Path) -> tuple[list[Path], list[Path]]:
+def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[Path], list[Path]]:
     if pictures_in == masks_in:
         pictures, masks = _beside_each_other(pictures_in)
     else:
         pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
-    return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in))
+    return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in), skip_broken=skip_broken)
 
 
 def _folders(root: Path) -> Iterator[_Folder]:

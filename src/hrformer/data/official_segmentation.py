@@ -49,7 +49,7 @@ def open_official(source: SegmentationSource, split: Split) -> MaskFiles:
     files, masks = list(pictures.values()), None
     if split != "test" or (root / part / "label").is_dir():
         masks_in = find_folder(root, [f"{part}/label"], "masks", layout)
-        files, masks = paired(pictures, masks_below(masks_in), (pictures_in, masks_in))
+        files, masks = paired(pictures, masks_below(masks_in), (pictures_in, masks_in), skip_broken=source.skip_broken)
     table = _TABLES[source.dataset](masks[0] if masks else Path())
     return MaskFiles(
         name=known.title, classes=known.classes, pictures=files, masks=masks, table=table, palette=known.palette

@@ -43,13 +43,15 @@ def open_pascal_context(source: SegmentationSource, split: Split) -> MaskFiles:
     pictures_in = find_folder(root, ["JPEGImages"], "pictures", _LAYOUT)
     origin = _list_file(root, part)
     names = names_in(origin)
-    pictures = listed(names, pictures_below(pictures_in), pictures_in, "picture", origin)
+    pictures = listed(
+        names, pictures_below(pictures_in), pictures_in, "picture", origin, skip_broken=source.skip_broken
+    )
     masks, table = None, one_based(len(KNOWN_SETS["pascal_context"].classes))
     if split != "test" or any((root / folder).is_dir() for folder in _MASKS):
         masks_in = _mask_folder(root)
         found = files_below(masks_in, MASK_SUFFIXES)
         if split != "test" or not found.keys().isdisjoint(names):
-            masks = listed(names, found, masks_in, "mask", origin)
+            masks = listed(names, found, masks_in, "mask", origin, skip_broken=source.skip_broken)
             table = context_table(masks[0])
     known = KNOWN_SETS["pascal_context"]
     return MaskFiles(name=known.title, classes=known.classes, pictures=pictures, masks=masks, table=table)

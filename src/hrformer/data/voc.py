@@ -46,14 +46,16 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
     usual = _usual_classes(void_ids(source))
     classes = class_list(source, usual)
     pictures_in = find_folder(root, [pictures_at], "pictures", _LAYOUT)
-    pictures = listed(names, pictures_below(pictures_in), pictures_in, "picture", origin)
+    pictures = listed(
+        names, pictures_below(pictures_in), pictures_in, "picture", origin, skip_broken=source.skip_broken
+    )
     masks = None
     if split != "test" or (root / masks_at).is_dir():
         masks_in = find_folder(root, [masks_at], "masks", _LAYOUT)
         found = masks_below(masks_in)
         # VOC's own test part is listed beside the others but has no masks.
         if split != "test" or not found.keys().isdisjoint(names):
-            masks = listed(names, found, masks_in, "mask", origin)
+            masks = listed(names, found, masks_in, "mask", origin, skip_broken=source.skip_broken)
     return MaskFiles(
         name="PASCAL VOC" if classes is usual else set_name(root),
         classes=classes.names,

@@ -300,7 +300,8 @@ class Run:
             resumed=self.resumed,
             model=self.plain.info.name,
             trained_parameters=parameters,
-            train_items=len(task.train_set),
+            train_items=len(task.train_set) - task.replaced_items,
+            **({"train_items_left_out": task.replaced_items} if task.replaced_items else {}),
             val_items=len(task.val_set),
             updates=self.total,
             updates_per_epoch=self.per_epoch,
@@ -316,7 +317,8 @@ class Run:
             self.journal.note(str(self.loaded))
 
     def _tell_fit(self) -> None:
-        config, train, val = self.config, len(self.task.train_set), len(self.task.val_set)
+        config, task = self.config, self.task
+        train, val = len(task.train_set) - task.replaced_items, len(task.val_set)
         if self.fitted:
             seconds = None
             if self.item_seconds is not None:

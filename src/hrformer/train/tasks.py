@@ -61,13 +61,17 @@ class TrainingTask(ABC, Generic[Run]):
 
     train_set: ImageSet
     val_set: ImageSet
+    replaced_items: int = 0
+    """Items of the training set in whose place another one stands, since they cannot be read."""
 
     def __init__(self, config: Run) -> None:
         self.config: Run = config
 
     def leave_out(self, broken: Mapping[str, Collection[int]]) -> None:
         """Do without pictures that cannot be read: numbers of pictures by part, "train" and "val"."""
-        self.train_set = replaced(self.train_set, broken["train"])
+        train, lost = self.train_set, broken["train"]
+        self.replaced_items = sum(train.picture(index) in lost for index in range(len(train))) if lost else 0
+        self.train_set = replaced(train, lost)
         self.val_set = without(self.val_set, broken["val"])
 
     def adopt(self, config: Run) -> None:
