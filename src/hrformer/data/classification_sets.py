@@ -11,6 +11,7 @@ from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.image_folder import ImageFolder, class_folders
 from hrformer.data.images import SUFFIXES
 from hrformer.data.label_names import listed_classes
+from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.part_files import part_files
 from hrformer.data.part_words import WORDS, folders_in
 from hrformer.data.places import advising
@@ -44,9 +45,10 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     if source.more_roots:
         return open_joined(source, lambda one: open_classification(one, split))
     shared = bool(source.val_share) and split != "test"
-    if shared:
-        _require_one_validation_part(source)
-    opened = _opened(source, "train" if shared else split)
+    with telling_task("classification", source.root):
+        if shared:
+            _require_one_validation_part(source)
+        opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
     if not shared:
         return opened
@@ -92,6 +94,7 @@ def _read(
             raise DataError(_without_validation_part(source, folder))
         return ImageFolder(folder, classes or _training_classes(_folder(source, "train", source.root)), name)
     found = class_folders(folder)
+    require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
         raise DataError(f"{folder}: no folder for the class(es) {absent[:5]}, {len(absent)} of {len(classes)}")
     if folder == root and len(found) < 2:

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Folder:
+class Folder:
     """A folder of the set, and what its path says of it."""
 
     path: Path
@@ -63,7 +63,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     named = {"pictures": source.root / pictures_at, "masks": source.root / masks_at}
     if all(folder.is_dir() for folder in named.values()):
         return _paired(named["pictures"], named["masks"], source.skip_broken)
-    folders = list(_folders(source.root))
+    folders = list(folders_below(source.root))
     pictures_in = _found(source, split, "pictures", named["pictures"], folders)
     if pictures_in is None:
         hint = _hint(source, split, folders)
@@ -91,7 +91,7 @@ def own_part(source: SegmentationSource, split: Split) -> Path | None:
     if source.images != _DEFAULTS["images"]:
         return None
     files = [file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split]
-    folders = (one.path for one in _folders(source.root) if one.part == split and one.kind != "masks")
+    folders = (one.path for one in folders_below(source.root) if one.part == split and one.kind != "masks")
     return next(folders, files[0] if files else None)
 
 
@@ -138,13 +138,15 @@ def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[
     return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in), skip_broken=skip_broken)
 
 
-def _folders(root: Path) -> Iterator[_Folder]:
+def folders_below(root: Path) -> Iterator[Folder]:
+    """Folders at most three below the root, with what their paths say."""
     for path in folders_in(root, 3):
         inner = path.relative_to(root)
-        yield _Folder(path=path, kind=_kind(inner), part=part_of(inner))
+        yield Folder(path=path, kind=kind_of(inner), part=part_of(inner))
 
 
-def _kind(path: Path) -> Kind | None:
+def kind_of(path: Path) -> Kind | None:
+    """What a relative path says that a folder holds: its last component that says anything decides."""
     for component in reversed(path.parts):
         words = set(words_of(component))
         if words & MASK_WORDS:
@@ -159,7 +161,7 @@ def _found(
     split: Split,
     kind: Kind,
     named: Path,
-    folders: Iterable[_Folder],
+    folders: Iterable[Folder],
     suffixes: Collection[str] = (),
 ) -> Path | None:
     """The folder of the kind; None for none."""
@@ -167,10 +169,10 @@ def _found(
     untouched = getattr(source, field) == _DEFAULTS[field] and getattr(source, split) in (_DEFAULTS[split], split)
     if named.is_dir() or not untouched:
         return named if named.is_dir() else None
-    filled = [one for one in folders if _holds(one.path, suffixes or _SUFFIXES[kind])]
+    filled = [one for one in folders if holds(one.path, suffixes or _SUFFIXES[kind])]
     options = [one for one in filled if one.kind == kind and one.part == split]
     if not options and kind == "pictures":
-        options = [one for one in filled if one.kind is None and one.part == split and _holds(one.path, SUFFIXES, 1)]
+        options = [one for one in filled if one.kind is None and one.part == split and holds(one.path, SUFFIXES, 1)]
     if not options and split == "train" and not any(one.part for one in filled if one.kind == kind):
         options = [one for one in filled if one.kind == kind]
     paths = {one.path for one in options}
@@ -183,7 +185,7 @@ def _found(
     return top[0] if top else None
 
 
-def _holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
+def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     """Whether there is a file with one of these endings in the folder, or in folders below it."""
     return any(
         os.path.splitext(file.name)[1].lower() in suffixes
@@ -193,11 +195,9 @@ def _holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     )
 
 
-def _hint(source: SegmentationSource, split: Split, folders: Iterable[_Folder]) -> str:
+def _hint(source: SegmentationSource, split: Split, folders: Iterable[Folder]) -> str:
     """What else may help where a part has no pictures."""
-    others = [
-        one.path for one in folders if one.kind != "masks" and one.part != split and _holds(one.path, SUFFIXES, 1)
-    ]
+    others = [one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1)]
     if split != "val" or source.val_share or not others:
         return ""
     return (

@@ -79,15 +79,16 @@ def usual_file(source: PoseSource, text: str, split: Split) -> Path:
 def _candidates(root: Path) -> Iterator[_Candidate]:
     """Files in COCO's format; of those with one part's name, files with joints only, if there are any."""
     found = []
-    for file in _json_files(root):
-        has = _holds(file)
+    for file in json_files(root):
+        has = has_joints(file)
         if has is not None:
             found.append(_Candidate(file=file, part=part_of(file.relative_to(root).with_suffix("")), jointed=has))
     parts = {one.part for one in found if one.jointed}
     return (one for one in found if one.jointed or one.part not in parts)
 
 
-def _json_files(root: Path) -> Iterator[Path]:
+def json_files(root: Path) -> Iterator[Path]:
+    """JSON files in a folder and at most two folders below it."""
     for folder in (root, *folders_in(root, 2)):
         try:
             names = sorted(os.listdir(folder))
@@ -96,7 +97,7 @@ def _json_files(root: Path) -> Iterator[Path]:
         yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
 
 
-def _holds(file: Path) -> bool | None:
+def has_joints(file: Path) -> bool | None:
     """Whether a file in COCO's format has joints; None if it is of another format. It is not parsed."""
     try:
         with file.open("rb") as stream:
@@ -157,7 +158,7 @@ def _too_deep(root: Path) -> str:
 def _nothing(source: PoseSource, split: Split, candidates: Sequence[_Candidate]) -> str:
     """What to say where no file fits."""
     text = _text(source, split)
-    names = [file.relative_to(source.root).as_posix() for file in _json_files(source.root)]
+    names = [file.relative_to(source.root).as_posix() for file in json_files(source.root)]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     there = f"The JSON files there are {', '.join(names[:_SHOWN])}{more}" if names else "There are no JSON files"
     if names and not candidates:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.coco_pictures import picture_folders, plain_name
+from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
 from hrformer.data.pose_files import labels_file, usual_file
 from hrformer.data.sets import DataError, PoseSet
@@ -43,7 +44,10 @@ def open_pose(
     shared = bool(source.val_share) and split != "test"
     part: Split = "train" if shared else split
     text: str = getattr(source, f"{part}_annotations").replace("{split}", part)
-    with advising("PoseSource.root", source.root, [text or f"annotations/{part}.json"]):
+    with (
+        telling_task("pose", source.root),
+        advising("PoseSource.root", source.root, [text or f"annotations/{part}.json"]),
+    ):
         if not source.root.is_dir():
             raise DataError(f"{source.root}: no such folder; PoseSource.root is the folder of the set")
         file = labels_file(source, split)

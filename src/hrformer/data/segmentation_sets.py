@@ -12,6 +12,7 @@ from hrformer.data.folders import open_folders
 from hrformer.data.huggingface_masks import HuggingFaceSegmentation
 from hrformer.data.mask_layout import own_part
 from hrformer.data.official_segmentation import open_official
+from hrformer.data.other_tasks import telling_task
 from hrformer.data.pascal_context import open_pascal_context
 from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
@@ -57,7 +58,8 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         )
     shared = bool(source.val_share) and split != "test"
     part: Split = "train" if shared else split
-    with advising("SegmentationSource.root", source.root, _wanted(source, part)):
+    wanted = _wanted(source, part)
+    with telling_task("segmentation", source.root), advising("SegmentationSource.root", source.root, wanted):
         opened = _READERS[source.format](source, part)
     opened.name = source.name or opened.name
     if not shared:
