@@ -374,3 +374,35 @@ def test_pictures_of_phones_are_named_with_the_remedy(tree: Path, caplog: pytest
     for options in ({}, {"images": "other/{split}"}):
         with pytest.raises(DataError, match=said):
             opened(tree, **options)
+
+
+def cvat(root: Path, *parts: str) -> Path:
+    """What CVAT exports as "Segmentation mask 1.1": masks of colours, a list per part."""
+    for number in range(4):
+        write_picture(root / f"JPEGImages/{number}.jpg")
+        for kind in ("Class", "Object"):
+            colours = np.full((8, 8, 3), (128, 64, 128), np.uint8)
+            colours[:4] = 0
+            path = root / f"Segmentation{kind}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(path)
+    for part in parts:
+        write_text(root / f"ImageSets/Segmentation/{part}.txt", "0\n1\n2\n3\n")
+    write_text(root / "labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\nroad:128,64,128::\n")
+    return root
+
+
+def test_segmentation_masks_of_cvat_need_no_settings(tmp_path: Path) -> None:
+    root = cvat(tmp_path, "default")
+    train, val = (opened(root, split, val_share=0.25) for split in ("train", "val"))
+    assert (train.classes, len(train), len(val)) == (("background", "road"), 3, 1)
+    assert np.unique(train.mask(0), return_counts=True)[1].tolist() == [32, 32]
+    with pytest.raises(DataError, match=r"only default; SegmentationSource\.val_share 0\.2 keeps"):
+        opened(root, "val")
+
+
+def test_lists_of_cvat_are_found_by_their_words(tmp_path: Path) -> None:
+    root = cvat(tmp_path, "Train", "Validation")
+    assert [len(opened(root, split)) for split in ("train", "val")] == [4, 4]
+    with pytest.raises(DataError, match=r"is for sets without a validation part, and here is one, .*Validation\.txt"):
+        opened(root, val_share=0.25)

@@ -19,7 +19,7 @@ from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.val_share import names_below, split_part
 from hrformer.data.views import open_joined
-from hrformer.data.voc import open_voc
+from hrformer.data.voc import found_as_voc, open_voc
 
 _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
     "folders": open_folders,
@@ -60,6 +60,8 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     part: Split = "train" if shared else split
     wanted = _wanted(source, part)
     with telling_task("segmentation", source.root), advising("SegmentationSource.root", source.root, wanted):
+        if source.format == "folders":
+            source = found_as_voc(source, part)
         opened = _READERS[source.format](source, part)
     opened.name = source.name or opened.name
     if not shared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from hrformer.data.class_lists import ClassList, class_list, void_ids
 from hrformer.data.class_names import PASCAL_VOC, voc_palette
@@ -17,9 +17,44 @@ from hrformer.data.mask_files import (
     part_name,
     pictures_below,
 )
+from hrformer.data.part_words import part_of
+from hrformer.data.sets import DataError
 from hrformer.data.sources import SegmentationSource, Split
 
+_DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
 _LAYOUT = "JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt with a NAME per line"
+
+
+def found_as_voc(source: SegmentationSource, split: Split) -> SegmentationSource:
+    """A source whose folders turn out to be VOC's, such as CVAT's "Segmentation mask 1.1", in the layout "voc".
+
+    The list of a part is the one whose name speaks of it; for training also the only one that speaks of none, such as
+    CVAT's ``default.txt``. Any other source comes back as it is.
+
+    Raises:
+        DataError: there is no validation list and no share to keep, or both.
+    """
+    lists, name = source.root / "ImageSets/Segmentation", getattr(source, split)
+    if (source.images, source.masks) != (_DEFAULTS["images"], _DEFAULTS["masks"]) or not all(
+        folder.is_dir() for folder in (lists, source.root / "JPEGImages", source.root / "SegmentationClass")
+    ):
+        return source
+    stems = sorted(file.stem for file in lists.glob("*.txt"))
+    own = {part: [stem for stem in stems if part_of(stem) == part] for part in ("train", "val", "test", None)}
+    if source.val_share and own["val"]:
+        raise DataError(
+            f"SegmentationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
+            f"one, {lists / own['val'][0]}.txt; set SegmentationSource.val_share 0"
+        )
+    fitting = own[split] or (own[None] if split == "train" else [])
+    if name not in stems and len(fitting) == 1:
+        name = fitting[0]
+    if split == "val" and name not in stems:
+        raise DataError(
+            f"{lists}: no list of the validation part, only {', '.join(stems)}; SegmentationSource.val_share 0.2 keeps "
+            "a fifth of the pictures for validation"
+        )
+    return replace(source, format="voc", **{split: name})
 
 
 def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
@@ -31,11 +66,10 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
     Raises:
         DataError: a folder, a list or a listed file is missing.
     """
-    defaults = {field.name: field.default for field in fields(SegmentationSource)}
     root = find_root(source.root, ["VOC2012", "VOCdevkit/VOC2012"], ["JPEGImages"])
     part = part_name(source, split)
     pictures_at, masks_at = (
-        (own if text == defaults[name] else text).replace("{split}", part)
+        (own if text == _DEFAULTS[name] else text).replace("{split}", part)
         for name, text, own in (
             ("images", source.images, "JPEGImages"),
             ("masks", source.masks, "SegmentationClass"),
