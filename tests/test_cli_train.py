@@ -235,6 +235,7 @@ def test_help_shows_the_recipe_and_its_values(capfd) -> None:
     assert "AP 77.2, AR 82.0" in shown
     assert "--model.drop-path-rate" in shown
     assert "(default: 0.3)" in shown
+    assert ":`" not in shown
     assert main(["eval", "--help"]) == 0
     assert "--bootstrap" in capfd.readouterr().out
 

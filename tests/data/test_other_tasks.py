@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,23 @@ def test_nothing_is_said_where_the_set_is_of_the_task_or_of_none(tmp_path: Path)
     with pytest.raises(DataError, match="no masks here") as raised:
         OPENERS["segmentation"](tmp_path)
     assert "looks like" not in str(raised.value)
+
+
+@pytest.mark.parametrize("make", list(SETS))
+def test_of_joined_sets_one_needs_a_validation_part(
+    tmp_path: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("one", "two"):
+        make(tmp_path / name)
+        for place in sorted((tmp_path / name).rglob("val*"), reverse=True):
+            if name == "two" or make is classes_without_parts:
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+    open_one, roots = OPENERS[SETS[make]], {"more_roots": (tmp_path / "two",)}
+    if make is classes_without_parts:
+        with pytest.raises(DataError, match="no validation part"):
+            open_one(tmp_path / "one", "val", **roots)
+        return
+    alone = len(open_one(tmp_path / "one", "val"))
+    assert len(open_one(tmp_path / "one", **roots)) == 2 * len(open_one(tmp_path / "one"))
+    assert len(open_one(tmp_path / "one", "val", **roots)) == alone
+    assert "two has no validation part: it is only trained on" in caplog.text

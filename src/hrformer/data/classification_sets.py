@@ -15,7 +15,7 @@ from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.part_files import part_files
 from hrformer.data.part_words import WORDS, folders_in
 from hrformer.data.places import advising
-from hrformer.data.sets import ClassificationSet, DataError
+from hrformer.data.sets import ClassificationSet, DataError, NoPartError
 from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
 from hrformer.data.val_share import names_below, split_part
 from hrformer.data.views import open_joined
@@ -91,7 +91,7 @@ def _read(
     folder = _folder(source, split, root)
     if split != "train":
         if split == "val" and source.val_root is None and not folder.is_dir():
-            raise DataError(_without_validation_part(source, folder))
+            raise NoPartError(_without_validation_part(source, folder))
         return ImageFolder(folder, classes or _training_classes(_folder(source, "train", source.root)), name)
     found = class_folders(folder)
     require_classes(folder, found)

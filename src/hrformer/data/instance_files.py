@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from hrformer.data.part_words import WORDS
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import SegmentationSource, Split
 
 _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictions", re.IGNORECASE)
@@ -42,7 +42,7 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
         if split == "train" and len(of_all) == 1:
             return of_all[0]
         if split == "val" and len(of_all) == 1:
-            raise DataError(
+            raise NoPartError(
                 f"{source.root}: no annotation file of the val part, only {of_all[0].name} for all pictures; keep a "
                 "share of them for validation, such as SegmentationSource.val_share 0.2"
             )

@@ -106,7 +106,9 @@ def part_name(source: SegmentationSource, split: Split) -> str:
     return name
 
 
-def find_folder(root: Path, candidates: Sequence[str], what: str, layout: str) -> Path:
+def find_folder(
+    root: Path, candidates: Sequence[str], what: str, layout: str, raising: type[DataError] = DataError
+) -> Path:
     """The first of several folders that exists.
 
     Args:
@@ -114,6 +116,7 @@ def find_folder(root: Path, candidates: Sequence[str], what: str, layout: str) -
         candidates: relative to ``root``.
         what: is looked for, for the message.
         layout: the set should have, for the message.
+        raising: kind of the error.
 
     Raises:
         DataError: there is none; the message says what is there instead.
@@ -124,7 +127,7 @@ def find_folder(root: Path, candidates: Sequence[str], what: str, layout: str) -
     place = root / candidates[0]
     while place != root and not place.is_dir():
         place = place.parent
-    raise DataError(
+    raise raising(
         f"{root}: no {what} here; looked for the folder{'s' if len(candidates) > 1 else ''} "
         f"{' and '.join(candidates)}, found {_contents(place)} in {place}. Expected layout: {layout}"
         f"{f'. {unread}' if (unread := unread_text(unread_below(root))) else ''}"

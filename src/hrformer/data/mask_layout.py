@@ -17,7 +17,7 @@ from hrformer.data.instance_files import instance_files
 from hrformer.data.mask_files import find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import SegmentationSource, Split
 
 Kind = Literal["pictures", "masks"]
@@ -67,7 +67,8 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     pictures_in = _found(source, split, "pictures", named["pictures"], folders)
     if pictures_in is None:
         hint = _hint(source, split, folders)
-        pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint)
+        raising = NoPartError if hint else DataError
+        pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint, raising)
     masks_in = _found(source, split, "masks", named["masks"], folders)
     if masks_in is None and _marked(pictures_in):
         masks_in = pictures_in

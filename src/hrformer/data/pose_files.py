@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from hrformer.data.part_words import folders_in, part_of
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import PoseSource, Split
 
 _SHOWN = 8
@@ -63,7 +63,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
     if split == "val" and (train or (source.root / _text(source, "train")).is_file()):
         test = [one.file.relative_to(source.root) for one in candidates if one.part == "test"]
         instead = f"a file in PoseSource.{split}_annotations" + (f", such as {test[0]}" if test else "")
-        raise DataError(
+        raise NoPartError(
             f"{source.root}: no labels of the validation part, only {_listed(train) or _text(source, 'train')}; "
             f"PoseSource.val_share 0.2 keeps about a fifth of the pictures for validation. Or name {instead}"
             f"{'' if test else _too_deep(source.root)}"

@@ -28,6 +28,10 @@ class DataError(ValueError):
     """A data set is not as it should be; the message names the file or folder and says what would be right."""
 
 
+class NoPartError(DataError):
+    """A set is without a validation part; of several that are joined, others may have one."""
+
+
 class ImageSet(ABC):
     """Numbered items, each with one picture.
 

@@ -35,12 +35,11 @@ class ClassificationSource:
         root: folder of the set; for "huggingface" also a name on the hub.
         more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
-        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
-            item takes the place of a broken one, so that the order of all others stays.
+        skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
+            training another item takes the place of such a one, so that the order of all others stays.
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
             arrow files), "webdataset" (tar shards).
-        train: folder, split or pattern of files of the training part, relative to ``root``; which files a word or a
-            pattern finds, :func:`hrformer.data.part_files.part_files` says.
+        train: folder, split or pattern of files of the training part, relative to ``root``.
         val: of the validation part.
         test: of the test part; empty where there is none.
         classes: names in the order of their ids, where the files do not tell.
@@ -50,7 +49,7 @@ class ClassificationSource:
         val_root: where the validation part lies, if not under ``root``.
         val_format: its layout, if another one.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
     """
 
     name: str = ""
@@ -81,10 +80,10 @@ class PoseSource:
         root: folder of the set.
         more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
-        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
-            item takes the place of a broken one, so that the order of all others stays.
+        skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
+            training another item takes the place of such a one, so that the order of all others stays.
         train_annotations: file of the training part, relative to ``root``; where it is empty, or left as it is and
-            not there, the file is looked for, see :func:`hrformer.data.pose_files.labels_file`.
+            not there, any file in COCO's format is taken whose name or folder speaks of the part.
         val_annotations: of the validation part.
         test_annotations: of the test part, or its list of pictures without labels.
         train_images: folder of the pictures of the training part; several candidates may be given, the first that
@@ -97,7 +96,7 @@ class PoseSource:
         sigmas: one per joint, where they are not known.
         skeleton: overrides all that the file says about joints.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
         category: name or id of the one category to take, where the file has several with joints; empty takes all that
             have joints, which must then be the same.
         exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
@@ -138,8 +137,8 @@ class SegmentationSource:
         root: folder of the set; for "huggingface" also a name on the hub.
         more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
-        skip_broken: leave out pictures and masks that cannot be read, instead of stopping at them. In training another
-            item takes the place of a broken one, so that the order of all others stays.
+        skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
+            training another item takes the place of such a one, so that the order of all others stays.
         format: layout, see the reader of that name. "folders" takes COCO's instances files too, where there is no
             folder of masks. "official" is ``{train,val}/{image,label}`` of the HRFormer
             repository, whose ids are read by the rules of ``dataset``.
@@ -157,7 +156,7 @@ class SegmentationSource:
         image_column: "huggingface": column of the pictures.
         mask_column: "huggingface": column of the masks.
         val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation, see :func:`hrformer.data.val_share.kept_for_validation`.
+            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
         exif: "folders", "voc", "coco": pictures whose EXIF orientation says that they are to be turned. "auto": masks
             on the stored pixels, told by their size, are turned upright with the picture. "apply": masks lie on the
             stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import ClassificationSet, DataError, ImageSet, Person, PoseSet, SegmentationSet, names_of
+from hrformer.data.sets import (
+    ClassificationSet,
+    DataError,
+    ImageSet,
+    NoPartError,
+    Person,
+    PoseSet,
+    SegmentationSet,
+    names_of,
+)
+
+_log = logging.getLogger(__name__)
 
 AnySource = TypeVar("AnySource", bound=Any)
 AnySet = TypeVar("AnySet", bound=ImageSet)
@@ -22,14 +34,25 @@ def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> A
     """Open a part of every root of a source, as one set.
 
     Args:
-        source: with ``root`` and ``more_roots``.
+        source: with ``root`` and ``more_roots``; those without a validation part are only trained on, if another one
+            has one.
         open_one: opens the part of a source with one root.
 
     Raises:
-        DataError: a set is not as it should be, or the sets differ in their classes or joints.
+        DataError: a set is not as it should be, none has the part, or the sets differ in their classes or joints.
     """
-    roots = (source.root, *source.more_roots)
-    return joined([open_one(replace(source, root=root, more_roots=())) for root in roots], roots)
+    opened: dict[Path, AnySet] = {}
+    lacking: dict[Path, NoPartError] = {}
+    for root in (source.root, *source.more_roots):
+        try:
+            opened[root] = open_one(replace(source, root=root, more_roots=()))
+        except NoPartError as error:
+            lacking[root] = error
+    if not opened:
+        raise next(iter(lacking.values()))
+    for root in lacking:
+        _log.warning("%s has no validation part: it is only trained on", root)
+    return joined(list(opened.values()), list(opened))
 
 
 def joined(sets: Sequence[AnySet], roots: Sequence[Path]) -> AnySet:

@@ -18,7 +18,7 @@ from hrformer.data.mask_files import (
     pictures_below,
 )
 from hrformer.data.part_words import part_of
-from hrformer.data.sets import DataError
+from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import SegmentationSource, Split
 
 _DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
@@ -50,7 +50,7 @@ def found_as_voc(source: SegmentationSource, split: Split) -> SegmentationSource
     if name not in stems and len(fitting) == 1:
         name = fitting[0]
     if split == "val" and name not in stems:
-        raise DataError(
+        raise NoPartError(
             f"{lists}: no list of the validation part, only {', '.join(stems)}; SegmentationSource.val_share 0.2 keeps "
             "a fifth of the pictures for validation"
         )

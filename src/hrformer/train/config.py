@@ -131,7 +131,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScheduleConfig:
-    """Length of the run and how the rate changes; see :mod:`hrformer.train.schedules` for the three kinds.
+    """Length of the run and how the rate changes.
 
     Attributes:
         kind: of schedule.
