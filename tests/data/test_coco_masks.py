@@ -269,7 +269,7 @@ def test_changed_outlines_are_changed_labels(tmp_path: Path) -> None:
     before = fingerprint(opened(tmp_path), [tmp_path])
     assert not changes(before, fingerprint(opened(tmp_path), [tmp_path]))
     write(tmp_path, thing([[2, 3, 8, 3, 8, 7, 2, 9]]))
-    assert "1 files changed (annotations/instances_train.json)" in changes(
+    assert "1 file changed (annotations/instances_train.json)" in changes(
         before, fingerprint(opened(tmp_path), [tmp_path])
     )
 
@@ -300,7 +300,7 @@ def test_outlines_on_the_stored_pixels_are_turned(tmp_path: Path, caplog: pytest
     assert source.pixels(0).shape == (W, H, 3)
     # Orientation 6: the top of the stored picture is on the right.
     assert np.array_equal(source.mask(0), np.rot90(square(), -1))
-    assert "EXIF orientation: 1 picture(s) lie turned" in caplog.text
+    assert "EXIF orientation: 1 picture lies turned" in caplog.text
     stored = opened(tmp_path, exif="ignore")
     assert stored.pixels(0).shape == (H, W, 3)
     assert np.array_equal(stored.mask(0), square())

@@ -71,7 +71,7 @@ def test_pictures_and_masks(saved: Path, part: str, data_dir: Path, tmp_path: Pa
 
 def test_ids_and_colours_that_do_not_fit_name_the_row(saved: Path) -> None:
     source = opened(saved, "val")
-    with pytest.raises(DataError, match=r"::val\[0\]\.annotation: \d+ pixel\(s\) hold the id 11, "):
+    with pytest.raises(DataError, match=r"::val\[0\]\.annotation: \d+ of \d+ pixels hold the id 11, "):
         source.mask(0)
     with pytest.raises(DataError, match=r"::val\[1\]\.annotation: the mask is a picture of colours"):
         source.mask(1)

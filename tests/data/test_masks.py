@@ -136,7 +136,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_wrong_ids_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(IDS))
-    with pytest.raises(DataError, match=r"a\.png: 3 pixel\(s\) hold the id 3, but the ids here are class numbers 0..2"):
+    with pytest.raises(DataError, match=r"a\.png: 3 of \d+ pixels hold the id 3, but the ids here are class numbers"):
         read_mask(tmp_path / "a.png", train_ids(3))
 
 
@@ -178,6 +178,6 @@ def test_colours() -> None:
     palette.save(stream, "PNG")
     assert np.array_equal(decode_mask(stream.getvalue(), "m", table), expected)
     pixels[0, 0], pixels[1, 1] = (1, 2, 3), (255, 255, 255)
-    message = r"m\.png: 2 pixel\(s\) have colours .* classes.txt does not list: \(1, 2, 3\), \(255, 255, 255\)\. Add"
+    message = r"m\.png: 2 of \d+ pixels have colours .* classes.txt does not list: \(1, 2, 3\), \(255, 255, 255\)\. Add"
     with pytest.raises(DataError, match=message):
         decode_mask(encoded(pixels), "m.png", table)

@@ -65,7 +65,7 @@ def test_evaluation_has_every_item_once(world_size: int, num_items: int) -> None
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 51}, "50 items, fewer than one batch of 51; take a batch of at most 50"),
+        ({"batch_size": 51}, "one batch of 51 is more than the whole training set of 50; take a batch of at most 50"),
         (
             {"batch_size": 10, "world_size": 4},
             "10 cannot be shared by 4 processes in 1 parts each; take a multiple of 4",

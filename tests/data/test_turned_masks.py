@@ -54,7 +54,7 @@ def test_sizes_tell(tmp_path: Path, orientation: int, upright: bool, caplog: pyt
         source = opened(tmp_path)
     assert source.pixels(0).shape == (16, 8, 3)
     assert fits(source)
-    told = "EXIF orientation: 1 picture(s) lie turned" in caplog.text
+    told = "EXIF orientation: 1 picture lies turned" in caplog.text
     assert told != upright
     assert ("SegmentationSource.exif ignore|apply" in caplog.text) != upright
     found = {one.kind: one for one in MaskCheck(source, "train").findings()}
@@ -83,7 +83,7 @@ def test_what_sizes_cannot_tell_follows_the_others(
         source = opened(tmp_path)
     assert fits(source, 0)
     assert fits(source, 1)
-    assert "EXIF orientation: 2 picture(s)" in caplog.text
+    assert "EXIF orientation: 2 pictures" in caplog.text
     write(tmp_path, 6, "c", upright=True)
     source = opened(tmp_path)
     assert [fits(source, index) for index in range(3)] == [False, True, True]

@@ -56,7 +56,7 @@ def test_pictures_without_people_count_in_the_scores(data_dir: Path, tmp_path: P
     scores = PoseScores(view, PoseProtocol(score="coco"), num_items=len(view))
     assert scores._coco is not None
     assert {image["id"] for image in scores._coco.annotations["images"]} == set(view.image_ids)
-    with pytest.raises(DataError, match="none of the chosen 1 pictures has an item"):
+    with pytest.raises(DataError, match="no item is on any of the pictures chosen"):
         chosen(whole, [0])
 
 

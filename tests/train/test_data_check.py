@@ -68,7 +68,7 @@ def test_nothing_left_is_an_error(run_with_broken: ClassificationRun, tmp_path: 
     for file in _files(tmp_path, "val"):
         file.write_bytes(b"no picture")
     config = replace(run_with_broken, data=replace(run_with_broken.data, skip_broken=True))
-    with pytest.raises(DataError, match="none of the"):
+    with pytest.raises(DataError, match="no picture of this part"):
         left_out(config, task_for(config).val_set, "val")
 
 

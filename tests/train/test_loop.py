@@ -349,10 +349,10 @@ def test_changed_data_is_not_gone_on_with(fragile: ClassificationRun, tmp_path: 
     ship, cat = (next((folder / name).glob("*.jpg")) for name in ("ship", "cat"))
     kept = ship.read_bytes()
     ship.write_bytes(cat.read_bytes())
-    with pytest.raises(ResumeError, match=rf"train: 1 files changed \(train/ship/{ship.name}\).*--model.init"):
+    with pytest.raises(ResumeError, match=rf"train: 1 file changed \(train/ship/{ship.name}\).*--model.init"):
         train(fragile, out, resume=True)
     ship.rename(folder / "cat" / "new.jpg")
-    with pytest.raises(ResumeError, match=r"1 files added \(train/cat/new.jpg\), 1 files removed"):
+    with pytest.raises(ResumeError, match=r"1 file added \(train/cat/new.jpg\), 1 file removed"):
         train(fragile, out, resume=True)
     (folder / "cat" / "new.jpg").unlink()
     ship.write_bytes(kept)

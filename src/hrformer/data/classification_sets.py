@@ -96,7 +96,7 @@ def _read(
     found = class_folders(folder)
     require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
-        raise DataError(f"{folder}: no folder for the class(es) {absent[:5]}, {len(absent)} of {len(classes)}")
+        raise DataError(f"{folder}: {len(absent)} of {len(classes)} classes without a folder, such as {absent[0]}")
     if folder == root and len(found) < 2:
         raise DataError(
             f"{root}: its only folder is {found[0]}, and one class cannot be told from others; "

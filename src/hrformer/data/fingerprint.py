@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 
 NAMED = 2000
@@ -53,13 +54,11 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collecti
     old, new = before["files"], now["files"]
     all_named = max(before["count"], now["count"]) <= NAMED
     groups = {
-        "files added": sorted(new.keys() - old.keys()) if all_named else [],
-        "files removed": sorted(old.keys() - new.keys()) if all_named else [],
-        "files changed": sorted(
-            name for name in old.keys() & new.keys() if old[name] != new[name] and name not in ignored
-        ),
+        "added": sorted(new.keys() - old.keys()) if all_named else [],
+        "removed": sorted(old.keys() - new.keys()) if all_named else [],
+        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name] and name not in ignored),
     }
-    texts = [f"{len(names)} {how} ({_few(names)})" for how, names in groups.items() if names]
+    texts = [f"{counted(len(names), 'file')} {how} ({_few(names)})" for how, names in groups.items() if names]
     if not all_named and before["names"] != now["names"]:
         texts.append(f"files added, removed or renamed ({before['count']} before, {now['count']} now)")
     if before["labels"] != now["labels"]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.images import SUFFIXES, UNREAD, load_image
+from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
+from hrformer.data.inspection.report import counted
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import ClassificationSet, DataError
 
@@ -56,7 +57,8 @@ class ImageFolder(ClassificationSet):
             )
         if unknown := sorted(set(found) - set(self.classes)):
             raise DataError(
-                f"{folder}: folder(s) {unknown[:5]} are not among the {len(self.classes)} classes {self.classes[:5]}"
+                f"{folder}: {counted(len(unknown), 'folder')} of no class, such as {unknown[0]}; the classes are "
+                f"{', '.join(self.classes[:5])}{' ...' if len(self.classes) > 5 else ''}"
             )
         present = set(found)
         names: list[str] = []
@@ -66,18 +68,13 @@ class ImageFolder(ClassificationSet):
             if name_of_class in present:
                 pictures = sorted(_pictures_below(folder, name_of_class, unread))
                 if not pictures:
-                    instead = f", only such as {unread[-1]}, which are not read here" if unread else ""
-                    raise DataError(
-                        f"{folder / name_of_class}: holds no pictures{instead}; put some there, or remove the folder"
-                    )
+                    own = [file for file in unread if file.startswith(f"{name_of_class}/")]
+                    what = unread_text(own) or "put some there, or remove the folder"
+                    raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
                 names += pictures
             ends.append(len(names))
         if unread:
-            _log.warning(
-                "%s: %d pictures are of a kind that is not read here, such as %s, and are left out; save them as JPEG "
-                "or PNG",
-                *(folder, len(unread), unread[0]),
-            )
+            _log.warning("%s: left out %s", folder, unread_text(unread))
         self._names = PackedNames(names)
         counts = np.diff(ends, prepend=0)
         self._labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)

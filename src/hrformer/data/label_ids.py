@@ -91,7 +91,8 @@ class LabelTable:
             unknown = [value for value in found if self.unknown[value]]
             advice = self.advice_on_zero if unknown == [0] and self.advice_on_zero else self.advice
             raise UnknownIds(
-                f"{name}: {wrong} pixel(s) hold {_listing(unknown)}, but the ids here are {self.meaning}. {advice}",
+                f"{name}: {wrong} of {ids.size} pixels hold {_listing(unknown)}, but the ids here are {self.meaning}. "
+                f"{advice}",
                 unknown,
                 found,
                 np.flatnonzero(self.classes != IGNORE).tolist(),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
 
 CLASSES_FILE = "classes.txt"
@@ -68,5 +69,7 @@ def classes_of_ids(labels: NDArray[np.int64], names: Sequence[str], where: str) 
         raise DataError(f"{where}: item {row} has the label {low}; labels count from 0, and a test part has none")
     if names and high >= len(names):
         row = int(labels.argmax())
-        raise DataError(f"{where}: item {row} has the label {high}, but there are only {len(names)} class names")
+        raise DataError(
+            f"{where}: item {row} has the label {high}, but there are only {counted(len(names), 'class name')}"
+        )
     return tuple(names) or tuple(map(str, range(high + 1)))

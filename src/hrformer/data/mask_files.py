@@ -300,7 +300,7 @@ def listed(
         example = next(iter(found.values())).name if found else "nothing"
         unread = unread_text([file for file in unread_below(folder) if Path(file).stem == Path(missing[0]).name])
         raise DataError(
-            f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, and {len(missing) - 1} more are not; "
+            f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, one of {len(missing)} missing; "
             f"there are {counted(len(found), what)}, such as {example}{f'. {unread}' if unread else ''}; "
             "SegmentationSource.skip_broken leaves out what is missing"
         )

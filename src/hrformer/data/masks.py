@@ -72,8 +72,8 @@ class ColourTable:
             shown = ", ".join(str((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:8])
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             raise DataError(
-                f"{name}: {int(unknown.sum())} pixel(s) have colours (R, G, B) that {self._origin} does not list: "
-                f"{shown}{more}. Add them there, with id 255 if they belong to no class"
+                f"{name}: {int(unknown.sum())} of {unknown.size} pixels have colours (R, G, B) that {self._origin} "
+                f"does not list: {shown}{more}. Add them there, with id 255 if they belong to no class"
             )
         return self._numbers[places]
 

@@ -56,7 +56,7 @@ class TrainOrder:
             )
         if self.num_items < self.batch_size:
             raise ValueError(
-                f"the training set has {self.num_items} items, fewer than one batch of {self.batch_size}; "
+                f"one batch of {self.batch_size} is more than the whole training set of {self.num_items}; "
                 f"take a batch of at most {self.num_items}"
             )
 

@@ -9,8 +9,11 @@ from typing import Literal, TypeAlias
 
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import Note
 from hrformer.geometry.orientation import UPRIGHT
+
+_TURNED = ("picture lies turned in its file", "pictures lie turned in their files")
 
 MOST_HEADERS = 20_000
 """Of larger sets so many headers are read when they are opened, evenly spread."""
@@ -99,15 +102,15 @@ def _notes(stored: int, upright: int, unsure: int, exif: Exif, files: Sequence[s
     options += "not show that they are upright"
     if exif == "ignore" and files:
         text = (
-            f"EXIF orientation: {len(files)} picture(s) lie turned in their files, such as {files[0]}, and are read as "
+            f"EXIF orientation: {counted(len(files), *_TURNED)}, such as {files[0]}, and are read as "
             "stored, masks as they stand, by SegmentationSource.exif ignore"
         )
         return [Note(kind="exif-ignored", text=text)]
     notes = []
     if exif == "auto" and stored:
-        also = f"; {upright} other mask(s) are upright already" if upright else ""
+        also = f"; {counted(upright, 'other mask is', 'other masks are')} upright already" if upright else ""
         text = (
-            f"EXIF orientation: {stored + (0 if upright else unsure)} picture(s) lie turned in their files, such as "
+            f"EXIF orientation: {counted(stored + (0 if upright else unsure), *_TURNED)}, such as "
             f"{files[0]}, and their masks were drawn on the stored pixels, as the sizes tell; the masks were turned "
             f"upright with them{also}. {options}"
         )
@@ -117,7 +120,7 @@ def _notes(stored: int, upright: int, unsure: int, exif: Exif, files: Sequence[s
         if upright and stored:
             others = "the masks of the others are as stored and upright"
         text = (
-            f"EXIF orientation: {unsure} picture(s) lie turned in their files, such as {files[-1]}, and their size "
+            f"EXIF orientation: {counted(unsure, *_TURNED)}, such as {files[-1]}, and their size "
             f"does not tell whether their masks do; {others}, so they were left as they are. {options}"
         )
         notes.append(Note(kind="exif-unknown", text=text))

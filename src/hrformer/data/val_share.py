@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
 from hrformer.data.views import AnySet, chosen
@@ -75,13 +76,13 @@ def split_part(
             f"{source.name}: {field} needs at least two pictures{each}, one for each part; "
             f"there are {len(names)} in all"
         )
-    _log.info("%s %g: %d pictures to train on, %d to validate on", field, share, len(train), len(val))
+    _log.info("%s %g: %s to train on, %d to validate on", field, share, counted(len(train), "picture"), len(val))
     try:
         return chosen(source, train if split == "train" else val)
     except DataError as error:
         raise DataError(
             f"{source.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
-            f"{len(names)} pictures; take another share, or remove pictures without labels"
+            f"{counted(len(names), 'picture')}; take another share, or remove pictures without labels"
         ) from error
 
 

@@ -94,7 +94,7 @@ def chosen(source: AnySet, pictures: Collection[int]) -> AnySet:
     kept = np.unique(np.fromiter(pictures, np.int64))
     items = np.flatnonzero(np.isin(_numbers(source), kept))
     if not len(items):
-        raise DataError(f"{source.name}: none of the chosen {len(kept)} pictures has an item on it")
+        raise DataError(f"{source.name}: no item is on any of the pictures chosen ({len(kept)})")
     return _view([source], [items], [kept])
 
 
@@ -129,7 +129,7 @@ def _sound(source: ImageSet, broken: Collection[int]) -> NDArray[np.int64]:
     """Items whose picture is not broken."""
     items = np.flatnonzero(~np.isin(_numbers(source), list(broken)))
     if not len(items):
-        raise DataError(f"{source.name}: none of the {len(broken)} pictures of this part can be read")
+        raise DataError(f"{source.name}: no picture of this part can be read ({len(broken)} in all)")
     return items
 
 

@@ -72,7 +72,9 @@ class TarShards(ClassificationSet):
         )
         self._places = np.asarray([place for shard in indexed for place in shard.places], np.int64).reshape(-1, 2)
         self._labels = np.asarray([label for shard in indexed for label in shard.labels], np.int64)
-        self.classes = classes_of_ids(self._labels, classes, f"{shards[0]} and {len(shards) - 1} more")
+        self.classes = classes_of_ids(
+            self._labels, classes, str(shards[0]) + f" and {len(shards) - 1} more" * (len(shards) > 1)
+        )
 
     def __len__(self) -> int:
         return len(self._labels)

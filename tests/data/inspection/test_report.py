@@ -20,11 +20,11 @@ def test_places_name_five_and_count_all() -> None:
 
 def test_reasons_group_messages_that_differ_in_numbers_and_names() -> None:
     reasons = Reasons()
-    reasons.add("a.png", "3 pixel(s) hold the id 11")
+    reasons.add("a.png", "3 of 9 pixels hold the id 11")
     reasons.add("b.png", "no such file")
-    reasons.add("c.png", "17 pixel(s) hold the id 12")
+    reasons.add("c.png", "17 of 20 pixels hold the id 12")
     assert [(reason, places.first) for reason, places in reasons] == [
-        ("3 pixel(s) hold the id 11", ["a.png", "c.png"]),
+        ("3 of 9 pixels hold the id 11", ["a.png", "c.png"]),
         ("no such file", ["b.png"]),
     ]
 

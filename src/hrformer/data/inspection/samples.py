@@ -170,7 +170,7 @@ class _PersonDrawing(_Drawing):
         corners = np.round((_corners(person.box) - (left, top)) * factor).astype(int)
         cv2.rectangle(view, corners[0].tolist(), corners[1].tolist(), _BOX, 2)
         moved = (person.keypoints[:, :2] + 0.5 - (left, top)) * factor - 0.5
-        count = f"{len(points)} of {len(moved)} joints"
+        count = f"{len(points)} of {counted(len(moved), 'joint')}"
         return Tile(pixels=self._joints(view, moved, person.keypoints[:, 2]), caption=self._name(index, count))
 
     def augmented(self, index: int, batch: Batch) -> Tile:
@@ -182,7 +182,7 @@ class _PersonDrawing(_Drawing):
         stride = np.array([crop.shape[1] / targets.shape[2], crop.shape[0] / targets.shape[1]])
         flags = np.where(targets.max(axis=(1, 2)) > 0, batch["visible"][0].numpy(), 0)
         moved = (cells * stride + 0.5) * factor - 0.5
-        count = f"{int((flags > 0).sum())} of {len(flags)} joints"
+        count = f"{int((flags > 0).sum())} of {counted(len(flags), 'joint')}"
         return Tile(pixels=self._joints(view, moved, flags), caption=count)
 
     def _joints(self, view: Pixels, points: NDArray[np.floating], flags: NDArray[np.floating]) -> Pixels:
