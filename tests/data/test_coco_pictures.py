@@ -121,3 +121,5 @@ def test_pictures_of_phones_are_named_with_the_remedy(tmp_path: Path) -> None:
     touch(tmp_path, "images/val/IMG_1.HEIC", "images/val/IMG_2.jpg")
     with pytest.raises(DataError, match=r"IMG_1\.HEIC: HEIC is not read here; save such pictures as JPEG"):
         find(tmp_path, "IMG_1.jpg", "IMG_2.jpg")
+    # Converted, but the labels still name what the phone wrote.
+    assert find(tmp_path, "IMG_2.HEIC") == ["images/val/IMG_2.jpg"]

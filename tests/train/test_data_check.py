@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hrformer.data.sets import DataError
 from hrformer.train import data_check
@@ -75,3 +78,16 @@ def test_nothing_left_is_an_error(run_with_broken: ClassificationRun, tmp_path: 
 def test_a_set_without_faults_passes(classification_run: ClassificationRun) -> None:
     task = task_for(classification_run)
     assert check_data(classification_run, {"train": task.train_set, "val": task.val_set}) == {"train": {}, "val": {}}
+
+
+def test_a_grey_picture_of_16_bits_is_not_to_be_restored(run_with_broken: ClassificationRun, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for file in _files(tmp_path, split):
+            Image.fromarray(np.full((32, 32), 255, np.uint16)).save(file.with_suffix(".png"))
+            file.unlink()
+    task = task_for(run_with_broken)
+    with pytest.raises(DataError) as raised:
+        check_data(run_with_broken, {"train": task.train_set, "val": task.val_set})
+    said = r"would be black: scale them to 0\.\.65535, or save them with 8 bits .*: do so, or leave it out with --data"
+    assert re.search(said, str(raised.value))
+    assert "restore" not in str(raised.value)

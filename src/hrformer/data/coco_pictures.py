@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hrformer.data.images import SUFFIXES, unread_below, unread_text
+from hrformer.data.images import SUFFIXES, UNREAD, unread_below, unread_text
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import Split
@@ -270,7 +270,8 @@ def _narrowed(options: list[str], name: str) -> list[str]:
 
 def _stem(name: str) -> str:
     stem, ending = os.path.splitext(name)
-    return (stem if ending.lower() in SUFFIXES else name).casefold()
+    # Labels may name what was converted to JPEG since.
+    return (stem if ending.lower() in SUFFIXES | UNREAD else name).casefold()
 
 
 def _tails(path: str) -> Iterator[str]:
