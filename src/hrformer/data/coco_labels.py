@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hrformer.data.coco_boxes import boxes_around, clipped, written_as_corners
+from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread
 from hrformer.data.coco_fields import read_json
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
-from hrformer.data.coco_sizes import MOST_READ, Exif, canvas_of
+from hrformer.data.coco_sizes import Exif, canvas_of
 from hrformer.data.sets import DataError, Note
 
 
@@ -28,6 +28,8 @@ def read_content(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
     return content
 
+
+_NAMED = 5
 
 _SURE, _LARGE = 5, 250
 """So many people within 100 pixels of the corner of pictures whose sides are at least so long are no chance."""
@@ -79,31 +81,39 @@ class CocoLabels:
             exif: see ``PoseSource``.
 
         Raises:
-            DataError: a picture has another size than the file says, or boxes are written as corners.
+            DataError: a picture has another size than the file says, or boxes are written in another way.
         """
         canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
         people = self.labels.people
-        self._refuse_corners(people, canvas.sizes)
         self._refuse_shares(people, canvas.sizes)
+        odd = self._misread(people, canvas.sizes)
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
-        labels = Labels(people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *notes))
+        labels = Labels(
+            people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *odd, *notes)
+        )
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
 
-    def _refuse_corners(self, people: People, sizes: Any) -> None:
+    def _misread(self, people: People, sizes: Any) -> list[Note]:
+        """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""
         assert people.keypoints is not None
-        # Boxes are alike in a whole file, so that some tell.
-        some = np.arange(0, len(people), len(people) // MOST_READ + 1)
-        own = sizes[people.picture[some]]
-        rows = written_as_corners(people.box[some], people.keypoints[some], own)
-        if len(rows):
-            first, size = some[rows[0]], own[rows[0]]
+        notes, own = [], sizes[people.picture]
+        for one in misread(people.box, people.keypoints, own):
+            first, size = one.rows[0], own[one.rows[0]]
             box = ", ".join(f"{value:g}" for value in people.box[first])
-            raise DataError(
-                f"{self.file}: 'bbox' of {len(rows)} of {len(some)} people reaches beyond the picture as [x, y, "
-                f"width, height], and fits as corners [x1, y1, x2, y2], such as [{box}] of annotation "
-                f"{people.number[first]} in {size[0]} x {size[1]} pixels; write [x1, y1, x2 - x1, y2 - y1]"
+            low, high = joint_extents(people.keypoints[[first]])
+            numbers = ", ".join(map(str, people.number[one.rows[:_NAMED]]))
+            more = " and others" if len(one.rows) > _NAMED else ""
+            text = (
+                f"{self.file}: 'bbox' of {len(one.rows)} of {len(people)} people does not suit their joints as [x, y, "
+                f"width, height], and fits as {one.spelling}, such as [{box}] of annotation {people.number[first]} in "
+                f"{size[0]} x {size[1]} pixels, with joints from ({low[0, 0]:g}, {low[0, 1]:g}) to ({high[0, 0]:g}, "
+                f"{high[0, 1]:g}); write {one.remedy}"
             )
+            if one.everywhere:
+                raise DataError(text)
+            notes.append(Note(kind="box-spelling", text=f"{text} in annotation {numbers}{more}; taken as they stand"))
+        return notes
 
     def _refuse_shares(self, people: People, sizes: Any) -> None:
         """Raise a DataError where boxes and joints of everybody are shares or percent of the picture."""

@@ -19,8 +19,7 @@ from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, u
 Exif = Literal["auto", "apply", "ignore"]
 
 MOST_READ, SAMPLED = 20_000, 2_000
-"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd; of more
-people as well only some are asked how boxes are written."""
+"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd."""
 
 _NAMED = 3
 
