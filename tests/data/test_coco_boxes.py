@@ -55,9 +55,9 @@ def test_spellings_of_whole_files(data_dir: Path, name: str, larger: int) -> Non
         assert len(found.rows) >= share * len(boxes)
 
 
-@pytest.mark.parametrize(("name", "fewest"), [("lspet", 45), ("photos", 60), ("coco", 11)])
+@pytest.mark.parametrize(("name", "fewest"), [("lspet", 80), ("photos", 75), ("coco", 11)])
 def test_one_odd_box_among_twenty(data_dir: Path, name: str, fewest: int) -> None:
-    """Told are corners that move the crop by a twentieth of the box, which in small pictures many do not."""
+    """Not told are corners that move the crop by less than a fiftieth of the box."""
     boxes, joints, sizes = table(data_dir / FILES[name])
     told = {CORNERS: 0, MIDDLE: 0}
     for first in range(min(len(boxes), 100)):
@@ -119,4 +119,6 @@ def test_the_odd_one_is_named(people: Any) -> None:
     (note,) = open_pose(people(as_middle, 1), "val").notes
     assert note.kind == "box-spelling"
     assert "'bbox' of 1 of 10 people" in note.text
-    assert note.text.endswith(" in annotation 1; taken as they stand")
+    assert note.text.endswith(
+        "; taken as it stands. Write [cx - width / 2, cy - height / 2, width, height] in annotation 1"
+    )

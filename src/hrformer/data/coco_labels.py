@@ -108,11 +108,12 @@ class CocoLabels:
                 f"{self.file}: 'bbox' of {len(one.rows)} of {len(people)} people does not suit their joints as [x, y, "
                 f"width, height], and fits as {one.spelling}, such as [{box}] of annotation {people.number[first]} in "
                 f"{size[0]} x {size[1]} pixels, with joints from ({low[0, 0]:g}, {low[0, 1]:g}) to ({high[0, 0]:g}, "
-                f"{high[0, 1]:g}); write {one.remedy}"
+                f"{high[0, 1]:g})"
             )
             if one.everywhere:
-                raise DataError(text)
-            notes.append(Note(kind="box-spelling", text=f"{text} in annotation {numbers}{more}; taken as they stand"))
+                raise DataError(f"{text}; write {one.remedy}")
+            text += f"; taken as it stands. Write {one.remedy} in annotation {numbers}{more}"
+            notes.append(Note(kind="box-spelling", text=text))
         return notes
 
     def _refuse_shares(self, people: People, sizes: Any) -> None:
