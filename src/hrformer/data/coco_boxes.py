@@ -21,8 +21,8 @@ _SLACK = 1.0
 
 _CLEAR, _UNEVEN, _EVEN, _ENOUGH = 0.02, 3, 0.45, 0.25
 """How much more even, in sides of the box, corners leave the space around the joints. For one person: at least so much,
-and so many times what three quarters of the file stay below. For a whole file: as a share of what is possible, and as a sum; LSPET and
-people17 are at -1 as they are, and above 0.8 written as corners."""
+and so many times what three quarters of the file stay below. For a whole file: as a share of what is possible, and as a
+sum; LSPET and people17 are at -1 as they are, and above 0.8 written as corners."""
 
 _CLIP_RULES = {"official": clip_boxes_official, "mmpose": clip_boxes_mmpose}
 

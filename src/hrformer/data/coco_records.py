@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_boxes import boxes_around
-from hrformer.data.coco_fields import as_number, shown, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, said, shown, whole
 from hrformer.data.coco_lists import Pictures
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.oks import MASK_SHARE
@@ -148,7 +148,7 @@ class PeopleReader:
         Raises:
             DataError: there are more or fewer, or something else.
         """
-        flags = one.get("keypoints")
+        flags = flat_joints(one.get("keypoints"))
         if isinstance(flags, np.ndarray):
             flags = flags.ravel().tolist()
         if flags is None or (isinstance(flags, list | tuple) and not flags):
@@ -158,6 +158,11 @@ class PeopleReader:
                 f"{self._where(row, one)}: 'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}"
             )
         if len(flags) != self._length:
+            if any(isinstance(value, list | tuple | Mapping) for value in flags):
+                raise DataError(
+                    f"{self._where(row, one)}: 'keypoints' must hold x, y and flag (0 not labelled, 1 hidden, 2 "
+                    f"visible) of each of the {self._length // 3} joints, got {shown(one, 'keypoints')}"
+                )
             raise DataError(
                 f"{self._where(row, one)} has {len(flags)} numbers in 'keypoints', not 3 x {self._length // 3}: "
                 "x, y and flag of each joint, with 0, 0, 0 for joints without label"
@@ -168,11 +173,11 @@ class PeopleReader:
         return [self._joint(value, row, one) for value in flags]
 
     def _joint(self, value: Any, row: int, one: Mapping[str, Any]) -> float:
-        found = math.nan if value is None else as_number(value)
-        if math.isnan(found) and not (value is None or _is_nan(value)):
+        found = number_or_nan(value)
+        if found is None:
             raise DataError(
                 f"{self._where(row, one)}: 'keypoints' must hold numbers, or null for joints without label, "
-                f"got {value!r:.80}"
+                f"got {said(value)}"
             )
         return found
 
@@ -212,8 +217,8 @@ class PeopleReader:
         value = one.get("area")
         if type(value) in _PLAIN:
             return float(value)  # type: ignore[arg-type]
-        found = as_number(value)
-        if math.isnan(found) and not (value is None or _is_nan(value)):
+        found = number_or_nan(value)
+        if found is None:
             raise DataError(
                 f"{self._where(row, one)}: 'area' must be a number of square pixels, got {shown(one, 'area')}; leave "
                 f"it out, and {MASK_SHARE} x width x height of the box stands in"
@@ -377,8 +382,3 @@ def _joined(one: People, other: People) -> People:
     columns = ("row", "picture", "number", "category", "box", "area", "score")
     both = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in columns}
     return People(**both, keypoints=None)
-
-
-def _is_nan(value: Any) -> bool:
-    """Whether it is the NaN of JSON or spelt so."""
-    return isinstance(value, float) or (isinstance(value, str) and value.strip().lower() == "nan")

@@ -237,6 +237,11 @@ def test_annotations_in_order(annotations: Callable[..., dict[str, Finding]]) ->
     assert annotations({"keypoints": [0] * 9})["no-joints"].severity == "error"
 
 
+@pytest.mark.parametrize("keypoints", [["3,5"] * 9, "3 3 2", [[3, 3], [5, 5], [0, 0]], [{"x": 3}] * 3])
+def test_what_the_reader_refuses_is_not_guessed_at(annotations: Any, keypoints: Any) -> None:
+    assert annotations({"keypoints": keypoints}, {"keypoints": [[3, 3, 2], [5, 5, 1], [0, 0, 0]]}) == {}
+
+
 def test_annotations_of_other_categories_and_spellings(tmp_path: Path) -> None:
     sound = {
         "image_id": "7",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.coco_fields import as_number, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, whole
 from hrformer.data.coco_labels import read_content
 from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.report import Finding, Places, counted
@@ -87,11 +87,13 @@ class _People:
         name = f"annotation {label}" + (f" of {image.get('file_name')}" if isinstance(image, Mapping) else "")
         if image is None:
             self._lost.add(f"{name} (picture {record.get('image_id')})")
-        joints = record.get("keypoints") or ()
-        joints = joints if isinstance(joints, list) else ()
+        joints = flat_joints(record.get("keypoints") or [])
+        # The reader refuses whatever else, and says why.
+        if not isinstance(joints, list) or any(number_or_nan(value) is None for value in joints):
+            return
+        values = [as_number(value) for value in joints]
         if joints and self.joints and len(joints) != 3 * self.joints:
             self._lengths.add(f"{name} ({len(joints)} numbers)")
-        values = [as_number(value) for value in joints]
         triples = zip(values[::3], values[1::3], values[2::3], strict=False)
         if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
             numbers["without_joints"] += 1
