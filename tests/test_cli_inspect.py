@@ -66,7 +66,7 @@ def test_errors_come_with_their_fix(folders: Path, capfd: pytest.CaptureFixture[
     # The broken picture is not tried again as a sample.
     assert [one["kind"] for one in report["findings"]] == ["unreadable-picture", "batch", "shared-picture"]
     assert found["unreadable-picture"]["where"] == ["set/train/cat/1.png"]
-    assert found["batch"]["what"] == "one batch needs 128 items, and there are 6"
+    assert found["batch"]["what"] == "one batch needs 128 items, the part has 6"
     assert found["batch"]["fix"] == "take smaller batches: --batch.total 6 at most"
     said = capfd.readouterr().out
     assert (

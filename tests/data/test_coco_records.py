@@ -309,3 +309,14 @@ def test_decimal_commas_are_told(write) -> None:
         open_pose(write([person(1, bbox=["20,5", "10", "80", "60"])]), "val")
     with pytest.raises(DataError, match=r"'area' must be .* got '2000,0' \(numbers have a decimal point: 2000\.0\)"):
         open_pose(write([person(1, area="2000,0")]), "val")
+
+
+def test_one_of_a_kind_is_said_in_the_singular(write) -> None:
+    found, _ = opened(write([person(1, area=0, num_keypoints=0, bbox=None), person(2, category_id=5)]))
+    said = [note.text.partition("val.json: ")[2] for note in found.notes]
+    assert [text.partition(";")[0] for text in said] == [
+        "'num_keypoints' of 1 of 1 person is not the number of their labelled joints",
+        "no 'bbox' with width and height in 1 of 1 person",
+        "'area' of 1 of 1 person: 1 without an area above 0",
+        "1 annotation of categories that the file does not list",
+    ]

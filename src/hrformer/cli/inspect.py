@@ -203,7 +203,7 @@ def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     train = next((part for part in parts if part.split == "train"), None)
     # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:
-        what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
+        what = f"one batch needs {counted(config.batch.total, 'item')}, the part has {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
         yield Finding(severity="error", kind="batch", split="train", what=what, fix=fix)
     if isinstance(config, PoseRun) and config.evaluation.detections is not None:

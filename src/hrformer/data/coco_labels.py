@@ -14,6 +14,7 @@ from hrformer.data.coco_fields import read_json
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 
 
@@ -97,7 +98,7 @@ class CocoLabels:
     def _misread(self, people: People, sizes: Any) -> list[Note]:
         """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""
         assert people.keypoints is not None
-        notes, own = [], sizes[people.picture]
+        notes, own, everybody = [], sizes[people.picture], counted(len(people), "person", "people")
         for one in misread(people.box, people.keypoints, own):
             first, size = one.rows[0], own[one.rows[0]]
             box = ", ".join(f"{value:g}" for value in people.box[first])
@@ -105,8 +106,8 @@ class CocoLabels:
             numbers = ", ".join(map(str, people.number[one.rows[:_NAMED]]))
             more = " and others" if len(one.rows) > _NAMED else ""
             text = (
-                f"{self.file}: 'bbox' of {len(one.rows)} of {len(people)} people does not suit their joints as [x, y, "
-                f"width, height], and fits as {one.spelling}, such as [{box}] of annotation {people.number[first]} in "
+                f"{self.file}: 'bbox' of {len(one.rows)} of {everybody} does not suit their joints as [x, y, width, "
+                f"height], and fits as {one.spelling}, such as [{box}] of annotation {people.number[first]} in "
                 f"{size[0]} x {size[1]} pixels, with joints from ({low[0, 0]:g}, {low[0, 1]:g}) to ({high[0, 0]:g}, "
                 f"{high[0, 1]:g})"
             )
@@ -129,14 +130,15 @@ class CocoLabels:
         if percent or (farthest <= 1 and shortest > 2):
             what, part = ("percent", " / 100") if percent else ("shares", "")
             raise DataError(
-                f"{self.file}: 'keypoints' and 'bbox' of all {len(people)} people end at {farthest:g}, in pictures of "
-                f"{shortest} pixels and more: {what} of the picture instead of pixels. Multiply x and width by the "
-                f"picture's width{part}, y and height by its height{part}"
+                f"{self.file}: 'keypoints' and 'bbox' of {'all ' * (len(people) > 1)}"
+                f"{counted(len(people), 'person', 'people')} end at {farthest:g}, in pictures of {shortest} pixels and "
+                f"more: {what} of the picture instead of pixels. Multiply x and width by the picture's width{part}, y "
+                f"and height by its height{part}"
             )
 
     def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:
         """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""
-        own, notes = sizes[people.picture], []
+        own, notes, everybody = sizes[people.picture], [], counted(len(people), "person", "people")
         boxes = clipped(people.box, own, clip)
         outside = ~(boxes[:, 2:] > 0).all(axis=1)
         if outside.any():
@@ -145,11 +147,11 @@ class CocoLabels:
             lost = np.flatnonzero(~(boxes[:, 2:] > 0).all(axis=1))
             rest = int(outside.sum()) - len(lost)
             if rest:
-                text = f"{self.file}: of the 'bbox' of {rest} of {len(people)} people nothing lies in the picture; "
+                text = f"{self.file}: of the 'bbox' of {rest} of {everybody} nothing lies in the picture; "
                 text += "the box around their labelled joints, grown by 10 % of its longer side, stands in"
                 notes.append(Note(kind="box-outside", text=text))
             if len(lost):
-                text = f"{self.file}: box and joints of {len(lost)} of {len(people)} people lie outside the "
+                text = f"{self.file}: box and joints of {len(lost)} of {everybody} lie outside the "
                 text += (
                     f"picture, such as those of annotation {people.number[lost][0]}; left out of training and scoring"
                 )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_fields import shown, whole
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
 
 
@@ -130,7 +131,7 @@ def _chosen(categories: list[dict[str, Any]], chosen: str, file: str) -> list[di
     named = [one for one in categories if _name(one) == chosen]
     named = named or [one for one in categories if str(one["id"]) == chosen]
     if not named:
-        names = ", ".join(f"{_name(one)} ({len(one.get('keypoints') or ())} joints)" for one in categories)
+        names = ", ".join(f"{_name(one)} ({counted(len(one.get('keypoints') or ()), 'joint')})" for one in categories)
         raise DataError(f"{file} has no category {chosen!r}, PoseSource.category must be one of: {names}")
     return named[:1]
 

@@ -93,7 +93,7 @@ class _People:
             return
         values = [as_number(value) for value in joints]
         if joints and self.joints and len(joints) != 3 * self.joints:
-            self._lengths.add(f"{name} ({len(joints)} numbers)")
+            self._lengths.add(f"{name} ({counted(len(joints), 'number')})")
         triples = zip(values[::3], values[1::3], values[2::3], strict=False)
         if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
             numbers["without_joints"] += 1
