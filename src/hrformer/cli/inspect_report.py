@@ -40,7 +40,8 @@ def print_report(report: Report) -> None:
         say(f"{finding.severity}: {finding.split}: {finding.what}")
         if finding.where:
             say(f"  where: {finding.places}")
-        say(f"  fix: {finding.fix}")
+        if finding.fix:
+            say(f"  fix: {finding.fix}")
     if not report.findings:
         say("nothing wrong was found")
 

@@ -55,6 +55,9 @@ _FINDINGS = {
 }
 """Kind -> the share of the people above which it is an error, what is wrong with them, and what to do."""
 
+LABEL_KINDS = frozenset((*_FINDINGS, "flip-pair-names", "flip-pair-shape"))
+"""Kinds of findings about labels; an error of these is about most people of a file."""
+
 _FIXES = {
     "no-area": "nothing if there are no masks; else write the area of each person's mask in square pixels",
     "num-keypoints": "write how many flags are above 0, if other programs read the file too",
