@@ -154,7 +154,7 @@ def shared_people(folder: Path, data_dir: Path, change: Callable[[dict, tuple[in
         change(person, (image["width"], image["height"]))
     (folder / "annotations.json").write_text(json.dumps(content))
     (folder / "images").symlink_to(data_dir / "lspet/images/train", target_is_directory=True)
-    return ("--data.root", ".", "--samples", "0", "--data.val-share", "0.25")
+    return ("--data.root", ".", "--data.val-share", "0.25")
 
 
 def to_middle(person: dict, size: tuple[int, int]) -> None:
@@ -184,9 +184,18 @@ def test_a_fault_of_one_file_is_told_once(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, change: Any, kind: str, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, report = inspect("finetune_pose", *shared_people(tmp_path, data_dir, change))
+    code, report = inspect("finetune_pose", *shared_people(tmp_path, data_dir, change), "--samples", "0")
     assert (code, [(one["kind"], one["split"]) for one in report["findings"]]) == (1, [(kind, "train")])
     assert said in report["findings"][0]["what"]
+
+
+def test_training_tells_a_fault_of_one_file_once(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = shared_people(tmp_path, data_dir, to_shares)
+    assert main(["train", "finetune_pose", *options, "--runtime.cpu", "--out", "run"]) == 2
+    assert capfd.readouterr().err.count("multiply x by the picture's width and y by its height") == 1
 
 
 def test_an_earlier_report_is_replaced_aloud(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -320,3 +320,16 @@ def test_one_of_a_kind_is_said_in_the_singular(write) -> None:
         "'area' of 1 of 1 person: 1 without an area above 0",
         "1 annotation of categories that the file does not list",
     ]
+
+
+@pytest.mark.parametrize(
+    "limbs", [[[1, 2], [2, 3]], [[0, 1], [1, 2]], [["1", "2"], [2.0, 3.0]], [["0", 1.0], [1, "2"]]], ids=str
+)
+def test_limbs_are_counted_from_1_or_from_0(write, limbs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found, _ = opened(
+        write([person(1)], categories=[{"id": 1, "name": "bird", "keypoints": JOINTS, "skeleton": limbs}])
+    )
+    assert found.skeleton.edges == ((0, 1), (1, 2))
+    assert ("counts the joints of its limbs from 0, where COCO counts from 1" in caplog.text) == (
+        float(limbs[0][0]) == 0
+    )

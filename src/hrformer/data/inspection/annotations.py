@@ -126,7 +126,9 @@ class _People:
         if self._bare:
             everybody = self._bare.count == people
             what = f"{self._bare.count} of {counted(people, 'person', 'people')} without any labelled joint: left out"
-            fix = "nothing if that is meant, as in COCO; else label them: joints count with flag 1 or 2"
+            fix = "label them: joints count with flag 1 or 2"
+            if not everybody:
+                fix = f"nothing if that is meant, as in COCO; else {fix}"
             yield self._bare.finding("error" if everybody else "warning", "no-joints", split, what, fix)
         if self._beyond.count > BEYOND_SHARE * max(self._boxes, 1):
             what = f"{self._beyond.count} of {counted(self._boxes, 'box', 'boxes')} beyond the edge of the picture: cut"
