@@ -120,5 +120,5 @@ def test_the_odd_one_is_named(people: Any) -> None:
     assert note.kind == "box-spelling"
     assert "'bbox' of 1 of 10 people" in note.text
     assert note.text.endswith(
-        "; taken as it stands. Write [cx - width / 2, cy - height / 2, width, height] in annotation 1"
+        "; write [cx - width / 2, cy - height / 2, width, height] in 1 annotation: 1; taken as it stands"
     )

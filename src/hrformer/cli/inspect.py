@@ -58,6 +58,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options = command.options
+    earlier = (options.out / REPORT_FILE).exists()
     with speaking_of_options(command.config), _reported_notes(), bars() as progress:
         report = inspect_data(
             command.config,
@@ -68,6 +69,8 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
             seed=command.config.seed,
             progress=progress,
         )
+    if earlier:
+        note(f"the report in {options.out} is replaced; --out takes another folder")
     print_report(report)
     say(f"{counted(report.errors, 'error')}, {counted(len(report.findings) - report.errors, 'warning')}")
     sheet = options.out / SHEET_FILE
@@ -110,24 +113,15 @@ def inspect_data(
     statistics: dict[str, dict[str, object]] = {}
     wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
     for name in wanted:
-        in_file, numbers = _annotations(config, name)
-        part = _part(config, name)
-        if isinstance(part, Finding):
-            # One error for one fault: the reader stops at the first of what the checks of the file count.
-            findings += [one for one in in_file if one.severity == "error"] or [part]
-            if config.data.val_share:
-                break  # the other part is of the same files
-        else:
-            findings += in_file
+        part, numbers = _opened(config, name, findings)
+        if part is not None:
             part.look_through(limit=limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures"))
             findings += part.findings()
             statistics[name] = part.statistics() | numbers
             parts.append(part)
-    if len(parts) == 2:
-        findings += compare(*parts)
+        elif config.data.val_share:
+            break  # the other part is of the same files
     findings = told_once((*findings, *_about_run(config, parts)), config.data.val_share > 0)
-    if (out / REPORT_FILE).exists():
-        note(f"the report in {out} is replaced; --out takes another folder")
     sheet = out / SHEET_FILE
     sheet.unlink(missing_ok=True)
     if samples and parts and parts[0].split == split and parts[0].labelled:
@@ -192,17 +186,25 @@ def _annotations(config: AnyRun, split: Split) -> tuple[list[Finding], dict[str,
     return check_annotations(file, split, config.data.category)
 
 
-def _part(config: AnyRun, split: Split) -> Part | Finding:
-    """An opened part, or why that fails."""
+def _opened(config: AnyRun, split: Split, findings: list[Finding]) -> tuple[Part | None, dict[str, Any]]:
+    """An opened part, or findings why that fails; and numbers about its file of annotations."""
+    in_file, numbers = _annotations(config, split)
     try:
-        return part_of(config, open_part(config, split), split)
+        part = part_of(config, open_part(config, split), split)
     except (ValueError, OSError, ImportError) as error:
         fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
-        return Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix)
+        refusal = Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix)
+        # One error for one fault: the reader stops at the first of what the checks of the file count.
+        findings += [one for one in in_file if one.severity == "error"] or [refusal]
+        return None, numbers
+    findings += in_file
+    return part, numbers
 
 
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
-    """What fits neither the data nor the run alone."""
+    """What fits neither one part nor the run alone."""
+    if len(parts) == 2:
+        yield from compare(*parts)
     train = next((part for part in parts if part.split == "train"), None)
     # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:

@@ -113,7 +113,8 @@ class CocoLabels:
             )
             if one.everywhere:
                 raise DataError(f"{text}; write {one.remedy}")
-            text += f"; taken as it stands. Write {one.remedy} in annotation {numbers}{more}"
+            where = f"{counted(len(one.rows), 'annotation')}: {numbers}{more}"
+            text += f"; write {one.remedy} in {where}; taken as it stands"
             notes.append(Note(kind="box-spelling", text=text))
         return notes
 
