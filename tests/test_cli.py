@@ -151,7 +151,7 @@ def test_interrupt_and_resume(photos: Path, weights: dict[str, str], capfd, monk
     # A picture whose drawing was deleted is done again.
     Path("my out/pictures/y.jpg").unlink()
     assert main(resume[1:]) == 1
-    assert "1 pictures predicted, 2 had been done before" in capfd.readouterr().out
+    assert "1 picture predicted, 2 had been done before" in capfd.readouterr().out
     assert main([*resume[1:], "--top-k", "3"]) == 2
     assert "come from a run with top_k 5, this one has top_k 3" in capfd.readouterr().err
     Path("my out/images.json").write_text("{")
@@ -206,7 +206,7 @@ def test_results_with_nan_are_named_and_the_rest_is_kept(task: str, photos: Path
     monkeypatch.setattr(OutputFolder, "add", add_nan)
     assert main(["predict", task, "a/x.png", "b/x.jpg", "--weights", weights[task], "--out", "out"]) == 1
     said = capfd.readouterr()
-    assert "1 pictures predicted" in said.out
+    assert "1 picture predicted" in said.out
     assert "failed (1):\n  b/x.jpg: the network answered NaN or infinity" in said.err
     assert list(images("out")) == ["x.png"]
     assert list(json.loads(Path("out/images.json").read_text())["failed"]) == ["b/x.jpg"]

@@ -170,6 +170,22 @@ def test_broken_files_are_named_and_left_out_if_told(make: type[Set], name: str)
     assert _scores(one)["items"] == (4 if part == "train" else 3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("people_20", 0.0), ("streets_20", 0.0), ("bird_of_six_joints", 0.15)],
+    ids=lambda value: str(value),
+)
+def test_the_bare_command_makes_start_weights_better(make: type[Set], name: str, least: float) -> None:
+    one = make(name)
+    recipe = "finetune_segmentation" if name == "streets_20" else "finetune_pose"
+    code, text = one._run(["train", recipe, "--data.root", str(one.root), "--out", str(one.out)])
+    assert code == 0, text
+    rows = [json.loads(line) for line in (one.out / "metrics.jsonl").read_text().splitlines()]
+    before, *after = [row["value"] for row in rows if row["event"] == "validation"]
+    assert max(after) > max(before, least)
+
+
 def test_perfect_predictions_of_people_without_area_get_everything(make: type[Set]) -> None:
     one = make("half_area_zero")
     labels = json.loads((one.root / "annotations/val.json").read_text())

@@ -219,7 +219,7 @@ def test_files_that_are_not_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (thing([]), r"none of the 1 annotations has an outline in 'segmentation', only boxes"),
+        (thing([]), r"1 annotation and no outline in 'segmentation', only boxes"),
         (thing([], bbox=None), r"annotation 7: 'segmentation' is \[\]: it must be polygons"),
         (thing([[1, 2, 3, 4, 5]]), r"annotation 7: 'segmentation' must be polygons .* in pairs, got \[1, 2, 3, 4, 5\]"),
         (thing([[1, 2, "x", 4, 5, 6]]), r"annotation 7: 'segmentation' must be polygons"),
@@ -281,8 +281,8 @@ def test_some_boxes_among_outlines_are_void(tmp_path: Path, caplog: pytest.LogCa
     expected = square()
     expected[6:11, 6:12][expected[6:11, 6:12] == 0] = 255
     assert np.array_equal(source.mask(0), expected)
-    assert "1 of 3 objects have a box and no outline" in caplog.text
-    assert "1 polygon(s) of fewer than three points were left out" in caplog.text
+    assert "a box and no outline in 'segmentation' of 1 of 3 objects;" in caplog.text
+    assert "1 polygon of fewer than three points; left out" in caplog.text
 
 
 def test_sizes_missing_from_the_file_are_those_of_the_pictures(tmp_path: Path) -> None:

@@ -242,6 +242,9 @@ def test_people_without_joints_and_with_a_mark_before_the_file(write, tmp_path: 
         ([1e400, 30, 2] + [0] * 6, r"'keypoints' must be finite"),
         ([30, 30, 2], r"has 3 numbers in 'keypoints', not 3 x 3"),
         ("30", r"'keypoints' must be a list of numbers, got '30'"),
+        (["30,5", 30, 2] + [0] * 6, r"'keypoints' must hold numbers, .* got '30,5' \(numbers have .* point: 30\.5\)"),
+        ([[30, 30], [1, 1], [0, 0]], r"'keypoints' must hold x, y and flag .* of each of the 3 joints, got \[\[30, 30"),
+        ([{"x": 30, "y": 30, "v": 2}] * 3, r"'keypoints' must hold x, y and flag .* got \[\{'x': 30"),
     ],
 )
 def test_joints_without_meaning_are_named(write, keypoints: Any, message: str) -> None:
@@ -290,3 +293,43 @@ def test_categories_are_chosen_by_name_or_id(write) -> None:
         assert [row["id"] for row in found.truth()["categories"]] == [kind]
     with pytest.raises(DataError, match=r"no category 'cat', .* bird \(3 joints\), cup \(2 joints\)"):
         open_pose(replace(source, category="cat"), "val")
+
+
+def test_joints_nested_by_three_are_read(write) -> None:
+    flat, nested = [30, 30, 2, 80, 50, 1, 0, 0, 0], [[30, "30", 2], [80, 50, 1], [None, None, 0]]
+    _, everyone = opened(write([person(1, keypoints=nested), person(2, keypoints=flat)]))
+    assert everyone[1].keypoints.tolist() == everyone[2].keypoints.tolist()
+    _, unnamed = opened(write([person(1, keypoints=[[30, 30, 2]] * 17)], categories=[{"id": 1, "name": "person"}]))
+    assert unnamed[1].keypoints.shape == (17, 3)
+
+
+def test_decimal_commas_are_told(write) -> None:
+    point = r"got \['20,5', '10', .* \(numbers have a decimal point: 20\.5\)"
+    with pytest.raises(DataError, match=rf"val\.json: annotation 1 needs a 'bbox' .*{point}"):
+        open_pose(write([person(1, bbox=["20,5", "10", "80", "60"])]), "val")
+    with pytest.raises(DataError, match=r"'area' must be .* got '2000,0' \(numbers have a decimal point: 2000\.0\)"):
+        open_pose(write([person(1, area="2000,0")]), "val")
+
+
+def test_one_of_a_kind_is_said_in_the_singular(write) -> None:
+    found, _ = opened(write([person(1, area=0, num_keypoints=0, bbox=None), person(2, category_id=5)]))
+    said = [note.text.partition("val.json: ")[2] for note in found.notes]
+    assert [text.partition(";")[0] for text in said] == [
+        "'num_keypoints' of 1 of 1 person is not the number of their labelled joints",
+        "no 'bbox' with width and height in 1 of 1 person",
+        "'area' of 1 of 1 person: 1 without an area above 0",
+        "1 annotation of categories that the file does not list",
+    ]
+
+
+@pytest.mark.parametrize(
+    "limbs", [[[1, 2], [2, 3]], [[0, 1], [1, 2]], [["1", "2"], [2.0, 3.0]], [["0", 1.0], [1, "2"]]], ids=str
+)
+def test_limbs_are_counted_from_1_or_from_0(write, limbs: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found, _ = opened(
+        write([person(1)], categories=[{"id": 1, "name": "bird", "keypoints": JOINTS, "skeleton": limbs}])
+    )
+    assert found.skeleton.edges == ((0, 1), (1, 2))
+    assert ("counts the joints of its limbs from 0, where COCO counts from 1" in caplog.text) == (
+        float(limbs[0][0]) == 0
+    )

@@ -189,7 +189,7 @@ def test_detections_of_other_pictures_are_reported(write, tmp_path: Path, caplog
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     found = open_pose(write([]), "val", detections=tmp_path / "boxes.json")
     assert [found.person(index).image_id for index in range(len(found))] == [9, 7]
-    assert "1 detections are of pictures" in caplog.text
+    assert "1 detection of pictures" in caplog.text
 
 
 def test_categories(write) -> None:

@@ -17,10 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hrformer.losses import classification_cross_entropy
 from hrformer.models.zoo import create_model
-from hrformer.train.config import ClassificationRun, PoseRun
+from hrformer.train.config import ClassificationRun, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
 from hrformer.train.distributed import any_process, processes, share_batch_norm
 from hrformer.train.loop import train
+from hrformer.train.state import checkpoint_path, read_state
 from training import longer
 
 SCRIPT = """
@@ -32,10 +33,26 @@ train(read_config(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
-def launch(config: PoseRun | ClassificationRun, folder: Path, *, fsdp: bool = False) -> Path:
+# The second process reads no picture any more once the first has logged an update.
+FAILING = """
+import os, sys
+from pathlib import Path
+import cv2
+log, decode = Path(sys.argv[2]) / "metrics.jsonl", cv2.imdecode
+def failing(*arguments):
+    if os.environ["RANK"] == "1" and log.exists() and '"train"' in log.read_text():
+        raise RuntimeError("out of order")
+    return decode(*arguments)
+cv2.imdecode = failing
+"""
+
+
+def launch(
+    config: PoseRun | ClassificationRun, folder: Path, *, fsdp: bool = False, before: str = "", fails: bool = False
+) -> Path:
     """Run a configuration in two processes, as torchrun does; returns the run directory."""
     write_config(config, folder / "run.json")
-    (folder / "script.py").write_text(SCRIPT)
+    (folder / "script.py").write_text(before + SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -52,7 +69,7 @@ def launch(config: PoseRun | ClassificationRun, folder: Path, *, fsdp: bool = Fa
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode != 0) is fails, done.stderr[-3000:]
     return folder / "two"
 
 
@@ -78,6 +95,23 @@ def test_two_processes_train_like_one(pose_run: PoseRun, tmp_path: Path, fsdp: b
     assert first["scores"]["joints"] == second["scores"]["joints"] > 0
     assert first["scores"]["pck@0.2"] == pytest.approx(second["scores"]["pck@0.2"], abs=0.03)
     assert (two / "best.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_first_process_saves_what_an_error_in_another_would_lose(
+    classification_run: ClassificationRun, tmp_path: Path
+) -> None:
+    config = replace(
+        longer(classification_run, 400),
+        runtime=replace(classification_run.runtime, cache_gb=0),
+        save=SaveConfig(every_minutes=0),
+        validate_updates=400,
+    )
+    two = launch(config, tmp_path, before=FAILING, fails=True)
+    end = events(two, "end")[0]
+    assert end["state"] == "failed"
+    assert read_state(checkpoint_path(two))[0].update == end["update"] > 0
+    assert "--resume" in (two / "log.txt").read_text()
 
 
 def _gradients(folder: str, rank: int, world: int) -> None:

@@ -165,5 +165,5 @@ def test_one_line_says_what_was_found() -> None:
 
 def test_small_validation_sets_are_warned_of() -> None:
     assert val_text(finetune_pose(), 4).startswith("warning: val has 4 people: one person is about 25 points")
-    assert val_text(finetune_segmentation(), 1).startswith("warning: val has 1 picture: one picture is about 100")
+    assert val_text(finetune_segmentation(), 1).startswith("warning: val has 1 picture: this one decides")
     assert val_text(finetune_classification(), 20) == ""

@@ -117,3 +117,21 @@ def test_joints_in_another_order_are_told_by_name(pose_run: PoseRun) -> None:
     trained = weights("hrformer_nano_lspet")["head.final_layer.weight"]
     assert torch.equal(state["head.final_layer.weight"][1:], trained.flip(0)[:-1])
     assert "13 of the 14 joints are known" in str(report)
+
+
+def test_as_many_joints_of_other_names_are_not_taken_for_the_files(pose_run: PoseRun) -> None:
+    source = task_for(pose_run).train_set.skeleton
+    nameless = {"flip_pairs": (), "edges": (), "upper_body": ()}
+    petals = replace(source, keypoints=tuple(f"petal_{k}" for k in range(14)), **nameless)
+    some = replace(source, keypoints=("petal", *source.keypoints[1:]), **nameless)
+    trained = weights("hrformer_nano_lspet")
+    for skeleton, kept in ((petals, 0), (some, 13)):
+        run = replace(pose_run, data=replace(pose_run.data, skeleton=skeleton))
+        state, report = built(run, init="hrformer_nano_lspet")
+        first, _ = built(run, init="hrformer_nano_lspet", fresh=("head",))
+        for part in ("weight", "bias"):
+            name = f"head.final_layer.{part}"
+            assert torch.equal(state[name][14 - kept :], trained[name][14 - kept :])
+            assert torch.equal(state[name][: 14 - kept], first[name][: 14 - kept])
+        assert f"{kept} of the 14 joints are known" in str(report)
+        assert report.fresh == ("head.final_layer",)

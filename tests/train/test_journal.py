@@ -110,6 +110,7 @@ def test_resuming_cuts_off_what_comes_again(tmp_path: Path) -> None:
     with open_journal(tmp_path, first_update=10) as journal:
         journal.start()
         train(journal, 10, 20)
+        journal.validation(18, 3.6, replace(EVALUATION, scores={"pck@0.2": 0.5001}), best=True)
         journal.validation(20, 4.0, replace(EVALUATION, scores={"pck@0.2": 0.4}), best=False)
         journal.end()
     events = lines(tmp_path)
@@ -119,6 +120,7 @@ def test_resuming_cuts_off_what_comes_again(tmp_path: Path) -> None:
     assert [(event["update"], event["resumed"], event["epoch"]) for event in starts] == [(0, False, 0), (10, True, 2)]
     text = (tmp_path / "log.txt").read_text()
     assert "taken up again after update 10" in text
+    assert "after update 18: PCK@0.2 50.0 %, best so far (a little less before); 3 items" in text
     assert "validation after update 20: PCK@0.2 40.0 %, the best is 50.0 %; 3 items in 0:00:02" in text
 
 

@@ -19,6 +19,7 @@ from hrformer.cli.messages import note, process_number, say
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.cli.score_tables import show_scores
 from hrformer.data.classification_sets import open_classification
+from hrformer.data.inspection.report import counted
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
@@ -128,7 +129,7 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     }
     if options.fast:
         model = optimize(model.to(device))
-    note(f"{model.info.name} ({path}) on {source.name} {options.split}, {len(source)} items, {device}")
+    note(f"{model.info.name} ({path}) on {source.name} {options.split}, {counted(len(source), 'item')}, {device}")
     if options.submit:
         with _progress() as progress:
             written = export_predictions(

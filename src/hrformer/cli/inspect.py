@@ -13,12 +13,12 @@ import torch
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.inspect_report import print_report
-from hrformer.cli.messages import say
+from hrformer.cli.messages import note, say
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
-from hrformer.data.inspection.parts import Part, compare
+from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, Report, counted, sorted_findings
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
@@ -58,6 +58,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options = command.options
+    earlier = (options.out / REPORT_FILE).exists()
     with speaking_of_options(command.config), _reported_notes(), bars() as progress:
         report = inspect_data(
             command.config,
@@ -68,6 +69,8 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
             seed=command.config.seed,
             progress=progress,
         )
+    if earlier:
+        note(f"the report in {options.out} is replaced; --out takes another folder")
     print_report(report)
     say(f"{counted(report.errors, 'error')}, {counted(len(report.findings) - report.errors, 'warning')}")
     sheet = options.out / SHEET_FILE
@@ -110,16 +113,15 @@ def inspect_data(
     statistics: dict[str, dict[str, object]] = {}
     wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
     for name in wanted:
-        numbers = _annotations(config, name, findings)
-        part = _part(config, name, findings)
+        part, numbers = _opened(config, name, findings)
         if part is not None:
             part.look_through(limit=limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures"))
             findings += part.findings()
             statistics[name] = part.statistics() | numbers
             parts.append(part)
-    if len(parts) == 2:
-        findings += compare(*parts)
-    findings += _about_run(config, parts)
+        elif config.data.val_share:
+            break  # the other part is of the same files
+    findings = told_once((*findings, *_about_run(config, parts)), config.data.val_share > 0)
     sheet = out / SHEET_FILE
     sheet.unlink(missing_ok=True)
     if samples and parts and parts[0].split == split and parts[0].labelled:
@@ -177,33 +179,36 @@ def training_transform(config: AnyRun, source: ImageSet) -> Transform:
     return TrainSegmentation(config.augment)
 
 
-def _annotations(config: AnyRun, split: Split, findings: list[Finding]) -> dict[str, Any]:
+def _annotations(config: AnyRun, split: Split) -> tuple[list[Finding], dict[str, Any]]:
     """Pose: what is odd in the annotation file itself, and numbers about it."""
     if not isinstance(config, PoseRun) or (file := annotation_file(config.data, split)) is None:
-        return {}
-    found, numbers = check_annotations(file, split, config.data.category)
-    findings += found
-    return numbers
+        return [], {}
+    return check_annotations(file, split, config.data.category)
 
 
-def _part(config: AnyRun, split: Split, findings: list[Finding]) -> Part | None:
-    """An opened part; None, and a finding, if that fails."""
+def _opened(config: AnyRun, split: Split, findings: list[Finding]) -> tuple[Part | None, dict[str, Any]]:
+    """An opened part, or findings why that fails; and numbers about its file of annotations."""
+    in_file, numbers = _annotations(config, split)
     try:
-        return part_of(config, open_part(config, split), split)
+        part = part_of(config, open_part(config, split), split)
     except (ValueError, OSError, ImportError) as error:
-        fix = "put this right and inspect again, since nothing else could be looked at in this part"
-        if config.data.root == DATA_ROOT:
-            fix = "say where the data lies: --data.root FOLDER"
-        findings.append(Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix))
-        return None
+        fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
+        refusal = Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix)
+        # One error for one fault: the reader stops at the first of what the checks of the file count.
+        findings += [one for one in in_file if one.severity == "error"] or [refusal]
+        return None, numbers
+    findings += in_file
+    return part, numbers
 
 
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
-    """What fits neither the data nor the run alone."""
+    """What fits neither one part nor the run alone."""
+    if len(parts) == 2:
+        yield from compare(*parts)
     train = next((part for part in parts if part.split == "train"), None)
     # 0 stands for a batch that is fitted to the set.
     if train is not None and len(train.source) < config.batch.total:
-        what = f"one batch needs {config.batch.total} items, and there are {len(train.source)}"
+        what = f"one batch needs {counted(config.batch.total, 'item')}, the part has {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
         yield Finding(severity="error", kind="batch", split="train", what=what, fix=fix)
     if isinstance(config, PoseRun) and config.evaluation.detections is not None:

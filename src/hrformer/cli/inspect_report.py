@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from hrformer.cli.messages import say, wide_console
-from hrformer.data.inspection.report import Report
+from hrformer.data.inspection.report import Report, counted
 
 ROWS_SHOWN = 40
 """Of longer lists the first and the last of so many rows are printed; ``report.json`` has all."""
@@ -40,7 +40,8 @@ def print_report(report: Report) -> None:
         say(f"{finding.severity}: {finding.split}: {finding.what}")
         if finding.where:
             say(f"  where: {finding.places}")
-        say(f"  fix: {finding.fix}")
+        if finding.fix:
+            say(f"  fix: {finding.fix}")
     if not report.findings:
         say("nothing wrong was found")
 
@@ -49,9 +50,9 @@ def _number_lines(split: str, numbers: Mapping[str, Any]) -> list[str]:
     items, pictures, looked_at = numbers["items"], numbers["pictures"], numbers["looked_at"]
     seen = "all looked at" if looked_at == pictures else f"{looked_at} looked at"
     lines = [
-        f"{split}: {items} items on {pictures} pictures, {seen}"
+        f"{split}: {counted(items, 'item')} on {counted(pictures, 'picture')}, {seen}"
         if items != pictures
-        else f"{split}: {items} pictures, {seen}"
+        else f"{split}: {counted(pictures, 'picture')}, {seen}"
     ]
     if "width" in numbers:
         sides = "; ".join(f"{name} {_spread(numbers[name])}" for name in ("width", "height"))
@@ -67,7 +68,7 @@ def _number_lines(split: str, numbers: Mapping[str, Any]) -> list[str]:
         )
     if numbers.get("annotations"):
         lines.append(
-            f"  annotations: {numbers['annotations']}, of them {numbers['crowds']} crowds, "
+            f"  annotations: {numbers['annotations']}, of them {counted(numbers['crowds'], 'crowd')}, "
             f"{numbers['without_joints']} without joints, {numbers['without_area']} without area"
         )
     return lines

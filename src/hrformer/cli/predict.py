@@ -23,6 +23,7 @@ from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
+from hrformer.data.inspection.report import counted
 from hrformer.predict.boxes import DetectionTable
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.detector import PersonDetector
@@ -74,7 +75,8 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
     if inputs.left_out:
-        note(f"{len(inputs.left_out)} files do not end as pictures do and are left out, such as {inputs.left_out[0]}")
+        left = counted(len(inputs.left_out), "file")
+        note(f"{left} left out, whose ending is no picture's, such as {inputs.left_out[0]}")
     todo = [file for file in inputs.files if not (arguments.resume and output.has(file))]
     output.plan(inputs.files)
     note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
@@ -242,7 +244,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
 
 def _report(arguments: PredictArguments, output: OutputFolder, done: int, skipped: int) -> None:
     already = f", {skipped} had been done before" if skipped else ""
-    say(f"{done} pictures predicted{already}{_peak_memory()}")
+    say(f"{counted(done, 'picture')} predicted{already}{_peak_memory()}")
     say(f"results: {output.predictions_file}; file names and image ids: {output.images_file}")
     if arguments.pictures:
         say(f"annotated pictures: {output.folder / 'pictures'}")

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from hrformer.cli.messages import say, wide_console
+from hrformer.data.inspection.report import counted
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.train.progress import label_of, share_text
 
@@ -14,7 +15,7 @@ from hrformer.train.progress import label_of, share_text
 def show_scores(outcome: Evaluation) -> None:
     """Print the scores: those of the whole set, then those of each class or joint."""
     console = wide_console()
-    table = Table(title=f"{outcome.task}, {outcome.items} items", title_justify="left")
+    table = Table(title=f"{outcome.task}, {counted(outcome.items, 'item')}", title_justify="left")
     table.add_column("score", no_wrap=True)
     table.add_column("value", justify="right")
     if outcome.intervals:

@@ -10,6 +10,7 @@ from rich.table import Table
 from hrformer.cli.arguments import TrainArguments
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
+from hrformer.data.inspection.report import counted
 from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
 from hrformer.train.progress import bars, score_text
@@ -47,15 +48,17 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
     with speaking_of_options(command.config):
         result = train(command.config, out, resume=command.options.resume)
     if result.interrupted:
-        note(f"stopped by {result.interrupted} after {result.update} updates")
+        note(f"stopped by {result.interrupted} after {counted(result.update, 'update')}")
         note(f"to go on: {shlex.join(['hrformer', 'train', str(out), '--resume'])}")
         return INTERRUPTED
     if result.best is not None:
         score = score_text(result.main, result.best)
         if result.best_update:
-            say(f"best {score}, after {result.best_update} updates")
+            say(f"best {score}, after {counted(result.best_update, 'update')}")
         else:
-            say(f"best {score}, before training: nothing better came; try more updates, a lower --optim.lr, or data")
+            say(
+                f"best {score}, before training: nothing better came; try more updates, another --optim.lr or more data"
+            )
     say(f"weights: {out / 'best.safetensors'}; summary: {out / 'summary.html'}")
     return 0
 

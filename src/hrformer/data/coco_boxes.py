@@ -1,6 +1,9 @@
-"""Boxes of labelled people: around their joints, in corners by mistake, and clipped to the picture. N people."""
+"""Boxes of N labelled people: around their joints, in another spelling by mistake, and clipped to the picture."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,48 +13,119 @@ from hrformer.geometry.boxes import clip_boxes_mmpose, clip_boxes_official
 GROWN_BY = 0.1
 """A box around joints is grown on every side by this share of its longer side, as those of LSPET are."""
 
-CORNERS_SHARE = 0.2
-"""If a larger share of the boxes fits its pictures only as (x1, y1, x2, y2), they are not x, y, width, height."""
+MISREAD_SHARE, NAMED_SHARE = 0.2, 0.01
+"""Of how many boxes another spelling is an error of the whole file, and from how many on it is told if none is sure."""
 
 _SLACK = 1.0
 """Pixels by which tools differ in where the last pixel ends."""
 
+_CLEAR, _UNEVEN, _EVEN, _ENOUGH = 0.02, 3, 0.45, 0.25
+"""How much more even, in sides of the box, corners leave the space around the joints. For one person: at least so much,
+and so many times what three quarters of the file stay below. For a whole file: as a share of what is possible, and as a
+sum; LSPET and people17 are at -1 as they are, and above 0.8 written as corners."""
+
 _CLIP_RULES = {"official": clip_boxes_official, "mmpose": clip_boxes_mmpose}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Misread:
+    """Boxes that fit their people's joints in another spelling than (x, y, width, height).
+
+    Attributes:
+        spelling: what they look like.
+        remedy: what to write instead.
+        rows: of these boxes; never empty.
+        everywhere: whether this is the spelling of the whole file.
+    """
+
+    spelling: str
+    remedy: str
+    rows: NDArray[np.int64]
+    everywhere: bool
+
+
+def joint_extents(keypoints: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smallest and largest x and y, (N, 2) each, of the labelled joints (N, K, 3); each person must have one."""
+    shown = keypoints[..., 2:] > 0
+    low = np.where(shown, keypoints[..., :2], np.inf).min(axis=1)
+    return low, np.where(shown, keypoints[..., :2], -np.inf).max(axis=1)
 
 
 def boxes_around(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
     """(N, 4) boxes around the labelled joints (N, K, 3), grown; of no extent where these lie on one spot."""
-    shown = keypoints[..., 2:] > 0
-    low = np.where(shown, keypoints[..., :2], np.inf).min(axis=1)
-    size = np.where(shown, keypoints[..., :2], -np.inf).max(axis=1) - low
+    low, high = joint_extents(keypoints)
+    size = high - low
     margin = GROWN_BY * size.max(axis=1, keepdims=True)
     return np.concatenate([low - margin, size + 2 * margin], axis=1)
 
 
-def written_as_corners(
-    boxes: NDArray[np.floating], keypoints: NDArray[np.float64], sizes: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Rows of the boxes that are (x1, y1, x2, y2), if that is so in the whole file; else none.
-
-    A box counts where one way of reading it fits and the other does not: as corners it must lie in the picture and hold
-    the labelled joints, as (x, y, width, height) not reach beyond the picture.
+def misread(boxes: NDArray[np.floating], keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> Iterator[Misread]:
+    """Boxes that are corners, or middle and size.
 
     Args:
         boxes: (N, 4).
-        keypoints: (N, K, 3).
+        keypoints: (N, K, 3), with a labelled joint in everybody.
         sizes: (N, 2) (width, height) of the pictures, 0 where unknown.
     """
-    known = (sizes > 0).all(axis=1)
-    inside = (boxes[:, :2] + boxes[:, 2:] <= sizes + _SLACK).all(axis=1)
-    low, high = boxes[:, :2], boxes[:, 2:]
-    slack = np.maximum(_SLACK, GROWN_BY * np.abs(high - low).max(axis=1))[:, None, None]
-    points, hidden = keypoints[..., :2], keypoints[..., 2] <= 0
-    held = ((points >= low[:, None] - slack) & (points <= high[:, None] + slack)).all(axis=2) | hidden
-    corners = (high > low).all(axis=1) & (low >= -_SLACK).all(axis=1) & (high <= sizes + _SLACK).all(axis=1)
-    corners &= held.all(axis=1)
-    wrong, right = known & corners & ~inside, known & inside & ~corners
-    many = wrong.sum() > max(CORNERS_SHARE * len(boxes), right.sum())
-    return np.flatnonzero(wrong) if many else np.zeros(0, np.int64)
+    low, high = joint_extents(keypoints)
+    limits = np.where(sizes > 0, sizes, np.inf)
+    corners, everywhere = _corners(boxes, low, high, limits)
+    if len(corners):
+        text = "corners [x1, y1, x2, y2]"
+        yield Misread(spelling=text, remedy="[x1, y1, x2 - x1, y2 - y1]", rows=corners, everywhere=everywhere)
+    start, size = boxes[:, :2], boxes[:, 2:]
+    plain = _holds(start, start + size, low, high)
+    first, last = start - size / 2, start + size / 2
+    slack = _SLACK + 0.02 * size
+    inside = ((first >= -slack) & (last <= limits + slack)).all(axis=1)
+    middle = (low + high) / 2
+    nearer = (np.abs(start - middle) <= np.abs(start + size / 2 - middle)).all(axis=1)
+    rows = np.flatnonzero(~plain & inside & nearer & _holds(first, last, low, high))
+    if len(rows) >= max(NAMED_SHARE * len(boxes), 1):
+        text = "middle and size [cx, cy, width, height]"
+        many = len(rows) > max(MISREAD_SHARE * len(boxes), int(plain.sum()))
+        yield Misread(
+            spelling=text, remedy="[cx - width / 2, cy - height / 2, width, height]", rows=rows, everywhere=many
+        )
+
+
+def _corners(
+    boxes: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64], limits: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], bool]:
+    """Rows of the boxes that are corners, and whether all of the file are.
+
+    Corners hold the joints whichever way they are read. Read as width and height they reach too far right and down:
+    beyond the picture, or at least leave more space there than left and above.
+    """
+    first, last = boxes[:, :2], boxes[:, 2:]
+    ends, side = first + last, np.maximum(last - first, _SLACK)
+    fits = ((last > first) & (first >= -_SLACK) & (last <= limits + _SLACK)).all(axis=1)
+    fits &= _holds(first, last, low, high)
+    # Joints that span little of the box say nothing of its middle, nor does a box that an edge of the picture cuts off;
+    # corners of somebody in the middle of the picture seem to be at two edges.
+    cut = np.abs(ends - limits) <= _SLACK
+    tells = (high - low >= side / 2) & (~cut | cut.all(axis=1, keepdims=True))
+    middle = (low + high) / 2
+    gain = np.abs(first + last / 2 - middle) - np.abs((first + last) / 2 - middle)
+    gains = np.where(tells, gain / side, 0).sum(axis=1)
+    most = np.where(tells, first / (2 * side), 0).sum(axis=1)
+    beyond = (ends > limits + _SLACK).any(axis=1) & (gains > 0)
+    sure = fits & (beyond | ((ends > 1.1 * limits).any(axis=1) & (gains >= 0)))
+    count, total = len(boxes), float(gains[fits].sum())
+    even = fits.sum() > (1 - MISREAD_SHARE) * count and total > max(_EVEN * float(most[fits].sum()), _ENOUGH)
+    if even or sure.sum() > MISREAD_SHARE * count:
+        return np.flatnonzero(fits & (gains >= 0)), True
+    usual = float(np.quantile(np.abs(first + last / 2 - middle) / np.maximum(last, _SLACK), 0.75)) if count else 0.0
+    rows = np.flatnonzero(fits & (sure | (gains > max(_CLEAR, _UNEVEN * usual))))
+    return rows if sure.any() or len(rows) >= NAMED_SHARE * count else rows[:0], False
+
+
+def _holds(
+    first: NDArray[np.floating], last: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether boxes from ``first`` to ``last`` hold the joints, but for a tenth of their longer side."""
+    slack = np.maximum(_SLACK, GROWN_BY * np.abs(last - first).max(axis=1))[:, None]
+    return ((low >= first - slack) & (high <= last + slack)).all(axis=1)
 
 
 def clipped(boxes: NDArray[np.floating], sizes: NDArray[np.int64], rule: str) -> NDArray[np.float64]:

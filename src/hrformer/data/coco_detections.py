@@ -14,6 +14,7 @@ import numpy as np
 from hrformer.data.coco_fields import as_number, read_json, whole
 from hrformer.data.coco_lists import Pictures
 from hrformer.data.coco_records import People, integers
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def read_detections(
         kinds.append(category)
         values.extend((score, *box))
     if unknown:
-        _log.warning("%s: %d detections are of pictures that %s does not list; left out", file, unknown, annotations)
+        text = "%s: %s of pictures that %s does not list; left out"
+        _log.warning(text, file, counted(unknown, "detection"), annotations)
     table = np.array(values).reshape(-1, 5)
     return People(
         row=np.array(rows, dtype=np.int64),

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hrformer.data.sets import DataError
 
+_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
 
 
@@ -99,9 +101,33 @@ def as_number(value: Any) -> float:
         return math.inf
 
 
+def number_or_nan(value: Any) -> float | None:
+    """A number, also as text; NaN for null and for the NaN of JSON or spelt so; None for whatever else is none."""
+    found = as_number(value)
+    lacking = value is None or isinstance(value, float) or (isinstance(value, str) and value.strip().lower() == "nan")
+    return None if math.isnan(found) and not lacking else found
+
+
+def flat_joints(joints: Any) -> Any:
+    """Joints nested as ``[[x, y, flag], ...]`` in one list, as COCO has them; whatever else as it is."""
+    nested = isinstance(joints, list | tuple) and joints and all(_is_triple(joint) for joint in joints)
+    return [value for joint in joints for value in joint] if nested else joints
+
+
 def shown(record: Mapping[str, Any], field: str) -> str:
     """What a field holds, in a few words for a message."""
-    return f"{record[field]!r:.80}" if field in record else "nothing"
+    return said(record[field]) if field in record else "nothing"
+
+
+def said(value: Any) -> str:
+    """A value in a few words for a message, with what to write instead of decimal commas."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    commas = [one.strip() for one in parts if isinstance(one, str) and _COMMA.fullmatch(one)]
+    return f"{value!r:.80}" + (f" (numbers have a decimal point: {commas[0].replace(',', '.')})" if commas else "")
+
+
+def _is_triple(joint: Any) -> bool:
+    return isinstance(joint, list | tuple) and len(joint) == 3
 
 
 def _float(text: str) -> float:

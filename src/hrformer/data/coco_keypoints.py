@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_detections import read_detections
+from hrformer.data.coco_fields import flat_joints
 from hrformer.data.coco_labels import CocoLabels, read_content
 from hrformer.data.coco_lists import list_of, people_categories, read_pictures
 from hrformer.data.coco_pictures import find_pictures
@@ -158,7 +159,7 @@ def _with_names(category: dict[str, Any], content: Mapping[str, Any], source: Po
     if category.get("keypoints") or source.skeleton is not None:
         return category
     records = [one for one in content.get("annotations") or () if isinstance(one, Mapping)]
-    counts = {len(joints) for one in records if isinstance(joints := one.get("keypoints"), list)} - {0}
+    counts = {len(joints) for one in records if isinstance(joints := flat_joints(one.get("keypoints")), list)} - {0}
     if counts - {3 * COCO17.num_keypoints}:
         return category
     _log.warning("%s does not name its joints; COCO's 17 are assumed. Set PoseSource.skeleton for others", file)

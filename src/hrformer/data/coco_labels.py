@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hrformer.data.coco_boxes import boxes_around, clipped, written_as_corners
+from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread
 from hrformer.data.coco_fields import read_json
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
-from hrformer.data.coco_sizes import MOST_READ, Exif, canvas_of
+from hrformer.data.coco_sizes import Exif, canvas_of
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 
 
@@ -28,6 +29,8 @@ def read_content(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
     return content
 
+
+_NAMED = 5
 
 _SURE, _LARGE = 5, 250
 """So many people within 100 pixels of the corner of pictures whose sides are at least so long are no chance."""
@@ -79,31 +82,41 @@ class CocoLabels:
             exif: see ``PoseSource``.
 
         Raises:
-            DataError: a picture has another size than the file says, or boxes are written as corners.
+            DataError: a picture has another size than the file says, or boxes are written in another way.
         """
         canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
         people = self.labels.people
-        self._refuse_corners(people, canvas.sizes)
         self._refuse_shares(people, canvas.sizes)
+        odd = self._misread(people, canvas.sizes)
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
-        labels = Labels(people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *notes))
+        labels = Labels(
+            people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *odd, *notes)
+        )
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
 
-    def _refuse_corners(self, people: People, sizes: Any) -> None:
+    def _misread(self, people: People, sizes: Any) -> list[Note]:
+        """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""
         assert people.keypoints is not None
-        # Boxes are alike in a whole file, so that some tell.
-        some = np.arange(0, len(people), len(people) // MOST_READ + 1)
-        own = sizes[people.picture[some]]
-        rows = written_as_corners(people.box[some], people.keypoints[some], own)
-        if len(rows):
-            first, size = some[rows[0]], own[rows[0]]
+        notes, own, everybody = [], sizes[people.picture], counted(len(people), "person", "people")
+        for one in misread(people.box, people.keypoints, own):
+            first, size = one.rows[0], own[one.rows[0]]
             box = ", ".join(f"{value:g}" for value in people.box[first])
-            raise DataError(
-                f"{self.file}: 'bbox' of {len(rows)} of {len(some)} people reaches beyond the picture as [x, y, "
-                f"width, height], and fits as corners [x1, y1, x2, y2], such as [{box}] of annotation "
-                f"{people.number[first]} in {size[0]} x {size[1]} pixels; write [x1, y1, x2 - x1, y2 - y1]"
+            low, high = joint_extents(people.keypoints[[first]])
+            numbers = ", ".join(map(str, people.number[one.rows[:_NAMED]]))
+            more = " and others" if len(one.rows) > _NAMED else ""
+            text = (
+                f"{self.file}: 'bbox' of {len(one.rows)} of {everybody} does not suit their joints as [x, y, width, "
+                f"height], and fits as {one.spelling}, such as [{box}] of annotation {people.number[first]} in "
+                f"{size[0]} x {size[1]} pixels, with joints from ({low[0, 0]:g}, {low[0, 1]:g}) to ({high[0, 0]:g}, "
+                f"{high[0, 1]:g})"
             )
+            if one.everywhere:
+                raise DataError(f"{text}; write {one.remedy}")
+            where = f"{counted(len(one.rows), 'annotation')}: {numbers}{more}"
+            text += f"; write {one.remedy} in {where}; taken as it stands"
+            notes.append(Note(kind="box-spelling", text=text))
+        return notes
 
     def _refuse_shares(self, people: People, sizes: Any) -> None:
         """Raise a DataError where boxes and joints of everybody are shares or percent of the picture."""
@@ -118,14 +131,15 @@ class CocoLabels:
         if percent or (farthest <= 1 and shortest > 2):
             what, part = ("percent", " / 100") if percent else ("shares", "")
             raise DataError(
-                f"{self.file}: 'keypoints' and 'bbox' of all {len(people)} people end at {farthest:g}, in pictures of "
-                f"{shortest} pixels and more: {what} of the picture instead of pixels. Multiply x and width by the "
-                f"picture's width{part}, y and height by its height{part}"
+                f"{self.file}: 'keypoints' and 'bbox' of {'all ' * (len(people) > 1)}"
+                f"{counted(len(people), 'person', 'people')} end at {farthest:g}, in pictures of {shortest} pixels and "
+                f"more: {what} of the picture instead of pixels. Multiply x and width by the picture's width{part}, y "
+                f"and height by its height{part}"
             )
 
     def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:
         """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""
-        own, notes = sizes[people.picture], []
+        own, notes, everybody = sizes[people.picture], [], counted(len(people), "person", "people")
         boxes = clipped(people.box, own, clip)
         outside = ~(boxes[:, 2:] > 0).all(axis=1)
         if outside.any():
@@ -134,11 +148,11 @@ class CocoLabels:
             lost = np.flatnonzero(~(boxes[:, 2:] > 0).all(axis=1))
             rest = int(outside.sum()) - len(lost)
             if rest:
-                text = f"{self.file}: of the 'bbox' of {rest} of {len(people)} people nothing lies in the picture; "
+                text = f"{self.file}: of the 'bbox' of {rest} of {everybody} nothing lies in the picture; "
                 text += "the box around their labelled joints, grown by 10 % of its longer side, stands in"
                 notes.append(Note(kind="box-outside", text=text))
             if len(lost):
-                text = f"{self.file}: box and joints of {len(lost)} of {len(people)} people lie outside the "
+                text = f"{self.file}: box and joints of {len(lost)} of {everybody} lie outside the "
                 text += (
                     f"picture, such as those of annotation {people.number[lost][0]}; left out of training and scoring"
                 )

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import shown, whole
+from hrformer.data.coco_fields import as_number, shown, whole
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
 
 
@@ -110,7 +111,7 @@ def people_categories(
         joints = one.get("keypoints")
         if joints is not None and not isinstance(joints, list | tuple):
             raise DataError(f"{where}: 'keypoints' must be a list of joint names, got {shown(one, 'keypoints')}")
-        categories.append({**one, "id": whole(one, "id", where)})
+        categories.append({**one, "id": whole(one, "id", where), "skeleton": _limbs(one.get("skeleton"))})
     if len({one["id"] for one in categories}) != len(categories):
         raise DataError(f"{file}: each of 'categories' must have an id of its own")
     if chosen:
@@ -130,9 +131,21 @@ def _chosen(categories: list[dict[str, Any]], chosen: str, file: str) -> list[di
     named = [one for one in categories if _name(one) == chosen]
     named = named or [one for one in categories if str(one["id"]) == chosen]
     if not named:
-        names = ", ".join(f"{_name(one)} ({len(one.get('keypoints') or ())} joints)" for one in categories)
+        names = ", ".join(f"{_name(one)} ({counted(len(one.get('keypoints') or ()), 'joint')})" for one in categories)
         raise DataError(f"{file} has no category {chosen!r}, PoseSource.category must be one of: {names}")
     return named[:1]
+
+
+def _limbs(limbs: Any) -> Any:
+    """Pairs of joints with whole numbers where they are written otherwise; whatever else as it is."""
+    if not isinstance(limbs, list | tuple) or not all(isinstance(limb, list | tuple) for limb in limbs):
+        return limbs
+    ends = [[as_number(end) for end in limb] for limb in limbs]
+    return (
+        [[int(end) for end in limb] for limb in ends]
+        if all(end.is_integer() for limb in ends for end in limb)
+        else limbs
+    )
 
 
 def _name(category: Mapping[str, Any]) -> str:

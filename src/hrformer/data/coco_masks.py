@@ -18,6 +18,7 @@ from hrformer.data.coco_outlines import Outlines, OutlineWriter
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
+from hrformer.data.inspection.report import counted
 from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
@@ -219,19 +220,19 @@ def _outlines(
             writer.add_box(places[image], _box(record, where), sizes[image])
     if boxes_only and boxes_only == len(records):
         raise DataError(
-            f"{file}: none of the {boxes_only} annotations has an outline in 'segmentation', only boxes; segmentation "
+            f"{file}: {counted(boxes_only, 'annotation')} and no outline in 'segmentation', only boxes; segmentation "
             "needs polygons or run lengths: label the objects with the tool's polygon or brush, and export again"
         )
     writer.check_units(file)
     notes = []
     if boxes_only:
         text = (
-            f"{file}: {boxes_only} of {len(records)} objects have a box and no outline in 'segmentation'; the pixels "
-            "of such a box count as void"
+            f"{file}: a box and no outline in 'segmentation' of {boxes_only} of {counted(len(records), 'object')}; the "
+            "pixels of such a box count as void"
         )
         notes.append(Note(kind="box-only", text=text))
     if writer.left_out:
-        text = f"{file}: {writer.left_out} polygon(s) of fewer than three points were left out"
+        text = f"{file}: {counted(writer.left_out, 'polygon')} of fewer than three points; left out"
         notes.append(Note(kind="flat-outline", text=text))
     return writer.pack(len(places)), notes
 

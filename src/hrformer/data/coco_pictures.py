@@ -157,7 +157,7 @@ class _Search:
     def complaint(self, missing: Sequence[str], total: int) -> str:
         """What to say about missing pictures."""
         there = sorted(path for paths in self._index().values() for path in paths)
-        held = f"{len(there)} pictures, such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
+        held = f"pictures ({len(there)} in all), such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
         above = self.root.resolve().parent
         beside = [one for one in folders_in(above, 2) if PICTURE_WORDS & {*words_of(one.relative_to(above).parts[0])}]
         if beside and _Search(beside, self.root, self.file, self._advice).elsewhere(missing[0]):

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_boxes import boxes_around
-from hrformer.data.coco_fields import as_number, shown, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, said, shown, whole
 from hrformer.data.coco_lists import Pictures
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.oks import MASK_SHARE
 
@@ -148,7 +149,7 @@ class PeopleReader:
         Raises:
             DataError: there are more or fewer, or something else.
         """
-        flags = one.get("keypoints")
+        flags = flat_joints(one.get("keypoints"))
         if isinstance(flags, np.ndarray):
             flags = flags.ravel().tolist()
         if flags is None or (isinstance(flags, list | tuple) and not flags):
@@ -158,9 +159,14 @@ class PeopleReader:
                 f"{self._where(row, one)}: 'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}"
             )
         if len(flags) != self._length:
+            if any(isinstance(value, list | tuple | Mapping) for value in flags):
+                raise DataError(
+                    f"{self._where(row, one)}: 'keypoints' must hold x, y and flag (0 not labelled, 1 hidden, 2 "
+                    f"visible) of each of the {self._length // 3} joints, got {shown(one, 'keypoints')}"
+                )
             raise DataError(
-                f"{self._where(row, one)} has {len(flags)} numbers in 'keypoints', not 3 x {self._length // 3}: "
-                "x, y and flag of each joint, with 0, 0, 0 for joints without label"
+                f"{self._where(row, one)} has {counted(len(flags), 'number')} in 'keypoints', not 3 x "
+                f"{self._length // 3}: x, y and flag of each joint, with 0, 0, 0 for joints without label"
             )
         # Most people of COCO have no joints: 0 throughout.
         if flags.count(0) == self._length or set(map(type, flags)) <= _PLAIN:
@@ -168,11 +174,11 @@ class PeopleReader:
         return [self._joint(value, row, one) for value in flags]
 
     def _joint(self, value: Any, row: int, one: Mapping[str, Any]) -> float:
-        found = math.nan if value is None else as_number(value)
-        if math.isnan(found) and not (value is None or _is_nan(value)):
+        found = number_or_nan(value)
+        if found is None:
             raise DataError(
                 f"{self._where(row, one)}: 'keypoints' must hold numbers, or null for joints without label, "
-                f"got {value!r:.80}"
+                f"got {said(value)}"
             )
         return found
 
@@ -212,8 +218,8 @@ class PeopleReader:
         value = one.get("area")
         if type(value) in _PLAIN:
             return float(value)  # type: ignore[arg-type]
-        found = as_number(value)
-        if math.isnan(found) and not (value is None or _is_nan(value)):
+        found = number_or_nan(value)
+        if found is None:
             raise DataError(
                 f"{self._where(row, one)}: 'area' must be a number of square pixels, got {shown(one, 'area')}; leave "
                 f"it out, and {MASK_SHARE} x width x height of the box stands in"
@@ -252,7 +258,8 @@ class PeopleReader:
             lacking = ~(np.isfinite(table.area) & (table.area > 0))
             table.area[lacking] = MASK_SHARE * np.prod(np.maximum(table.box[lacking, 2:], 0), axis=1)
         if self._foreign:
-            text = f"{self._file}: {self._foreign} annotations of categories that the file does not list; left out"
+            text = f"{self._file}: {counted(self._foreign, 'annotation')} of categories that the file does not list; "
+            text += "left out"
             notes.append(Note(kind="unknown-category", text=text))
         return Labels(people=people, crowds=crowds, bare=bare, notes=tuple(notes))
 
@@ -274,13 +281,13 @@ class PeopleReader:
 
     def _refuse(self, table: People, wrong: Any, what: str) -> None:
         more = int(wrong.sum()) - 1
-        others = f" (and {more} more annotations)" if more else ""
+        others = f" (and {counted(more, 'more annotation')})" if more else ""
         raise DataError(f"{self._file}: annotation {table.number[wrong][0]}: {what}{others}")
 
     def _note_count(self, wrong: int, everybody: int) -> Note:
         text = (
-            f"{self._file}: 'num_keypoints' of {wrong} of {everybody} people is not the number of their labelled "
-            "joints; the flags in 'keypoints' are counted"
+            f"{self._file}: 'num_keypoints' of {wrong} of {counted(everybody, 'person', 'people')} is not the number "
+            "of their labelled joints; the flags in 'keypoints' are counted"
         )
         return Note(kind="num-keypoints", text=text)
 
@@ -302,8 +309,9 @@ class PeopleReader:
             )
         people.box[flat] = around
         text = (
-            f"{self._file}: {int(flat.sum())} of {len(people)} people have no 'bbox' with width and height; the box "
-            "around their labelled joints, grown by 10 % of its longer side, stands in"
+            f"{self._file}: no 'bbox' with width and height in {int(flat.sum())} of "
+            f"{counted(len(people), 'person', 'people')}; the box around their labelled joints, grown by 10 % of its "
+            "longer side, stands in"
         )
         return [Note(kind="flat-box", text=text)]
 
@@ -319,10 +327,10 @@ class PeopleReader:
             return []
         people.area[odd] = MASK_SHARE * whole_box[odd]
         counts = ((lacking, "without an area above 0"), (senseless, "with an area that does not fit the box"))
-        said = ", ".join(f"{int(rows.sum())} {what}" for rows, what in counts if rows.any())
+        told = ", ".join(f"{int(rows.sum())} {what}" for rows, what in counts if rows.any())
         text = (
-            f"{self._file}: 'area' of {int(odd.sum())} of {len(people)} people: {said}; {MASK_SHARE} x width x height "
-            "of the box stands in, in training and scoring"
+            f"{self._file}: 'area' of {int(odd.sum())} of {counted(len(people), 'person', 'people')}: {told}; "
+            f"{MASK_SHARE} x width x height of the box stands in, in training and scoring"
         )
         return [Note(kind="no-area", text=text)]
 
@@ -377,8 +385,3 @@ def _joined(one: People, other: People) -> People:
     columns = ("row", "picture", "number", "category", "box", "area", "score")
     both = {name: np.concatenate([getattr(one, name), getattr(other, name)]) for name in columns}
     return People(**both, keypoints=None)
-
-
-def _is_nan(value: Any) -> bool:
-    """Whether it is the NaN of JSON or spelt so."""
-    return isinstance(value, float) or (isinstance(value, str) and value.strip().lower() == "nan")

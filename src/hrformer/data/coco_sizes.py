@@ -13,14 +13,14 @@ from hrformer.data.coco_lists import Pictures
 from hrformer.data.coco_records import People
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
+from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, upright_points
 
 Exif = Literal["auto", "apply", "ignore"]
 
 MOST_READ, SAMPLED = 20_000, 2_000
-"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd; of more
-people as well only some are asked how boxes are written."""
+"""Of more pictures than the first only so many headers are read, spread evenly, unless one of them is odd."""
 
 _NAMED = 3
 
@@ -156,7 +156,7 @@ def _wrong_sizes(
     real = header.stored if exif == "ignore" else header.size
     text = (
         f"{file}: 'width' and 'height' of {pictures.names[place]} are {width} x {height}, but {path_of(place)} is "
-        f"{real[0]} x {real[1]} pixels ({len(wrong)} of {looked_at} pictures looked at differ); "
+        f"{real[0]} x {real[1]} pixels ({len(wrong)} of {counted(looked_at, 'picture')} looked at so); "
     )
     if exif == "ignore" and (width, height) == header.size:
         return text + "its labels are for the picture turned by its EXIF orientation, so set PoseSource.exif auto"
@@ -175,24 +175,24 @@ def _notes(pictures: Pictures, found: _Found, guessed: bool, exif: Exif, file: s
     notes = []
     if found.stored:
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.stored)} lie turned in their files, and were labelled "
-            "on the stored pixels, as their width and height in the file tell; boxes and joints were turned upright "
-            "with them. PoseSource.exif ignore|apply: read the pictures as stored, or turn labels wherever the size "
+            f"{file}: EXIF orientation: {_some(pictures, found.stored)} stored turned and labelled on the stored "
+            "pixels, as width and height in the file tell; boxes and joints were turned upright with the picture. "
+            "PoseSource.exif ignore|apply: read the pictures as stored, or turn labels wherever the size "
             "does not tell, too"
         )
         notes.append(Note(kind="exif-turned", text=text))
     if found.unknown:
         done = "taken as lying on the stored pixels and turned upright" if guessed else "taken as upright"
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.unknown)} lie turned in their files, and their size "
-            f"does not tell whether the labels are for the stored pixels or the upright picture; {done}. "
+            f"{file}: EXIF orientation: {_some(pictures, found.unknown)} stored turned, whose size does not tell "
+            f"whether the labels are for the stored pixels or the upright picture; {done}. "
             "PoseSource.exif ignore|apply: read the pictures as stored, or turn the labels"
         )
         notes.append(Note(kind="exif-unknown", text=text))
     if found.ignored:
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.ignored)} lie turned in their files, and are read as "
-            f"stored, labels as they stand, by PoseSource.exif {exif}"
+            f"{file}: EXIF orientation: {_some(pictures, found.ignored)} stored turned and read as stored, "
+            f"labels as they stand, by PoseSource.exif {exif}"
         )
         notes.append(Note(kind="exif-ignored", text=text))
     return notes
@@ -201,4 +201,4 @@ def _notes(pictures: Pictures, found: _Found, guessed: bool, exif: Exif, file: s
 def _some(pictures: Pictures, places: Sequence[int]) -> str:
     names = ", ".join(pictures.names[place] for place in places[:_NAMED])
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-    return f"{len(places)} picture{'s' * (len(places) > 1)} ({names}{more})"
+    return f"{counted(len(places), 'picture')} ({names}{more})"

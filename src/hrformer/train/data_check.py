@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
-from hrformer.data.inspection.parts import Part, compare
+from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, counted
 from hrformer.data.loader import default_workers, remedy
 from hrformer.data.sets import DataError, ImageSet
@@ -71,7 +71,7 @@ def check_data(
         findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
         if unreadable and not skip:
             findings += _missed(unreadable, part)
-    findings += compare(*parts)
+    findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
     errors = [one for one in findings if one.severity == "error"]
     if errors:
         raise DataError("; ".join(_sentence(one) for one in errors))

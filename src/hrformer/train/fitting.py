@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
+from hrformer.data.inspection.report import counted
 from hrformer.models.model import Task
 from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
@@ -240,13 +241,14 @@ def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> 
         train_items: pictures, or people, in the training set.
         seconds: how long the run is expected to take here; None where that is not known.
     """
-    kind = "people" if isinstance(config, PoseRun) else "pictures"
+    items = counted(train_items, *_kind(config))
     height, width = config.augment.size
-    length = f"{config.schedule.updates} updates" if config.schedule.updates else f"{config.schedule.epochs:g} epochs"
+    schedule = config.schedule
+    length = counted(schedule.updates, "update") if schedule.updates else f"{schedule.epochs:g} epochs"
     time = "" if seconds is None else f", about {_minutes(seconds)} here"
     start = f", from {config.model.init}" if config.model.init else ", from fresh weights"
     return (
-        f"fitted to {train_items} {kind}: batch {config.batch.total}, {length}, rate {config.optim.lr:g}, crops "
+        f"fitted to {items}: batch {config.batch.total}, {length}, rate {config.optim.lr:g}, crops "
         f"{height} x {width}{_range_text(config)}{start}{time}"
     )
 
@@ -275,11 +277,17 @@ def val_text(config: RunConfig, val_items: int) -> str:
     """
     if val_items >= FEW:
         return ""
-    many, one = ("people", "person") if isinstance(config, PoseRun) else ("pictures", "picture")
+    one = _kind(config)[0]
+    weight = f"one {one} is about {100 / val_items:.0f} points of" if val_items > 1 else "this one decides"
     return (
-        f"warning: val has {val_items} {many if val_items > 1 else one}: one {one} is about {100 / val_items:.0f} "
-        f"points of the score, so small differences mean nothing; {FEW} or more tell better"
+        f"warning: val has {counted(val_items, *_kind(config))}: {weight} the score, so small differences mean "
+        f"nothing; {FEW} or more tell better"
     )
+
+
+def _kind(config: RunConfig) -> tuple[str, str]:
+    """What an item of the run's sets is called, one and many."""
+    return ("person", "people") if isinstance(config, PoseRun) else ("picture", "pictures")
 
 
 FEW = 20

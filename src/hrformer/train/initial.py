@@ -64,34 +64,52 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
             kept.setdefault("head", head)
             report = replace(report, notes=(*report.notes, note))
     if "head" not in kept:
-        report = _take_named_rows(model, names, path, entry, report)
+        report = _take_named_rows(model, names, path, entry, report, head)
     _put_back(model, kept.values())
     return _without(report, model, path, entry, kept) if kept else report
 
 
 @torch.no_grad()
 def _take_named_rows(
-    model: VisionModel, names: tuple[str, ...], path: Path, entry: WeightEntry | None, report: LoadReport
+    model: VisionModel,
+    names: tuple[str, ...],
+    path: Path,
+    entry: WeightEntry | None,
+    report: LoadReport,
+    first: dict[str, Tensor],
 ) -> LoadReport:
-    """Copy the rows of the file's last layers whose class or joint has the same name here, if the names differ.
+    """Let the last layers hold the file's rows for classes or joints of the same name only, if the names differ.
+
+    Args:
+        model: loaded.
+        names: of its outputs.
+        path: of the file.
+        entry: of the registry, if it is known there.
+        report: of the loading.
+        first: values of the model's head before that.
 
     Returns:
-        The report, with a note on what was copied.
+        The report, with a note on what was taken.
     """
     file = read_weights(path)
     arranged, found = inspect(model, file, entry)
     theirs = output_names(found.info, found.task, found.num_outputs)
-    same = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
-    if found.task != model.task or names == theirs or not same:
+    if found.task != model.task or not names or not theirs or names == theirs:
         return report
+    same = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
     ours, others = [row for row, _ in same], [row for _, row in same]
     for name, own in model.state_dict().items():
         shape = arranged.shape(file.tensors, name)
         if name.rpartition(".")[0] in OUTPUT_LAYERS and shape == (len(theirs), *own.shape[1:]):
+            # As many outputs of other names would have been taken for the file's.
+            own.copy_(first[name])
             own[ours] = arranged.value(file.tensors, name)[others].to(own)
     kind = "joints" if model.task == "pose" else "classes"
     note = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
-    fresh = [layer for layer in report.fresh if len(same) < len(names) or layer not in OUTPUT_LAYERS]
+    layers = {name.rpartition(".")[0] for name in first}
+    fresh = [layer for layer in report.fresh if layer not in OUTPUT_LAYERS]
+    if len(same) < len(names):
+        fresh += [layer for layer in OUTPUT_LAYERS if layer in layers]
     return replace(report, fresh=tuple(fresh), notes=(*report.notes, note))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hrformer.data.inspection.report import counted
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.models.weight_files import write_file
 from hrformer.train.progress import (
@@ -209,12 +210,14 @@ class Journal:
         before = "" if self._best is None else share_text(self._best)
         if best:
             self._best = evaluation.value
-            verdict = "best so far" + (f" ({before} before)" if before else "")
+            # The gain may be smaller than what is printed.
+            than = "a little less" if before == share_text(evaluation.value) else before
+            verdict = "best so far" + (f" ({than} before)" if before else "")
         else:
             verdict = f"the best is {before}" if before else "not the best"
         name = label_of(evaluation.main)
         self._score = f"best {name} {share_text(self._best)}" if self._best is not None else ""
-        took = f"{evaluation.items} items in {duration_text(evaluation.seconds)}"
+        took = f"{counted(evaluation.items, 'item')} in {duration_text(evaluation.seconds)}"
         if update:
             self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
         else:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hrformer.data.inspection.report import counted
 from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
 from hrformer.data.sets import DataError
@@ -334,7 +335,7 @@ class Loop(Run):
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
         if self._is_stale() and not interrupted:
-            self.journal.note(f"stopped early: {state.stale} validations without a better score")
+            self.journal.note(f"stopped early: {counted(state.stale, 'validation')} without a better score")
         self.write_weights("last.safetensors", self.evaluation)
         self.journal.end(interrupted=interrupted, best=state.best, best_update=state.best_update, seconds=state.seconds)
         if self.machine.main:

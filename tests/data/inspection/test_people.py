@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hrformer.data.inspection.annotations import annotation_file, check_annotations
-from hrformer.data.inspection.parts import Part
+from hrformer.data.inspection.parts import Part, told_once
 from hrformer.data.inspection.report import Finding
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import Note, Person, PoseSet
@@ -237,6 +237,11 @@ def test_annotations_in_order(annotations: Callable[..., dict[str, Finding]]) ->
     assert annotations({"keypoints": [0] * 9})["no-joints"].severity == "error"
 
 
+@pytest.mark.parametrize("keypoints", [["3,5"] * 9, "3 3 2", [[3, 3], [5, 5], [0, 0]], [{"x": 3}] * 3])
+def test_what_the_reader_refuses_is_not_guessed_at(annotations: Any, keypoints: Any) -> None:
+    assert annotations({"keypoints": keypoints}, {"keypoints": [[3, 3, 2], [5, 5, 1], [0, 0, 0]]}) == {}
+
+
 def test_annotations_of_other_categories_and_spellings(tmp_path: Path) -> None:
     sound = {
         "image_id": "7",
@@ -287,3 +292,24 @@ def test_files_that_only_the_reader_can_judge(tmp_path: Path) -> None:
         assert check_annotations(tmp_path / name, "train") == ([], {})
     assert annotation_file(PoseSource(), "test") is None
     assert annotation_file(PoseSource(root=tmp_path, val_annotations="{split}.json"), "val") == tmp_path / "val.json"
+
+
+def finding(severity: Any, kind: str, split: str, what: str = "", where: tuple[str, ...] = ()) -> Finding:
+    return Finding(severity=severity, kind=kind, split=split, what=what, fix="", where=where)
+
+
+def test_what_parts_of_one_file_share_is_told_once() -> None:
+    units = [finding("error", "joint-units", split, f"{count} people") for split, count in (("train", 9), ("val", 3))]
+    note = [finding("warning", "no-area", split, "no area") for split in ("train", "val")]
+    people = [finding("warning", "joint-outside", split, f"1 of {n}") for split, n in (("train", 9), ("val", 3))]
+    files = [finding("error", "unreadable-picture", split, "empty", (f"{split}.jpg",)) for split in ("train", "val")]
+    everything = [*units, *note, *people, *files]
+    assert told_once(everything, one_file=False) == everything
+    assert told_once(everything, one_file=True) == [units[0], note[0], *people, *files]
+
+
+def test_boxes_in_another_spelling_need_no_guesses() -> None:
+    spelling = finding("warning", "box-spelling", "train")
+    guesses = [finding("warning", kind, "train") for kind in ("box-beyond-picture", "box-misses-person")]
+    other, error = finding("warning", "box-misses-person", "val"), finding("error", "box-misses-person", "train")
+    assert told_once([*guesses, spelling, other, error], one_file=False) == [spelling, other, error]

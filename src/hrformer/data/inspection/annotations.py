@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.coco_fields import as_number, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, whole
 from hrformer.data.coco_labels import read_content
 from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.report import Finding, Places, counted
@@ -87,11 +87,13 @@ class _People:
         name = f"annotation {label}" + (f" of {image.get('file_name')}" if isinstance(image, Mapping) else "")
         if image is None:
             self._lost.add(f"{name} (picture {record.get('image_id')})")
-        joints = record.get("keypoints") or ()
-        joints = joints if isinstance(joints, list) else ()
-        if joints and self.joints and len(joints) != 3 * self.joints:
-            self._lengths.add(f"{name} ({len(joints)} numbers)")
+        joints = flat_joints(record.get("keypoints") or [])
+        # The reader refuses whatever else, and says why.
+        if not isinstance(joints, list) or any(number_or_nan(value) is None for value in joints):
+            return
         values = [as_number(value) for value in joints]
+        if joints and self.joints and len(joints) != 3 * self.joints:
+            self._lengths.add(f"{name} ({counted(len(joints), 'number')})")
         triples = zip(values[::3], values[1::3], values[2::3], strict=False)
         if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
             numbers["without_joints"] += 1
@@ -124,7 +126,9 @@ class _People:
         if self._bare:
             everybody = self._bare.count == people
             what = f"{self._bare.count} of {counted(people, 'person', 'people')} without any labelled joint: left out"
-            fix = "nothing if that is meant, as in COCO; else label them: joints count with flag 1 or 2"
+            fix = "label them: joints count with flag 1 or 2"
+            if not everybody:
+                fix = f"nothing if that is meant, as in COCO; else {fix}"
             yield self._bare.finding("error" if everybody else "warning", "no-joints", split, what, fix)
         if self._beyond.count > BEYOND_SHARE * max(self._boxes, 1):
             what = f"{self._beyond.count} of {counted(self._boxes, 'box', 'boxes')} beyond the edge of the picture: cut"

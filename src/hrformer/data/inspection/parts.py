@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hrformer.data.inspection.classification import ClassCheck, different_names
 from hrformer.data.inspection.pictures import PictureCheck, shared_pictures
-from hrformer.data.inspection.pose import PersonCheck
+from hrformer.data.inspection.pose import LABEL_KINDS, PersonCheck
 from hrformer.data.inspection.report import Check, Finding, Places, counted
 from hrformer.data.inspection.scan import evenly, pictures_of, scan
 from hrformer.data.inspection.segmentation import MaskCheck
@@ -15,6 +15,9 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 
 _PEOPLE_PROBED = 200
 """So many people are asked whether they have any labelled joint."""
+
+_EXPLAINED = {"box-beyond-picture": "box-spelling", "box-misses-person": "box-spelling"}
+"""Warnings that another finding of the same part explains."""
 
 Progress = Callable[[int, int], object]
 
@@ -129,6 +132,27 @@ def compare(train: Part, other: Part) -> Iterator[Finding]:
             )
             fix = "add such pictures to the training part, or move some over"
             yield unseen.finding("warning", "unseen-class", other.split, what, fix)
+
+
+def told_once(findings: Iterable[Finding], one_file: bool) -> list[Finding]:
+    """Findings without what repeats another one.
+
+    Args:
+        findings: of all parts, those of train first.
+        one_file: whether the parts share their labels (``val_share``): what is wrong with these is told of train only.
+    """
+    found, seen, kept = list(findings), set(), []
+    there = {(one.split, one.kind) for one in found}
+    for one in found:
+        error = one.severity == "error"
+        if not error and (one.split, _EXPLAINED.get(one.kind)) in there:
+            continue
+        said = (one.kind,) if error and one.kind in LABEL_KINDS else (one.kind, one.what, one.where)
+        if one_file and one.split == "val" and said in seen:
+            continue
+        seen.add(said)
+        kept.append(one)
+    return kept
 
 
 def _pictures_by_class(part: Part) -> dict[str, int]:

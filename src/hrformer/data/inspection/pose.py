@@ -55,11 +55,15 @@ _FINDINGS = {
 }
 """Kind -> the share of the people above which it is an error, what is wrong with them, and what to do."""
 
+LABEL_KINDS = frozenset((*_FINDINGS, "flip-pair-names", "flip-pair-shape"))
+"""Kinds of findings about labels; an error of these is about most people of a file."""
+
 _FIXES = {
     "no-area": "nothing if there are no masks; else write the area of each person's mask in square pixels",
     "num-keypoints": "write how many flags are above 0, if other programs read the file too",
     "flat-box": "write boxes as [x, y, width, height] in pixels",
     "box-outside": "write boxes as [x, y, width, height] in pixels of the picture",
+    "box-spelling": "look at these people, and write boxes as [x, y, width, height] in pixels",
     "person-outside": "correct these annotations, or remove them",
     "unknown-category": "add the category, or remove these annotations",
     "exif-turned": "nothing if the drawn joints lie right; pictures saved upright, without orientation, need no option",

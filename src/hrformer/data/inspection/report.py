@@ -25,7 +25,7 @@ class Finding:
         kind: short name that stays the same between versions, such as "unreadable-picture".
         split: part of the set it is about.
         what: one sentence.
-        fix: what to do about it.
+        fix: what to do about it; empty where ``what`` says so.
         where: the first few files, classes or joints concerned.
         count: of all files, classes or joints concerned.
     """
