@@ -359,7 +359,7 @@ def test_what_is_alone_may_be_left_out(tree: Path, layout: str, caplog: pytest.L
     assert source.mask_file(0) == str(mask)
     with pytest.raises(DataError, match="No such file"):
         source.mask(0)
-    assert ("alone.png: no picture of its name" in caplog.text) == (layout == "folders")
+    assert ("left out 1 mask without a picture" in caplog.text) == (layout == "folders")
 
 
 def test_pictures_of_phones_are_named_with_the_remedy(tree: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -226,15 +226,17 @@ def paired(
         pictures: by name.
         masks: by name.
         folders: of the pictures and of the masks, for the message.
-        skip_broken: leave masks without a picture out, with a warning for each, and name the masks that pictures lack
+        skip_broken: leave masks without a picture out, with a warning, and name the masks that pictures lack
             all the same: whoever looks for files that cannot be read finds them.
 
     Raises:
         DataError: a picture has no mask, or a mask no picture.
     """
     if skip_broken and not pictures.keys().isdisjoint(masks):
-        for name in sorted(masks.keys() - pictures.keys()):
-            _log.warning("left out %s: no picture of its name in %s", masks[name], folders[0])
+        if alone := sorted(masks.keys() - pictures.keys()):
+            # Often those of the other part, which has its masks in the same folder.
+            what, first = counted(len(alone), "mask"), masks[alone[0]]
+            _log.warning("left out %s without a picture of its name in %s, such as %s", what, folders[0], first)
         names = sorted(pictures)
         return [pictures[name] for name in names], [masks.get(name, folders[1] / f"{name}.png") for name in names]
     for (ours, what, own), (others, other, place) in (

@@ -57,7 +57,7 @@ def finetune_pose() -> PoseRun:
 
     The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
     ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share
-    0.2`` keeps a fifth for validation. Joints may have any names; left and right are told from them, or by
+    0.2`` keeps about a fifth for validation. Joints may have any names; left and right are told from them, or by
     ``--data.flip-pairs``.
     """
     return PoseRun(
