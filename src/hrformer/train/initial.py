@@ -105,7 +105,8 @@ def _take_named_rows(
             own.copy_(first[name])
             own[ours] = arranged.value(file.tensors, name)[others].to(own)
     kind = "joints" if model.task == "pose" else "classes"
-    note = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
+    known = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
+    note = known if same else f"none of the {len(names)} {kind} is known to the file by name"
     layers = {name.rpartition(".")[0] for name in first}
     fresh = [layer for layer in report.fresh if layer not in OUTPUT_LAYERS]
     if len(same) < len(names):
