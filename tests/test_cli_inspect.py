@@ -72,7 +72,7 @@ def test_errors_come_with_their_fix(folders: Path, capfd: pytest.CaptureFixture[
     assert found["batch"]["fix"] == "take smaller batches: --batch.total 6 at most"
     said = capfd.readouterr().out
     assert (
-        "error: train: 1 picture cannot be read: the file is empty\n  where: set/train/cat/1.png\n  fix: restore the"
+        "error: train: 1 picture cannot be read: the file is empty\n  where: set/train/cat/1.png\n  fix: put a good"
         in said
     )
     assert "warning: val: 1 picture of val can be seen in train too" in said

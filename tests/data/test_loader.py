@@ -24,7 +24,6 @@ from hrformer.data.loader import (
     batches_of,
     collate,
     default_workers,
-    remedy,
     seeded,
     to_device,
 )
@@ -354,15 +353,3 @@ def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, world_size, expected in ((2, 1, 1), (1, 1, 0), (64, 1, 8), (8, 4, 1), (8, 8, 0)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
         assert default_workers(world_size) == expected
-
-
-@pytest.mark.parametrize(
-    ("reason", "start"),
-    [
-        ("not a picture in a format known here", "restore the file"),
-        ("values of 16 bits: scale them", "do so, or leave"),
-    ],
-)
-def test_remedy_does_not_speak_of_restoring_where_the_reason_says_more(reason: str, start: str) -> None:
-    assert remedy(reason).startswith(start)
-    assert remedy(reason).endswith("--data.skip-broken")

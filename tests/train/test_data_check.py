@@ -88,6 +88,8 @@ def test_a_grey_picture_of_16_bits_is_not_to_be_restored(run_with_broken: Classi
     task = task_for(run_with_broken)
     with pytest.raises(DataError) as raised:
         check_data(run_with_broken, {"train": task.train_set, "val": task.val_set})
-    said = r"would be black: scale them to 0\.\.65535, or save them with 8 bits .*: do so, or leave it out with --data"
+    said = (
+        r"would be black: scale them to 0\.\.65535, or save them with 8 bits .*: put a good file in its place, or leave"
+    )
     assert re.search(said, str(raised.value))
     assert "restore" not in str(raised.value)

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import random
-import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,21 +33,14 @@ Transform = Callable[[Item], Item]
 
 _log = logging.getLogger(__name__)
 
-_LEAVE_OUT = "leave it out with --data.skip-broken"
-_SAYS_WHAT_IS_RIGHT = re.compile(r"\b(save|scale|give|cut) ")
+REPLACE = "put a good file in its place, or leave it out with --data.skip-broken"
+"""What to do about a file that cannot be read; the reason before it may say what a good one would be."""
 
 CACHE_LIMIT = 2 << 30
 """Bytes of decoded pictures that are kept at most when nothing else is said."""
 
 _PROBED = 32
 """Pictures that are decoded to see whether all of them would fit."""
-
-
-def remedy(reason: str) -> str:
-    """What to do about a file that cannot be read for a reason, which may say itself what would be right."""
-    if _SAYS_WHAT_IS_RIGHT.search(reason):
-        return f"do so, or {_LEAVE_OUT}"
-    return f"restore the file from where it came from, or {_LEAVE_OUT}"
 
 
 @contextmanager
@@ -162,18 +154,17 @@ class LoaderDataset(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Item | _Failure:
         index, epoch = key
-        reading = True
+        advice = f"; {REPLACE}"
         try:
             pixels = self.cache.get(self.source.picture(index)) if self.cache else None
             item = self.source.item(index, self.source.pixels(index) if pixels is None else pixels)
-            reading = False
+            advice = ""
             with seeded(mixed_seed(self.seed, epoch, index)):
                 item = self.transform(item | {"index": index, "epoch": epoch})
             item.pop("epoch", None)
         except ValueError as error:
             name = self.source.file(index)
             text = str(error)
-            advice = f"; {remedy(text)}" if reading else ""
             return _Failure((text if name in text else f"{name}: {text}") + advice)
         except Exception as error:
             return _Failure(f"{self.source.file(index)}: {type(error).__name__}: {error}")

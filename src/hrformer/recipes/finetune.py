@@ -1,4 +1,4 @@
-"""Fine-tuning on your own pictures: one recipe per task, for one GPU, or a processor and patience.
+"""Fine-tuning on your own pictures: one recipe per task, for one GPU or a processor.
 
 What they leave open is fitted to the set, the start weights and the machine when training starts, see
 ``train.fitting``: batch, updates, rate, crops, strength of the augmentation, validations. On a GPU they start from
@@ -53,8 +53,8 @@ def finetune_pose() -> PoseRun:
     Command: ``hrformer train finetune_pose --data.root PICTURES``
     Hardware: one GPU, or a processor, with hrformer_nano.
     Time: 102 seconds of two cores with 17 people.
-    Score: depends on the pictures; AP 30.0 on 3 people with COCO's joints, 8.3 before, from 17; AP 31.9 on 4 people with
-        six joints of other names, from 16 (us).
+    Score: depends on the pictures; AP 30.0 on 3 people with COCO's joints, 8.3 before, from 17; AP 31.9 on 4
+        people with six joints of other names, from 16 (us).
 
     The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
     ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share

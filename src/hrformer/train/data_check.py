@@ -14,7 +14,7 @@ from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relativ
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, counted
-from hrformer.data.loader import default_workers, remedy
+from hrformer.data.loader import REPLACE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
@@ -176,7 +176,7 @@ def _missed(unreadable: Mapping[int, tuple[str, str]], part: Part) -> Iterator[F
             kind="broken-file",
             split=part.split,
             what=f"{counted(len(files), 'file')} cannot be read: {files[0][1]}",
-            fix=remedy(files[0][1]),
+            fix=REPLACE,
             where=tuple(file for file, _ in files[:_SHOWN]),
             count=len(files),
         )

@@ -97,7 +97,7 @@ def test_unreadable_pictures(classes: Callable[..., Part], tmp_path: Path) -> No
         "1 picture cannot be read: not a picture in a format known here",
     }
     assert {Path(one.where[0]).name for one in found} == {"00.png", "01.png", "02.png"}
-    assert all(one.severity == "error" and one.fix.startswith("restore the file ") for one in found)
+    assert all(one.severity == "error" and one.fix.startswith("put a good file ") for one in found)
 
 
 def test_small_pictures(classes: Callable[..., Part], masks: Callable[..., Part]) -> None:
@@ -208,7 +208,7 @@ def test_masks_that_cannot_be_used(masks: Callable[..., Part], tmp_path: Path) -
     )
     assert "do not resize it" in found["mask-size"].fix
     assert found["unreadable-mask"].where == (str(tmp_path / "labels/train/2.png"),)
-    assert found["unreadable-mask"].fix.startswith("restore the file ")
+    assert found["unreadable-mask"].fix.startswith("put a good file ")
 
 
 @pytest.mark.parametrize(

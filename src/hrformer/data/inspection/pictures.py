@@ -9,7 +9,7 @@ import numpy as np
 
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, counted, spread
 from hrformer.data.inspection.scan import Look
-from hrformer.data.loader import remedy
+from hrformer.data.loader import REPLACE
 from hrformer.data.sets import ImageSet
 from hrformer.geometry.tiles import short_side_size
 
@@ -59,7 +59,7 @@ class PictureCheck(Check):
         """Unreadable, small and repeated pictures."""
         for reason, places in self._broken:
             what = f"{counted(places.count, 'picture')} cannot be read: {reason}"
-            yield places.finding("error", "unreadable-picture", self.split, what, remedy(reason))
+            yield places.finding("error", "unreadable-picture", self.split, what, REPLACE)
         if self._small and self.crop is not None:
             (height, width), seen = self.crop, len(self._widths)
             what = (

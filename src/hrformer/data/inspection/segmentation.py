@@ -13,7 +13,7 @@ from hrformer.data.images import ImageError
 from hrformer.data.inspection.mask_ids import advice
 from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
 from hrformer.data.inspection.scan import Look, evenly
-from hrformer.data.loader import remedy
+from hrformer.data.loader import REPLACE
 from hrformer.data.mask_sizes import size_advice
 from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
@@ -123,7 +123,7 @@ class MaskCheck(Check):
             if "colours" in reason:
                 yield places.finding("error", "mask-ids", self.split, what, _FIX_COLOURS)
             else:
-                yield places.finding("error", "unreadable-mask", self.split, what, remedy(reason))
+                yield places.finding("error", "unreadable-mask", self.split, what, REPLACE)
         for fix, places in self._sizes.items():
             what = f"{counted(places.count, 'mask')} of another size than the picture"
             yield places.finding("error", "mask-size", self.split, what, fix)
