@@ -62,6 +62,7 @@ def test_pose_on_a_folder_with_a_broken_file(photos: Path, weights: dict[str, st
     command = ["predict", "pose", "a", "b", "--weights", weights["pose"], "--out", "out", "--device", "cpu"]
     assert main(command) == 1
     said = capfd.readouterr()
+    assert "each picture is taken for one person filling it; --detector or --detections" in said.err
     assert "3 pictures predicted" in said.out
     assert "out/predictions.json" in said.out
     assert "could not be read (1):\n  b/broken.jpg: " in said.err
@@ -105,7 +106,18 @@ def test_segment_writes_masks(photos: Path, weights: dict[str, str], capfd) -> N
 
 
 def test_classify_a_pattern(photos: Path, weights: dict[str, str]) -> None:
-    command = ["predict", "classify", "**/[xy].*", "--weights", weights["classify"], "--top-k", "2", "--out", "out"]
+    # The task's name will do as well.
+    command = [
+        "predict",
+        "classification",
+        "**/[xy].*",
+        "--weights",
+        weights["classify"],
+        "--top-k",
+        "2",
+        "--out",
+        "out",
+    ]
     assert main(command) == 0
     rows = records("out")
     assert [row["file_name"] for row in rows] == ["a/x.png", "b/c/y.bmp", "b/x.jpg"]

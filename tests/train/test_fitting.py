@@ -140,7 +140,9 @@ def test_a_run_says_what_it_found_and_goes_on_with_it(
     told = capsys.readouterr()
     lines = (told.out + told.err).splitlines()
     (found,) = [line for line in lines if line.startswith("fitted to")]
-    assert found.startswith("fitted to 16 people: batch 8, 2 updates, rate 6e-05, crops 64 x 64 turned by 20 degrees")
+    assert found.startswith(
+        "fitted to 16 people: batch 8, 2 updates, rate 6e-05, crops 64 x 64 turned by up to 40 degrees"
+    )
     assert "seconds here" in found
     assert any(line.startswith("warning: val has 6 people") for line in lines)
     saved = read_config(tmp_path / "config.json")
@@ -156,7 +158,7 @@ def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by 40"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by up"
     )
     assert text.endswith("from hrformer_nano_lspet, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")

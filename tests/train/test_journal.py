@@ -270,3 +270,28 @@ def test_tensorboard_gets_scalars_and_a_resumed_run_hides_what_comes_again(tmp_p
     assert [event.step for event in record.Scalars("train/loss")] == list(range(2, 21, 2))
     assert [event.step for event in record.Scalars("validation/pck_0.2")] == [20]
     assert record.Scalars("train/loss")[-1].value == pytest.approx(1 / 20)
+
+
+@pytest.mark.parametrize(
+    ("task", "main", "counted", "said"),
+    [
+        # Of the three quarters that are sky, over the two classes that occur.
+        (
+            "segmentation",
+            "mean_iou",
+            "pixels",
+            "mean IoU 50.0 % before training, 37.5 % if everything were sky; 3 items",
+        ),
+        ("classification", "top1", "images", "accuracy 50.0 % before training, 75.0 % if everything were sky; 3 items"),
+    ],
+)
+def test_score_before_training_stands_beside_that_of_one_answer(
+    task: str, main: str, counted: str, said: str, tmp_path: Path
+) -> None:
+    rows = [{"name": name, counted: count} for name, count in (("road", 1), ("sky", 3), ("car", 0))]
+    with open_journal(tmp_path) as journal:
+        journal.start()
+        journal.validation(
+            0, 0.0, replace(EVALUATION, task=task, main=main, scores={main: 0.5, "per_class": rows}), best=True
+        )
+    assert said in (tmp_path / "log.txt").read_text()

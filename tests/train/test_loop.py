@@ -360,8 +360,10 @@ def test_changed_data_is_not_gone_on_with(fragile: ClassificationRun, tmp_path: 
 
 
 def test_start_weights_are_scored_first_and_may_stay_the_best(
-    classification_run: ClassificationRun, tmp_path: Path
+    classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(loop, "summarise", lambda out, config, source, *of: shown.append(of))
     first = train(longer(classification_run, 20), tmp_path / "first")
     again = replace(
         classification_run,
@@ -378,6 +380,11 @@ def test_start_weights_are_scored_first_and_may_stay_the_best(
     assert result.early
     assert result.interrupted == ""
     assert result.update == scores[-1][0] < 30
+    # The page shows what the weights do that are to be used, not what was left in the end.
+    model, evaluation = shown[-1]
+    best = load_model(result.out / "best.safetensors")[0].state_dict()
+    assert evaluation.value == result.best
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in best.items())
     since = [update for update, value in scores if update > result.best_update]
     assert len(since) == 3
     assert lines(result.out, "end")[0]["state"] == "finished"

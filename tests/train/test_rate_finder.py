@@ -24,6 +24,7 @@ def test_search_ends_where_the_loss_runs_away(classification_run: Classification
     assert found.rates[-1] <= HIGHEST
     assert np.all(np.diff(np.log(found.rates)) > 0)
     assert found.steepest <= found.lowest
+    assert found.chosen == 1e-3
     # The run's batch of 8 doubles a rate that is meant for 4.
     assert found.suggested == pytest.approx(found.lowest / 20, rel=0.4)
     draw_search(found, tmp_path / "rate.png")
@@ -37,7 +38,7 @@ def test_search_ends_where_the_loss_runs_away(classification_run: Classification
 def test_suggestion_is_a_tenth_of_the_lowest() -> None:
     rates = np.geomspace(1e-6, 1e-1, 30)
     losses = np.where(rates < 1e-4, 4.0, np.where(rates < 1e-2, 1.0, 40.0))
-    search = RateSearch(rates=rates, losses=losses, smoothed=losses, lowest=2e-3, steepest=1e-4, batch=8)
+    search = RateSearch(rates=rates, losses=losses, smoothed=losses, lowest=2e-3, steepest=1e-4, batch=8, chosen=1e-3)
     assert search.suggested == pytest.approx(2e-4)
 
 

@@ -102,8 +102,8 @@ def test_page_of_a_finished_run(tmp_path: Path) -> None:
         assert f"{title} " in page.text, title
     assert "Dotted: the run was taken up again." in page.text
     assert "mean IoU 48.0 % (47.0 % to 50.0 %) 40.0 % (39.0 % to 42.0 %)" in page.text
-    assert "class IoU pixels sky – 0 road 20.0 % 100 car <&> 40.0 % 200" in page.text
-    assert 'style="width: 40.0%"' in text
+    assert "class IoU pixels sky – 0 road 24.0 % 100 car <&> 48.0 % 200" in page.text
+    assert 'style="width: 48.0%"' in text
     assert "seed 3" in page.text
     assert "Worst examples" not in page.text
 

@@ -61,6 +61,8 @@ def test_class_weights_of_a_classifier(classification_run: ClassificationRun) ->
     assert from_dict(to_dict(config)) == config
     task = task_for(config)
     assert task.weights.tolist() == list(given)
+    assert task.weights_text().startswith(f"class weights: {names[0]} 1.00, {names[1]} 2.00")
+    assert task_for(classification_run).weights_text() == ""
     logits, labels = torch.randn(2, len(names)), torch.tensor([0, 1])
     rows = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     smooth = config.augment.label_smoothing

@@ -39,6 +39,9 @@ RUN_COMMANDS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 """Commands about one run: their own options, and the sections of the run that they let be changed; none for all."""
 
+TASK_NAMES = {"segmentation": "segment", "classification": "classify"}
+"""Names of tasks that ``predict`` understands, too."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -77,6 +80,8 @@ def _parse(typed: list[str]) -> Any:
         words = len(name.split())
         if " ".join(typed[:words]) == name and len(typed) > words and not typed[words].startswith("-"):
             return parse_run(options, typed[words:], command=name, sections=sections)
+    if typed[:1] == ["predict"] and len(typed) > 1:
+        typed = ["predict", TASK_NAMES.get(typed[1], typed[1]), *typed[2:]]
     # Without prefixes the options read --out rather than --task.out.
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     commands = Command | Annotated[BenchArguments, tyro.conf.subcommand("bench")]

@@ -68,7 +68,7 @@ def _number_lines(split: str, numbers: Mapping[str, Any]) -> list[str]:
         )
     if numbers.get("annotations"):
         lines.append(
-            f"  annotations: {numbers['annotations']}, of them {counted(numbers['crowds'], 'crowd')}, "
+            f"  annotations in the file: {numbers['annotations']}, of them {counted(numbers['crowds'], 'crowd')}, "
             f"{numbers['without_joints']} without joints, {numbers['without_area']} without area"
         )
     return lines

@@ -164,6 +164,8 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
         raise ValueError("--detector-weights needs --detector")
     names = ("joint_threshold", "box_threshold", "flip", "nms", "fast_crop")
     options |= {name: getattr(arguments, name) for name in names}
+    if arguments.detections is None and arguments.detector is None:
+        note("each picture is taken for one person filling it; --detector or --detections find several")
     if arguments.detections is not None:
         table = DetectionTable.read(arguments.detections)
         unknown = [file for file in inputs.files if not table.has(file)]

@@ -74,7 +74,10 @@ def _search_rate(command: RunCommand[TrainArguments], out: Path) -> int:
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_search(search, picture)
     say(f"loss is lowest at a rate of {search.lowest:.1g} and falls fastest at {search.steepest:.1g}: {picture}")
-    say(f"train with a tenth of the lowest's: --optim.lr {search.suggested:.1g}, at --batch.total {search.batch}")
+    say(
+        f"to try a tenth of the rate with the lowest loss: --optim.lr {search.suggested:.1g}, at --batch.total "
+        f"{search.batch}; the run itself would choose {search.chosen:.1g}"
+    )
     return 0
 
 

@@ -20,12 +20,13 @@ _NAMED = 3
 
 
 @contextmanager
-def telling_task(task: str, root: Path) -> Iterator[None]:
+def telling_task(task: str, root: Path, *, layout_known: bool = False) -> Iterator[None]:
     """Add to a ``DataError`` that the set is one for another task, where it looks so.
 
     Args:
         task: "classification", "pose" or "segmentation", which the set was opened for.
         root: of the set.
+        layout_known: whether the run names the folders of a certain set, so that one looks only for these.
 
     Raises:
         DataError: whatever the context raised, with or without that.
@@ -33,7 +34,7 @@ def telling_task(task: str, root: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        found = _kinds(root)
+        found = {} if layout_known else _kinds(root)
         if task in found or not found:
             raise
         other, what = next(iter(found.items()))

@@ -45,7 +45,7 @@ def open_pose(
     part: Split = "train" if shared else split
     text: str = getattr(source, f"{part}_annotations").replace("{split}", part)
     with (
-        telling_task("pose", source.root),
+        telling_task("pose", source.root, layout_known=bool(text) and text != PoseSource().train_annotations),
         advising("PoseSource.root", source.root, [text or f"annotations/{part}.json"]),
     ):
         if not source.root.is_dir():

@@ -59,7 +59,10 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     shared = bool(source.val_share) and split != "test"
     part: Split = "train" if shared else split
     wanted = _wanted(source, part)
-    with telling_task("segmentation", source.root), advising("SegmentationSource.root", source.root, wanted):
+    with (
+        telling_task("segmentation", source.root, layout_known=source.images != SegmentationSource().images),
+        advising("SegmentationSource.root", source.root, wanted),
+    ):
         if source.format == "folders":
             source = found_as_voc(source, part)
         opened = _READERS[source.format](source, part)

@@ -256,7 +256,9 @@ def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> 
 def _range_text(config: AnyRun) -> str:
     """How much the pictures are changed."""
     if isinstance(config, PoseRun):
-        return f" turned by {config.augment.rotation:g} degrees"
+        # Elsewhere it is the standard deviation of a draw that is cut off at twice that.
+        reach = config.augment.rotation * (1 if config.augment.style == "mmpose" else 2)
+        return f" turned by up to {reach:g} degrees"
     if isinstance(config, SegmentationRun):
         return f" scaled by {config.augment.scale[0]:g} to {config.augment.scale[1]:g}"
     return f" of {config.augment.area[0]:.0%} to {config.augment.area[1]:.0%} of a picture"

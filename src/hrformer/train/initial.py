@@ -105,11 +105,12 @@ def _take_named_rows(
             own.copy_(first[name])
             own[ours] = arranged.value(file.tensors, name)[others].to(own)
     kind = "joints" if model.task == "pose" else "classes"
-    known = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
-    note = known if same else f"none of the {len(names)} {kind} is known to the file by name"
-    layers = {name.rpartition(".")[0] for name in first}
+    note = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
+    note += f"; the other {len(names) - len(same)} start fresh" if len(same) < len(names) else ""
     fresh = [layer for layer in report.fresh if layer not in OUTPUT_LAYERS]
-    if len(same) < len(names):
+    if not same:
+        note = f"none of the {len(names)} {kind} is known to the file by name"
+        layers = {name.rpartition(".")[0] for name in first}
         fresh += [layer for layer in OUTPUT_LAYERS if layer in layers]
     return replace(report, fresh=tuple(fresh), notes=(*report.notes, note))
 

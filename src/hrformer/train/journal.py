@@ -221,7 +221,8 @@ class Journal:
         if update:
             self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
         else:
-            self.note(f"{name} {share_text(evaluation.value)} before training; {took}")
+            constant = _constant_text(evaluation)
+            self.note(f"{name} {share_text(evaluation.value)} before training{constant}; {took}")
         self._speed.skip()
 
     def note(self, text: str) -> None:
@@ -271,6 +272,18 @@ def cut_events(out: Path, update: int) -> None:
     kept = "".join(f"{line}\n" for line, event in _lines(path) if update and event["update"] <= update)
     if kept.encode() != path.read_bytes():
         write_file(path, lambda part: part.write_bytes(kept.encode()))
+
+
+def _constant_text(evaluation: Evaluation) -> str:
+    """What the main score would be if everything were taken for one class; empty where scores have no such floor."""
+    key = {"mean_iou": "pixels", "top1": "images"}.get(evaluation.main, "")
+    counts = {row["name"]: row[key] for row in evaluation.scores.get("per_class", ()) if row.get(key)}
+    if not counts:
+        return ""
+    most = max(counts, key=lambda name: counts[name])
+    # The intersection over union of all other classes is 0.
+    floor = counts[most] / sum(counts.values()) / (len(counts) if key == "pixels" else 1)
+    return f", {share_text(floor)} if everything were {most}"
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,6 +26,8 @@ from hrformer.data.sets import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
+from hrformer.models.checkpoint import load_model
+from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
@@ -300,7 +302,7 @@ class Loop(Run):
         best = state.best is None or evaluation.value > state.best
         state.stale = 0 if best else state.stale + 1
         if best:
-            state.best, state.best_update = evaluation.value, state.update
+            state.best, state.best_update, self.best_evaluation = evaluation.value, state.update, evaluation
         self.journal.validation(state.update, state.update / self.per_epoch, evaluation, best=best)
         if self.machine.main:
             write_summary(self.out)
@@ -332,16 +334,23 @@ class Loop(Run):
                 worst=config.log.pictures,
             )
 
+    def _best_model(self) -> VisionModel:
+        """The model whose score is the best, which is the one that will be used."""
+        if self.best_evaluation is None or self.state.best_update == self.state.update:
+            return self.model_to_keep()
+        model, _ = load_model(self.out / "best.safetensors")
+        return model.to(self.machine.device).eval()
+
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
-        if self._is_stale() and not interrupted:
+        if self._is_stale() and not interrupted and state.update < self.total:
             self.journal.note(f"stopped early: {counted(state.stale, 'validation')} without a better score")
         self.write_weights("last.safetensors", self.evaluation)
         self.journal.end(interrupted=interrupted, best=state.best, best_update=state.best_update, seconds=state.seconds)
         if self.machine.main:
             # A model split over the processes cannot be asked by one of them.
-            model = None if self.machine.sharded else self.model_to_keep()
-            summarise(self.out, self.config, self.task.val_set, model, self.evaluation)
+            model = None if self.machine.sharded else self._best_model()
+            summarise(self.out, self.config, self.task.val_set, model, self.best_evaluation or self.evaluation)
         return RunResult(
             out=self.out,
             main=self.main,

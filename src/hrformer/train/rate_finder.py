@@ -44,6 +44,7 @@ class RateSearch:
         lowest: rate at which the smoothed loss is lowest.
         steepest: rate at which it falls fastest, over equal factors of the rate.
         batch: items per update.
+        chosen: ``optim.lr`` of the run, fitted to its set if it was open.
         unit: what ``optim.lr`` has to be multiplied by to give the rate; not 1 for recipes with ``optim.lr_batch``.
     """
 
@@ -53,6 +54,7 @@ class RateSearch:
     lowest: float
     steepest: float
     batch: int
+    chosen: float
     unit: float = 1.0
 
     @property
@@ -137,6 +139,7 @@ class _Search(Loop):
             lowest=rates[lowest],
             steepest=rates[steepest],
             batch=batch,
+            chosen=optim.lr,
             unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
         )
 

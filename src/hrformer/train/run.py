@@ -119,6 +119,7 @@ class Run:
         self.undo = Undo(self.plain, self.optimizer.optimizer, self.window)
         self.journal = self._journal()
         self.evaluation: Evaluation | None = None
+        self.best_evaluation: Evaluation | None = None
 
     def _look_at_data(self, before: Mapping[str, Fingerprint] | None) -> None:
         """Refuse data that would end the run later or has changed; leave out what is broken if told to."""
@@ -313,6 +314,8 @@ class Run:
         )
         if not self.resumed:
             self._tell_fit()
+            if weights := task.weights_text():
+                self.journal.note(weights)
         if self.loaded is not None and not self.resumed:
             self.journal.note(str(self.loaded))
 

@@ -17,7 +17,7 @@ MOST_ROWS = 40
 
 
 def score_section(record: RunRecord) -> str:
-    """All scores of the best and the last validation, and the last one's table per class or joint."""
+    """All scores of the best and the last validation, and the best one's table per class or joint."""
     last, best = record.last, record.best
     if not last:
         return ""
@@ -37,7 +37,7 @@ def score_section(record: RunRecord) -> str:
     below = f'<p class="quiet small">{escape(counts)}</p>'
     parts = [f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table>{below}</div>']
     for key, title in (("per_class", "class"), ("per_joint", "joint")):
-        if table := last.get("scores", {}).get(key):
+        if table := (best or last).get("scores", {}).get(key):
             parts.append(_item_table(title, table))
     return f'<section><h2>Scores</h2><div class="side">{"".join(parts)}</div></section>'
 

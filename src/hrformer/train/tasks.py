@@ -74,6 +74,14 @@ class TrainingTask(ABC, Generic[Run]):
         self.train_set = replaced(train, lost)
         self.val_set = without(self.val_set, broken["val"])
 
+    def weights_text(self) -> str:
+        """Weights of the classes in the loss, in words; empty where none are set."""
+        weights = getattr(self, "weights", None)
+        if weights is None:
+            return ""
+        pairs = zip(self.train_set.classes, weights.tolist(), strict=True)  # type: ignore[attr-defined]
+        return "class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in pairs)
+
     def adopt(self, config: Run) -> None:
         """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
         self.config = config

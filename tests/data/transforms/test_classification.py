@@ -180,6 +180,7 @@ def batch_of(count: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
 def test_targets_say_how_much_of_whom_is_in_a_picture(count: int, mixup: float, cutmix: float) -> None:
     settings = ClassificationAugment(erasing=0, mixup=mixup, cutmix=cutmix, label_smoothing=0)
     mixer = BatchMixer(settings, 8)
+    assert mixer.kinds == ("mixup" if mixup else "CutMix")
     partner = torch.arange(count).flip(0)
     if count % 2:
         partner = torch.cat([torch.arange(count), torch.tensor([min(1, count - 1)])]).flip(0)[:count]

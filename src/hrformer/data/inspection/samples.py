@@ -113,7 +113,7 @@ def draw_samples(
     sections = [Section(heading="as it is, then as training sees it in its first epochs", rows=tuple(rows))]
     if mixer is not None and isinstance(source, ClassificationSet) and len(batches) > 1:
         mixed = tuple(_mixed_rows(source, mixer, batches, seed))
-        sections.append(Section(heading="and after what is done to whole batches: erasing, mixup, CutMix", rows=mixed))
+        sections.append(Section(heading=f"and after what is done to whole batches: {mixer.kinds}", rows=mixed))
     return contact_sheet(title, sections, drawing.legend()), findings
 
 
@@ -193,7 +193,7 @@ class _PersonDrawing(_Drawing):
 
     def legend(self) -> list[tuple[str, Color]]:
         sides = [("left side", LEFT), ("right side", RIGHT), ("middle", MIDDLE)]
-        return [*sides, ("white dot: hidden", _HIDDEN), ("white frame: labelled box", _BOX)]
+        return [*sides, ("white: hidden joints, and the labelled box", _BOX)]
 
 
 class _MaskDrawing(_Drawing):

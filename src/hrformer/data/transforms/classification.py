@@ -102,6 +102,9 @@ class BatchMixer:
     Args:
         settings: the part from ``erasing`` on is used.
         num_classes: C.
+
+    Attributes:
+        kinds: what is done, in words.
     """
 
     def __init__(self, settings: ClassificationAugment, num_classes: int) -> None:
@@ -112,6 +115,8 @@ class BatchMixer:
                 "erasing must lie in 0..1, mixup and cutmix must not be negative, "
                 f"got {settings.erasing}, {settings.mixup} and {settings.cutmix}"
             )
+        kinds = {"erasing": settings.erasing, "mixup": settings.mixup, "CutMix": settings.cutmix}
+        self.kinds = ", ".join(name for name, strength in kinds.items() if strength) or "nothing"
         self._erasing = settings.erasing
         self._mixup = None
         if settings.mixup or settings.cutmix:
