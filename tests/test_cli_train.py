@@ -139,6 +139,7 @@ def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -
         ("train nothing.json", "nothing.json: No such file or directory"),
         ("train empty", "empty is neither a recipe nor the directory of a run: it holds no config.json"),
         ("train bad.json", "bad.json: unknown field optim.lrr; did you mean optim.lr?"),
+        ("train runs/none --resume", "runs/none: no such folder; a run is a folder"),
         ("train --out x", "name the recipe first: hrformer train RECIPE"),
         ("train smoke_pose --schedule.updates 0", "give schedule.epochs or schedule.updates"),
         ("train smoke_pose --augment.size 65 64", "augment.size must be multiples of 4"),

@@ -117,6 +117,8 @@ def find_run(name: str) -> tuple[AnyRun, Path | None]:
         return read_config(path / CONFIG_FILE), path
     if path.suffix == ".json":
         return read_config(path), path.parent if path.name == CONFIG_FILE else None
+    if len(path.parts) > 1:
+        raise ValueError(f"{name}: no such folder; a run is a folder that training has made, or a JSON file")
     return find_recipe(name)(), None
 
 

@@ -37,7 +37,10 @@ def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
     """
     if isinstance(command, TrainArguments):
         if command.out is not None or command.resume:
-            raise ValueError("name the recipe first: hrformer train RECIPE [options]; `hrformer train` lists them")
+            raise ValueError(
+                "name the recipe first: hrformer train RECIPE [options], or a run's folder: hrformer train FOLDER "
+                "--resume; `hrformer train` lists the recipes"
+            )
         show_recipes()
         return 0
     out = run_folder(command)
