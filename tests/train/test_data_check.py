@@ -75,6 +75,19 @@ def test_nothing_left_is_an_error(run_with_broken: ClassificationRun, tmp_path: 
         left_out(config, task_for(config).val_set, "val")
 
 
+def test_a_class_whose_pictures_are_all_left_out_is_told(
+    run_with_broken: ClassificationRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = _files(tmp_path, "train")[0].parent
+    for file in lost.iterdir():
+        file.write_bytes(b"")
+    config = replace(run_with_broken, data=replace(run_with_broken.data, skip_broken=True))
+    task = task_for(config)
+    with caplog.at_level(logging.WARNING, "hrformer"):
+        check_data(config, {"train": task.train_set, "val": task.val_set})
+    assert f"such as: train: 1 class has no picture that can be read ({lost.name})" in caplog.text
+
+
 def test_a_set_without_faults_passes(classification_run: ClassificationRun) -> None:
     task = task_for(classification_run)
     assert check_data(classification_run, {"train": task.train_set, "val": task.val_set}) == {"train": {}, "val": {}}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, counted
+from hrformer.data.inspection.report import Finding, Severity, counted
 from hrformer.data.loader import REPLACE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
@@ -72,6 +73,8 @@ def check_data(
         if unreadable and not skip:
             findings += _missed(unreadable, part)
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
+    # One remark is shown: what comes of leaving files out before all others.
+    findings.sort(key=lambda one: one.kind != "lost-class")
     errors = [one for one in findings if one.severity == "error"]
     if errors:
         raise DataError("; ".join(_sentence(one) for one in errors))
@@ -86,6 +89,17 @@ def check_data(
             findings[0].what,
         )
     return broken
+
+
+def findings_of(config: AnyRun, part: Part) -> list[Finding]:
+    """What is wrong with a part; with ``data.skip_broken``, what cannot be read is no error as long as anything can."""
+    found = list(part.findings())
+    if not config.data.skip_broken:
+        return found
+    nothing = len(part.unreadable) == len(part.first_items)
+    fix = "put good files in their place: nothing else is left of this part" if nothing else _LEFT_OUT
+    severity: Severity = "error" if nothing else "warning"
+    return [replace(one, severity=severity, fix=fix) if one.kind in _UNREADABLE else one for one in found]
 
 
 def data_of(config: AnyRun, sets: Mapping[str, ImageSet]) -> dict[str, Fingerprint]:
@@ -150,6 +164,7 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
 
 
 _UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
+_LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
 
 
 def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> dict[int, tuple[str, str]]:
