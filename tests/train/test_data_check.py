@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hrformer.data.sets import DataError
 from hrformer.train import data_check
 from hrformer.train.config import ClassificationRun
 from hrformer.train.data_check import check_data, left_out
+from hrformer.train.loop import train
+from hrformer.train.state import ResumeError, checkpoint_path
 from hrformer.train.tasks import task_for
 
 
@@ -106,3 +109,14 @@ def test_a_grey_picture_of_16_bits_is_not_to_be_restored(run_with_broken: Classi
     )
     assert re.search(said, str(raised.value))
     assert "restore" not in str(raised.value)
+
+
+def test_a_run_whose_data_cannot_be_opened_any_more(run_with_broken: ClassificationRun, tmp_path: Path) -> None:
+    last = checkpoint_path(tmp_path / "run")
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"")
+    shutil.rmtree(tmp_path / "data/val")
+    with pytest.raises(
+        ResumeError, match=r"goes on only with the data it began with.* wrong now: .*val: no such folder"
+    ):
+        train(run_with_broken, tmp_path / "run", resume=True)

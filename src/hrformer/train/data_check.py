@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,11 +133,30 @@ def check_same_data(
         if text := changes(before[split], found, names):
             told.append(f"{split}: {text}")
     if told:
+        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {_same_data(out)}")
+
+
+@contextmanager
+def taking_up(out: Path) -> Iterator[None]:
+    """Say of data that cannot be opened that a run was to go on with it.
+
+    Raises:
+        ResumeError: in place of a ``DataError`` from within.
+    """
+    try:
+        yield
+    except DataError as error:
         raise ResumeError(
-            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data "
-            "it began with: put that back, or start a new run from the weights of this one: give another --out "
-            f"and --model.init {out / 'best.safetensors'}"
-        )
+            f"the data of the run in {out} cannot be opened as it was when it began. {_same_data(out)}. What is wrong "
+            f"now: {error}"
+        ) from error
+
+
+def _same_data(out: Path) -> str:
+    return (
+        "A run goes on only with the data it began with: put that back, or start a new run from the weights of this "
+        f"one: give another --out and --model.init {out / 'best.safetensors'}"
+    )
 
 
 def _roots(config: AnyRun) -> list[Path]:
