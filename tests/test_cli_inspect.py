@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,29 @@ def test_errors_come_with_their_fix(folders: Path, capfd: pytest.CaptureFixture[
     )
     assert "warning: val: 1 picture of val can be seen in train too" in said
     assert "  fix: remove them from one of the two parts" in said
+
+
+def test_what_skip_broken_leaves_out_is_no_error(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/cat/0.png", "train/cat/1.png", "train/cat/2.png", "val/dog/0.png"):
+        Path("set", name).write_bytes(b"")
+    options = (*CLASSES, "--data.skip-broken", "--batch.total", "4", "--samples", "2")
+    code, report = inspect("cifar10_5k_tiny", *options)
+    # Only dogs are left to train on.
+    assert code == 1
+    assert [one["kind"] for one in report["findings"] if one["severity"] == "error"] == ["one-class"]
+    shutil.copy("set/val/cat/0.png", "set/train/cat/0.png")
+    code, report = inspect("cifar10_5k_tiny", *options)
+    left_out = [one for one in report["findings"] if one["kind"] == "unreadable-picture"]
+    assert code == 0
+    assert [one["where"] for one in left_out] == [["set/train/cat/1.png", "set/train/cat/2.png"], ["set/val/dog/0.png"]]
+    assert {(one["severity"], one["fix"].partition(":")[0]) for one in left_out} == {
+        ("warning", "nothing if they may be missing")
+    }
+    for file in Path("set/val").glob("*/*"):
+        file.write_bytes(b"")
+    code, report = inspect("cifar10_5k_tiny", *options)
+    assert code == 1
+    assert report["findings"][0]["fix"] == "put good files in their place: nothing else is left of this part"
 
 
 def test_no_data(folders: Path, capfd: pytest.CaptureFixture[str]) -> None:

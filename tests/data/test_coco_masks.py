@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from hrformer.data.fingerprint import changes, fingerprint
+from hrformer.data.inspection.parts import Part, told_once
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource
@@ -272,6 +273,29 @@ def test_changed_outlines_are_changed_labels(tmp_path: Path) -> None:
     assert "1 file changed (annotations/instances_train.json)" in changes(
         before, fingerprint(opened(tmp_path), [tmp_path])
     )
+
+
+@pytest.mark.parametrize(
+    ("things", "said"),
+    [
+        ([], "no annotations"),
+        ([thing(iscrowd=1)], "none of 1 annotation gives pixels of a class (1 with iscrowd 1: crowds count as void)"),
+        (
+            [thing([[1, 1, 2, 2]]), thing([], bbox=[1, 1, 4, 4])],
+            "none of 2 annotations gives pixels of a class (1 with a box and no outline, 1 with a polygon of fewer "
+            "than three points)",
+        ),
+    ],
+)
+def test_outlines_of_nothing(tmp_path: Path, things: list[dict[str, Any]], said: str) -> None:
+    write(tmp_path, thing(), file="annotations/instances_val.json")
+    file = write(tmp_path, *things)
+    shutil.copytree(tmp_path / "images/train", tmp_path / "images/val")
+    part = Part(opened(tmp_path), "train", crop=(8, 8))
+    part.look_through()
+    found = [one for one in told_once(part.findings(), False) if one.kind != "copies"]
+    assert [(one.severity, one.kind, one.what) for one in found] == [("error", "one-class", f"{file}: {said}")]
+    assert found[0].fix == "outline the objects of this part; those that are no crowds need iscrowd 0"
 
 
 def test_some_boxes_among_outlines_are_void(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

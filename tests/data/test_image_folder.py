@@ -49,6 +49,19 @@ def test_imagenet_layout_nested_folders_and_odd_files(tmp_path: Path) -> None:
     assert [data.label(index) for index in range(3)] == [0, 1, 1]
 
 
+def test_links_that_lead_back_add_no_pictures(tmp_path: Path) -> None:
+    train = tmp_path / "train"
+    for name in ("a/x.png", "b/y.png", "b/deeper/z.png"):
+        paint(train / name)
+    for link, target in (("a/loop", "a"), ("a/all", "."), ("b/deeper/up", "b"), ("b/again", "b/deeper"), ("c", "../c")):
+        (tmp_path / "c").mkdir(exist_ok=True)
+        paint(tmp_path / "c/w.png")
+        (train / link).symlink_to((train / target).resolve(), target_is_directory=True)
+    data = open_classification(ClassificationSource(root=tmp_path), "train")
+    names = [Path(data.file(index)).relative_to(train).as_posix() for index in range(len(data))]
+    assert names == ["a/x.png", "b/deeper/z.png", "b/y.png", "c/w.png"]
+
+
 def test_order_and_paths_from_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paint(tmp_path / "train" / "a" / "x.png", 7)
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,13 @@ def test_parts_of_tools(tmp_path: Path, layout: str) -> None:
         opened(tmp_path, "train", 0.2)
 
 
+def test_links_that_lead_back_add_no_pairs(tmp_path: Path) -> None:
+    for folder in ("images/train", "labels/train"):
+        write_mask(tmp_path / folder / "a.png", [0])
+        (tmp_path / folder / "loop").symlink_to(tmp_path / folder, target_is_directory=True)
+    assert files(opened(tmp_path, "train"), tmp_path) == [("images/train/a.png", "labels/train/a.png")]
+
+
 @pytest.mark.parametrize(("pictures", "masks"), [("images", "masks"), ("img", "ann"), ("Images/train", "Masks/train")])
 def test_one_part_is_split(tmp_path: Path, pictures: str, masks: str) -> None:
     for number in range(10):

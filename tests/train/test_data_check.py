@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hrformer.data.sets import DataError
 from hrformer.train import data_check
 from hrformer.train.config import ClassificationRun
 from hrformer.train.data_check import check_data, left_out
+from hrformer.train.loop import train
+from hrformer.train.state import ResumeError, checkpoint_path
 from hrformer.train.tasks import task_for
 
 
@@ -75,6 +78,19 @@ def test_nothing_left_is_an_error(run_with_broken: ClassificationRun, tmp_path: 
         left_out(config, task_for(config).val_set, "val")
 
 
+def test_a_class_whose_pictures_are_all_left_out_is_told(
+    run_with_broken: ClassificationRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = _files(tmp_path, "train")[0].parent
+    for file in lost.iterdir():
+        file.write_bytes(b"")
+    config = replace(run_with_broken, data=replace(run_with_broken.data, skip_broken=True))
+    task = task_for(config)
+    with caplog.at_level(logging.WARNING, "hrformer"):
+        check_data(config, {"train": task.train_set, "val": task.val_set})
+    assert f"such as: train: 1 class has no picture that can be read ({lost.name})" in caplog.text
+
+
 def test_a_set_without_faults_passes(classification_run: ClassificationRun) -> None:
     task = task_for(classification_run)
     assert check_data(classification_run, {"train": task.train_set, "val": task.val_set}) == {"train": {}, "val": {}}
@@ -93,3 +109,14 @@ def test_a_grey_picture_of_16_bits_is_not_to_be_restored(run_with_broken: Classi
     )
     assert re.search(said, str(raised.value))
     assert "restore" not in str(raised.value)
+
+
+def test_a_run_whose_data_cannot_be_opened_any_more(run_with_broken: ClassificationRun, tmp_path: Path) -> None:
+    last = checkpoint_path(tmp_path / "run")
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"")
+    shutil.rmtree(tmp_path / "data/val")
+    with pytest.raises(
+        ResumeError, match=r"goes on only with the data it began with.* wrong now: .*val: no such folder"
+    ):
+        train(run_with_broken, tmp_path / "run", resume=True)

@@ -32,7 +32,7 @@ from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
-from hrformer.train.data_check import Progress, part_of
+from hrformer.train.data_check import Progress, findings_of, part_of
 from hrformer.train.fitting import fitted, with_sizes
 from hrformer.train.progress import bars
 
@@ -116,7 +116,7 @@ def inspect_data(
         part, numbers = _opened(config, name, findings)
         if part is not None:
             part.look_through(limit=limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures"))
-            findings += part.findings()
+            findings += findings_of(config, part)
             statistics[name] = part.statistics() | numbers
             parts.append(part)
         elif config.data.val_share:

@@ -200,7 +200,7 @@ def _outlines(
 ) -> tuple[Outlines, list[Note]]:
     places = {key: place for place, key in enumerate(sizes)}
     writer = OutlineWriter()
-    boxes_only = 0
+    boxes_only = crowds = 0
     for place, record in enumerate(records):
         where = f"{file}: annotation {record.get('id', f'number {place}')}"
         image, category = whole(record, "image_id", where), whole(record, "category_id", where)
@@ -212,7 +212,9 @@ def _outlines(
         if not all(sizes[image]):
             continue  # nobody will see a mask of a picture that cannot be read
         outline = record.get("segmentation")
-        label = IGNORE if whole(record, "iscrowd", where, 0) else numbers[category]
+        crowd = bool(whole(record, "iscrowd", where, 0))
+        crowds += crowd
+        label = IGNORE if crowd else numbers[category]
         if outline:
             writer.add(places[image], label, outline, sizes[image], where)
         else:
@@ -224,6 +226,17 @@ def _outlines(
             "needs polygons or run lengths: label the objects with the tool's polygon or brush, and export again"
         )
     writer.check_units(file)
+    if not writer.drawn:
+        what = f"none of {counted(len(records), 'annotation')} gives pixels of a class" if records else "no annotations"
+        counts = (
+            (crowds, "with iscrowd 1: crowds count as void"),
+            (boxes_only, "with a box and no outline"),
+            (writer.left_out, "with a polygon of fewer than three points"),
+        )
+        reasons = ", ".join(f"{count} {reason}" for count, reason in counts if count)
+        return writer.pack(len(places)), [
+            Note(kind="no-object", text=f"{file}: {what}{f' ({reasons})' * bool(reasons)}")
+        ]
     notes = []
     if boxes_only:
         text = (

@@ -127,6 +127,11 @@ class OutlineWriter:
         runs = np.concatenate([[0], counts]) if flat[0] else counts
         self._objects.append((picture, IGNORE, True, [(True, runs.astype(np.float64))]))
 
+    @property
+    def drawn(self) -> bool:
+        """Whether any object so far has an outline and a class."""
+        return any(label != IGNORE and pieces for _, label, _, pieces in self._objects)
+
     def check_units(self, file: Path) -> None:
         """Refuse outlines in shares of the picture.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES, UNREAD, unread_below, unread_text
-from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
+from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, walked, words_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import Split
 
@@ -229,16 +229,10 @@ def _require_different(names: Sequence[str], found: Sequence[str], file: Path, a
 
 
 def _below(root: Path) -> Iterator[str]:
-    seen: set[str] = set()
     top = os.fspath(root)
-    for place, folders, files in os.walk(top, followlinks=True):
-        real = os.path.realpath(place)
+    for place, folders, files in walked(top):
         deep = len(Path(place).relative_to(top).parts)
-        folders[:] = sorted(name for name in folders if _may_hold_pictures(name)) if deep < _DEEPEST else []
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+        folders[:] = [name for name in folders if _may_hold_pictures(name)] if deep < _DEEPEST else []
         yield from (os.path.join(place, name) for name in files if not name.startswith("."))
 
 

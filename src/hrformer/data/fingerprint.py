@@ -49,14 +49,17 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collecti
     Args:
         before: from :func:`fingerprint`.
         now: likewise.
-        ignored: names of files that may have changed, since they are left out.
+        ignored: names of files that may have changed, since they are left out; they must still be there.
     """
     old, new = before["files"], now["files"]
     all_named = max(before["count"], now["count"]) <= NAMED
+    other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    # Labels may still name a file that is gone.
+    gone = [name for name in other if not new[name]]
     groups = {
         "added": sorted(new.keys() - old.keys()) if all_named else [],
-        "removed": sorted(old.keys() - new.keys()) if all_named else [],
-        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name] and name not in ignored),
+        "removed": sorted({*gone, *(old.keys() - new.keys() if all_named else ())}),
+        "changed": [name for name in other if name not in gone and name not in ignored],
     }
     texts = [f"{counted(len(names), 'file')} {how} ({_few(names)})" for how, names in groups.items() if names]
     if not all_named and before["names"] != now["names"]:

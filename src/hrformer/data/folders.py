@@ -51,10 +51,12 @@ def _is_coco(source: SegmentationSource, split: Split, part: str) -> bool:
     if masks.is_dir() or (masks.exists() and masks.suffix != ".json"):
         return False
     try:
-        return has_outlines(annotation_file(source, split, part))
+        if has_outlines(annotation_file(source, split, part)):
+            return True
     except DataError:
-        # Several, or none of this part: an error about them is the right one only where outlines are all there is.
-        return any(map(has_outlines, instance_files(source.root)))
+        pass
+    # Several, none, or one without any object: words about them are the right ones only where others have outlines.
+    return any(map(has_outlines, instance_files(source.root)))
 
 
 def set_name(root: Path) -> str:

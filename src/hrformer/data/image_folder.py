@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
 from hrformer.data.inspection.report import counted
 from hrformer.data.packed_names import PackedNames
+from hrformer.data.part_words import walked
 from hrformer.data.sets import ClassificationSet, DataError
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class ImageFolder(ClassificationSet):
 def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
     """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth; adds to the unread ones."""
     above = os.path.join(folder, "")
-    for place, _, files in os.walk(above + name, followlinks=True, onerror=_raise):
+    for place, _, files in walked(above + name, _raise):
         inner = place[len(above) :].replace(os.sep, "/")
         for file in files:
             suffix = os.path.splitext(file)[1].lower()

@@ -15,6 +15,7 @@ from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
 from hrformer.data.inspection.report import counted
 from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.packed_names import PackedNames
+from hrformer.data.part_words import walked
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_masks import Exif, Turns, turns_of
@@ -169,7 +170,7 @@ def files_below(
         DataError: two files have one name.
     """
     found: dict[str, Path] = {}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in walked(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(place).relative_to(folder)
         for name in files:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 
 from hrformer.data.sources import Split
@@ -56,3 +56,23 @@ def folders_in(folder: Path, depth: int = 1) -> Iterator[Path]:
         yield folder / name
         if depth > 1:
             yield from folders_in(folder / name, depth - 1)
+
+
+def walked(
+    top: str | Path, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What ``os.walk`` gives, with links followed but each folder visited once: links may lead back.
+
+    Folders above ``top`` are not visited either. Taking names out of the second list keeps these from being visited.
+    """
+    real = Path(os.path.realpath(top))
+    seen = {*map(str, real.parents)}
+    for place, folders, files in os.walk(top, followlinks=True, onerror=onerror):
+        here = os.path.realpath(place)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        # What lies here comes before links to it.
+        folders.sort(key=lambda name, place=place: (os.path.islink(os.path.join(place, name)), name))  # type: ignore[misc]
+        yield place, folders, files

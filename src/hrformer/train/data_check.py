@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, counted
+from hrformer.data.inspection.report import Finding, Severity, counted
 from hrformer.data.loader import REPLACE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
@@ -72,6 +74,8 @@ def check_data(
         if unreadable and not skip:
             findings += _missed(unreadable, part)
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
+    # One remark is shown: what comes of leaving files out before all others.
+    findings.sort(key=lambda one: one.kind != "lost-class")
     errors = [one for one in findings if one.severity == "error"]
     if errors:
         raise DataError("; ".join(_sentence(one) for one in errors))
@@ -86,6 +90,17 @@ def check_data(
             findings[0].what,
         )
     return broken
+
+
+def findings_of(config: AnyRun, part: Part) -> list[Finding]:
+    """What is wrong with a part; with ``data.skip_broken``, what cannot be read is no error as long as anything can."""
+    found = list(part.findings())
+    if not config.data.skip_broken:
+        return found
+    nothing = len(part.unreadable) == len(part.first_items)
+    fix = "put good files in their place: nothing else is left of this part" if nothing else _LEFT_OUT
+    severity: Severity = "error" if nothing else "warning"
+    return [replace(one, severity=severity, fix=fix) if one.kind in _UNREADABLE else one for one in found]
 
 
 def data_of(config: AnyRun, sets: Mapping[str, ImageSet]) -> dict[str, Fingerprint]:
@@ -118,11 +133,30 @@ def check_same_data(
         if text := changes(before[split], found, names):
             told.append(f"{split}: {text}")
     if told:
+        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {_same_data(out)}")
+
+
+@contextmanager
+def taking_up(out: Path) -> Iterator[None]:
+    """Say of data that cannot be opened that a run was to go on with it.
+
+    Raises:
+        ResumeError: in place of a ``DataError`` from within.
+    """
+    try:
+        yield
+    except DataError as error:
         raise ResumeError(
-            f"the data has changed since the run in {out} began: {'; '.join(told)}. A run goes on only with the data "
-            "it began with: put that back, or start a new run from the weights of this one: give another --out "
-            f"and --model.init {out / 'best.safetensors'}"
-        )
+            f"the data of the run in {out} cannot be opened as it was when it began. {_same_data(out)}. What is wrong "
+            f"now: {error}"
+        ) from error
+
+
+def _same_data(out: Path) -> str:
+    return (
+        "A run goes on only with the data it began with: put that back, or start a new run from the weights of this "
+        f"one: give another --out and --model.init {out / 'best.safetensors'}"
+    )
 
 
 def _roots(config: AnyRun) -> list[Path]:
@@ -150,6 +184,7 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
 
 
 _UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
+_LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
 
 
 def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> dict[int, tuple[str, str]]:

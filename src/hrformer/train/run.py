@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from hrformer.train.config import AnyRun
 from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
 from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
-from hrformer.train.data_check import check_data, check_same_data, data_of, tell_left_out
+from hrformer.train.data_check import check_data, check_same_data, data_of, taking_up, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm, together, told_to_all
 from hrformer.train.fitting import VALIDATION_COST, as_before, fit_text, fitted, val_text
 from hrformer.train.journal import Journal
@@ -86,7 +87,8 @@ class Run:
         last = checkpoint_path(out)
         if last.exists() and not resume:
             raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
-        self.task = task_for(config)
+        with taking_up(out) if last.exists() else nullcontext():
+            self.task = task_for(config)
         self.fitted = config.fit
         self.config = config = self._fitted(last)
         before = read_state(last) if last.exists() else None

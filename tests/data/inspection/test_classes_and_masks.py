@@ -271,10 +271,20 @@ def test_ids_that_begin_with_one_and_background(masks: Callable[..., Part], tmp_
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_class_saved_as_void(masks: Callable[..., Part], split: Split) -> None:
     found = look(masks(mask(0, 0, 0, 0, 0, 0, 255, 255), split=split))["one-class"]
-    assert found.severity == ("error" if split == "train" else "warning")
-    assert found.what.endswith("25% of the pixels are 255, which is void here")
+    assert found.severity == "error"
+    assert "; 25% of the pixels are 255, which is void here" in found.what
     assert "save the class as its own id (1 where ids count from 0), or list `255 road` in data.classes" in found.fix
     assert found.fix.endswith("and give --data.ignore none")
+
+
+def test_a_validation_part_of_one_class(masks: Callable[..., Part]) -> None:
+    part = masks(mask(*[0] * 8), mask(*[0] * 8), split="val")
+    found = look(part)["one-class"]
+    assert found.severity == "error"
+    assert found.what.endswith("nothing to tell it from; with nothing else in val, its score means nothing")
+    assert found.fix.startswith("move pictures with 'road', 'car' to val, if train has them; else look at a mask")
+    # Where not all masks were looked at, the others may show more.
+    assert look(Part(part.source, "val", crop=(8, 8)), limit=1)["one-class"].severity == "warning"
 
 
 @pytest.mark.parametrize(

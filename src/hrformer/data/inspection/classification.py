@@ -16,7 +16,8 @@ IMBALANCE = 10
 class ClassCheck(Check):
     """Label range, empty and rare classes, equal pictures with different classes.
 
-    All labels are counted, also where only some of the pictures are looked at.
+    All labels are counted, also where only some of the pictures are looked at, but those of pictures that cannot be
+    read.
 
     Args:
         source: the set.
@@ -25,7 +26,7 @@ class ClassCheck(Check):
 
     def __init__(self, source: ClassificationSet, split: str) -> None:
         self.source, self.split = source, split
-        self._counts = [0] * len(source.classes)
+        self._counts, self._broken = [0] * len(source.classes), [0] * len(source.classes)
         self._outside, self._contradictions = Places(), Places()
         self._first_with: dict[bytes, int] = {}
         for index in range(len(source)):
@@ -38,6 +39,10 @@ class ClassCheck(Check):
     def add(self, look: Look) -> None:
         """Take in one picture."""
         if look.problem:
+            label = self.source.label(look.index)
+            if 0 <= label < len(self._counts):
+                self._counts[label] -= 1
+                self._broken[label] += 1
             return
         first = self._first_with.setdefault(look.digest, look.index)
         labels = self.source.label(first), self.source.label(look.index)
@@ -58,7 +63,13 @@ class ClassCheck(Check):
             what = f"all pictures have the class {next(iter(present))!r}: there is nothing to tell apart"
             fix = "point data.root at the folder that holds one folder per class, not at a single class"
             yield Finding(severity="error", kind="one-class", split=self.split, what=what, fix=fix)
-        empty = Places(name for name, count in zip(classes, self._counts, strict=True) if not count)
+        rows = list(zip(classes, self._counts, self._broken, strict=True))
+        lost = Places(name for name, count, broken in rows if broken and not count)
+        if lost:
+            what = f"{counted(lost.count, 'class has', 'classes have')} no picture that can be read ({lost.first[0]})"
+            fix = "put good files in their place; otherwise these classes are not learnt, or not scored"
+            yield lost.finding("warning", "lost-class", self.split, what, fix)
+        empty = Places(name for name, count, broken in rows if not count + broken)
         if empty and (len(present) > 1 or self.split != "train"):
             count = len(classes)
             what = f"{counted(empty.count, f'class of {count} has', f'classes of {count} have')} no picture"

@@ -16,7 +16,7 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 _PEOPLE_PROBED = 200
 """So many people are asked whether they have any labelled joint."""
 
-_EXPLAINED = {"box-beyond-picture": "box-spelling", "box-misses-person": "box-spelling"}
+_EXPLAINED = {"box-beyond-picture": "box-spelling", "box-misses-person": "box-spelling", "no-object": "one-class"}
 """Warnings that another finding of the same part explains."""
 
 Progress = Callable[[int, int], object]

@@ -25,6 +25,9 @@ RARE = 1e-3
 VOID_MATTERS = 0.02
 """From this share of void pixels on, they may be a class that was saved as 255."""
 
+_NAMED = 3
+"""So many classes are named that are missing beside the only one."""
+
 _FIX_COLOURS = (
     "save ids as grey PNG; or set --data.palette-masks with lines `id name R G B` in data.classes for every colour, id "
     f"{IGNORE} for those of no class"
@@ -35,6 +38,7 @@ _FIXES = {
     "exif-unknown": "see in the samples whether pictures and masks fit; if not, set --data.exif apply",
     "exif-ignored": "nothing if pictures and masks fit in the samples; predictions turn such pictures upright",
     "box-only": "draw outlines of these objects, or remove them where they do not matter",
+    "no-object": "outline the objects of this part; those that are no crowds need iscrowd 0",
     "flat-outline": "nothing if these are slips of the hand; else draw the objects again",
 }
 """What to do about what the reader put right."""
@@ -164,18 +168,7 @@ class MaskCheck(Check):
             fix = "see in the pictures whether something is missing: a class whose id is ignored, unfinished labelling"
             yield Finding(severity="warning", kind="void-share", split=self.split, what=what, fix=fix)
         if len(present) == 1 and len(classes) > 1:
-            what = f"all labelled pixels in {looked} have the class {classes[present[0]]!r}: nothing to tell it from"
-            fix = f"look at a mask: it must hold class ids 0..{len(classes) - 1}, neither colours nor grey levels"
-            if void >= VOID_MATTERS:
-                what += f"; {void:.0%} of the pixels are {IGNORE}, which is void here"
-                number, free = next((k, name) for k, name in enumerate(classes) if k != present[0])
-                fix = (
-                    f"if {IGNORE} stands for a class in the masks, such as {free!r}, save the class as its own id "
-                    f"({number} where ids count from 0), or list `{IGNORE} {free}` in data.classes and give "
-                    "--data.ignore none"
-                )
-            severity: Severity = "error" if self.split == "train" else "warning"
-            yield Finding(severity=severity, kind="one-class", split=self.split, what=what, fix=fix)
+            yield self._about_one_class(int(present[0]), looked, void)
             return
         absent = Places(name for name, count in zip(classes, pixels, strict=True) if not count)
         if absent:
@@ -193,6 +186,34 @@ class MaskCheck(Check):
             what = f"{rare.count} of {all_} with less than {RARE:.1%} of the labelled pixels"
             fix = "let rare classes weigh more: --loss.class-weights auto"
             yield rare.finding("warning", "imbalance", self.split, what, fix)
+
+    def _about_one_class(self, only: int, looked: str, void: float) -> Finding:
+        classes = self.source.classes
+        others = [name for number, name in enumerate(classes) if number != only]
+        what = f"all labelled pixels in {looked} have the class {classes[only]!r}: nothing to tell it from"
+        fix = f"look at a mask: it must hold class ids 0..{len(classes) - 1}, neither colours nor grey levels"
+        if getattr(self.source, "annotations", None) is not None:
+            fix = (
+                "look at 'segmentation' and 'category_id' of the annotations: no outline covers pixels of another class"
+            )
+        elif void >= VOID_MATTERS:
+            what += f"; {void:.0%} of the pixels are {IGNORE}, which is void here"
+            fix = (
+                f"if {IGNORE} stands for a class in the masks, such as {others[0]!r}, save the class as its own id "
+                f"({classes.index(others[0])} where ids count from 0), or list `{IGNORE} {others[0]}` in data.classes "
+                "and give --data.ignore none"
+            )
+        empty = next((note for note in self.source.notes if note.kind == "no-object"), None)
+        severity: Severity = "error"
+        if self.split != "train":
+            what += f"; with nothing else in {self.split}, its score means nothing"
+            named = ", ".join(map(repr, others[:_NAMED])) + " or others" * (len(others) > _NAMED)
+            fix = f"move pictures with {named} to {self.split}, if train has them; else {fix}"
+            # Among masks that nobody looked at there may be others.
+            severity = "error" if self._masks == len(self.source) else "warning"
+        if empty is not None:
+            what, fix = empty.text, _FIXES[empty.kind]
+        return Finding(severity=severity, kind="one-class", split=self.split, what=what, fix=fix)
 
     def statistics(self) -> dict[str, Any]:
         """``masks``, ``void`` (share of all pixels), ``classes``: rows of ``name``, ``share`` (of labelled pixels),
