@@ -14,6 +14,7 @@ from hrformer.data.coco_fields import read_json
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
+from hrformer.data.coco_units import relative_units
 from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 
@@ -31,9 +32,6 @@ def read_content(file: Path) -> dict[str, Any]:
 
 
 _NAMED = 5
-
-_SURE, _LARGE = 5, 250
-"""So many people within 100 pixels of the corner of pictures whose sides are at least so long are no chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,7 +84,8 @@ class CocoLabels:
         """
         canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
         people = self.labels.people
-        self._refuse_shares(people, canvas.sizes)
+        if relative := relative_units(people, canvas.sizes, self.file):
+            raise DataError(relative)
         odd = self._misread(people, canvas.sizes)
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
@@ -117,25 +116,6 @@ class CocoLabels:
             text += f"; write {one.remedy} in {where}; taken as it stands"
             notes.append(Note(kind="box-spelling", text=text))
         return notes
-
-    def _refuse_shares(self, people: People, sizes: Any) -> None:
-        """Raise a DataError where boxes and joints of everybody are shares or percent of the picture."""
-        assert people.keypoints is not None
-        shown = people.keypoints[..., 2] > 0
-        if not shown.any():
-            return
-        ends = people.box[:, :2] + people.box[:, 2:]
-        farthest = max(float(people.keypoints[..., :2][shown].max()), float(ends.max()))
-        shortest = int(sizes[people.picture].min())
-        percent = 50 < farthest <= 100 and len(people) >= _SURE and shortest >= _LARGE
-        if percent or (farthest <= 1 and shortest > 2):
-            what, part = ("percent", " / 100") if percent else ("shares", "")
-            raise DataError(
-                f"{self.file}: 'keypoints' and 'bbox' of {'all ' * (len(people) > 1)}"
-                f"{counted(len(people), 'person', 'people')} end at {farthest:g}, in pictures of {shortest} pixels and "
-                f"more: {what} of the picture instead of pixels. Multiply x and width by the picture's width{part}, y "
-                f"and height by its height{part}"
-            )
 
     def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:
         """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""

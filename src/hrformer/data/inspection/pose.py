@@ -49,8 +49,8 @@ _FINDINGS = {
     "box-misses-person": (
         _MANY,
         "more than half of the joints outside of what is cut out around the box",
-        "boxes are (x, y, width, height) in pixels, not (x1, y1, x2, y2) nor middle and size; check that "
-        "box and joints belong to one person",
+        "boxes are (x, y, width, height) in pixels, not (x1, y1, x2, y2), middle and size, shares or percent; check "
+        "that box and joints belong to one person",
     ),
 }
 """Kind -> the share of the people above which it is an error, what is wrong with them, and what to do."""
