@@ -99,7 +99,7 @@ def perfect(people: Any, file: Path, shift: float = 0) -> list[dict[str, Any]]:
     ],
 )
 def test_the_box_stands_in_for_areas(write, area: Any, said: str, tmp_path: Path) -> None:
-    people = [person(1, area=area), without(person(2, 9), "area"), person(3, 9, area="1500")]
+    people = [person(1, area=area), without(person(2, 9), "area"), person(3, 9, area="1500", bbox=[21, 10, 80, 60])]
     if area is not None:
         people[1] = person(2, 9, area=area)
     found, everyone = opened(write(people))
@@ -118,6 +118,18 @@ def test_the_box_stands_in_for_areas(write, area: Any, said: str, tmp_path: Path
 def test_small_masks_of_large_boxes_keep_their_area(write) -> None:
     found, everyone = opened(write([person(1, area=9.0, segmentation=[[1, 2, 3, 4, 5, 6]])]))
     assert (everyone[1].area, found.notes) == (9.0, ())
+
+
+def test_copies_are_counted(write) -> None:
+    people = [person(1), person(2, 9), person(1), person(3, 9, bbox=[21, 10, 80, 60]), person(4)]
+    found, _ = opened(write(people))
+    (note,) = found.notes
+    assert note.kind == "copies"
+    assert note.text.endswith(
+        "val.json: 2 annotations of 5 people with the picture, box and joints of another one, such as number 2 in "
+        "'annotations', a copy of annotation 1; counted as people of their own in training and scoring"
+    )
+    assert opened(write([person(1), person(2, 9)]))[0].notes == ()
 
 
 def test_figures_are_pycocotools_with_the_corrected_labels(write, tmp_path: Path) -> None:

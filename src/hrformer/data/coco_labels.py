@@ -86,13 +86,31 @@ class CocoLabels:
         people = self.labels.people
         if relative := relative_units(people, canvas.sizes, self.file):
             raise DataError(relative)
-        odd = self._misread(people, canvas.sizes)
+        odd = [*self._copies(people), *self._misread(people, canvas.sizes)]
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
         labels = Labels(
             people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *odd, *notes)
         )
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
+
+    def _copies(self, people: People) -> list[Note]:
+        """People with picture, box and joints of another one: perfect predictions find only one of two in scoring."""
+        assert people.keypoints is not None
+        rows = np.column_stack(
+            [people.picture, people.box, people.keypoints.reshape(len(people), 3 * people.keypoints.shape[1])]
+        )
+        seen: dict[bytes, int] = {}
+        copies = [row for row, key in enumerate(map(np.ndarray.tobytes, rows)) if seen.setdefault(key, row) != row]
+        if not copies:
+            return []
+        first = people.number[seen[rows[copies[0]].tobytes()]]
+        text = (
+            f"{self.file}: {counted(len(copies), 'annotation')} of {counted(len(people), 'person', 'people')} with "
+            f"the picture, box and joints of another one, such as number {people.row[copies[0]]} in 'annotations', "
+            f"a copy of annotation {first}; counted as people of their own in training and scoring"
+        )
+        return [Note(kind="copies", text=text)]
 
     def _misread(self, people: People, sizes: Any) -> list[Note]:
         """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""

@@ -63,6 +63,7 @@ _FIXES = {
     "num-keypoints": "write how many flags are above 0, if other programs read the file too",
     "flat-box": "write boxes as [x, y, width, height] in pixels",
     "box-outside": "write boxes as [x, y, width, height] in pixels of the picture",
+    "copies": "remove the copies",
     "box-spelling": "look at these people, and write boxes as [x, y, width, height] in pixels",
     "person-outside": "correct these annotations, or remove them",
     "unknown-category": "add the category, or remove these annotations",
