@@ -132,6 +132,21 @@ def test_copies_are_counted(write) -> None:
     assert opened(write([person(1), person(2, 9)]))[0].notes == ()
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "'annotations' is empty: label people in these pictures"),
+        ([person(1, iscrowd=1), person(2, iscrowd=1)], "2 of 2 annotations crowds: write 'iscrowd' 0"),
+        ([person(1, category_id="9"), person(2, category_id=9)], "2 of 2 annotations of category_id 9, and those "),
+        ([person(1, 8, keypoints=[])], "1 of 1 annotation of pictures that 'images' does not list: add these"),
+        ([person(1, keypoints=[0] * 9)], "1 of 1 annotation without a labelled joint: label them, "),
+        ([person(1, bbox=[900, 900, 5, 5], keypoints=[900, 900, 2, 904, 904, 2, 0, 0, 0])], "1 of 1 annotation with "),
+    ],
+)
+def test_why_nobody_is_left(write, rows: list[Any], said: str, tmp_path: Path) -> None:
+    assert complaint(write(rows)).startswith(f"{tmp_path}/val.json: nobody is left: {said}")
+
+
 def test_figures_are_pycocotools_with_the_corrected_labels(write, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools, from the extra 'dev'")
     from pycocotools.cocoeval import COCOeval

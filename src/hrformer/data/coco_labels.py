@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread
-from hrformer.data.coco_fields import read_json
+from hrformer.data.coco_fields import read_json, whole
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
@@ -93,6 +93,34 @@ class CocoLabels:
             people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *odd, *notes)
         )
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
+
+    def nobody(self, content: Mapping[str, Any]) -> str:
+        """Why there is nobody to train on or to score, where that is so: what applied to how many annotations.
+
+        Args:
+            content: that the labels were read from.
+        """
+        rows, labels, taken = (
+            list_of(content, "annotations", self.file),
+            self.labels,
+            _ids({"categories": self.categories}),
+        )
+        kinds = [whole(one, "category_id", self.file, taken[0]) for one in rows]
+        foreign = [kind for kind in kinds if kind not in taken]
+        found = ", ".join(map(str, sorted(set(foreign))[:_NAMED]))
+        counts = {
+            f"of category_id {found}, and those looked at are of {', '.join(map(str, taken))}: correct 'category_id', "
+            "or name the category in PoseSource.category": len(foreign),
+            "crowds: write 'iscrowd' 0 for single people": len(labels.crowds),
+            "without a labelled joint: label them, joints count with flag 1 or 2": len(labels.bare),
+            "with box and joints outside of the picture: correct them": len(labels.people),
+        }
+        counts["of pictures that 'images' does not list: add these"] = len(rows) - sum(counts.values())
+        told = "; ".join(
+            f"{count} of {counted(len(rows), 'annotation')} {what}" for what, count in counts.items() if count
+        )
+        told = told or "'annotations' is empty: label people in these pictures, or export the labels again"
+        return f"{self.file}: nobody is left: {told}"
 
     def _copies(self, people: People) -> list[Note]:
         """People with picture, box and joints of another one: perfect predictions find only one of two in scoring."""
