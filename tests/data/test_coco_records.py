@@ -93,6 +93,7 @@ def perfect(people: Any, file: Path, shift: float = 0) -> list[dict[str, Any]]:
         (-4.0, "without an area above 0"),
         (math.nan, "without an area above 0"),
         ("0", "without an area above 0"),
+        ("n/a", "without an area above 0"),
         (7201, "with an area that does not fit the box"),
         (47.0, "with an area that does not fit the box"),
         (1e400, "with an area that does not fit the box"),
@@ -145,6 +146,13 @@ def test_copies_are_counted(write) -> None:
 )
 def test_why_nobody_is_left(write, rows: list[Any], said: str, tmp_path: Path) -> None:
     assert complaint(write(rows)).startswith(f"{tmp_path}/val.json: nobody is left: {said}")
+
+
+@pytest.mark.parametrize("side", ["", -1, 2.5, "wide", [200]])
+def test_sizes_that_are_none_may_be_left_out(write, side: Any) -> None:
+    image = {"id": 7, "file_name": "7.png", "width": side, "height": SIZE[1]}
+    assert "entry 0 of 'images': 'width' must be a number of pixels, got" in complaint(write([], images=[image]))
+    assert complaint(write([], images=[image])).endswith("; leave it out, and the picture's own counts")
 
 
 def test_figures_are_pycocotools_with_the_corrected_labels(write, tmp_path: Path) -> None:
