@@ -229,6 +229,18 @@ def test_an_earlier_report_is_replaced_aloud(folders: Path, capfd: pytest.Captur
     assert "the report in out is replaced; --out takes another folder\n" in capfd.readouterr().err
 
 
+def test_the_readers_own_refusal_stays(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pictures under one id leave annotations without picture, which is not what is wrong."""
+    monkeypatch.chdir(tmp_path)
+    options = shared_people(tmp_path, data_dir, lambda person, size: None)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    _, report = inspect("finetune_pose", *options, "--samples", "0")
+    (found,) = report["findings"]
+    assert (found["kind"], "each of 'images' must have an id of its own, 1 " in found["what"]) == ("open", True)
+
+
 def coco_name(content: dict) -> str:
     """Name of the first picture without its folder."""
     return str(content["images"][0]["file_name"]).rpartition("\\")[2]

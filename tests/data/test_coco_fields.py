@@ -32,3 +32,17 @@ def test_byte_order_marks_are_read_over(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match=r"a\.json is not JSON"):
         read_json(tmp_path / "a.json")
+
+
+def test_encodings(tmp_path: Path) -> None:
+    file, text = tmp_path / "a.json", json.dumps({"name": "Köln"}, ensure_ascii=False)
+    for encoding in ("utf-16", "utf-8-sig"):
+        file.write_bytes(text.encode(encoding))
+        assert read_json(file) == {"name": "Köln"}
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"a\.json has other than UTF-8 text at byte 11, .*xf6'; save it with .*UTF-8"):
+        read_json(file)
+    for nothing in (b"", b" \n"):
+        file.write_bytes(nothing)
+        with pytest.raises(DataError, match=r"a\.json is empty"):
+            read_json(file)

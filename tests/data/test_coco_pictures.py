@@ -52,6 +52,18 @@ def test_what_stands_there_comes_first(tmp_path: Path, caplog: pytest.LogCapture
     assert find_pictures([str(outside)], [tmp_path / "images"], tmp_path / "images", tmp_path) == [str(outside)]
 
 
+def test_roboflows_marks_are_read_over_in_files_alone(tmp_path: Path) -> None:
+    """Of one picture Roboflow exports several versions, which are not each other."""
+    a, b = (f"x_jpg.rf.{mark * 2}.jpg" for mark in ("0123456789abcdef", "fedcba9876543210"))
+    touch(tmp_path, f"images/val/{a}", "images/val/y.jpg", "images/val/y_jpg.rf.0123456789abcdef.jpg")
+    assert find(tmp_path, "x.jpg", "D:\\y.jpg") == [f"images/val/{a}", "images/val/y.jpg"]
+    with pytest.raises(DataError, match=r"lacks 1 of the 1 pictures .* \(3 in all\)"):
+        find(tmp_path, b)
+    touch(tmp_path, f"images/val/{b}")
+    with pytest.raises(DataError, match=r"picture x\.jpg, which could be any of "):
+        find(tmp_path, "x.jpg")
+
+
 def test_pictures_anywhere_below_the_root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "photos/monday/cam1/1.jpg", "photos/monday/cam2/1.jpg", "photos/2.jpg", ".cache/2.jpg")
     with caplog.at_level(logging.INFO, "hrformer"):

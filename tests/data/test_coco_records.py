@@ -93,13 +93,14 @@ def perfect(people: Any, file: Path, shift: float = 0) -> list[dict[str, Any]]:
         (-4.0, "without an area above 0"),
         (math.nan, "without an area above 0"),
         ("0", "without an area above 0"),
+        ("n/a", "without an area above 0"),
         (7201, "with an area that does not fit the box"),
         (47.0, "with an area that does not fit the box"),
         (1e400, "with an area that does not fit the box"),
     ],
 )
 def test_the_box_stands_in_for_areas(write, area: Any, said: str, tmp_path: Path) -> None:
-    people = [person(1, area=area), without(person(2, 9), "area"), person(3, 9, area="1500")]
+    people = [person(1, area=area), without(person(2, 9), "area"), person(3, 9, area="1500", bbox=[21, 10, 80, 60])]
     if area is not None:
         people[1] = person(2, 9, area=area)
     found, everyone = opened(write(people))
@@ -118,6 +119,40 @@ def test_the_box_stands_in_for_areas(write, area: Any, said: str, tmp_path: Path
 def test_small_masks_of_large_boxes_keep_their_area(write) -> None:
     found, everyone = opened(write([person(1, area=9.0, segmentation=[[1, 2, 3, 4, 5, 6]])]))
     assert (everyone[1].area, found.notes) == (9.0, ())
+
+
+def test_copies_are_counted(write) -> None:
+    people = [person(1), person(2, 9), person(1), person(3, 9, bbox=[21, 10, 80, 60]), person(4)]
+    found, _ = opened(write(people))
+    (note,) = found.notes
+    assert note.kind == "copies"
+    assert note.text.endswith(
+        "val.json: 2 annotations of 5 people with the picture, box and joints of another one, such as number 2 in "
+        "'annotations', a copy of annotation 1; counted as people of their own in training and scoring"
+    )
+    assert opened(write([person(1), person(2, 9)]))[0].notes == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "'annotations' is empty: label people in these pictures"),
+        ([person(1, iscrowd=1), person(2, iscrowd=1)], "2 of 2 annotations crowds: write 'iscrowd' 0"),
+        ([person(1, category_id="9"), person(2, category_id=9)], "2 of 2 annotations of category_id 9, and those "),
+        ([person(1, 8, keypoints=[])], "1 of 1 annotation of pictures that 'images' does not list: add these"),
+        ([person(1, keypoints=[0] * 9)], "1 of 1 annotation without a labelled joint: label them, "),
+        ([person(1, bbox=[900, 900, 5, 5], keypoints=[900, 900, 2, 904, 904, 2, 0, 0, 0])], "1 of 1 annotation with "),
+    ],
+)
+def test_why_nobody_is_left(write, rows: list[Any], said: str, tmp_path: Path) -> None:
+    assert complaint(write(rows)).startswith(f"{tmp_path}/val.json: nobody is left: {said}")
+
+
+@pytest.mark.parametrize("side", ["", -1, 2.5, "wide", [200]])
+def test_sizes_that_are_none_may_be_left_out(write, side: Any) -> None:
+    image = {"id": 7, "file_name": "7.png", "width": side, "height": SIZE[1]}
+    assert "entry 0 of 'images': 'width' must be a number of pixels, got" in complaint(write([], images=[image]))
+    assert complaint(write([], images=[image])).endswith("; leave it out, and the picture's own counts")
 
 
 def test_figures_are_pycocotools_with_the_corrected_labels(write, tmp_path: Path) -> None:

@@ -200,6 +200,45 @@ def test_coordinates_relative_to_the_picture_are_told(write, tmp_path: Path, who
         open_pose(source, "val")
 
 
+POINTS = ((0.2, 0.3), (0.5, 0.5), (0.6, 0.7))
+
+
+@pytest.mark.parametrize("number", [5, 2])
+@pytest.mark.parametrize("boxes", [1, 100, "pixels"])
+@pytest.mark.parametrize("middle", [False, True])
+@pytest.mark.parametrize("joints", [1, 100, "pixels"])
+def test_joints_and_boxes_are_told_apart(write, tmp_path: Path, boxes, joints, middle: bool, number: int) -> None:
+    """Each in its own unit, boxes also as YOLO has them, with one joint a little beyond the edge."""
+    source = write(*[((400, 300), 1, (400, 300))] * number)
+    content = json.loads((tmp_path / "val.json").read_text())
+    scales = [(400, 300) if one == "pixels" else (one, one) for one in (boxes, joints)]
+    for row in content["annotations"]:
+        box = [0.58, 0.5, 0.84, 0.6] if middle else [0.15, 0.2, 0.85, 0.6]
+        row["bbox"] = [value * side for value, side in zip(box, scales[0] * 2, strict=True)]
+        row["keypoints"] = [value for x, y in POINTS for value in (x * scales[1][0], y * scales[1][1], 2)]
+    content["annotations"][0]["keypoints"][6] = 1.0002 * scales[1][0]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    fields = {"keypoints": joints, "bbox": boxes}
+    told = [name for name, unit in fields.items() if unit != "pixels"]
+    if boxes == joints == 100 and number == 2:
+        return  # two people in a corner may be there indeed
+    if boxes != 1 == joints:
+        return  # the inspection's
+    try:
+        open_pose(source, "val")
+        text = ""
+    except DataError as error:
+        text = str(error)
+    if not told:
+        assert ("fits as middle" in text) == middle
+        return
+    told = ["bbox"] if boxes == 1 != joints else told
+    unit = {1: "shares", 100: "percent"}[boxes if "bbox" in told else joints]
+    assert f"val.json: {' and '.join(map(repr, told))} of all {number} people end at " in text
+    assert f": {unit} of the picture instead of pixels. Multiply x" in text
+    assert (" and width by" in text) == ("bbox" in told)
+
+
 def test_boxes_as_corners_are_told(write, tmp_path: Path) -> None:
     source = write(*[(WIDE, 1, WIDE)] * 4)
     content = json.loads((tmp_path / "val.json").read_text())

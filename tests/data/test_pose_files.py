@@ -172,6 +172,16 @@ def test_a_part_for_the_root(tmp_path: Path) -> None:
         open_pose(replace(FIND, root=tmp_path / "train"), "val")
 
 
+@pytest.mark.parametrize("neighbour", ["train_dogs/train.json", "val_dogs/val.json", "test_dogs/test.json"])
+def test_sets_beside_a_set_are_no_parts_of_it(tmp_path: Path, neighbour: str) -> None:
+    labels(tmp_path / "birds_val/annotations/train.json", "a.jpg")
+    labels(tmp_path / neighbour, "a.jpg")
+    with pytest.raises(DataError) as caught:
+        open_pose(replace(FIND, root=tmp_path / "birds_val"), "val")
+    assert "PoseSource.root" not in str(caught.value)
+    assert "PoseSource.val_share 0.2" in str(caught.value)
+
+
 def test_files_without_joints_give_way(tmp_path: Path) -> None:
     labels(tmp_path / "person_keypoints_default.json", "a.jpg")
     labels(tmp_path / "instances_default.json", "a.jpg", annotations=[], categories=[{"id": 1, "name": "person"}])

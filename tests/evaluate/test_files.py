@@ -167,7 +167,9 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
     check([row, {"image_id": 1, "class": 2}], "result 1 lacks keypoints, score")
     check([], "has no result for any of the 3 pictures")
     check([{**row, "image_id": 999_999}, row], "1 picture numbers are not among the labels': 999999")
-    check([{**row, "keypoints": [0.0] * 51}], "51 numbers, not 3 x 14")
+    check([{**row, "keypoints": [0.0] * 51}], "51 numbers, not 3 x 14 joints$")
+    check([{**row, "keypoints": [0.0] * 28}], "28 numbers, not 3 x 14 joints: x and y of each, so add a third")
+    check([{**row, "keypoints": [[0.0] * 2] * 14}], "'keypoints' must be a list of finite numbers, x, y, score of each")
     for value in (None, "", [], {}, float("nan"), "a", True, 1e400):
         for field in ("image_id", "score", "keypoints"):
             check([row, {**row, field: value}], f"results.json: result 1: '{field}' must be|numbers, not 3 x 14")
@@ -181,6 +183,16 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
     file.write_text(json.dumps([{**row, "image_id": people[0]["image_id"], "keypoints": [0.0] * 51}]))
     with pytest.raises(ValueError, match="pictures have several labelled people"):
         evaluate_keypoint_file(file, annotations, COCO17, score="both")
+
+
+def test_joints_nested_by_three_score_alike(athletes: CocoPeople, tmp_path: Path) -> None:
+    content = few_athletes(athletes, 3)
+    rows = [
+        {"image_id": one["image_id"], "score": 1.0, "keypoints": np.reshape(one["keypoints"], (-1, 3)).tolist()}
+        for one in content["annotations"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    assert evaluate_keypoint_file(tmp_path / "results.json", content, athletes.skeleton).value == 1.0
 
 
 def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationSet, tmp_path: Path) -> None:

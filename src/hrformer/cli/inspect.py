@@ -17,7 +17,7 @@ from hrformer.cli.messages import note, say
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.inspection.annotations import annotation_file, check_annotations
+from hrformer.data.inspection.annotations import annotation_file, check_annotations, same_fault
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, Report, counted, sorted_findings
 from hrformer.data.inspection.samples import draw_samples
@@ -195,7 +195,7 @@ def _opened(config: AnyRun, split: Split, findings: list[Finding]) -> tuple[Part
         fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
         refusal = Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix)
         # One error for one fault: the reader stops at the first of what the checks of the file count.
-        findings += [one for one in in_file if one.severity == "error"] or [refusal]
+        findings += same_fault(in_file, str(error)) or [refusal]
         return None, numbers
     findings += in_file
     return part, numbers

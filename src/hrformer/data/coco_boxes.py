@@ -120,6 +120,11 @@ def _corners(
     return rows if sure.any() or len(rows) >= NAMED_SHARE * count else rows[:0], False
 
 
+def holds_joints(boxes: NDArray[np.floating], keypoints: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) whether boxes (N, 4) hold the labelled joints (N, K, 3), but for a tenth of their longer side."""
+    return _holds(boxes[:, :2], boxes[:, :2] + boxes[:, 2:], *joint_extents(keypoints))
+
+
 def _holds(
     first: NDArray[np.floating], last: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.bool_]:

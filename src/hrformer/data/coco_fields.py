@@ -4,6 +4,7 @@ decimal point, byte-order marks. Whatever is not what it should be is an error t
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -18,7 +19,7 @@ _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
 
 
 def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...] = ()) -> Any:
-    """Content of a JSON file in UTF-8, with or without a byte-order mark.
+    """Content of a JSON file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
     Args:
         file: to read.
@@ -39,13 +40,21 @@ def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...
         return record
 
     try:
-        with file.open(encoding="utf-8-sig") as stream:
-            return json.load(stream, object_hook=needed)
+        text = file.read_bytes()
+        if not text.strip():
+            raise DataError(f"{file} is empty; write or export it again")
+        encoding = "utf-16" if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return json.loads(text.decode(encoding), object_hook=needed)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
         raise DataError(f"{file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} has other than UTF-8 text at byte {error.start}, {error.object[error.start : error.end]!r}; save "
+            "it with the encoding UTF-8"
+        ) from error
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{file} is not JSON: {error}") from error
 
 

@@ -91,7 +91,12 @@ class CocoPeople(PoseSet):
         else:
             raise DataError(f"{file} lists pictures without labels: name a file of boxes in PoseSource.detections")
         if not len(found):
-            raise self._nobody(detections or file, ids, box_threshold)
+            if labels is not None and detections is None:
+                raise DataError(labels.nobody(content))
+            raise DataError(
+                f"{detections}: nobody is left; detections need a picture of {file}, a category_id of {sorted(ids)} "
+                f"and a score of at least {box_threshold}"
+            )
         used = np.unique(found.picture).tolist()
         paths = dict.fromkeys(range(len(pictures.names)), "")
         names = [pictures.names[place] for place in used]
@@ -100,23 +105,16 @@ class CocoPeople(PoseSet):
         )
         self.file_names, self._paths = PackedNames(pictures.names), PackedNames(paths.values())
         if labels is not None:
-            labels = labels.placed(used, self._paths.__getitem__, source.clip, source.exif)
+            unplaced, labels = labels, labels.placed(used, self._paths.__getitem__, source.clip, source.exif)
             self.notes = labels.labels.notes
             for note in self.notes:
                 _log.warning("%s", note.text, extra={"kind": note.kind})
             found = found if detections is not None else labels.labels.people
             if not len(found):
-                raise self._nobody(file, ids, box_threshold)
+                raise DataError(unplaced.nobody(content))
         self._people = found.take(np.argsort(found.picture, kind="stable"))
         self._labels, self._ids = labels, pictures.ids
         self._last: tuple[str, NDArray[np.uint8]] | None = None
-
-    @staticmethod
-    def _nobody(file: Path, ids: set[int], box_threshold: float) -> DataError:
-        return DataError(
-            f"{file}: nobody is left; people must not be a crowd (iscrowd) and need a category_id of {sorted(ids)}, a "
-            f"labelled joint, and box or joints in the picture; detections a score of at least {box_threshold}"
-        )
 
     def __len__(self) -> int:
         return len(self._people)

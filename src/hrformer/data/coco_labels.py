@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread
-from hrformer.data.coco_fields import read_json
+from hrformer.data.coco_fields import read_json, whole
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_pictures
 from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
+from hrformer.data.coco_units import relative_units
 from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 
@@ -31,9 +32,6 @@ def read_content(file: Path) -> dict[str, Any]:
 
 
 _NAMED = 5
-
-_SURE, _LARGE = 5, 250
-"""So many people within 100 pixels of the corner of pictures whose sides are at least so long are no chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,14 +84,61 @@ class CocoLabels:
         """
         canvas = canvas_of(self.pictures, used, path_of, exif, self.file)
         people = self.labels.people
-        self._refuse_shares(people, canvas.sizes)
-        odd = self._misread(people, canvas.sizes)
+        if relative := relative_units(people, canvas.sizes, self.file):
+            raise DataError(relative)
+        odd = [*self._copies(people), *self._misread(people, canvas.sizes)]
         people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
         people, notes = self._clipped(people, canvas.upright, clip)
         labels = Labels(
             people=people, crowds=crowds, bare=bare, notes=(*self.labels.notes, *canvas.notes, *odd, *notes)
         )
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
+
+    def nobody(self, content: Mapping[str, Any]) -> str:
+        """Why there is nobody to train on or to score, where that is so: what applied to how many annotations.
+
+        Args:
+            content: that the labels were read from.
+        """
+        rows, labels, taken = (
+            list_of(content, "annotations", self.file),
+            self.labels,
+            _ids({"categories": self.categories}),
+        )
+        kinds = [whole(one, "category_id", self.file, taken[0]) for one in rows]
+        foreign = [kind for kind in kinds if kind not in taken]
+        found = ", ".join(map(str, sorted(set(foreign))[:_NAMED]))
+        counts = {
+            f"of category_id {found}, and those looked at are of {', '.join(map(str, taken))}: correct 'category_id', "
+            "or name the category in PoseSource.category": len(foreign),
+            "crowds: write 'iscrowd' 0 for single people": len(labels.crowds),
+            "without a labelled joint: label them, joints count with flag 1 or 2": len(labels.bare),
+            "with box and joints outside of the picture: correct them": len(labels.people),
+        }
+        counts["of pictures that 'images' does not list: add these"] = len(rows) - sum(counts.values())
+        told = "; ".join(
+            f"{count} of {counted(len(rows), 'annotation')} {what}" for what, count in counts.items() if count
+        )
+        told = told or "'annotations' is empty: label people in these pictures, or export the labels again"
+        return f"{self.file}: nobody is left: {told}"
+
+    def _copies(self, people: People) -> list[Note]:
+        """People with picture, box and joints of another one: perfect predictions find only one of two in scoring."""
+        assert people.keypoints is not None
+        rows = np.column_stack(
+            [people.picture, people.box, people.keypoints.reshape(len(people), 3 * people.keypoints.shape[1])]
+        )
+        seen: dict[bytes, int] = {}
+        copies = [row for row, key in enumerate(map(np.ndarray.tobytes, rows)) if seen.setdefault(key, row) != row]
+        if not copies:
+            return []
+        first = people.number[seen[rows[copies[0]].tobytes()]]
+        text = (
+            f"{self.file}: {counted(len(copies), 'annotation')} of {counted(len(people), 'person', 'people')} with "
+            f"the picture, box and joints of another one, such as number {people.row[copies[0]]} in 'annotations', "
+            f"a copy of annotation {first}; counted as people of their own in training and scoring"
+        )
+        return [Note(kind="copies", text=text)]
 
     def _misread(self, people: People, sizes: Any) -> list[Note]:
         """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""
@@ -117,25 +162,6 @@ class CocoLabels:
             text += f"; write {one.remedy} in {where}; taken as it stands"
             notes.append(Note(kind="box-spelling", text=text))
         return notes
-
-    def _refuse_shares(self, people: People, sizes: Any) -> None:
-        """Raise a DataError where boxes and joints of everybody are shares or percent of the picture."""
-        assert people.keypoints is not None
-        shown = people.keypoints[..., 2] > 0
-        if not shown.any():
-            return
-        ends = people.box[:, :2] + people.box[:, 2:]
-        farthest = max(float(people.keypoints[..., :2][shown].max()), float(ends.max()))
-        shortest = int(sizes[people.picture].min())
-        percent = 50 < farthest <= 100 and len(people) >= _SURE and shortest >= _LARGE
-        if percent or (farthest <= 1 and shortest > 2):
-            what, part = ("percent", " / 100") if percent else ("shares", "")
-            raise DataError(
-                f"{self.file}: 'keypoints' and 'bbox' of {'all ' * (len(people) > 1)}"
-                f"{counted(len(people), 'person', 'people')} end at {farthest:g}, in pictures of {shortest} pixels and "
-                f"more: {what} of the picture instead of pixels. Multiply x and width by the picture's width{part}, y "
-                f"and height by its height{part}"
-            )
 
     def _clipped(self, people: People, sizes: Any, clip: str) -> tuple[People, list[Note]]:
         """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""

@@ -73,10 +73,13 @@ def read_pictures(images: Sequence[Any], file: str, *, named: bool = True) -> Pi
         names.append(name)
         for field in ("width", "height"):
             value = image.get(field)
-            side = value if type(value) is int else whole(image, field, _entry(file, place), 0)
-            if not 0 <= side < 2**31:
-                raise DataError(f"{_entry(file, place)}: {field!r} must be a number of pixels, got {side!s:.80}")
-            sizes.append(side)
+            side = 0.0 if value is None else as_number(value)
+            if not (0 <= side < 2**31 and side.is_integer()):
+                raise DataError(
+                    f"{_entry(file, place)}: {field!r} must be a number of pixels, got {shown(image, field)}; leave it "
+                    "out, and the picture's own counts"
+                )
+            sizes.append(int(side))
     if not ids:
         raise DataError(f"{file}: 'images' must hold at least one picture")
     if len(set(ids)) != len(ids):

@@ -22,6 +22,9 @@ from hrformer.data.sources import Split
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
 """What Label Studio puts before the name of an uploaded file; a year or a word of these letters is none."""
 
+_EXPORT = re.compile(r"_[A-Za-z]{3,4}\.rf\.[0-9A-Za-z]{8,}$")
+"""What Roboflow puts behind the name of an exported file: "x.jpg" becomes "x_jpg.rf.0a1b2c3d.jpg"."""
+
 _DEEPEST = 6
 """Folders below the root that are searched by name."""
 
@@ -63,7 +66,7 @@ def find_pictures(
 
     In this order: the name as it stands, in each of the folders; without leading folders, backslashes, percent signs
     and what belongs to a URL; with another ending, or another case of it; without the mark of an upload to Label
-    Studio; at last by the file's own name anywhere below the root, if only one file has it.
+    Studio or of an export from Roboflow; at last by the file's own name anywhere below the root, if only one has it.
 
     Args:
         names: ``file_name`` of each picture.
@@ -156,7 +159,7 @@ class _Search:
 
     def complaint(self, missing: Sequence[str], total: int) -> str:
         """What to say about missing pictures."""
-        there = sorted(path for paths in self._index().values() for path in paths)
+        there = sorted({path for paths in self._index().values() for path in paths})
         held = f"pictures ({len(there)} in all), such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
         above = self.root.resolve().parent
         beside = [one for one in folders_in(above, 2) if PICTURE_WORDS & {*words_of(one.relative_to(above).parts[0])}]
@@ -242,11 +245,12 @@ def _may_hold_pictures(folder: str) -> bool:
 
 
 def _by_stem(named: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
-    """Pictures by name without ending, in lower case."""
+    """Pictures by name without ending, in lower case; those of Roboflow also without its mark."""
     found: dict[str, list[str]] = {}
     for value, name in named:
         if os.path.splitext(name)[1].lower() in SUFFIXES:
-            found.setdefault(_stem(name), []).append(value)
+            for stem in {(whole := _stem(name)), _EXPORT.sub("", whole)}:
+                found.setdefault(stem, []).append(value)
     return found
 
 

@@ -214,12 +214,14 @@ class PeopleReader:
         )
 
     def _area(self, row: int, one: Mapping[str, Any]) -> float:
-        """NaN where there is none."""
+        """NaN where there is none, or a word for none."""
         value = one.get("area")
         if type(value) in _PLAIN:
             return float(value)  # type: ignore[arg-type]
         found = number_or_nan(value)
         if found is None:
+            if isinstance(value, str) and not any(map(str.isdigit, value)):
+                return math.nan
             raise DataError(
                 f"{self._where(row, one)}: 'area' must be a number of square pixels, got {shown(one, 'area')}; leave "
                 f"it out, and {MASK_SHARE} x width x height of the box stands in"

@@ -148,11 +148,15 @@ def _typed(source: PoseSource, split: Split) -> bool:
 
 
 def _too_deep(root: Path) -> str:
-    """Advice for a root that is one part of a set."""
+    """Advice for a root that is one part of a set: the folder above has labels of both parts, and no others."""
     here = root.resolve()
     part = part_of(here.name)
-    beside = [one.name for one in folders_in(here.parent) if part and part_of(one.name) not in (None, part)]
-    return f". PoseSource.root should be {here.parent}, the folder that holds {beside[0]} too" if beside else ""
+    found = [one for one in _candidates(here.parent) if one.part in ("train", "val")] if part else []
+    own = [one.part for one in found if here in one.file.parents]
+    other = [one.file.relative_to(here.parent).parts[0] for one in found if one.part != part]
+    if own != [part] or len(found) != 2 or not other:
+        return ""
+    return f". PoseSource.root should be {here.parent}, the folder that holds {other[0]} too"
 
 
 def _nothing(source: PoseSource, split: Split, candidates: Sequence[_Candidate]) -> str:

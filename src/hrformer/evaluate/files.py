@@ -6,7 +6,6 @@ list, a folder of mask pictures, a table of classes.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import as_number, number, shown, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number, read_json, shown, whole
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
 from hrformer.data.masks import MASK_SUFFIXES, decode_ids
@@ -240,9 +239,11 @@ def _results(
     if len(kept) < len(records):
         _log.warning("%s: %d results of other categories than the labels'; left out", file, len(records) - len(kept))
     if wrong := next((one for one in kept if len(one["keypoints"]) != 3 * num_keypoints), None):
+        count = len(wrong["keypoints"])
+        lacking = ": x and y of each, so add a third to each joint, its score or 1" * (count == 2 * num_keypoints)
         raise ValueError(
-            f"{file}: a result of picture {wrong['image_id']} has {len(wrong['keypoints'])} numbers, not 3 x "
-            f"{num_keypoints} joints"
+            f"{file}: a result of picture {wrong['image_id']} has {count} numbers, not 3 x {num_keypoints} "
+            f"joints{lacking}"
         )
     return kept
 
@@ -259,13 +260,14 @@ def _result(record: Any, where: str) -> dict[str, Any]:
     else:
         found.pop("category_id", None)
     for field in ("keypoints", "bbox"):
-        values = record.get(field)
+        values = flat_joints(record.get(field))
         if field == "bbox" and not values:
             found.pop(field, None)
             continue
         numbers = [as_number(value) for value in values] if isinstance(values, list) else [math.nan]
         if not all(map(math.isfinite, numbers)) or (field == "bbox" and len(numbers) != 4):
-            raise ValueError(f"{where}: {field!r} must be a list of finite numbers, got {shown(record, field)}")
+            what = "x, y, score of each joint" if field == "keypoints" else "x, y, width, height"
+            raise ValueError(f"{where}: {field!r} must be a list of finite numbers, {what}, got {shown(record, field)}")
         found[field] = numbers
     return found
 
@@ -333,7 +335,6 @@ def _mask_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    return read_json(path)

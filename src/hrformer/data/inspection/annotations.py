@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from hrformer.data.sources import PoseSource, Split
 
 BEYOND_SHARE = 0.2
 """If a larger share of the boxes reaches beyond their pictures, they may be meant for others."""
+
+_REFUSALS = {"unknown-picture": "'image_id'", "joint-count": "'keypoints'", "no-joints": "nobody is left"}
+"""Kind of an error -> what the reader says where it stops at the same fault."""
 
 
 def annotation_file(source: PoseSource, split: Split) -> Path | None:
@@ -57,6 +60,12 @@ def check_annotations(file: Path, split: str, category: str = "") -> tuple[list[
         if isinstance(record, Mapping) and (record.get("category_id") is None or _id(record, "category_id") in taken):
             people.add(record, str(record.get("id", f"number {place}")))
     return list(people.findings(split)), people.numbers
+
+
+def same_fault(findings: Sequence[Finding], refusal: str) -> list[Finding]:
+    """Errors, if one of them counts what the reader stopped at; empty if it stopped at something else."""
+    errors = [one for one in findings if one.severity == "error"]
+    return errors if any(_REFUSALS[one.kind] in refusal for one in errors) else []
 
 
 def _id(record: Mapping[str, Any], field: str) -> int | None:

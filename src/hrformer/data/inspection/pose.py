@@ -49,8 +49,8 @@ _FINDINGS = {
     "box-misses-person": (
         _MANY,
         "more than half of the joints outside of what is cut out around the box",
-        "boxes are (x, y, width, height) in pixels, not (x1, y1, x2, y2) nor middle and size; check that "
-        "box and joints belong to one person",
+        "boxes are (x, y, width, height) in pixels, not (x1, y1, x2, y2), middle and size, shares or percent; check "
+        "that box and joints belong to one person",
     ),
 }
 """Kind -> the share of the people above which it is an error, what is wrong with them, and what to do."""
@@ -63,6 +63,7 @@ _FIXES = {
     "num-keypoints": "write how many flags are above 0, if other programs read the file too",
     "flat-box": "write boxes as [x, y, width, height] in pixels",
     "box-outside": "write boxes as [x, y, width, height] in pixels of the picture",
+    "copies": "remove the copies",
     "box-spelling": "look at these people, and write boxes as [x, y, width, height] in pixels",
     "person-outside": "correct these annotations, or remove them",
     "unknown-category": "add the category, or remove these annotations",
