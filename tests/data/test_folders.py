@@ -215,6 +215,26 @@ def test_one_class_has_nothing_to_tell_it_from(tree: Path, text: str, message: s
         opened(tree, ignore=(0,))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "classes.txt",
+            "background,road\n",
+            r"classes\.txt:1: each class needs a line of its own, got 'background,road'",
+        ),
+        ("labels.txt", "sky\nroad\n", r"If labels\.txt there is the list: SegmentationSource\.classes labels\.txt"),
+        ("obj.names", "sky\nroad\n", r"If obj\.names there is the list: SegmentationSource\.classes obj\.names"),
+        ("classes.json", "[]", r"classes\.json there is not read: write its names into classes\.txt, one per line"),
+    ],
+)
+def test_lists_of_other_forms_are_named(tree: Path, name: str, text: str, message: str) -> None:
+    (tree / "classes.txt").unlink()
+    (tree / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        opened(tree)
+
+
 def test_names_alone_as_labelme_writes_them(tree: Path) -> None:
     (tree / "classes.txt").unlink()
     for text in ("_background_\nroad\ntraffic light\n", "__ignore__\n_background_\nroad\ntraffic light\n"):

@@ -62,6 +62,28 @@ def test_links_that_lead_back_add_no_pictures(tmp_path: Path) -> None:
     assert names == ["a/x.png", "b/deeper/z.png", "b/y.png", "c/w.png"]
 
 
+def test_pictures_in_no_class_folder_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("1.png", "2.png", "a/x.png", "b/y.png"):
+        paint(tmp_path / "train" / name)
+    source = ClassificationSource(root=tmp_path)
+    assert len(open_classification(source, "train")) == 2
+    said = "2 pictures lie in no class folder and will not be used, such as 1.png: move each to its class"
+    assert said in caplog.text
+    (tmp_path / "train/a/x.png").unlink()
+    with pytest.raises(DataError, match=f"train/a: holds no pictures that can be read; .*{said}"):
+        open_classification(source, "train")
+
+
+def test_a_class_in_other_letters_and_a_test_part_instead_of_validation(tmp_path: Path) -> None:
+    for name in ("train/a/x.png", "train/b/y.png", "test/A/z.png", "test/b/w.png"):
+        paint(tmp_path / name)
+    source = ClassificationSource(root=tmp_path)
+    with pytest.raises(DataError, match=r"val: no such folder; .*; or ClassificationSource\.val test scores on"):
+        open_classification(source, "val")
+    with pytest.raises(DataError, match=r"the classes are a, b\. Small and capital letters differ: rename A as a"):
+        open_classification(ClassificationSource(root=tmp_path, val="test"), "val")
+
+
 def test_order_and_paths_from_a_relative_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paint(tmp_path / "train" / "a" / "x.png", 7)
     monkeypatch.chdir(tmp_path)

@@ -13,11 +13,15 @@ from typing import Literal
 from hrformer.data.class_names import Palette
 from hrformer.data.label_ids import LabelTable, label_table
 from hrformer.data.masks import ColourTable
+from hrformer.data.part_words import words_of
 from hrformer.data.sets import IGNORE, DataError
 from hrformer.data.sources import SegmentationSource
 
 TOOL_FILES = ("labelmap.txt", "class_names.txt", "{train}/_classes.csv")
 """What CVAT, labelme and Roboflow call the file; looked for where there is no ``classes.txt``."""
+
+_LIST_WORDS = frozenset("class classes label labels labelmap names obj categories category data".split())
+"""By which other lists of classes are called."""
 
 _LINE = re.compile(r"(\d+)[\s:,]+(\S.*?)(?:[\s,]+(\d+)[\s,]+(\d+)[\s,]+(\d+))?\s*")
 _LABELMAP_LINE = re.compile(r"([^:]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")
@@ -140,8 +144,22 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
         raise DataError(
             f"{path}: no such file. SegmentationSource.classes must be the names of the classes in the order of their "
             f"ids, such as sky road car, or a text file in SegmentationSource.root with {_FORM} per line"
+            f"{_other_lists(source.root)}"
         )
     return _read(path, ignored, source.ignore)
+
+
+def _other_lists(root: Path) -> str:
+    """What to say about files that may hold the names, by what they are called."""
+    files = sorted(
+        file for file in root.glob("*.*") if _LIST_WORDS.intersection(words_of(file.stem)) and file.is_file()
+    )
+    for file in files:
+        if file.suffix in (".txt", ".names"):
+            return f". If {file.name} there is the list: SegmentationSource.classes {file.name}"
+        if file.suffix in (".json", ".yaml", ".yml", ".csv", ".xml"):
+            return f". {file.name} there is not read: write its names into classes.txt, one per line"
+    return ""
 
 
 def means_void(name: str) -> bool:
@@ -177,6 +195,8 @@ def _read(path: Path, ignored: tuple[int, ...], asked: Literal["none"] | tuple[i
     if by_colour:
         rows = {k: (match[1].strip(), _colour(match, 2)) for k, match in enumerate(filter(None, labelmap))}
     elif texts and not any(text[0].isdigit() for _, text in texts):
+        if len(texts) == 1 and re.search(r"[,;|\t]", texts[0][1]):
+            raise DataError(f"{path}:{texts[0][0]}: each class needs a line of its own, got {texts[0][1][:60]!r}")
         first = int(texts[0][1] != "__ignore__") - 1
         rows = {k: (text, None) for k, (_, text) in enumerate(texts, start=first)}
         nothing.add(-1)

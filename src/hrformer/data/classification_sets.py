@@ -148,7 +148,9 @@ def _holds_classes(root: Path) -> bool:
 def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
     if _folder(source, "train", source.root) == source.root:
         return f"{source.root}: holds the class folders themselves, and no validation part; {_REMEDY}"
-    return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}"
+    test = next(_called(source.root, "test"), None)
+    other = f"; or ClassificationSource.val {test.name} scores on the pictures in {test}" if test is not None else ""
+    return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
 
 
 def _require_one_validation_part(source: ClassificationSource) -> None:

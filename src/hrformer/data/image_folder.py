@@ -60,7 +60,9 @@ class ImageFolder(ClassificationSet):
             raise DataError(
                 f"{folder}: {counted(len(unknown), 'folder')} of no class, such as {unknown[0]}; the classes are "
                 f"{', '.join(self.classes[:5])}{' ...' if len(self.classes) > 5 else ''}"
+                f"{_other_case(unknown, self.classes)}"
             )
+        loose = _loose_pictures(folder)
         present = set(found)
         names: list[str] = []
         unread: list[str] = []
@@ -70,10 +72,12 @@ class ImageFolder(ClassificationSet):
                 pictures = sorted(_pictures_below(folder, name_of_class, unread))
                 if not pictures:
                     own = [file for file in unread if file.startswith(f"{name_of_class}/")]
-                    what = unread_text(own) or "put some there, or remove the folder"
+                    what = unread_text(own) or loose or "put some there, or remove the folder"
                     raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
                 names += pictures
             ends.append(len(names))
+        if loose:
+            _log.warning("%s", loose)
         if unread:
             _log.warning("%s: left out %s", folder, unread_text(unread))
         self._names = PackedNames(names)
@@ -107,6 +111,24 @@ def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]
                 yield f"{inner}/{file}"
             elif suffix in UNREAD:
                 unread.append(f"{inner}/{file}")
+
+
+def _other_case(unknown: Sequence[str], classes: Sequence[str]) -> str:
+    """What to say where a folder is called like a class but for the case of letters."""
+    known = {name.casefold(): name for name in classes}
+    pairs = [f"{name} as {known[name.casefold()]}" for name in unknown if name.casefold() in known]
+    return f". Small and capital letters differ: rename {', '.join(pairs)}" if pairs else ""
+
+
+def _loose_pictures(folder: Path) -> str:
+    """What to say about pictures that lie beside the class folders; empty for none."""
+    with os.scandir(folder) as entries:
+        files = (one for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and one.is_file())
+        loose = sorted(one.name for one in files if not one.name.startswith("."))
+    if not loose:
+        return ""
+    lie = counted(len(loose), "picture lies", "pictures lie")
+    return f"{folder}: {lie} in no class folder and will not be used, such as {loose[0]}: move each to its class"
 
 
 def _raise(error: OSError) -> None:
