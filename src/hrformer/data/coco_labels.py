@@ -125,18 +125,22 @@ class CocoLabels:
     def _copies(self, people: People) -> list[Note]:
         """People with picture, box and joints of another one: perfect predictions find only one of two in scoring."""
         assert people.keypoints is not None
-        rows = np.column_stack(
-            [people.picture, people.box, people.keypoints.reshape(len(people), 3 * people.keypoints.shape[1])]
-        )
-        seen: dict[bytes, int] = {}
-        copies = [row for row, key in enumerate(map(np.ndarray.tobytes, rows)) if seen.setdefault(key, row) != row]
-        if not copies:
+        joints = people.keypoints
+        # Copies come to stand behind each other, as sorting by all numbers would have it, in a tenth of the memory.
+        order = np.lexsort((joints.sum(axis=(1, 2)), *people.box.T, people.picture))
+        before, after = order[:-1], order[1:]
+        near = (people.picture[before] == people.picture[after]) & (people.box[before] == people.box[after]).all(axis=1)
+        before, after = before[near], after[near]
+        same = (joints[before] == joints[after]).all(axis=(1, 2))
+        copies, originals = after[same], before[same]
+        if not len(copies):
             return []
-        first = people.number[seen[rows[copies[0]].tobytes()]]
+        first = int(copies.argmin())
         text = (
             f"{self.file}: {counted(len(copies), 'annotation')} of {counted(len(people), 'person', 'people')} with "
-            f"the picture, box and joints of another one, such as number {people.row[copies[0]]} in 'annotations', "
-            f"a copy of annotation {first}; counted as people of their own in training and scoring"
+            f"the picture, box and joints of another one, such as number {people.row[copies[first]]} in "
+            f"'annotations', a copy of annotation {people.number[originals[first]]}; counted as people of their own "
+            "in training and scoring"
         )
         return [Note(kind="copies", text=text)]
 
