@@ -17,7 +17,7 @@ from hrformer.data.part_words import WORDS, folders_in
 from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError, NoPartError
 from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
-from hrformer.data.val_share import names_below, split_part
+from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
 from hrformer.data.webdataset import TarShards
 from hrformer.data.zip_archive import ZipPictures
@@ -158,10 +158,8 @@ def _require_one_validation_part(source: ClassificationSource) -> None:
     named = source.root / source.val
     there = source.val_root or (named if source.val and named.is_dir() else next(_called(source.root, "val"), None))
     if source.format == "folders" and source.val and there is not None:
-        raise DataError(
-            f"ClassificationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
-            f"one, {there}; set ClassificationSource.val_share 0, or empty ClassificationSource.val"
-        )
+        instead = ", or empty ClassificationSource.val"
+        raise own_part_error("ClassificationSource.val_share", source.val_share, there, instead)
 
 
 def _training_classes(folder: Path) -> tuple[str, ...]:

@@ -40,11 +40,10 @@ def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...
         return record
 
     try:
-        text = file.read_bytes()
-        if not text.strip():
-            raise DataError(f"{file} is empty; write or export it again")
-        encoding = "utf-16" if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return json.loads(text.decode(encoding), object_hook=needed)
+        with file.open("rb") as binary:
+            wide = binary.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        with file.open(encoding="utf-16" if wide else "utf-8-sig") as stream:
+            return json.load(stream, object_hook=needed)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
@@ -55,6 +54,8 @@ def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...
             "it with the encoding UTF-8"
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and not error.doc.strip():
+            raise DataError(f"{file} is empty; write or export it again") from error
         raise DataError(f"{file} is not JSON: {error}") from error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from hrformer.data.part_words import folders_in, part_of
 from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import PoseSource, Split
+from hrformer.data.val_share import own_part_error
 
 _SHOWN = 8
 _KNOWN = (
@@ -128,11 +129,9 @@ def _require_one_validation_part(source: PoseSource, candidates: Sequence[_Candi
     typed = _typed(source, "val")
     val = [] if _typed(source, "train") else [one for one in candidates if one.part == "val"]
     if typed or val:
-        raise DataError(
-            f"PoseSource.val_share {source.val_share:g} is for sets without a validation part, and here is one, "
-            f"{source.val_annotations if typed else _listed(val)}; set PoseSource.val_share 0, or name the file to "
-            "split in PoseSource.train_annotations and none in PoseSource.val_annotations"
-        )
+        part = source.val_annotations if typed else _listed(val)
+        instead = ", or name the file to split in PoseSource.train_annotations and none in PoseSource.val_annotations"
+        raise own_part_error("PoseSource.val_share", source.val_share, part, instead)
 
 
 def _text(source: PoseSource, split: Split) -> str:

@@ -17,7 +17,7 @@ from hrformer.data.pascal_context import open_pascal_context
 from hrformer.data.places import advising
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.val_share import names_below, split_part
+from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
 from hrformer.data.voc import found_as_voc, open_voc
 
@@ -70,11 +70,8 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     if not shared:
         return opened
     if source.format == "folders" and (val := own_part(source, "val")) is not None:
-        raise DataError(
-            f"SegmentationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
-            f"one, {val}; set SegmentationSource.val_share 0, or name the folders to split in "
-            "SegmentationSource.images and SegmentationSource.masks"
-        )
+        instead = ", or name the folders to split in SegmentationSource.images and SegmentationSource.masks"
+        raise own_part_error("SegmentationSource.val_share", source.val_share, val, instead)
     return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
 
 

@@ -22,6 +22,20 @@ _ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
 _log = logging.getLogger(__name__)
 
 
+def own_part_error(field: str, share: float, part: object, instead: str = "") -> DataError:
+    """What to say where a share is to be kept of a set that has a validation part.
+
+    Args:
+        field: of the source, such as "PoseSource.val_share".
+        share: its value.
+        part: file or folder of that part.
+        instead: what else than 0 would be right, as the end of a sentence.
+    """
+    return DataError(
+        f"{field} {share:g} is for sets without a validation part, and here is one, {part}; set {field} 0{instead}"
+    )
+
+
 def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int] | None = None) -> list[int]:
     """Which pictures to keep for validation.
 

@@ -18,8 +18,9 @@ from hrformer.data.mask_files import (
     pictures_below,
 )
 from hrformer.data.part_words import part_of
-from hrformer.data.sets import DataError, NoPartError
+from hrformer.data.sets import NoPartError
 from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.val_share import own_part_error
 
 _DEFAULTS = {field.name: field.default for field in fields(SegmentationSource)}
 _LAYOUT = "JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt with a NAME per line"
@@ -42,17 +43,14 @@ def found_as_voc(source: SegmentationSource, split: Split) -> SegmentationSource
     stems = sorted(file.stem for file in lists.glob("*.txt"))
     own = {part: [stem for stem in stems if part_of(stem) == part] for part in ("train", "val", "test", None)}
     if source.val_share and own["val"]:
-        raise DataError(
-            f"SegmentationSource.val_share {source.val_share:g} is for sets without a validation part, and here is "
-            f"one, {lists / own['val'][0]}.txt; set SegmentationSource.val_share 0"
-        )
+        raise own_part_error("SegmentationSource.val_share", source.val_share, lists / f"{own['val'][0]}.txt")
     fitting = own[split] or (own[None] if split == "train" else [])
     if name not in stems and len(fitting) == 1:
         name = fitting[0]
     if split == "val" and name not in stems:
         raise NoPartError(
             f"{lists}: no list of the validation part, only {', '.join(stems)}; SegmentationSource.val_share 0.2 keeps "
-            "a fifth of the pictures for validation"
+            "about a fifth of the pictures for validation"
         )
     return replace(source, format="voc", **{split: name})
 

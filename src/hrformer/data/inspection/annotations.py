@@ -97,10 +97,11 @@ class _People:
         if image is None:
             self._lost.add(f"{name} (picture {record.get('image_id')})")
         joints = flat_joints(record.get("keypoints") or [])
-        # The reader refuses whatever else, and says why.
-        if not isinstance(joints, list) or any(number_or_nan(value) is None for value in joints):
+        numbers_or_none = [number_or_nan(value) for value in joints] if isinstance(joints, list) else [None]
+        values = [value for value in numbers_or_none if value is not None]
+        # The reader refuses whatever is no number, and says why.
+        if len(values) < len(numbers_or_none):
             return
-        values = [as_number(value) for value in joints]
         if joints and self.joints and len(joints) != 3 * self.joints:
             self._lengths.add(f"{name} ({counted(len(joints), 'number')})")
         triples = zip(values[::3], values[1::3], values[2::3], strict=False)
