@@ -21,8 +21,8 @@ from hrformer.kernels.launch import HAVE_TRITON
 from hrformer.layers import attention as attention_layer
 from hrformer.layers import training as training_layer
 from hrformer.models.hrnet import HRNetConfig
-from hrformer.models.zoo import VARIANTS, hrformer_nano
 from hrformer.ops import attention, conv_ffn, depthwise, fused, native
+from hrformer.zoo import VARIANTS, hrformer_nano
 
 SPECK, HRNET_SPECK = "hrformer_speck", "hrnet_speck"
 """The networks of ``--tiny``: every layer that the large ones have, hardly a channel."""

@@ -17,7 +17,7 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +95,7 @@ def describe(options: argparse.Namespace, assembler_line: str, environment: dict
     """What a reader needs to judge the page: command, date, versions, commit, tools, switches."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "limit": f"{options.minutes:g} minutes",
         "versions": ", ".join([f"Python {platform.python_version()}", *_versions()]),
         "commit": _said(["git", "-C", str(HERE.parent), "rev-parse", "HEAD"]) or "not known: no git here",

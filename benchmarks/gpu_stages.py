@@ -28,11 +28,11 @@ from hrformer.benchmark.calls import DTYPES
 from hrformer.benchmark.candidates import Candidate, default_size
 from hrformer.benchmark.networks import Sources, build_network
 from hrformer.benchmark.peers import parse_peers
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.graphs import map_tensors
 from hrformer.fast.optimize import optimize
 from hrformer.kernels.launch import switched_off
-from hrformer.models.checkpoint import save_checkpoint
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfig
 from hrformer.train.loop import train

@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import hrformer
+from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.data.images import ImageError, load_image
-from hrformer.models.registry import bundled_folder, find_weights
 from hrformer.predict.files import write_bytes, write_picture
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor

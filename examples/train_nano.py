@@ -28,7 +28,9 @@ import tyro
 from torch import Tensor
 
 import hrformer
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.images import load_image
+from hrformer.files import write_file
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.flips import flip_keypoints
@@ -38,9 +40,7 @@ from hrformer.geometry.skeletons import LSPET14
 from hrformer.losses import classification_cross_entropy, heatmap_mse, segmentation_losses
 from hrformer.metrics.pck import Pck, torso_joints
 from hrformer.metrics.segmentation import SegmentationScores
-from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
-from hrformer.models.weight_files import write_file
 
 Batch = tuple[Tensor, Tensor, Tensor]
 MEAN, STD = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
@@ -16,8 +18,6 @@ from hrformer.data.sources import ClassificationSource, PoseSource, Segmentation
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.processes import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, SegmentationProtocol
-from hrformer.models.checkpoint import load_model
-from hrformer.models.registry import bundled_folder
 
 
 def evaluate_all(data: Path, processes: Processes | None) -> list[Evaluation]:

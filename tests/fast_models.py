@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 TOLERANCE = 1e-5
 """Of the largest absolute output, as for the goldens of the reference code."""

@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import pytest
 
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.cli import main
 from hrformer.cli.inputs import OutputNames, expand
 from hrformer.cli.output import OutputFolder
-from hrformer.models.checkpoint import load_model, save_checkpoint
-from hrformer.models.zoo import create_model
 from hrformer.predict.predictors import load
 from hrformer.predict.results import Classification, Keypoints
+from hrformer.zoo import create_model
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from hrformer.checkpoints.registry import list_weights
 from hrformer.cli import main
 from hrformer.cli.complexity import measure
 from hrformer.cli.model_sizes import MEASURED
 from hrformer.models.model import TASKS
-from hrformer.models.registry import list_weights
-from hrformer.models.zoo import list_models
+from hrformer.zoo import list_models
 
 
 def test_models_lists_everything(capfd) -> None:

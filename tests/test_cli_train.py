@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 import hrformer.cli
+from hrformer.checkpoints.checkpoint import save_checkpoint
+from hrformer.checkpoints.registry import bundled_folder
 from hrformer.cli import main
 from hrformer.cli.runs import RunCommand, option_names
 from hrformer.cli.train import run_folder
+from hrformer.files import sha256_of
 from hrformer.geometry.skeletons import COCO17
-from hrformer.models.checkpoint import save_checkpoint
-from hrformer.models.registry import bundled_folder
-from hrformer.models.weight_files import sha256_of
-from hrformer.models.zoo import create_model
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config_file import write_config
 from hrformer.train.loop import RunResult
+from hrformer.zoo import create_model
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,11 @@ import pytest
 import torch
 
 from bare_environment import REPOSITORY, environment
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.kernels.launch import KERNELS, SOUND_ASSEMBLER
-from hrformer.models.weight_files import read_weights
-from hrformer.models.zoo import create_model
 from hrformer.recipes.small_sets import CIFAR10_CLASSES
 from hrformer.train.config import ScheduleConfig
+from hrformer.zoo import create_model
 
 pytest.importorskip("triton")
 

@@ -178,5 +178,5 @@ def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> 
     assert {name.split("/")[0] for name in held} == {"hrformer", about}
     assert f"{about}/licenses/LICENSE" in held
     assert "License-Expression: Apache-2.0" in metadata
-    assert "Requires-Python: <3.14,>=3.10" in metadata
+    assert "Requires-Python: <3.15,>=3.11" in metadata
     assert "hrformer = hrformer.cli:main" in scripts

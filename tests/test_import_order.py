@@ -22,11 +22,14 @@ ROWS = (
     ("recipes", "export", "benchmark"),
     ("train", "predict"),
     ("evaluate",),
+    ("checkpoints", "timm_api"),
     ("fast",),
+    ("zoo",),
     ("data", "metrics", "losses", "models"),
     ("layers",),
     ("ops",),
     ("geometry", "kernels", "native"),
+    ("files", "wording"),
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
 # Above all rows: these two may import anything, and nothing imports them.
@@ -43,6 +46,7 @@ REQUIRED = {
     "huggingface_hub": "huggingface-hub",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
+    "pydantic": "pydantic",
     "tyro": "tyro",
     "rich": "rich",
     "supervision": "supervision",

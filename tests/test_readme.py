@@ -15,14 +15,14 @@ import pytest
 
 import hrformer
 import hrformer.cli
+from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.cli.model_sizes import MEASURED
-from hrformer.models.registry import bundled_folder, find_weights
-from hrformer.models.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS
 from hrformer.predict.classify import ClassificationOptions
 from hrformer.predict.pose import PoseOptions
 from hrformer.predict.segment import SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
+from hrformer.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

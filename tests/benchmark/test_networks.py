@@ -8,7 +8,7 @@ from torch import nn
 
 from bench_records import candidate
 from hrformer.benchmark.networks import Sources, build_network, settle
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
@@ -21,10 +23,8 @@ from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.processes import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
-from hrformer.models.checkpoint import load_model
 from hrformer.models.model import VisionModel
-from hrformer.models.registry import bundled_folder
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 
 def bundled(name: str) -> VisionModel:

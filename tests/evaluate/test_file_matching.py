@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hrformer.evaluate.file_matching import NamedEntries, shortened
+from hrformer.evaluate.file_matching import NamedEntries
+from hrformer.wording import listed
 
 
 def test_names_without_folders_and_endings() -> None:
@@ -48,5 +49,5 @@ def test_an_entry_belongs_to_the_picture_it_agrees_with() -> None:
 
 
 def test_shortened() -> None:
-    assert shortened([1, 2]) == "1, 2"
-    assert shortened(list(range(8))) == "0, 1, 2, 3, 4 and 3 more"
+    assert listed([1, 2]) == "1, 2"
+    assert listed(list(range(8))) == "0, 1, 2, 3, 4 and 3 more"

@@ -18,9 +18,9 @@ from hrformer.fast.optimize import optimize
 from hrformer.layers.blocks import Bottleneck, ConvFFN, TransformerBlock
 from hrformer.models.heads import PoseHead
 from hrformer.models.model import VisionModel
-from hrformer.models.timm_api import TimmHRFormer
-from hrformer.models.zoo import create_model
 from hrformer.native.library import find_library
+from hrformer.timm_api import TimmHRFormer
+from hrformer.zoo import create_model
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 

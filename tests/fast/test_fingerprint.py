@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hrformer.fast.fingerprint import module_fingerprint
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 
 def test_same_model_same_fingerprint() -> None:

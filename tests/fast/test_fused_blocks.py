@@ -17,9 +17,9 @@ from hrformer.fast.fused_blocks import FusedModule, FusedTransformerBlock, fuse_
 from hrformer.layers.blocks import TransformerBlock
 from hrformer.layers.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionModule
-from hrformer.models.zoo import create_model
 from hrformer.ops import fused, native
 from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
+from hrformer.zoo import create_model
 from kernel_accuracy import DEVICE, assert_accurate, trained
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.graphs import GraphedModel, map_tensors, side_by_side
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
 from hrformer.fast.optimize import optimize
-from hrformer.models.zoo import create_model
 from hrformer.native.library import find_library
+from hrformer.zoo import create_model
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 

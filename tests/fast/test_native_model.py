@@ -16,9 +16,9 @@ from hrformer.fast.native_model import native_model_refusal
 from hrformer.fast.optimize import optimize
 from hrformer.layers.blocks import ConvFFN
 from hrformer.models.model import TASKS
-from hrformer.models.zoo import create_model
 from hrformer.native.library import find_library
 from hrformer.ops import native
+from hrformer.zoo import create_model
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 

@@ -9,7 +9,7 @@ import pytest
 from hrformer.fast.optimize import optimize
 from hrformer.kernels import launch
 from hrformer.kernels.launch import KERNELS, SWITCH, switched_off
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 
 def test_every_module_with_a_kernel_has_a_switch() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.models.model import TASKS, VisionModel
-from hrformer.models.zoo import create_model, list_models
+from hrformer.zoo import create_model, list_models
 
 COUNT = 3
 EVERY = [(name, task) for name in list_models() for task in TASKS]

@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.geometry.skeletons import COCO17
-from hrformer.models.checkpoint import load_model, save_checkpoint
 from hrformer.models.model import TASKS, ModelInfo, TimmBackbone, TimmClassifier, VisionModel
-from hrformer.models.zoo import build_head, create_model
+from hrformer.zoo import build_head, create_model
 
 TIMM = (
     "deit_tiny_patch16_224",

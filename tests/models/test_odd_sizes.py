@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import layouts
-from hrformer.models.checkpoint import load_model
+from hrformer.checkpoints.checkpoint import load_model
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 from parity import TOLERANCE, _generator
 
 # Largest absolute value, then the twelve values.

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.models.checkpoint import load_checkpoint, load_model
+from hrformer.checkpoints.checkpoint import load_checkpoint, load_model
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 from parity import TOLERANCE, Golden
 
 OUTPUT = {"classification": "logits", "pose": "heatmaps", "segmentation": "out"}

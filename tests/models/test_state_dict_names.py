@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 NAMES_FILE = Path(__file__).with_name("hrformer_nano_names.txt")
 

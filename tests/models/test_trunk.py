@@ -9,8 +9,8 @@ from torch import nn
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.hrformer import HRFormerConfig
 from hrformer.models.trunk import HighResolutionTrunk, TrunkConfig
-from hrformer.models.zoo import backbone_config, build_backbone
 from hrformer.ops.resize import UPSAMPLE_MODES
+from hrformer.zoo import backbone_config, build_backbone
 
 PARTS = {
     "hrformer_tiny": (145_408, 124_524, 49_164, 23_472, 583_440, 93_600, 1_513_932),

@@ -20,7 +20,7 @@ PROGRAM = """
 import json, sys, time
 import torch
 from hrformer.fast.optimize import optimize
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 kind, threads, calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 torch.set_num_threads(threads)

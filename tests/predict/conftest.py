@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 
 def lively(model: VisionModel) -> VisionModel:

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from hrformer.models.download import DownloadError
+from hrformer.checkpoints.download import DownloadError
 from hrformer.predict.detector import PersonDetector, _remove_epsilon, detector_names
 
 FAST = "fasterrcnn_mobilenet_v3_large_320_fpn"

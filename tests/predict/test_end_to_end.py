@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.images import load_image
 from hrformer.geometry.boxes import clip_boxes_mmpose
-from hrformer.models.checkpoint import load_model
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Keypoints
 from parity import Golden

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from hrformer.checkpoints import download, registry
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.geometry.skeletons import COCO17
-from hrformer.models import download, registry
-from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
 from hrformer.predict.predictors import (
     ClassificationPredictor,
     PosePredictor,
@@ -19,6 +18,7 @@ from hrformer.predict.predictors import (
     load,
     predictor_for,
 )
+from hrformer.zoo import create_model
 
 
 @pytest.mark.parametrize(

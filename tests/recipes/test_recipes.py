@@ -9,11 +9,10 @@ import pytest
 import timm
 import torch
 
+from hrformer.checkpoints.registry import find_weights
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.models.registry import find_weights
-from hrformer.models.zoo import create_model, list_models
 from hrformer.recipes.catalogue import RECIPES, find_recipe, list_recipes, recipe_facts
 from hrformer.recipes.small_sets import CIFAR10, CIFAR10_5K
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
@@ -22,6 +21,7 @@ from hrformer.train.config_rules import check
 from hrformer.train.fitting import fitted
 from hrformer.train.optim import parameter_groups, rate_at, total_updates
 from hrformer.train.tasks import model_options
+from hrformer.zoo import create_model, list_models
 
 IMAGENET_UPDATES = 1_281_167 // 1024
 COCO_UPDATES = 149_813 // 256

@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hrformer.losses import classification_cross_entropy
-from hrformer.models.zoo import create_model
 from hrformer.train.config import ClassificationRun, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
 from hrformer.train.distributed import any_process, processes, share_batch_norm
 from hrformer.train.loop import train
 from hrformer.train.state import checkpoint_path, read_state
+from hrformer.zoo import create_model
 from training import longer
 
 SCRIPT = """

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from hrformer.models.checkpoint import load_model
-from hrformer.models.download import resolve_weights
-from hrformer.models.pickles import CheckpointError
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.download import resolve_weights
+from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
 from hrformer.train.tasks import task_for
 

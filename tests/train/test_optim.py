@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hrformer.models.zoo import create_model
 from hrformer.train.config import BatchConfig, ClassificationRun, OptimConfig, PoseRun, ScheduleConfig, SegmentationRun
 from hrformer.train.optim import (
     freeze,
@@ -17,6 +16,7 @@ from hrformer.train.optim import (
     set_training,
     total_updates,
 )
+from hrformer.zoo import create_model
 
 TABLE = "backbone.stage2.0.branches.0.0.attn.relative_position_bias_table"
 NORM = "backbone.stage2.0.branches.0.0.norm1.weight"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrformer.models.weight_files import read_weights
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.train.config import AnyRun, LogConfig, RuntimeConfig
 from hrformer.train.loop import train
 from hrformer.train.machine import Machine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hrformer.models.download import DownloadError, resolve_weights
-from hrformer.models.registry import find_weights
+from hrformer.checkpoints.download import DownloadError, resolve_weights
+from hrformer.checkpoints.registry import find_weights
 from hrformer.train.config import ModelConfig
 from hrformer.train.start_weights import BUNDLED, PUBLISHED, find_start
 

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ def test_versions_are_those_that_run() -> None:
     library, reason = find_library()
     assert found["kernels"] == (library.instruction_set if library else reason)
     assert len(found["gpus"]) == torch.cuda.device_count()
-    age = datetime.now(timezone.utc) - datetime.fromisoformat(found["date"])
+    age = datetime.now(UTC) - datetime.fromisoformat(found["date"])
     assert timedelta(seconds=-1) <= age < timedelta(minutes=1)
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import timm
 
 from hrformer.models.model import TASKS, Task
-from hrformer.models.zoo import INPUT_SPECS, list_models
+from hrformer.zoo import INPUT_SPECS, list_models
 
 Origin = Literal["ours", "timm", "transformers", "official", "mmpose"]
 Way = Literal[

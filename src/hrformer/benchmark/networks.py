@@ -15,7 +15,7 @@ from hrformer.benchmark.candidates import VITPOSE_SIZE, Candidate
 from hrformer.benchmark.peers import Origin as PeerOrigin
 from hrformer.benchmark.peers import build_peer
 from hrformer.models.model import Task
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 
 SETTLING_SIZES: Mapping[Task, tuple[int, int]] = {
     "classification": (224, 224),

@@ -18,7 +18,7 @@ from hrformer.benchmark import peer_settings, stand_ins
 from hrformer.benchmark.isolation import foreign_module
 from hrformer.models.hrformer import HRFormerConfig
 from hrformer.models.model import Task
-from hrformer.models.zoo import backbone_config, create_model
+from hrformer.zoo import backbone_config, create_model
 
 Origin = Literal["official", "mmpose"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from hrformer.benchmark.candidates import Candidate
 from hrformer.benchmark.statistics import Summary, summarise
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 FORMAT = 1
 """Of the JSON file; raised when its fields change their meaning."""

@@ -11,7 +11,7 @@ from hrformer.benchmark.candidates import Candidate
 from hrformer.benchmark.chart import shown
 from hrformer.benchmark.records import UNITS, Document, Record, Verdict
 from hrformer.benchmark.statistics import paired_ratio
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 COLUMNS = ("candidate", "batch", "size", "median", "quartiles", "images/s", "first call", "ratio")
 TARGET_COLUMNS = ("target", "due", "measured", "verdict", "then", "compared")

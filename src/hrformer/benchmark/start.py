@@ -10,7 +10,7 @@ from hrformer.benchmark.candidates import Candidate
 from hrformer.benchmark.conditions import Conditions
 from hrformer.benchmark.networks import Sources, build_network
 from hrformer.benchmark.processes import run_module
-from hrformer.models.checkpoint import save_checkpoint
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 
 PROBE = "hrformer.benchmark.start_probe"

@@ -34,9 +34,9 @@ from hrformer.benchmark.timing import TimingConfig
 from hrformer.cli.arguments import General
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.data.images import load_image
+from hrformer.files import write_file
 from hrformer.models.model import Task
-from hrformer.models.weight_files import write_file
-from hrformer.models.zoo import list_models
+from hrformer.zoo import list_models
 
 FAILED = 1
 """Exit code where some candidates could not be measured."""

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.model import Task
-from hrformer.models.zoo import INPUT_SPECS, create_model
 from hrformer.ops.windows import window_padding
+from hrformer.zoo import INPUT_SPECS, create_model
 
 DEFINITION = (
     "one multiply-add each in convolutions, linear layers and the two products of every attention, for one picture; "

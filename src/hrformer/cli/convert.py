@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from hrformer.checkpoints.checkpoint import LOAD_SETTINGS, convert_checkpoint
 from hrformer.cli.arguments import ConvertArguments
 from hrformer.cli.messages import note, say
-from hrformer.models.checkpoint import LOAD_SETTINGS, convert_checkpoint
 
 
 def run_convert(arguments: ConvertArguments) -> int:

@@ -14,12 +14,13 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.download import resolve_weights
 from hrformer.cli.arguments import EvaluateArguments
 from hrformer.cli.messages import note, process_number, say
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.cli.score_tables import show_scores
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.inspection.report import counted
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
@@ -31,16 +32,15 @@ from hrformer.evaluate.processes import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
-from hrformer.models.checkpoint import load_model
-from hrformer.models.download import resolve_weights
+from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device
-from hrformer.models.weight_files import sha256_of, write_file
 from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
 from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
 from hrformer.train.progress import bars
 from hrformer.train.versions import versions
+from hrformer.wording import counted
 
 SCORES_FILE = "scores.json"
 BEST_WEIGHTS = "best.safetensors"

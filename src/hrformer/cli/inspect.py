@@ -19,7 +19,7 @@ from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.annotations import annotation_file, check_annotations, same_fault
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, Report, counted, sorted_findings
+from hrformer.data.inspection.report import Finding, Report, sorted_findings
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
 from hrformer.data.pose_sets import open_pose
@@ -35,6 +35,7 @@ from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun,
 from hrformer.train.data_check import Progress, findings_of, part_of
 from hrformer.train.fitting import fitted, with_sizes
 from hrformer.train.progress import bars
+from hrformer.wording import counted
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from hrformer.cli.messages import say, wide_console
-from hrformer.data.inspection.report import Report, counted
+from hrformer.data.inspection.report import Report
+from hrformer.wording import counted
 
 ROWS_SHOWN = 40
 """Of longer lists the first and the last of so many rows are printed; ``report.json`` has all."""

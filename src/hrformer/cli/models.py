@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from hrformer.checkpoints.registry import WeightEntry, list_weights
 from hrformer.cli.arguments import ModelsArguments
 from hrformer.cli.complexity import DEFINITION, measure
 from hrformer.cli.messages import say, wide_console
 from hrformer.cli.model_sizes import MEASURED
 from hrformer.models.model import TASKS
-from hrformer.models.registry import WeightEntry, list_weights
-from hrformer.models.zoo import DEFAULT_CLASSES, INPUT_SPECS, list_models
+from hrformer.zoo import DEFAULT_CLASSES, INPUT_SPECS, list_models
 
 
 def run_models(arguments: ModelsArguments) -> int:

@@ -23,7 +23,6 @@ from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
-from hrformer.data.inspection.report import counted
 from hrformer.predict.boxes import DetectionTable
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.detector import PersonDetector
@@ -32,6 +31,7 @@ from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 from hrformer.train.progress import Rate
+from hrformer.wording import counted
 
 try:
     import resource

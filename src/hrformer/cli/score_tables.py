@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from hrformer.cli.messages import say, wide_console
-from hrformer.data.inspection.report import counted
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.train.progress import label_of, share_text
+from hrformer.wording import counted
 
 
 def show_scores(outcome: Evaluation) -> None:

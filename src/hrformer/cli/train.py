@@ -10,12 +10,12 @@ from rich.table import Table
 from hrformer.cli.arguments import TrainArguments
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
-from hrformer.data.inspection.report import counted
 from hrformer.recipes.catalogue import list_recipes, recipe_facts
 from hrformer.train.loop import train
 from hrformer.train.progress import bars, score_text
 from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
 from hrformer.train.state import checkpoint_path
+from hrformer.wording import counted
 
 INTERRUPTED = 130
 """Exit code of a run that was stopped by a signal and can go on."""

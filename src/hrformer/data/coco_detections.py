@@ -14,8 +14,8 @@ import numpy as np
 from hrformer.data.coco_fields import as_number, read_json, whole
 from hrformer.data.coco_lists import Pictures
 from hrformer.data.coco_records import People, integers
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
+from hrformer.wording import counted
 
 _log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_
 from hrformer.data.coco_records import Labels, People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
 from hrformer.data.coco_units import relative_units
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
+from hrformer.wording import counted
 
 
 def read_content(file: Path) -> dict[str, Any]:

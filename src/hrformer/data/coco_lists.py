@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_fields import as_number, shown, whole
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
+from hrformer.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

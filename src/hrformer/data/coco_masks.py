@@ -18,7 +18,6 @@ from hrformer.data.coco_outlines import Outlines, OutlineWriter
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.inspection.report import counted
 from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
@@ -26,6 +25,7 @@ from hrformer.data.sets import IGNORE, DataError, Note
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_masks import turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
+from hrformer.wording import counted
 
 _log = logging.getLogger(__name__)
 

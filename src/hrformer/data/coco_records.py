@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from hrformer.data.coco_boxes import boxes_around
 from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, said, shown, whole
 from hrformer.data.coco_lists import Pictures
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.oks import MASK_SHARE
+from hrformer.wording import counted
 
 SMALLEST_SHARE, LARGEST_SHARE = 0.01, 1.5
 """Areas outside of these shares of the box are none of the person's."""
@@ -295,12 +295,12 @@ class PeopleReader:
 
     def _put_boxes(self, people: People) -> list[Note]:
         """Give people without a box one around their joints."""
-        flat = ~(people.box[:, 2:] > 0).all(axis=1)
+        flat = np.asarray(~(people.box[:, 2:] > 0).all(axis=1))
         if not flat.any():
             return []
         assert people.keypoints is not None
         around = boxes_around(people.keypoints[flat])
-        hopeless = flat.copy()
+        hopeless: NDArray[np.bool_] = flat.copy()
         hopeless[flat] = ~(around[:, 2:] > 0).all(axis=1)
         if hopeless.any():
             self._refuse(

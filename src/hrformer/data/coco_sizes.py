@@ -13,9 +13,9 @@ from hrformer.data.coco_lists import Pictures
 from hrformer.data.coco_records import People
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, upright_points
+from hrformer.wording import counted
 
 Exif = Literal["auto", "apply", "ignore"]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.coco_boxes import holds_joints, misread
 from hrformer.data.coco_records import People
-from hrformer.data.inspection.report import counted
+from hrformer.wording import counted
 
 _SHARES, _PERCENT = 1, 100
 

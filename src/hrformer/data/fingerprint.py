@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.wording import counted
 
 NAMED = 2000
 """Up to so many files each is remembered; of larger sets all names together, and so many files spread over them."""

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
-from hrformer.data.inspection.report import counted
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_words import walked
 from hrformer.data.sets import ClassificationSet, DataError
+from hrformer.wording import counted
 
 _log = logging.getLogger(__name__)
 

@@ -323,7 +323,7 @@ def _from_array(array: NDArray[np.generic]) -> LoadedImage:
     if np.issubdtype(values.dtype, np.floating):
         values = _bytes_from_unit_range(values)
     elif values.dtype == bool:
-        values = values * np.uint8(255)
+        values = np.where(values, np.uint8(255), np.uint8(0))
     elif values.dtype.newbyteorder("=") == np.uint16:
         if 0 < (most := int(values.max())) <= 255:
             raise ImageError(

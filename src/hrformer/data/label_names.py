@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError
+from hrformer.wording import counted
 
 CLASSES_FILE = "classes.txt"
 """Lies in the root of a set: ``id name`` per line."""

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
 from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
-from hrformer.data.inspection.report import counted
 from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_words import walked
@@ -20,6 +19,7 @@ from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_masks import Exif, Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
+from hrformer.wording import counted
 
 _SHOWN = 8
 

@@ -10,7 +10,7 @@ import io
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -217,12 +217,12 @@ def _as_ids(values: NDArray[Any], name: str) -> Ids:
             f"{name}: a mask must be one table of numbers (H, W), got shape {values.shape} of {values.dtype}"
         )
     if values.dtype in (np.uint8, np.uint16):
-        return values
+        return cast(Ids, values)
     with np.errstate(invalid="ignore"):
         whole = values.astype(np.int64)
     if whole.size and (whole.min() < 0 or whole.max() > 65535 or not np.array_equal(whole, values)):
         raise DataError(f"{name}: ids must be whole numbers in 0..65535, got {values.min():g} to {values.max():g}")
-    return whole.astype(np.uint8 if not whole.size or whole.max() <= 255 else np.uint16)
+    return cast(Ids, whole.astype(np.uint8 if not whole.size or whole.max() <= 255 else np.uint16))
 
 
 def _decode_by_opencv(data: bytes) -> Ids | None:

@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import Note
 from hrformer.geometry.orientation import UPRIGHT
+from hrformer.wording import counted
 
 _TURNED = ("picture lies turned in its file", "pictures lie turned in their files")
 

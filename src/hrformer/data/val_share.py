@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrformer.data.inspection.report import counted
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
 from hrformer.data.views import AnySet, chosen
+from hrformer.wording import counted
 
 _SALT = b"hrformer val"
 _ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")

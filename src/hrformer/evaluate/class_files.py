@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 _FILE_KEYS = ("file", "file_name", "filename", "path", "image", "picture")
 _CLASS_KEYS = ("predictions", "class_ids", "class_id", "classes", "class", "labels", "label")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import Generic, TypeVar
 
+from hrformer.wording import listed
+
 Entry = TypeVar("Entry")
 
 SHOWN = 5
@@ -66,7 +68,7 @@ class NamedEntries(Generic[Entry]):
                 )
         if missing:
             raise ValueError(
-                f"{self.where}: {len(missing)} of {len(files)} pictures have no {self.kind}: {shortened(missing)}"
+                f"{self.where}: {len(missing)} of {len(files)} pictures have no {self.kind}: {listed(missing)}"
             )
         return [self._entries[place] for _, place in found]
 
@@ -87,12 +89,6 @@ class NamedEntries(Generic[Entry]):
                 f"{self.where}: {len(best)} {self.kind}s may belong to {file}; name them with their folders"
             )
         return (most, best[0]) if best else (0, -1)
-
-
-def shortened(names: Sequence[object]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from hrformer.data.masks import MASK_SUFFIXES, decode_ids
 from hrformer.data.sets import IGNORE, ClassificationSet, DataError, PoseSet, SegmentationSet
 from hrformer.evaluate.class_files import read_class_file
 from hrformer.evaluate.classification import ClassificationScores
-from hrformer.evaluate.file_matching import NamedEntries, shortened
+from hrformer.evaluate.file_matching import NamedEntries
 from hrformer.evaluate.pose import Annotations, coco_intervals, joined, labels_of, require_coco
 from hrformer.evaluate.processes import ALONE, Progress
 from hrformer.evaluate.protocols import Evaluation
@@ -35,6 +35,7 @@ from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.coco_keypoints import CocoKeypoints, read_annotations
 from hrformer.metrics.pck import Pck, correct_keypoints, reference_joints
 from hrformer.metrics.resampling import PoissonBootstrap, quotient
+from hrformer.wording import listed
 
 PREDICTIONS, IMAGES = "predictions.json", "images.json"
 """What ``hrformer predict`` calls its results and its list of pictures."""
@@ -227,15 +228,15 @@ def _results(
         records = [record for record in records if record["image_id"] is not None]
     known = {image["id"] for image in labels["images"]}
     if unknown := sorted({record["image_id"] for record in records} - known):
-        raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {shortened(unknown)}")
+        raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {listed(unknown)}")
     if not records:
         raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
     kinds = [category["id"] for category in labels["categories"]]
     records = [{"category_id": kinds[0], **record} if len(kinds) == 1 else record for record in records]
     kept = [record for record in records if record.get("category_id", kinds[0]) in kinds]
     if not kept:
-        found = shortened(sorted({record["category_id"] for record in records}))
-        raise ValueError(f"{file}: 'category_id' of the results is {found}, that of the labels {shortened(kinds)}")
+        found = listed(sorted({record["category_id"] for record in records}))
+        raise ValueError(f"{file}: 'category_id' of the results is {found}, that of the labels {listed(kinds)}")
     if len(kept) < len(records):
         _log.warning("%s: %d results of other categories than the labels'; left out", file, len(records) - len(kept))
     if wrong := next((one for one in kept if len(one["keypoints"]) != 3 * num_keypoints), None):
@@ -277,7 +278,7 @@ def _numbers_by_file(listing: Path, content: Mapping[str, Any], wanted: Collecti
     rows = [(str(row["source"]), int(row["id"])) for row in _read_json(listing)["images"]]
     images = [image for image in content["images"] if image["id"] in wanted]
     if missing := [image["id"] for image in images if not image.get("file_name")]:
-        raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {shortened(missing)}")
+        raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {listed(missing)}")
     names = [str(image["file_name"]) for image in images]
     ours = NamedEntries(rows, "result", str(listing)).for_files(names)
     return {number: image["id"] for number, image in zip(ours, images, strict=True)}
@@ -298,7 +299,7 @@ def _pck(
         if several := sorted(number for number, times in numbers.items() if times > 1):
             raise ValueError(
                 f"PCK from a file needs pictures of one person, as results do not say whom they mean; {len(several)} "
-                f"pictures have several {kind}: {shortened(several)}. Use score='coco'"
+                f"pictures have several {kind}: {listed(several)}. Use score='coco'"
             )
     joints = {row["image_id"]: np.asarray(row["keypoints"], np.float64).reshape(-1, 3) for row in results}
     nowhere = np.full((skeleton.num_keypoints, 3), np.nan)

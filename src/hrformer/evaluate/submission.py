@@ -20,9 +20,9 @@ from hrformer.evaluate.inference import Network, Precision, items_to_take, predi
 from hrformer.evaluate.pose import results_of
 from hrformer.evaluate.processes import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import PoseProtocol, Protocol
+from hrformer.files import write_file
 from hrformer.metrics.coco_keypoints import CocoKeypoints
 from hrformer.models.model import VisionModel
-from hrformer.models.weight_files import write_file
 
 KEYPOINTS_FILE, CLASSES_FILE, CLASS_TABLE, MASKS_FOLDER = "keypoints.json", "classes.txt", "classes.csv", "masks"
 """What :func:`export_predictions` writes."""

@@ -16,7 +16,7 @@ from hrformer.fast.fingerprint import module_fingerprint
 from hrformer.fast.openvino_graph import build_graph
 from hrformer.fast.proof import BF16_BOUND, FP32_BOUND
 from hrformer.fast.runtime_model import runtime_module
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 logger = logging.getLogger("hrformer")
 

@@ -23,8 +23,8 @@ from hrformer.fast.onnx_runtime import ONNXRuntime
 from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
 from hrformer.fast.proof import is_finite, structure_of_same
 from hrformer.fast.snapshot import Snapshot, copied
+from hrformer.files import cache_dir
 from hrformer.kernels.launch import switched_off
-from hrformer.models.download import cache_dir
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.ops.resize import UpsampleMode
 

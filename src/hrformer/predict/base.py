@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrformer.checkpoints.load_report import LoadReport
 from hrformer.data.images import LoadedImage, Picture, Pictures, is_single
 from hrformer.data.preprocess import normalise
-from hrformer.models.load_report import LoadReport
 from hrformer.models.model import ModelInfo, VisionModel, find_device
 from hrformer.predict.results import Result
 

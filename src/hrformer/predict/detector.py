@@ -11,10 +11,10 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
-from hrformer.models.download import fetch_weights
+from hrformer.checkpoints.download import fetch_weights
+from hrformer.checkpoints.registry import WeightEntry, list_weights
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import find_device
-from hrformer.models.registry import WeightEntry, list_weights
-from hrformer.models.weight_files import read_weights
 
 PERSON_LABEL = 1
 

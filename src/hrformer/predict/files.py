@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 JPEG_QUALITY = 92
 

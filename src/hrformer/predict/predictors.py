@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.download import resolve_weights
 from hrformer.fast.optimize import optimize
-from hrformer.models.checkpoint import load_model
-from hrformer.models.download import resolve_weights
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import Predictor
 from hrformer.predict.classify import ClassificationPredictor
@@ -48,7 +48,7 @@ def load(
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic.
         fast: run through ``hrformer.optimize``; results differ by rounding.
-        **overrides: what a file cannot tell, see ``hrformer.models.checkpoint.load_model``.
+        **overrides: what a file cannot tell, see ``hrformer.checkpoints.checkpoint.load_model``.
 
     Returns:
         The predictor for the weights' task.

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
+from hrformer.files import write_file
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.models.weight_files import write_file
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
 
 RUNS: dict[str, type[AnyRun]] = {

@@ -15,12 +15,13 @@ from pathlib import Path
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, Severity, counted
+from hrformer.data.inspection.report import Finding, Severity
 from hrformer.data.loader import REPLACE, default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
 from hrformer.train.state import ResumeError
+from hrformer.wording import counted
 
 DECODED_PIXELS = 1_000_000_000
 """Pixels of each part that are decoded: about ten seconds on two cores."""

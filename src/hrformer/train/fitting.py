@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from hrformer.data.inspection.report import counted
 from hrformer.models.model import Task
 from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
 from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import Start, find_start
+from hrformer.wording import counted
 
 Run = TypeVar("Run", bound=AnyRun)
 

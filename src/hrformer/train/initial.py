@@ -11,21 +11,21 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from hrformer.models.checkpoint import load_checkpoint
-from hrformer.models.formats import OUTPUT_LAYERS
-from hrformer.models.load_report import LoadReport
-from hrformer.models.load_settings import decide
-from hrformer.models.matching import match
+from hrformer.checkpoints.checkpoint import load_checkpoint
+from hrformer.checkpoints.formats import OUTPUT_LAYERS
+from hrformer.checkpoints.load_report import LoadReport
+from hrformer.checkpoints.load_settings import decide
+from hrformer.checkpoints.matching import match
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised, inspect
+from hrformer.checkpoints.registry import WeightEntry
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task, VisionModel
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised, inspect
-from hrformer.models.registry import WeightEntry
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.models.weight_files import read_weights
-from hrformer.models.zoo import HEAD_OPTIONS
 from hrformer.train.config import ModelConfig
 from hrformer.train.optim import TRUNK_PARTS
 from hrformer.train.start_weights import first_weights_file, output_names
+from hrformer.zoo import HEAD_OPTIONS
 
 # Pose models fuse into the finest map only, so their files lack what other tasks need behind the last module.
 _COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -19,9 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from hrformer.data.inspection.report import counted
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 from hrformer.train.progress import (
     PLAIN_SECONDS,
     Counter,
@@ -35,6 +34,7 @@ from hrformer.train.progress import (
 )
 from hrformer.train.trackers import Trackers
 from hrformer.train.versions import versions
+from hrformer.wording import counted
 
 EVENTS_FILE, TEXT_FILE = "metrics.jsonl", "log.txt"
 
@@ -306,7 +306,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _number(value: Any) -> float | None:

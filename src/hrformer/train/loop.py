@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hrformer.data.inspection.report import counted
+from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
 from hrformer.data.sets import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
-from hrformer.models.checkpoint import load_model
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
@@ -46,6 +45,7 @@ from hrformer.train.state import (
 )
 from hrformer.train.summary import summarise, write_summary
 from hrformer.train.trackers import check_trackers
+from hrformer.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
 from hrformer.train.config_rules import check
 from hrformer.train.control import StopSignals, mean_of

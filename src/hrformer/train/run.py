@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
@@ -18,7 +19,6 @@ from hrformer.data.sets import names_of
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import NO_INTERVALS
-from hrformer.models.checkpoint import save_checkpoint
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hrformer.checkpoints.download import DownloadError, resolve_weights
+from hrformer.checkpoints.formats import arrange
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised, recognise
+from hrformer.checkpoints.registry import WeightEntry, find_weights, list_weights
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.geometry.skeletons import skeleton_for
-from hrformer.models.download import DownloadError, resolve_weights
-from hrformer.models.formats import arrange
 from hrformer.models.model import ModelInfo, Task
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised, recognise
-from hrformer.models.registry import WeightEntry, find_weights, list_weights
-from hrformer.models.weight_files import read_weights
-from hrformer.models.zoo import HEAD_OPTIONS, INPUT_SPECS
 from hrformer.train.config import AUTO, ModelConfig
+from hrformer.zoo import HEAD_OPTIONS, INPUT_SPECS
 
 BUNDLED: dict[Task, str] = {
     "classification": "hrformer_nano_cifar10",

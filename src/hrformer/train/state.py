@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 FORMAT = 1
 FOLDER = "checkpoints"

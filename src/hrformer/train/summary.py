@@ -12,8 +12,8 @@ from typing import Any
 
 from hrformer.data.sets import ImageSet
 from hrformer.evaluate.protocols import Evaluation
+from hrformer.files import write_file
 from hrformer.models.model import VisionModel
-from hrformer.models.weight_files import write_file
 from hrformer.train.config import AnyRun
 from hrformer.train.progress import duration_text, label_of, number_text, share_text
 from hrformer.train.summary_charts import Series, line_chart, running_median, smoothed

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 from hrformer.train.summary_pictures import Panel, ValidationPicture
 
 FILE = "pictures.json"

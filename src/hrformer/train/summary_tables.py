@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
@@ -101,7 +101,7 @@ def fact_section(record: RunRecord) -> str:
     folded = "".join(
         f"<details><summary>{title}</summary>{_fact_table(rows)}</details>" for title, rows in tables if rows
     )
-    made = f"Made {date_text(datetime.now(timezone.utc).isoformat())} from the files of the run directory."
+    made = f"Made {date_text(datetime.now(UTC).isoformat())} from the files of the run directory."
     return f'<footer><h2>How it was made</h2>{folded}<p class="quiet small">{made}</p></footer>'
 
 
@@ -119,6 +119,6 @@ def _fact(value: Any) -> str:
 def date_text(text: Any) -> str:
     """A time of the log for people: day and minute, UTC."""
     try:
-        return f"{datetime.fromisoformat(str(text)).astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+        return f"{datetime.fromisoformat(str(text)).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     except ValueError:
         return str(text)

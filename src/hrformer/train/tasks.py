@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hrformer.checkpoints.load_report import LoadReport
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
@@ -32,11 +33,10 @@ from hrformer.losses import (
     pixel_total,
     segmentation_losses,
 )
-from hrformer.models.load_report import LoadReport
 from hrformer.models.model import VisionModel
-from hrformer.models.zoo import create_model
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
 from hrformer.train.initial import load_first_weights
+from hrformer.zoo import create_model
 
 CITYSCAPES_WEIGHTS = (
     *(0.8373, 0.9180, 0.8660, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 
 PROJECT = "hrformer"
 

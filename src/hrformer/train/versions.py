@@ -6,14 +6,14 @@ import json
 import os
 import platform
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hrformer.models.weight_files import write_file
+from hrformer.files import write_file
 from hrformer.native.library import find_library
 
 FILE = "versions.json"
@@ -45,7 +45,7 @@ def versions() -> dict[str, Any]:
     kernels, refusal = find_library()
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: found for name, names in _PACKAGES.items() if (found := _installed(names)) is not None},
         "kernels": kernels.instruction_set if kernels else refusal,

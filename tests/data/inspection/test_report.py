@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 
-from hrformer.data.inspection.report import Finding, Places, Reasons, Report, counted, sorted_findings, spread
+from hrformer.data.inspection.report import Finding, Places, Reasons, Report, sorted_findings, spread
+from hrformer.wording import counted
 
 
 def finding(severity: str, count: int = 0, where: tuple[str, ...] = ()) -> Finding:

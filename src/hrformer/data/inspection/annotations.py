@@ -10,10 +10,11 @@ from typing import Any
 from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, whole
 from hrformer.data.coco_labels import read_content
 from hrformer.data.coco_lists import list_of, people_categories
-from hrformer.data.inspection.report import Finding, Places, counted
+from hrformer.data.inspection.report import Finding, Places
 from hrformer.data.pose_files import labels_file
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
+from hrformer.wording import counted
 
 BEYOND_SHARE = 0.2
 """If a larger share of the boxes reaches beyond their pictures, they may be meant for others."""

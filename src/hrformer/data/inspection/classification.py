@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hrformer.data.inspection.report import Check, Finding, Places, counted
+from hrformer.data.inspection.report import Check, Finding, Places
 from hrformer.data.inspection.scan import Look
 from hrformer.data.sets import ClassificationSet
+from hrformer.wording import counted
 
 IMBALANCE = 10
 """The largest class may have so many times the pictures of the smallest before it is mentioned."""

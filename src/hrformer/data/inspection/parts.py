@@ -8,10 +8,11 @@ from typing import Any
 from hrformer.data.inspection.classification import ClassCheck, different_names
 from hrformer.data.inspection.pictures import PictureCheck, shared_pictures
 from hrformer.data.inspection.pose import LABEL_KINDS, PersonCheck
-from hrformer.data.inspection.report import Check, Finding, Places, counted
+from hrformer.data.inspection.report import Check, Finding, Places
 from hrformer.data.inspection.scan import evenly, pictures_of, scan
 from hrformer.data.inspection.segmentation import MaskCheck
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.wording import counted
 
 _PEOPLE_PROBED = 200
 """So many people are asked whether they have any labelled joint."""

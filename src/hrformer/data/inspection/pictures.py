@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from hrformer.data.inspection.report import Check, Finding, Places, Reasons, counted, spread
+from hrformer.data.inspection.report import Check, Finding, Places, Reasons, spread
 from hrformer.data.inspection.scan import Look
 from hrformer.data.loader import REPLACE
 from hrformer.data.sets import ImageSet
 from hrformer.geometry.tiles import short_side_size
+from hrformer.wording import counted
 
 
 class PictureCheck(Check):

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.inspection.flip_pairs import flip_findings
-from hrformer.data.inspection.report import Check, Finding, Places, Severity, counted, spread
+from hrformer.data.inspection.report import Check, Finding, Places, Severity, spread
 from hrformer.data.inspection.scan import Look
 from hrformer.data.sets import Person, PoseSet
 from hrformer.geometry.boxes import box_to_crop
+from hrformer.wording import counted
 
 SMALLEST_BOX = 2.0
 """Boxes with a side below this many pixels hold nobody."""

@@ -137,11 +137,6 @@ class Check(ABC):
         """Numbers in JSON types, once everything was taken in."""
 
 
-def counted(number: int, thing: str, things: str = "") -> str:
-    """``1 picture``, ``2 pictures``."""
-    return f"{number} {thing if number == 1 else things or thing + 's'}"
-
-
 def spread(values: list[float]) -> dict[str, float]:
     """Smallest, median and largest value; empty for no values."""
     if not values:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_segmentation
 from hrformer.data.inspection.contact_sheet import Color, Pixels, Section, Tile, contact_sheet, fitted
-from hrformer.data.inspection.report import Finding, Reasons, counted
+from hrformer.data.inspection.report import Finding, Reasons
 from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.preprocess import normalise_planes
@@ -21,6 +21,7 @@ from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, Seg
 from hrformer.data.transforms.classification import BatchMixer
 from hrformer.data.transforms.pose import PoseParams, TrainPose
 from hrformer.geometry.input_spec import InputSpec
+from hrformer.wording import counted
 
 VERSIONS = 4
 """Augmented versions of each sample: the columns of the sheet after the untouched sample."""

@@ -11,13 +11,14 @@ import numpy as np
 from hrformer.data.headers import read_header
 from hrformer.data.images import ImageError
 from hrformer.data.inspection.mask_ids import advice
-from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity, counted
+from hrformer.data.inspection.report import Check, Finding, Places, Reasons, Severity
 from hrformer.data.inspection.scan import Look, evenly
 from hrformer.data.loader import REPLACE
 from hrformer.data.mask_sizes import size_advice
 from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
 from hrformer.data.turned_masks import MOST_HEADERS
+from hrformer.wording import counted
 
 RARE = 1e-3
 """Classes with less than this share of the labelled pixels are mentioned."""

@@ -2,7 +2,7 @@
 
 One set of rules covers all layouts, since they never contradict each other: the HRFormer repository (three tasks),
 mmpose 0.x and 1.x, HRNet's three repositories, openseg, mmsegmentation, timm's HRNet, and our own names. Facts from the
-state dicts of those code bases; see ``hrformer.models.recognise`` for what a layout implies beyond names.
+state dicts of those code bases; see ``hrformer.checkpoints.recognise`` for what a layout implies beyond names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hrformer.models.pickles import CheckpointError
+from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.ops.windows import relative_position_index
 
 _WRAPPER = re.compile(r"(?:module\.|_orig_mod\.|model\.)+")

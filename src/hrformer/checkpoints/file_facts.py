@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.weight_files import WeightFile
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton, skeleton_for
 from hrformer.models.model import TASKS, ModelInfo
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.weight_files import WeightFile
 
 FORMAT = "hrformer"
 FORMAT_VERSION = "1"

@@ -1,6 +1,6 @@
 """Published and bundled weights: where each file is, what it expects, what it scored, under which terms.
 
-Nothing here touches the network; ``hrformer.models.download`` fetches what an entry names. Addresses and hash
+Nothing here touches the network; ``hrformer.checkpoints.download`` fetches what an entry names. Addresses and hash
 prefixes come from the publishers' own model tables (mmpose, timm, torchvision, HRNet); scores are theirs too, each
 with its protocol. The weights in the package are not listed by hand: their safetensors headers are read.
 """

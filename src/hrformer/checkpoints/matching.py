@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hrformer.checkpoints.formats import OUTPUT_LAYERS, Arranged, window_of
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised
+from hrformer.checkpoints.weight_files import WeightFile
 from hrformer.layers.blocks import BN_EPS
-from hrformer.models.formats import OUTPUT_LAYERS, Arranged, window_of
-from hrformer.models.load_report import shorten
 from hrformer.models.model import TimmClassifier, VisionModel
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.models.weight_files import WeightFile
 from hrformer.ops.windows import resize_bias_table
+from hrformer.wording import listed
 
 _TABLE = ".relative_position_bias_table"
 
@@ -167,12 +167,12 @@ def _mismatch(model: VisionModel, file: WeightFile, found: Recognised, result: M
     what = f"{found.format}" + (f": {found.shape}" if found.shape else "")
     lines = [f"{file.label} ({what}) does not fit {model.info.name} {task}"]
     if result.lacking:
-        lines.append(f"  {len(result.lacking)} in the model, not in the file: {shorten(result.lacking)}")
+        lines.append(f"  {len(result.lacking)} in the model, not in the file: {listed(result.lacking, 8)}")
     if result.extra:
-        lines.append(f"  {len(result.extra)} in the file, not in the model: {shorten(result.extra)}")
+        lines.append(f"  {len(result.extra)} in the file, not in the model: {listed(result.extra, 8)}")
     if result.wrong:
         shapes = [f"{name} {words}" for name, words in result.wrong.items()]
-        lines.append(f"  {len(shapes)} of another shape: {shorten(shapes, 4)}")
+        lines.append(f"  {len(shapes)} of another shape: {listed(shapes, 4)}")
     if found.model and found.model != model.info.name.partition("_window")[0]:
         lines.append(f"  the file is a {found.model}")
     aux = found.options.get("aux", "openseg")

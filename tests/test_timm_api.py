@@ -15,8 +15,8 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 import hrformer
-from hrformer.models.timm_api import NAMES
-from hrformer.models.zoo import create_model
+from hrformer.timm_api import NAMES
+from hrformer.zoo import create_model
 
 CHANNELS, REDUCTIONS = [64, 18, 36, 72, 144], [2, 4, 8, 16, 32]
 

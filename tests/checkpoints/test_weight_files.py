@@ -13,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hrformer.models.checkpoint import save_checkpoint
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.weight_files import read_weights, stored_tensor, write_file
-from hrformer.models.zoo import create_model
+from hrformer.checkpoints.checkpoint import save_checkpoint
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.weight_files import read_weights, stored_tensor
+from hrformer.files import write_file
+from hrformer.zoo import create_model
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from hrformer.models import download as module
-from hrformer.models import registry
-from hrformer.models.download import DownloadError, cache_dir, download, fetch_weights
-from hrformer.models.registry import find_weights
+from hrformer.checkpoints import download as module
+from hrformer.checkpoints import registry
+from hrformer.checkpoints.download import DownloadError, download, fetch_weights
+from hrformer.checkpoints.registry import find_weights
+from hrformer.files import cache_dir
 from weight_server import CONTENT, WeightServer, allow_local_network, closed_port
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -111,7 +112,7 @@ def test_threads_share_one_transfer(server: WeightServer, target: Path) -> None:
 @pytest.mark.slow
 def test_processes_share_one_transfer(server: WeightServer, target: Path) -> None:
     server.script = ["slow"]
-    code = "import sys; from hrformer.models.download import download; download(*sys.argv[1:])"
+    code = "import sys; from hrformer.checkpoints.download import download; download(*sys.argv[1:])"
     source = Path(module.__file__).parents[2]
     command = [sys.executable, "-c", code, server.url, str(target), DIGEST[:8]]
     environment = os.environ | {"PYTHONPATH": str(source)}

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hrformer.models.formats import Arranged
+from hrformer.checkpoints.formats import Arranged
+from hrformer.checkpoints.registry import WeightEntry, list_weights
+from hrformer.checkpoints.weight_files import WeightFile
 from hrformer.models.model import ModelInfo, Task
-from hrformer.models.registry import WeightEntry, list_weights
-from hrformer.models.weight_files import WeightFile
-from hrformer.models.zoo import INPUT_SPECS
+from hrformer.zoo import INPUT_SPECS
 
 Family = Literal["hrformer", "hrnet", "timm"]
 

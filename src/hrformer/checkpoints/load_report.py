@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hrformer.wording import listed
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
@@ -48,18 +50,12 @@ class LoadReport:
         ]
         lines += [f"  ignored, {count}: {reason}" for reason, count in Counter(self.ignored.values()).most_common()]
         if self.unexpected:
-            lines.append(f"  unexpected: {shorten(self.unexpected)}")
+            lines.append(f"  unexpected: {listed(self.unexpected, 8)}")
         if self.fresh:
-            lines.append(f"  fresh, not from the file: {shorten(self.fresh)}")
+            lines.append(f"  fresh, not from the file: {listed(self.fresh, 8)}")
         for title, values in (("implied", self.implied), ("given", self.given)):
             if values:
                 lines.append(f"  {title}: {', '.join(f'{name} {value}' for name, value in values.items())}")
         lines += [f"  assumed: {name} {text}" for name, text in self.assumed.items()]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
-
-
-def shorten(names: tuple[str, ...] | list[str], limit: int = 8) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

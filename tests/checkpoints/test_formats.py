@@ -10,9 +10,9 @@ import timm
 import torch
 
 import layouts
-from hrformer.models.formats import Arranged, arrange, mmpose_names, translate, window_of
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.zoo import create_model
+from hrformer.checkpoints.formats import Arranged, arrange, mmpose_names, translate, window_of
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.zoo import create_model
 
 GOLDENS = {
     "cls_t_224": ("hrformer_tiny", "classification", {}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.models.download import DownloadError, download
+from hrformer.checkpoints.download import DownloadError, download
 from weight_server import CONTENT, WeightServer, allow_local_network, closed_port
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -124,7 +124,7 @@ def test_always_broken_gives_one_error_and_keeps_the_part(server: WeightServer, 
 
 def test_waits_longer_each_time(server: WeightServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("hrformer.models.transfer.time.sleep", waits.append)
+    monkeypatch.setattr("hrformer.checkpoints.transfer.time.sleep", waits.append)
     server.script = ["status 503"]
     with pytest.raises(DownloadError, match="503"):
         quick(server.url, target, backoff=1.0)
@@ -163,7 +163,7 @@ def test_file_that_shrank_is_noticed_by_its_length(server: WeightServer, target:
     shorter = CONTENT[:-500]
     change = functools.partial(setattr, server, "content", shorter)  # between the two attempts
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hrformer.models.transfer.time.sleep", lambda _: change())
+        patch.setattr("hrformer.checkpoints.transfer.time.sleep", lambda _: change())
         quick(server.url, target, hashlib.sha256(shorter).hexdigest())
     assert target.read_bytes() == shorter
     assert server.ranges == [None, "bytes=1000-", None]
@@ -185,7 +185,9 @@ def test_silent_server_times_out(tmp_path: Path) -> None:
 
 
 def test_no_network_is_one_clear_error(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hrformer.models.transfer.time.sleep", lambda _: pytest.fail("being offline is not retried"))
+    monkeypatch.setattr(
+        "hrformer.checkpoints.transfer.time.sleep", lambda _: pytest.fail("being offline is not retried")
+    )
     url = f"http://127.0.0.1:{closed_port()}/weights.pth"
     with pytest.raises(DownloadError) as caught:
         quick(url, target)

@@ -12,10 +12,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from hrformer.checkpoints import registry
+from hrformer.checkpoints.registry import WeightEntry, find_weights, list_weights
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.models import registry
-from hrformer.models.registry import WeightEntry, find_weights, list_weights
-from hrformer.models.zoo import list_models
+from hrformer.zoo import list_models
 
 
 @pytest.fixture(params=registry._PUBLISHED, ids=lambda entry: entry.name)

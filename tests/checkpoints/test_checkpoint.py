@@ -12,14 +12,14 @@ import timm
 import torch
 
 import layouts
+from hrformer.checkpoints.checkpoint import load_checkpoint, load_model, save_checkpoint
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.registry import find_weights
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import LSPET14
 from hrformer.layers.attention import WindowAttention
-from hrformer.models.checkpoint import load_checkpoint, load_model, save_checkpoint
 from hrformer.models.model import Task, VisionModel
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.registry import find_weights
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 from layouts import State, random_state
 
 NANO = "hrformer_nano"

@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import layouts
+from hrformer.checkpoints.checkpoint import convert_checkpoint, load_model, save_checkpoint
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.registry import list_bundled
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import LSPET14
-from hrformer.models.checkpoint import convert_checkpoint, load_model, save_checkpoint
 from hrformer.models.model import Task
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.registry import list_bundled
-from hrformer.models.weight_files import read_weights
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 from layouts import State, random_state
 
 NANO = "hrformer_nano"

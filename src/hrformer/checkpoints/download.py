@@ -22,8 +22,8 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from hrformer.models.registry import WeightEntry, bundled_folder, find_weights, list_bundled
-from hrformer.models.transfer import (
+from hrformer.checkpoints.registry import WeightEntry, bundled_folder, find_weights, list_bundled
+from hrformer.checkpoints.transfer import (
     Advance,
     PartialFile,
     TransferError,
@@ -31,7 +31,7 @@ from hrformer.models.transfer import (
     read_json,
     require_reachable,
 )
-from hrformer.models.weight_files import sha256_of
+from hrformer.files import cache_dir, sha256_of
 
 _FILE_SUFFIXES = {".pth", ".pt", ".safetensors", ".tar", ".bin", ".ckpt", ".pdparams"}
 _OFFLINE_VARIABLES = ("HRFORMER_OFFLINE", "HF_HUB_OFFLINE")
@@ -39,14 +39,6 @@ _OFFLINE_VARIABLES = ("HRFORMER_OFFLINE", "HF_HUB_OFFLINE")
 
 class DownloadError(RuntimeError):
     """A weight file could not be fetched or is not the published one."""
-
-
-def cache_dir() -> Path:
-    """Folder of downloaded files: ``$HRFORMER_HOME``, else ``$XDG_CACHE_HOME/hrformer``, else ``~/.cache/hrformer``."""
-    if home := os.environ.get("HRFORMER_HOME"):
-        return Path(home).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "hrformer"
 
 
 def fetch_weights(entry: WeightEntry | str, *, progress: bool = True) -> Path:

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import layouts
-from hrformer.models import origins
-from hrformer.models.checkpoint import load_model, save_checkpoint
-from hrformer.models.formats import arrange
+from hrformer.checkpoints import origins
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
+from hrformer.checkpoints.formats import arrange
+from hrformer.checkpoints.origins import Family
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised, recognise
+from hrformer.checkpoints.registry import find_weights
+from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task
-from hrformer.models.origins import Family
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised, recognise
-from hrformer.models.registry import find_weights
-from hrformer.models.weight_files import read_weights
-from hrformer.models.zoo import create_model
+from hrformer.zoo import create_model
 from layouts import State
 
 
@@ -196,7 +196,7 @@ def test_published_files_are_known_by_their_hash(
     path = tmp_path / "renamed.bin"
     torch.save({"state_dict": layouts.mmpose(nano["pose"])}, path)
     prefix = find_weights(name).sha256_prefix
-    monkeypatch.setattr("hrformer.models.weight_files.sha256_of", lambda _: f"{prefix}{'0' * 56}")
+    monkeypatch.setattr("hrformer.files.sha256_of", lambda _: f"{prefix}{'0' * 56}")
     found = known(path)
     assert implied(found)["position_bias"] is bias
     assert implied(found).get("input_size") == size

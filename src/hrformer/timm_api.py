@@ -20,9 +20,9 @@ from hrformer.layers.attention import WindowAttention
 from hrformer.layers.fusion import FusionUnit
 from hrformer.models.heads import ClassificationConfig, ClassificationHead
 from hrformer.models.trunk import STEM_CHANNELS
-from hrformer.models.zoo import VARIANTS, backbone_config, build_backbone
 from hrformer.ops.convolution import convolutions_for_any_size
 from hrformer.ops.resize import UpsampleMode
+from hrformer.zoo import VARIANTS, backbone_config, build_backbone
 
 NAMES = tuple(name for name in VARIANTS if name.startswith("hrformer_"))
 

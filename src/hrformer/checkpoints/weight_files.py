@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import shutil
 import struct
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hrformer.models.load_report import shorten
-from hrformer.models.pickles import CheckpointError, load_pickle
+from hrformer.checkpoints.pickles import CheckpointError, load_pickle
+from hrformer.files import sha256_of
+from hrformer.wording import listed
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
 """Names under which training code stores the weights, in order of preference."""
@@ -60,15 +57,6 @@ class WeightFile:
         return self.cache.get("sha256", "")
 
 
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
     """Open a file, or take a state dict, and find the weights in it.
 
@@ -81,7 +69,7 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
     """
     file = _read(source)
     if faults := [words for item in file.tensors.items() if (words := _fault(*item))]:
-        raise CheckpointError(f"{file.label} is damaged or its training diverged: {shorten(faults, 4)}")
+        raise CheckpointError(f"{file.label} is damaged or its training diverged: {listed(faults, 4)}")
     return file
 
 
@@ -197,34 +185,3 @@ def stored_tensor(value: Tensor, half: bool) -> Tensor:
         if bool(torch.isfinite(small).all()) or not bool(torch.isfinite(value).all()):
             return small
     return value
-
-
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name in the same folder, made if absent, then rename: no half-written file is ever seen.
-
-    The file gets the permissions of any new file; safetensors' own writer would leave it to its owner alone.
-
-    Args:
-        path: final name.
-        write: called with the temporary name.
-
-    Raises:
-        OSError: the folder cannot be written to, or its disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        part.touch()
-        mode = part.stat().st_mode
-        try:
-            write(part)
-        except (RuntimeError, SafetensorError) as error:
-            # The writers of torch and safetensors say "unexpected pos 12488256" and the like where a disk is full.
-            free = shutil.disk_usage(path.parent).free / 2**20
-            raise OSError(
-                f"{path} could not be written; there are {free:.0f} MiB left on its disk ({error})"
-            ) from error
-        part.chmod(mode)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

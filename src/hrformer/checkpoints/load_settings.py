@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from hrformer.checkpoints.origins import DECODING, SETTINGS, Setting
+from hrformer.checkpoints.recognise import Recognised
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.models.origins import DECODING, SETTINGS, Setting
-from hrformer.models.recognise import Recognised
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.ops.resize import UPSAMPLE_MODES
 

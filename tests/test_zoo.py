@@ -11,7 +11,7 @@ from torch import nn
 
 from hrformer.layers.attention import WindowAttention
 from hrformer.models.model import TASKS, VisionModel
-from hrformer.models.zoo import VARIANTS, backbone_config, build_backbone, create_model, list_models
+from hrformer.zoo import VARIANTS, backbone_config, build_backbone, create_model, list_models
 
 NAMES = ["hrformer_nano", *(f"hrformer_{size}" for size in ("tiny", "small", "base"))]
 NAMES += [f"hrformer_{size}_window{k}" for size in ("tiny", "small", "base") for k in (13, 15)]

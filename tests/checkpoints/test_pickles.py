@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrformer.models.pickles import CheckpointError, load_pickle
+from hrformer.checkpoints.pickles import CheckpointError, load_pickle
 
 ZIPPED = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 

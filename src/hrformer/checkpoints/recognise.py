@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hrformer.models.file_facts import facts_of, own_info
-from hrformer.models.formats import NO_OCR_HEAD, Arranged, arrange, arrange_timm, window_of
-from hrformer.models.hrformer import HRFormerConfig
-from hrformer.models.model import ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
-from hrformer.models.origins import (
+from hrformer.checkpoints.file_facts import facts_of, own_info
+from hrformer.checkpoints.formats import NO_OCR_HEAD, Arranged, arrange, arrange_timm, window_of
+from hrformer.checkpoints.origins import (
     Family,
     Setting,
     has_tables,
@@ -21,10 +19,12 @@ from hrformer.models.origins import (
     published_settings,
     single_output,
 )
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.registry import WeightEntry
-from hrformer.models.weight_files import WeightFile
-from hrformer.models.zoo import VARIANTS
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.registry import WeightEntry
+from hrformer.checkpoints.weight_files import WeightFile
+from hrformer.models.hrformer import HRFormerConfig
+from hrformer.models.model import ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.zoo import VARIANTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,23 +15,24 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hrformer.checkpoints.file_facts import FORMAT, header_of, own_info
+from hrformer.checkpoints.formats import arrange, mmpose_names
+from hrformer.checkpoints.load_report import LoadReport
+from hrformer.checkpoints.load_settings import Decision, current_settings, decide, new_info
+from hrformer.checkpoints.matching import match
+from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised, inspect, recognise
+from hrformer.checkpoints.registry import WeightEntry
+from hrformer.checkpoints.weight_files import WeightFile, read_weights, stored_tensor
+from hrformer.files import sha256_of, write_file
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
 from hrformer.layers.attention import WindowAttention
-from hrformer.models.file_facts import FORMAT, header_of, own_info
-from hrformer.models.formats import arrange, mmpose_names
-from hrformer.models.load_report import LoadReport
-from hrformer.models.load_settings import Decision, current_settings, decide, new_info
-from hrformer.models.matching import match
 from hrformer.models.model import ModelInfo, Task, VisionModel
-from hrformer.models.pickles import CheckpointError
-from hrformer.models.recognise import Recognised, inspect, recognise
-from hrformer.models.registry import WeightEntry
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.models.weight_files import WeightFile, read_weights, sha256_of, stored_tensor, write_file
-from hrformer.models.zoo import VARIANTS, create_model
 from hrformer.ops.resize import UpsampleMode
+from hrformer.zoo import VARIANTS, create_model
 
 Source = str | Path | Mapping[str, Any]
 LOAD_SETTINGS = ("position_bias", "upsample", "channel_order", "input_size", "decoder", "skeleton")
