@@ -196,7 +196,7 @@ def test_published_files_are_known_by_their_hash(
     path = tmp_path / "renamed.bin"
     torch.save({"state_dict": layouts.mmpose(nano["pose"])}, path)
     prefix = find_weights(name).sha256_prefix
-    monkeypatch.setattr("hrformer.files.sha256_of", lambda _: f"{prefix}{'0' * 56}")
+    monkeypatch.setattr("hrformer.checkpoints.weight_files.sha256_of", lambda _: f"{prefix}{'0' * 56}")
     found = known(path)
     assert implied(found)["position_bias"] is bias
     assert implied(found).get("input_size") == size
