@@ -50,14 +50,13 @@ clean:
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Compiled by the installation.
-NATIVE := hatch_build.py src/hrformer/native/build.py $(wildcard src/hrformer/native/source/*)
+NATIVE := hatch_build.py src/hrformer/fast/x86/build.py $(wildcard src/hrformer/fast/x86/source/*)
 
 # Checks by calls, not in line: half the time to compile. Fused products, else of -O2: without them sums round otherwise.
 SANITIZER := -O1 -fexpensive-optimizations -g1 -w -fno-omit-frame-pointer -fsanitize=address,undefined \
   -fno-sanitize-recover=all --param asan-instrumentation-with-call-threshold=0
 SANITIZED := $(CURDIR)/build/sanitize
-SANITIZED_TESTS := $(filter-out %/test_build.py,$(wildcard tests/native/test_*.py tests/ops/test_native*.py \
-  tests/fast/test_native*.py))
+SANITIZED_TESTS := $(filter-out %/test_build.py,$(wildcard tests/fast/x86/test_*.py))
 # Loaded before Python, which is compiled without them. Absolute paths, where they are there.
 RUNTIMES := $(filter /%,$(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so 2>/dev/null)))
 
@@ -77,7 +76,7 @@ endif
 
 $(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(INSTALLED)
 	@mkdir -p $(SANITIZED)
-	CXX="$(CXX)" $(BIN)/python src/hrformer/native/build.py $(SANITIZED) $(SANITIZER)
+	CXX="$(CXX)" $(BIN)/python src/hrformer/fast/x86/build.py $(SANITIZED) $(SANITIZER)
 
 # Order-only: the interpreter's date says nothing about what is installed.
 $(INSTALLED): pyproject.toml $(NATIVE) | $(BIN)/pip

@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = Path("src", "hrformer", "native")
+NATIVE = Path("src", "hrformer", "fast", "x86")
 
 
 class NativeKernels(BuildHookInterface[Any]):

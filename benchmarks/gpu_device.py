@@ -16,12 +16,16 @@ from torch import Tensor
 
 from hrformer.benchmark import memory, memory_probe, networks
 from hrformer.fast import optimize as optimize_module
-from hrformer.fast.graphs import GraphedModel, Replay
-from hrformer.kernels.launch import HAVE_TRITON
-from hrformer.layers import attention as attention_layer
-from hrformer.layers import training as training_layer
+from hrformer.fast import stages as fused
+from hrformer.fast import training as training_layer
+from hrformer.fast.triton import attention_op as attention
+from hrformer.fast.triton import conv_ffn
+from hrformer.fast.triton import depthwise_op as depthwise
+from hrformer.fast.triton.graphs import GraphedModel, Replay
+from hrformer.fast.triton.launch import HAVE_TRITON
+from hrformer.fast.x86 import stages as native
+from hrformer.models import attention as attention_layer
 from hrformer.models.hrnet import HRNetConfig
-from hrformer.ops import attention, conv_ffn, depthwise, fused, native
 from hrformer.zoo import VARIANTS, hrformer_nano
 
 SPECK, HRNET_SPECK = "hrformer_speck", "hrnet_speck"

@@ -37,7 +37,7 @@ KERNEL_TESTS = (
 )  # fmt: skip
 """Below ``tests/``; what matters most comes first."""
 SOUND = (12, 9)
-"""As ``SOUND_ASSEMBLER`` of ``hrformer.kernels.launch``, which says why and cannot be imported without torch."""
+"""As ``SOUND_ASSEMBLER`` of ``hrformer.fast.triton.launch``, which says why and cannot be imported without torch."""
 PACKAGES = ("torch", "triton", "torchvision", "timm", "numpy", "transformers", "accelerate", "pytest")
 
 

@@ -29,8 +29,10 @@ from hrformer.benchmark.records import Record as Measured
 from hrformer.benchmark.run import Bench, Settings
 from hrformer.benchmark.targets import growth_of, judge
 from hrformer.benchmark.timing import TimingConfig
+from hrformer.fast import stages as fused
 from hrformer.fast.fused_blocks import fuse_trunk
-from hrformer.ops import attention, depthwise, fused
+from hrformer.fast.triton import attention_op as attention
+from hrformer.fast.triton import depthwise_op as depthwise
 
 COSTLIEST = 25
 

@@ -30,9 +30,9 @@ from hrformer.benchmark.networks import Sources, build_network
 from hrformer.benchmark.peers import parse_peers
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.fast.fused_blocks import fuse_trunk
-from hrformer.fast.graphs import map_tensors
 from hrformer.fast.optimize import optimize
-from hrformer.kernels.launch import switched_off
+from hrformer.fast.triton.graphs import map_tensors
+from hrformer.fast.triton.launch import switched_off
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfig
 from hrformer.train.loop import train

@@ -25,15 +25,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
+from hrformer.fast import stages as fused
 from hrformer.fast.fold import rounded_up
 from hrformer.fast.fused_blocks import ALIGN, fuse_block, fuse_fusion
-from hrformer.kernels.depthwise import depthwise_forward
-from hrformer.kernels.depthwise_backward import depthwise_backward
-from hrformer.kernels.window_attention import attention_forward
-from hrformer.kernels.window_attention_backward import attention_backward
-from hrformer.layers.blocks import TransformerBlock
-from hrformer.layers.fusion import FusionUnit
-from hrformer.ops import fused, native
+from hrformer.fast.triton.depthwise import depthwise_forward
+from hrformer.fast.triton.depthwise_backward import depthwise_backward
+from hrformer.fast.triton.window_attention import attention_forward
+from hrformer.fast.triton.window_attention_backward import attention_backward
+from hrformer.fast.x86 import stages as native
+from hrformer.models.blocks import TransformerBlock
+from hrformer.models.fusion import FusionUnit
 from machine_code import undefined_reads
 
 LOOP_HEADS = re.compile(r"scf\.for .*iter_args\((.*?)\) ->")

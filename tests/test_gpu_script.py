@@ -20,7 +20,7 @@ import torch
 
 from bare_environment import REPOSITORY, environment
 from hrformer.checkpoints.weight_files import read_weights
-from hrformer.kernels.launch import KERNELS, SOUND_ASSEMBLER
+from hrformer.fast.triton.launch import KERNELS, SOUND_ASSEMBLER
 from hrformer.recipes.small_sets import CIFAR10_CLASSES
 from hrformer.train.config import ScheduleConfig
 from hrformer.zoo import create_model

@@ -23,12 +23,10 @@ ROWS = (
     ("train", "predict"),
     ("evaluate",),
     ("checkpoints", "timm_api"),
-    ("fast",),
     ("zoo",),
+    ("fast", "timm_backbones"),
     ("data", "metrics", "losses", "models"),
-    ("layers",),
-    ("ops",),
-    ("geometry", "kernels", "native"),
+    ("geometry",),
     ("files", "wording"),
 )
 ROW_OF = {part: number for number, row in enumerate(ROWS) for part in row}
@@ -51,6 +49,8 @@ REQUIRED = {
     "rich": "rich",
     "supervision": "supervision",
 }
+# Required, but slow to import: loaded where something needs them.
+SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes"})
 # Perhaps absent, hence imported where they are used, or at the top inside ``try``. supervision is required, but a
 # machine that only trains or runs kernels does without it.
 OPTIONAL = frozenset(
@@ -81,7 +81,7 @@ OPTIONAL = frozenset(
     }
 )
 # Packages that keep to a few third-party names, so that anything may build on them.
-RESTRICTED = {"geometry": {"numpy", "torch"}, "kernels": {"torch", "triton"}, "native": {"torch"}}
+RESTRICTED = {"geometry": {"numpy", "torch"}, "models": {"torch"}}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +175,7 @@ def find_problems(sources: dict[str, str]) -> list[str]:
 
 def _own_problems(module: str, found: Import, imported_names: dict[str, set[str]]) -> Iterator[str]:
     target = found.target
-    if found.lazy:
+    if found.lazy and module not in TOP:
         yield f"imports {target} inside a function; only optional third-party packages may be lazy"
     if target not in imported_names:
         yield f"imports {target}, which does not exist"
@@ -203,7 +203,7 @@ def _third_party_problems(module: str, found: Import) -> Iterator[str]:
     if root == "?":
         yield "imports a module whose name is computed; write the import out"
         return
-    if found.lazy and root not in OPTIONAL:
+    if found.lazy and not {root, found.target} & (OPTIONAL | SLOW):
         yield f"imports {root} inside a function; only optional third-party packages may be lazy"
     if root in sys.stdlib_module_names:
         return
@@ -249,7 +249,9 @@ LAWFUL = {
     "hrformer.predict.draw": "import cv2\nfrom ..models import zoo\nfrom ..models.zoo import create",
     "hrformer.models": "",
     "hrformer.models.zoo": "import torch\nfrom .trunk import Trunk\ndef create(): ...",
-    "hrformer.models.trunk": "try:\n    import triton\nexcept ImportError:\n    triton = None\nclass Trunk: ...",
+    "hrformer.models.trunk": "import torch\nclass Trunk: ...",
+    "hrformer.fast": "",
+    "hrformer.fast.launch": "try:\n    import triton\nexcept ImportError:\n    triton = None",
     "hrformer.data.coco": "from hrformer.geometry.boxes import clip",
     "hrformer.geometry.boxes": "import numpy\ndef clip(): ...",
 }

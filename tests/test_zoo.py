@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention
 from hrformer.models.model import TASKS, VisionModel
 from hrformer.zoo import VARIANTS, backbone_config, build_backbone, create_model, list_models
 
@@ -159,7 +159,7 @@ def test_drop_path_rises_linearly_over_the_depth(name: str, depth: int) -> None:
     rates = []
     for module in backbone.high_resolution_modules():
         for index in range(2):
-            same_depth = {getattr(branch[index].drop_path, "drop_prob", 0.0) for branch in module.branches}
+            same_depth = {getattr(branch[index].drop_path, "rate", 0.0) for branch in module.branches}
             assert len(same_depth) == 1, "branches of one depth share their rate"
             rates += same_depth
     assert len(rates) == depth

@@ -15,13 +15,13 @@ from timm.models import register_notrace_module as register_leaf
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from hrformer.fast.coat import set_grad_checkpointing
+from hrformer.fast.compiled import convolutions_for_any_size
 from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD
-from hrformer.layers.attention import WindowAttention
-from hrformer.layers.fusion import FusionUnit
+from hrformer.models.attention import WindowAttention
+from hrformer.models.fusion import FusionUnit, UpsampleMode
 from hrformer.models.heads import ClassificationConfig, ClassificationHead
 from hrformer.models.trunk import STEM_CHANNELS
-from hrformer.ops.convolution import convolutions_for_any_size
-from hrformer.ops.resize import UpsampleMode
 from hrformer.zoo import VARIANTS, backbone_config, build_backbone
 
 NAMES = tuple(name for name in VARIANTS if name.startswith("hrformer_"))
@@ -120,7 +120,7 @@ class TimmHRFormer(nn.Module):
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute branches in the backward pass."""
-        self.backbone.set_grad_checkpointing(enable)
+        set_grad_checkpointing(self.backbone, enable)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-import timm
 from torch import nn
 
+from hrformer.fast.coat import put_on
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeleton_inference import SkeletonLike, read_skeleton
 from hrformer.geometry.skeletons import skeleton_for
+from hrformer.models.fusion import UpsampleMode
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, FCNHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.hrformer import HRFormerConfig, build_hrformer
 from hrformer.models.hrnet import HRNetConfig, build_hrnet
-from hrformer.models.model import TASKS, ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel, init_weights
+from hrformer.models.model import TASKS, ModelInfo, Task, VisionModel, init_pose_weights
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.ops.resize import UpsampleMode
+from hrformer.timm_backbones import TimmBackbone, TimmClassifier, is_timm_name, timm_names
 
 BackboneConfig = HRFormerConfig | HRNetConfig
 
@@ -163,8 +164,8 @@ def backbone_config(name: str, task: Task | None = None, **options: Any) -> Back
 
 
 def build_backbone(config: BackboneConfig) -> HighResolutionTrunk:
-    """Trunk of either family."""
-    return build_hrformer(config) if isinstance(config, HRFormerConfig) else build_hrnet(config)
+    """Trunk of either family, see ``hrformer.fast.coat.put_on``."""
+    return put_on(build_hrformer(config) if isinstance(config, HRFormerConfig) else build_hrnet(config))
 
 
 def build_head(backbone: Any, task: Task, num_outputs: int, *, depthwise: bool = True, **options: Any) -> nn.Module:
@@ -243,9 +244,9 @@ def _timm_spec(task: Task | None, backbone: TimmBackbone | TimmClassifier, img_s
 
 def _timm_model(name: str, task: Task | None, count: int, options: dict[str, Any]) -> VisionModel:
     name = name.removeprefix("timm/")
-    if not timm.is_model(name):
+    if not is_timm_name(name):
         known = list_models()
-        close = difflib.get_close_matches(name, dict.fromkeys([*known, *timm.list_models()]), 3)
+        close = difflib.get_close_matches(name, dict.fromkeys([*known, *timm_names()]), 3)
         hint = f" Close: {', '.join(close)}." if close else ""
         raise ValueError(f"no model named {name!r}.{hint} Ours: {', '.join(known)}; or any timm model.")
     options = {k: v for k, v in options.items() if v is not None}
@@ -329,5 +330,6 @@ def create_model(
         options["window_size"] = window_size
     model = _our_model(name, task, count, options) if name in VARIANTS else _timm_model(name, task, count, options)
     model.info = replace(model.info, skeleton=skeleton)
-    init_weights(model)
-    return model
+    if task == "pose":
+        init_pose_weights(cast(nn.Module, model.head) if isinstance(model.backbone, TimmBackbone) else model)
+    return put_on(model)

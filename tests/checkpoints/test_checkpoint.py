@@ -17,7 +17,7 @@ from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.checkpoints.registry import find_weights
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import LSPET14
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention
 from hrformer.models.model import Task, VisionModel
 from hrformer.zoo import create_model
 from layouts import State, random_state

@@ -15,10 +15,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from fast_models import assert_same, lively, small
 from hrformer.fast.eligibility import changed_part
 from hrformer.fast.optimize import optimize
-from hrformer.layers.blocks import Bottleneck, ConvFFN, TransformerBlock
+from hrformer.fast.x86.library import find_library
+from hrformer.models.blocks import Bottleneck, ConvFFN, TransformerBlock
 from hrformer.models.heads import PoseHead
 from hrformer.models.model import VisionModel
-from hrformer.native.library import find_library
 from hrformer.timm_api import TimmHRFormer
 from hrformer.zoo import create_model
 
@@ -118,7 +118,7 @@ def replace_forward(part: nn.Module) -> None:
 
 
 def replace_method(block: TransformerBlock) -> None:
-    block._feed_forward = lambda x: torch.zeros_like(x)
+    block.feed_forward = lambda x: torch.zeros_like(x)
 
 
 def tag(layer: nn.Linear) -> None:

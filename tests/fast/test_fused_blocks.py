@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from hrformer.fast import stages as fused
 from hrformer.fast.fold import rounded_up
 from hrformer.fast.fused_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
-from hrformer.layers.blocks import TransformerBlock
-from hrformer.layers.fusion import FusionUnit
+from hrformer.fast.x86 import stages as native
+from hrformer.models.blocks import TransformerBlock
+from hrformer.models.fusion import UPSAMPLE_MODES, FusionUnit, UpsampleMode
 from hrformer.models.trunk import HighResolutionModule
-from hrformer.ops import fused, native
-from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
 from hrformer.zoo import create_model
 from kernel_accuracy import DEVICE, assert_accurate, trained
 

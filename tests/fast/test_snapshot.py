@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fast_models import assert_same, small
-from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.optimize import Engine, FastModel, Wanted, optimize
-from hrformer.layers.attention import WindowAttention
-from hrformer.layers.blocks import TransformerBlock
+from hrformer.fast.triton.graphs import GraphedModel
+from hrformer.fast.x86.library import find_library
+from hrformer.models.attention import WindowAttention
+from hrformer.models.blocks import TransformerBlock
 from hrformer.models.model import VisionModel
-from hrformer.native.library import find_library
 
 BACKENDS = [
     pytest.param(

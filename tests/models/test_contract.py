@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hrformer.fast.coat import RecomputedBranch, set_grad_checkpointing
 from hrformer.models.model import TASKS, VisionModel
 from hrformer.zoo import create_model, list_models
 
@@ -137,7 +138,7 @@ class TestLightModels:
             plain = build(*case, drop_path_rate=0.3)
             plain.load_state_dict(light.state_dict())
         thrifty = copy.deepcopy(plain)
-        thrifty.backbone.set_grad_checkpointing()
+        set_grad_checkpointing(thrifty.backbone)
         x, results = torch.randn(2, 3, 40, 32), []
         for m in (plain, thrifty):
             torch.manual_seed(2)
@@ -146,8 +147,8 @@ class TestLightModels:
             gradients = {name: p.grad for name, p in m.named_parameters()}
             results.append((loss, gradients, dict(m.named_buffers())))
         torch.testing.assert_close(results[1], results[0])
-        thrifty.backbone.set_grad_checkpointing(False)
-        assert not any(m.grad_checkpointing for m in thrifty.backbone.high_resolution_modules())
+        set_grad_checkpointing(thrifty.backbone, False)
+        assert not any(isinstance(m, RecomputedBranch) for m in thrifty.modules())
 
     def test_half_precision_under_autocast(self, light: VisionModel) -> None:
         x = torch.randn(1, 3, 32, 32)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.geometry.skeletons import COCO17
-from hrformer.models.model import TASKS, ModelInfo, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.models.model import TASKS, ModelInfo, VisionModel
+from hrformer.timm_backbones import TimmBackbone, TimmClassifier
 from hrformer.zoo import build_head, create_model
 
 TIMM = (

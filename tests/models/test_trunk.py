@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention
+from hrformer.models.fusion import UPSAMPLE_MODES
 from hrformer.models.hrformer import HRFormerConfig
 from hrformer.models.trunk import HighResolutionTrunk, TrunkConfig
-from hrformer.ops.resize import UPSAMPLE_MODES
 from hrformer.zoo import backbone_config, build_backbone
 
 PARTS = {

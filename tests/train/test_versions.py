@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hrformer
-from hrformer.native.library import find_library
+from hrformer.fast.x86.library import find_library
 from hrformer.train import versions as module
 from hrformer.train.versions import versions, write_versions
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.benchmark.candidates import Candidate
-from hrformer.fast.graphs import GraphedModel
 from hrformer.fast.optimize import Backend, FastModel, Precision, optimize
+from hrformer.fast.triton.graphs import GraphedModel
 from hrformer.losses import (
     HardPixels,
     classification_cross_entropy,

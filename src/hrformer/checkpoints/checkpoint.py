@@ -28,10 +28,10 @@ from hrformer.files import sha256_of, write_file
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention
+from hrformer.models.fusion import UpsampleMode
 from hrformer.models.model import ModelInfo, Task, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.ops.resize import UpsampleMode
 from hrformer.zoo import VARIANTS, create_model
 
 Source = str | Path | Mapping[str, Any]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.ops.windows import relative_position_index
+from hrformer.models.attention import relative_position_index
 
 _WRAPPER = re.compile(r"(?:module\.|_orig_mod\.|model\.)+")
 _TRUNK = re.compile(r"(?:backbone\.)?((?:conv[12]|bn[12]|layer1|transition[123]|stage[234])\..+)")

@@ -9,10 +9,10 @@ from typing import Any
 from hrformer.checkpoints.origins import DECODING, SETTINGS, Setting
 from hrformer.checkpoints.recognise import Recognised
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention
+from hrformer.models.fusion import UPSAMPLE_MODES
 from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.ops.resize import UPSAMPLE_MODES
 
 _SPEC = {"channel_order": "channel_order", "interpolation": "interpolation", "crop_ratio": "crop_ratio"} | {
     "input_size": "size"

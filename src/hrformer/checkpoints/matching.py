@@ -12,10 +12,11 @@ from hrformer.checkpoints.formats import OUTPUT_LAYERS, Arranged, window_of
 from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.checkpoints.recognise import Recognised
 from hrformer.checkpoints.weight_files import WeightFile
-from hrformer.layers.blocks import BN_EPS
-from hrformer.models.model import TimmClassifier, VisionModel
+from hrformer.models.attention import resize_bias_table
+from hrformer.models.blocks import BN_EPS
+from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.ops.windows import resize_bias_table
+from hrformer.timm_backbones import TimmClassifier
 from hrformer.wording import listed
 
 _TABLE = ".relative_position_bias_table"

@@ -23,7 +23,8 @@ from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.checkpoints.registry import WeightEntry
 from hrformer.checkpoints.weight_files import WeightFile
 from hrformer.models.hrformer import HRFormerConfig
-from hrformer.models.model import ModelInfo, Task, TimmBackbone, TimmClassifier, VisionModel
+from hrformer.models.model import ModelInfo, Task, VisionModel
+from hrformer.timm_backbones import TimmBackbone, TimmClassifier
 from hrformer.zoo import VARIANTS
 
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg, subcommand
 from hrformer.data.sources import Split
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
-from hrformer.ops.resize import UpsampleMode
+from hrformer.models.fusion import UpsampleMode
 from hrformer.predict.pose import PoseOptions, Suppression
 
 

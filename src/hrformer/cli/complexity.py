@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hrformer.layers.attention import WindowAttention
+from hrformer.models.attention import WindowAttention, window_padding
 from hrformer.models.model import Task
-from hrformer.ops.windows import window_padding
 from hrformer.zoo import INPUT_SPECS, create_model
 
 DEFINITION = (

@@ -15,15 +15,13 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from timm.layers import DropPath
-from timm.models._features import FeatureHooks
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from hrformer.layers.attention import WindowAttention
-from hrformer.layers.blocks import BasicBlock, Bottleneck, TransformerBlock
-from hrformer.layers.unchanged import is_original
+from hrformer.fast.unchanged import is_original, plain_kind
+from hrformer.models.attention import WindowAttention
+from hrformer.models.blocks import BasicBlock, Bottleneck, DropPath, TransformerBlock
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -71,7 +69,7 @@ def changed_part(model: nn.Module) -> str | None:
         return found
     if not hasattr(model, "head"):
         return "the head was deleted"
-    if type(model).forward is not VisionModel.forward:
+    if plain_kind(type(model)).forward is not VisionModel.forward:
         return f"{type(model).__name__} has a forward of its own"
     return _difference(model.backbone, _fresh_trunk(model.backbone), "backbone") or _changed_bottleneck(model.head)
 
@@ -131,7 +129,8 @@ def _watched_part(model: nn.Module) -> str | None:
 
 def _collects_features(hook: Any) -> bool:
     """Whether it is one of those by which timm's backbones take their maps, which are part of their function."""
-    return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), FeatureHooks)
+    holder = type(getattr(getattr(hook, "func", hook), "__self__", None))
+    return (holder.__module__, holder.__name__) == ("timm.models._features", "FeatureHooks")
 
 
 def _odd_tensor(model: nn.Module) -> str | None:
@@ -223,7 +222,7 @@ def _difference(found: nn.Module, fresh: nn.Module, path: str, blocks: _FreshBlo
         except (TypeError, ValueError) as error:  # sizes that no block can have
             return f"{path}: {error}"
     kind = type(fresh)
-    if type(found) is not kind and not (kind is nn.BatchNorm2d and type(found) is nn.SyncBatchNorm):
+    if plain_kind(type(found)) is not kind and not (kind is nn.BatchNorm2d and type(found) is nn.SyncBatchNorm):
         return f"{path} is {_named(type(found), kind)}, not {kind.__name__}"
     for what, is_, was in chain(_replaced(found), _other_settings(found, fresh), _other_tensors(found, fresh)):
         return f"{path}.{what} is {is_}, not {was}"

@@ -1,4 +1,4 @@
-"""Modules of folded weights that lend them to ``hrformer.ops.fused``."""
+"""Modules of folded weights that lend them to ``hrformer.fast.stages``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hrformer.ops.fused_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.stage_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 
 Weights = TypeVar("Weights", AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights)
 
 
 class Frozen(nn.Module):
-    """A module that holds folded weights as buffers and lends them to ``hrformer.ops.fused``.
+    """A module that holds folded weights as buffers and lends them to ``hrformer.fast.stages``.
 
     The kernels' own layouts are made at the first call and thrown away when the module moves or is copied. Weights
     are not meant to change: loading others into the buffers would leave those layouts behind.

@@ -1,9 +1,9 @@
 """HRFormer's blocks for inference: the same function on kernels that pass over the map once.
 
 Batch norms are folded into the convolutions in float64, bias tables are gathered once. Every stage goes through
-``hrformer.ops.fused``, which takes a Triton kernel on CUDA devices, a compiled one on x86 processors or, with one log
+``hrformer.fast.stages``, which takes a Triton kernel on CUDA devices, a compiled one on x86 processors or, with one log
 line, the plain reference. Maps stay (B, C, H, W) in channels-last memory between modules. Dimension letters as in
-``hrformer.ops.fused``.
+``hrformer.fast.stages``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from hrformer.fast.eligibility import is_rewritten
 from hrformer.fast.fold import folded_conv, rounded_up, zero_padded
 from hrformer.fast.frozen import Frozen, channels_last
 from hrformer.fast.fused_convs import FoldedConv, FusedConv, SeparableStep, fold_convolutions
-from hrformer.fast.graphs import side_by_side
+from hrformer.fast.stage_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.stages import attention_block, feed_forward_block, fusion_sum
+from hrformer.fast.triton.graphs import side_by_side
 from hrformer.fast.widen import widen
-from hrformer.layers.blocks import TransformerBlock
-from hrformer.layers.fusion import FusionUnit
+from hrformer.models.blocks import TransformerBlock
+from hrformer.models.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionModule, HighResolutionTrunk
-from hrformer.ops.fused import attention_block, feed_forward_block, fusion_sum
-from hrformer.ops.fused_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
-from hrformer.ops.windows import gather_bias
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -55,9 +54,6 @@ class FusedTransformerBlock(Frozen):
         qkv = zero_padded(attn.qkv.weight.view(3, self.num_heads, head_dim, -1), (*heads, width)).flatten(0, 2)
         qkv_bias = zero_padded(attn.qkv.bias.view(3, self.num_heads, head_dim), heads).flatten()
         proj = zero_padded(attn.proj.weight.view(-1, self.num_heads, head_dim), (width, *heads[1:])).flatten(1)
-        bias: Tensor | None = None
-        if attn.position_bias:
-            bias = gather_bias(attn.relative_position_bias_table, attn.relative_position_index, attn.window)
         fc1, fc2 = folded_conv(ffn.fc1, ffn.norm1), folded_conv(ffn.fc2, ffn.norm3)
         depthwise = folded_conv(ffn.dw3x3, ffn.norm2)
         held = {
@@ -67,7 +63,7 @@ class FusedTransformerBlock(Frozen):
             "attn_qkv_bias": qkv_bias,
             "attn_proj_weight": proj,
             "attn_proj_bias": zero_padded(attn.proj.bias, (width,)),
-            "attn_bias": bias,
+            "attn_bias": attn.gathered_bias(),
             "fc1_norm_weight": zero_padded(block.norm2.weight, (width,)),
             "fc1_norm_bias": zero_padded(block.norm2.bias, (width,)),
             "fc1_weight": zero_padded(fc1[0].flatten(1), (fc1[0].shape[0], width)),

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from hrformer.fast.eligibility import is_foldable
 from hrformer.fast.fold import folded_conv
 from hrformer.fast.frozen import Frozen, channels_last
-from hrformer.layers.blocks import Bottleneck
+from hrformer.fast.stage_weights import ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.stages import convolution, depthwise_pointwise, pointwise
+from hrformer.models.blocks import Bottleneck
 from hrformer.models.heads import ObjectAttention
-from hrformer.ops.fused import convolution, depthwise_pointwise, pointwise
-from hrformer.ops.fused_weights import ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, ObjectAttention)
 """What calls its parts as modules; other kinds might read the layers in them and are left alone."""

@@ -17,16 +17,16 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from hrformer.fast.eligibility import changed_part, is_watched, part_in_training
 from hrformer.fast.fused_blocks import fuse_trunk
-from hrformer.fast.graphs import GraphedModel
-from hrformer.fast.native_model import NativeModel, native_model_refusal
-from hrformer.fast.onnx_runtime import ONNXRuntime
-from hrformer.fast.openvino_runtime import OpenVINORuntime, Plane
 from hrformer.fast.proof import is_finite, structure_of_same
+from hrformer.fast.runtimes.onnx import ONNXRuntime
+from hrformer.fast.runtimes.openvino import OpenVINORuntime, Plane
 from hrformer.fast.snapshot import Snapshot, copied
+from hrformer.fast.triton.graphs import GraphedModel
+from hrformer.fast.triton.launch import switched_off
+from hrformer.fast.x86.model import NativeModel, native_model_refusal
 from hrformer.files import cache_dir
-from hrformer.kernels.launch import switched_off
+from hrformer.models.fusion import UpsampleMode
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.ops.resize import UpsampleMode
 
 logger = logging.getLogger("hrformer")
 

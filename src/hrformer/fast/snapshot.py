@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hrformer.fast.eligibility import SAME_IN_TRAINING
-from hrformer.layers.attention import WindowAttention
-from hrformer.layers.fusion import FusionUnit
+from hrformer.fast.unchanged import plain_kind
+from hrformer.models.attention import WindowAttention
+from hrformer.models.fusion import FusionUnit
 from hrformer.models.heads import FCNHead, OCRHead
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -69,7 +70,9 @@ class Snapshot:
         self._memory = [first.detach() for first in self._firsts]  # so that nothing else gets their addresses
         self._attributes = [vars(part) for part in parts]
         self._modes = [vars(part) for part in parts if "training" in vars(part) and type(part) not in SAME_IN_TRAINING]
-        self._settings = [(SETTINGS[type(part)], vars(part)) for part in parts if type(part) in SETTINGS]
+        self._settings = [
+            (SETTINGS[kind], vars(part)) for part in parts if (kind := plain_kind(type(part))) in SETTINGS
+        ]
         self._kinds = list({type(part) for part in parts})
         self._state = self._now()
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrformer.fast.fold import rounded_up, zero_padded
-from hrformer.layers.blocks import TransformerBlock
+from hrformer.models.blocks import TransformerBlock
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.trunk import HighResolutionTrunk
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.layers.blocks import Bottleneck, batch_norm, conv_bn_relu
+from hrformer.models.blocks import Bottleneck, batch_norm, conv_bn_relu
+from hrformer.models.fusion import resize_bilinear
 from hrformer.models.trunk import FeatureInfo
-from hrformer.ops.resize import resize_bilinear
 
-Features = Mapping[str, Tensor]
+Features = dict[str, Tensor]
 
 
 def _size(x: Tensor) -> tuple[int, int]:
@@ -83,7 +83,6 @@ class ClassificationHead(nn.Module):
             )
         return nn.Sequential(*conv_bn_relu(in_channels, out_channels, 3, stride=stride, bias=True))
 
-    @torch.jit.unused
     def forward_features(self, features: Features) -> Tensor:
         """Named maps -> (B, width, H / s, W / s), s the coarsest stride."""
         return self.merge([features[name] for name in self.names])
@@ -105,7 +104,6 @@ class ClassificationHead(nn.Module):
         """(B, width) -> logits (B, num_classes)."""
         return self.classifier(F.dropout(x, self.drop_rate, self.training))
 
-    @torch.jit.unused
     def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor:
         """Named maps -> logits (B, num_classes)."""
         return self.classify(self.forward_features(features).mean((2, 3)))

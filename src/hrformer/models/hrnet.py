@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from hrformer.layers.blocks import BasicBlock
+from hrformer.models.blocks import BasicBlock
+from hrformer.models.fusion import UpsampleMode
 from hrformer.models.trunk import HighResolutionTrunk, TrunkConfig
-from hrformer.ops.resize import UpsampleMode
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,20 +5,15 @@ Dimension letters: B batch, C channels of a branch, H and W input size. Branch i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from hrformer.layers.attention import WindowAttention
-from hrformer.layers.blocks import Bottleneck, batch_norm, conv_bn_relu
-from hrformer.layers.fusion import FusionUnit
-from hrformer.ops.resize import UPSAMPLE_MODES, UpsampleMode
+from hrformer.models.attention import WindowAttention
+from hrformer.models.blocks import Bottleneck, batch_norm, conv_bn_relu
+from hrformer.models.fusion import UPSAMPLE_MODES, FusionUnit, UpsampleMode
 
 STEM_CHANNELS = 64
 STAGE1_PLANES = 64
@@ -74,28 +69,6 @@ class TrunkConfig:
         return sum(self.num_modules) * self.num_blocks
 
 
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Keep batch norm from adding the same batch to its running statistics a second time."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    kept = [(m.momentum, m.num_batches_tracked) for m in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
-
-
-@torch.jit.ignore
-def _recomputed(module: nn.Module, x: Tensor) -> Tensor:
-    """``module(x)`` whose inner activations are computed again in the backward pass."""
-    if torch.compiler.is_compiling():
-        return checkpoint(module, x, use_reentrant=False)  # the compiler updates statistics once by itself
-    return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module)))
-
-
 class HighResolutionModule(nn.Module):
     """A few blocks on every branch, then one fusion unit."""
 
@@ -103,16 +76,12 @@ class HighResolutionModule(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(branches)
         self.fuse = fuse
-        self.grad_checkpointing = False
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         """[(B, C_j, H_j, W_j)] -> the fused branches."""
         ys: list[Tensor] = []
         for i, branch in enumerate(self.branches):
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                ys.append(_recomputed(branch, xs[i]))
-            else:
-                ys.append(branch(xs[i]))
+            ys.append(branch(xs[i]))
         return self.fuse(ys)
 
 
@@ -122,13 +91,19 @@ class HighResolutionTrunk(nn.Module):
     Args:
         config: the shape.
         make_block: builds the block of a branch at a depth.
-    """
 
-    __jit_unused_properties__: ClassVar = ["feature_info"]
+    Attributes:
+        feature_info: the maps that ``forward`` returns, finest first.
+    """
 
     def __init__(self, config: TrunkConfig, make_block: BlockFactory) -> None:
         super().__init__()
         self.config = config
+        self.feature_info = tuple(
+            FeatureInfo(name=f"stride{4 * 2**i}", channels=config.channels[i], stride=4 * 2**i)
+            for i in range(4 if config.multi_scale else 1)
+        )
+        self.names = [info.name for info in self.feature_info]
         self.conv1 = nn.Conv2d(config.in_chans, STEM_CHANNELS, 3, 2, 1, bias=False)
         self.bn1 = batch_norm(STEM_CHANNELS)
         self.conv2 = nn.Conv2d(STEM_CHANNELS, STEM_CHANNELS, 3, 2, 1, bias=False)
@@ -155,36 +130,25 @@ class HighResolutionTrunk(nn.Module):
         return nn.ModuleList([*(nn.Identity() for _ in range(num_branches)), nn.Sequential(new)])
 
     def _stage(self, stage: int, make_block: BlockFactory) -> nn.ModuleList:
-        """Stage s has s branches."""
-        counts, modules = self.config.num_modules, []
-        for index in range(counts[stage - 2]):
-            depth = (sum(counts[: stage - 2]) + index) * self.config.num_blocks
-            last = stage == 4 and index == counts[2] - 1
-            modules.append(self._module(stage, depth, make_block, last=last))
+        """Stage s has s branches; only the last module of all may leave out the coarser outputs."""
+        config, modules = self.config, []
+        num_modules = config.num_modules[stage - 2]
+        before = sum(config.num_modules[: stage - 2])
+        for index in range(num_modules):
+            depth = (before + index) * config.num_blocks
+            branches = [
+                nn.Sequential(*(make_block(branch, depth + i) for i in range(config.num_blocks)))
+                for branch in range(stage)
+            ]
+            last = stage == 4 and index == num_modules - 1
+            fuse = FusionUnit(
+                config.channels[:stage],
+                num_outputs=1 if last and not config.multi_scale else stage,
+                separable=config.separable_fusion,
+                upsample=config.upsample,
+            )
+            modules.append(HighResolutionModule(branches, fuse))
         return nn.ModuleList(modules)
-
-    def _module(self, num_branches: int, depth: int, make_block: BlockFactory, *, last: bool) -> HighResolutionModule:
-        config = self.config
-        branches = [
-            nn.Sequential(*(make_block(branch, depth + i) for i in range(config.num_blocks)))
-            for branch in range(num_branches)
-        ]
-        fuse = FusionUnit(
-            config.channels[:num_branches],
-            num_outputs=1 if last and not config.multi_scale else num_branches,
-            separable=config.separable_fusion,
-            upsample=config.upsample,
-        )
-        return HighResolutionModule(branches, fuse)
-
-    @property
-    def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """The maps that ``forward`` returns, finest first."""
-        count = 4 if self.config.multi_scale else 1
-        return tuple(
-            FeatureInfo(name=f"stride{4 * 2**i}", channels=self.config.channels[i], stride=4 * 2**i)
-            for i in range(count)
-        )
 
     def high_resolution_modules(self) -> list[HighResolutionModule]:
         """All modules of stages 2, 3, 4, in order."""
@@ -202,11 +166,6 @@ class HighResolutionTrunk(nn.Module):
         for module in self.modules():
             if isinstance(module, WindowAttention):
                 module.set_position_bias(enabled)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every branch in the backward pass instead of storing its activations."""
-        for module in self.high_resolution_modules():
-            module.grad_checkpointing = enable
 
     def keep_only_half(self) -> None:
         """Drop everything behind ``forward_half``."""
@@ -239,8 +198,10 @@ class HighResolutionTrunk(nn.Module):
             xs = module(xs)
         return xs
 
-    @torch.jit.unused
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, in_chans, H, W) normalised, any H and W >= 1 -> the maps named by ``feature_info``."""
         xs = self.forward_stages(self.forward_stem(x)[1])
-        return {info.name: y for info, y in zip(self.feature_info, xs, strict=True)}
+        maps: dict[str, Tensor] = {}
+        for i, name in enumerate(self.names):
+            maps[name] = xs[i]
+        return maps

@@ -12,7 +12,7 @@ from hrformer.data.sources import ClassificationSource, PoseSource, Segmentation
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
-from hrformer.ops.resize import UpsampleMode
+from hrformer.models.fusion import UpsampleMode
 
 FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone", "norms")
 """What ``model.frozen`` may name."""

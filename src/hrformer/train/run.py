@@ -19,6 +19,7 @@ from hrformer.data.sets import names_of
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
@@ -176,7 +177,7 @@ class Run:
         if runtime.gradient_checkpointing:
             if not isinstance(model.backbone, HighResolutionTrunk):
                 raise ValueError(f"runtime.gradient_checkpointing: {model.info.name} cannot recompute its activations")
-            model.backbone.set_grad_checkpointing(True)
+            set_grad_checkpointing(model.backbone)
         if runtime.channels_last:
             model = model.to(memory_format=torch.channels_last)
         model = model.to(machine.device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.graphs import map_tensors
+from hrformer.fast.triton.graphs import map_tensors
 from hrformer.train.config import LogConfig, RuntimeConfig
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}

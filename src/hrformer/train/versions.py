@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from hrformer.fast.x86.library import find_library
 from hrformer.files import write_file
-from hrformer.native.library import find_library
 
 FILE = "versions.json"
 

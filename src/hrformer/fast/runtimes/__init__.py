@@ -1,0 +1,1 @@
+"""Networks executed by OpenVINO and ONNX Runtime on the CPU."""

@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA devices, the operators over them, and CUDA graphs."""

@@ -1,0 +1,195 @@
+"""Depthwise stage of the feed-forward network in training: normalise, GELU, 3x3 convolution, statistics of the result.
+
+The plain reference, and an operator with Triton kernels on CUDA that stores nothing but its arguments and its
+result. Dimension letters: B batch, H/W map height and width, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hrformer.fast.triton.depthwise import depthwise_forward
+from hrformer.fast.triton.depthwise_backward import depthwise_backward
+from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
+
+HALVES = (torch.float16, torch.bfloat16)
+KERNEL_DTYPES = (torch.float32, *HALVES)
+
+Result = tuple[Tensor, Tensor, Tensor]
+
+
+def depthwise_stage(u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Result:
+    """y = conv3x3(gelu((u - mean) * scale + shift)) + bias with the mean and the biased variance of y's channels.
+
+    The mean stands apart from the shift because a folded one, shift - mean * scale, and the gradient of the scale
+    cancel badly where the mean is far above the standard deviation. For the same reason the statistics are not
+    sums of y and y * y: kernels keep means and squared deviations from them, and merge these.
+
+    CUDA maps in float32, float16 and bfloat16 take the operator ``hrformer::depthwise_stage``; all else the
+    reference. All three results carry gradients, so batch norm over y differentiates through its statistics.
+
+    Args:
+        u: (B, H, W, C), as the first pointwise product gave it.
+        mean: (C,) of u. ``scale``: (C,) batch norm's weight / standard deviation. ``shift``: (C,) its bias.
+        weight: (C, 1, 3, 3) and ``bias``: (C,) of the convolution. Zero padding comes after the GELU.
+
+    Returns:
+        y: (B, H, W, C) in the dtype of ``u``. Mean and variance: (C,), float32 (float64 if ``u`` is).
+    """
+    if HAVE_TRITON and u.is_cuda and u.dtype in KERNEL_DTYPES:
+        vectors = (vector.float() for vector in (mean, scale, shift))
+        result: Result = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
+        return result
+    return depthwise_stage_reference(u, mean, scale, shift, weight, bias)
+
+
+def depthwise_stage_reference(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> Result:
+    """``depthwise_stage`` in plain PyTorch; half precision is computed in float32 and rounded once."""
+    normalised = (_exact(u) - mean) * scale + shift
+    hidden = F.gelu(normalised).permute(0, 3, 1, 2)
+    kernel = weight.to(hidden.dtype)
+    y = F.conv2d(hidden, kernel, bias.to(hidden.dtype), padding=1, groups=u.shape[-1]).permute(0, 2, 3, 1).to(u.dtype)
+    return y, *channel_moments_reference(y)
+
+
+def channel_moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(C,) mean and biased variance of a map (B, H, W, C), float32 for half precision; 0 of an empty one."""
+    values = _exact(x).flatten(0, 2)
+    if values.shape[0] == 0:
+        return values.sum(0), values.sum(0)
+    variance, mean = torch.var_mean(values, 0, correction=0)
+    return mean, variance
+
+
+def _forward_plain(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``depthwise_stage``, vectors in float32 (float64 if ``u`` is). This body serves the CPU."""
+    y, y_mean, y_variance = depthwise_stage_reference(u, mean, scale, shift, weight, bias)
+    return y.contiguous(), y_mean.clone(), y_variance.clone()
+
+
+depthwise_stage_op = torch.library.custom_op(
+    "hrformer::depthwise_stage", _forward_plain, mutates_args=(), device_types="cpu"
+)
+
+
+@depthwise_stage_op.register_kernel("cuda")
+def forward_with_kernels(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``depthwise_stage_op`` runs on a CUDA device: the kernel, unless it is switched off."""
+    if switched_off("depthwise"):
+        return _forward_plain(u, mean, scale, shift, weight, bias)
+    vectors = (tensor.contiguous() for tensor in (mean, scale, shift, weight, bias))
+    return depthwise_forward(u.contiguous(), *vectors)
+
+
+@depthwise_stage_op.register_fake
+def _forward_fake(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return u.new_empty(u.shape), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
+
+
+def _backward_plain(
+    grad_y: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
+    y: Tensor,
+    y_mean: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``.
+
+    This body serves the CPU.
+    """
+    cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
+    gradient = _exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (_exact(y) - y_mean)
+    centred = _exact(u) - mean
+    normalised = centred * scale + shift
+    hidden = F.gelu(normalised)
+    grad_hidden, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        gradient.permute(0, 3, 1, 2), hidden.permute(0, 3, 1, 2), weight.to(hidden.dtype), [u.shape[-1]],
+        [1, 1], [1, 1], [1, 1], False, [0, 0], u.shape[-1], [True, True, True],
+    )  # fmt: skip
+    back = torch.ops.aten.gelu_backward(grad_hidden.permute(0, 2, 3, 1), normalised)
+    sums = (back * centred).sum((0, 1, 2)), back.sum((0, 1, 2))
+    return (back * scale).to(u.dtype).contiguous(), *sums, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype)
+
+
+depthwise_stage_backward_op = torch.library.custom_op(
+    "hrformer::depthwise_stage_backward", _backward_plain, mutates_args=(), device_types="cpu"
+)
+
+
+@depthwise_stage_backward_op.register_kernel("cuda")
+def backward_with_kernels(
+    grad_y: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
+    y: Tensor,
+    y_mean: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What ``depthwise_stage_backward_op`` runs on a CUDA device: the kernel, unless it is switched off."""
+    arguments = (grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
+    if switched_off("depthwise_backward"):
+        return _backward_plain(*arguments)
+    grads = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
+    kernel, bias = grads.weight.to(weight.dtype).contiguous(), grads.bias.to(weight.dtype)
+    return grads.u, grads.scale.clone(), grads.shift.clone(), kernel, bias.clone()
+
+
+@depthwise_stage_backward_op.register_fake
+def _backward_fake(
+    grad_y: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
+    y: Tensor,
+    y_mean: Tensor,
+    u: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    vectors = (scale.new_empty(scale.shape), shift.new_empty(shift.shape))
+    return u.new_empty(u.shape), *vectors, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    u, mean, scale, shift, weight, bias = inputs
+    ctx.bias_dtype = bias.dtype
+    ctx.save_for_backward(output[0], output[1], u, mean, scale, shift, weight)
+
+
+def _backward(ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, ...]:
+    saved = ctx.saved_tensors
+    grad_u, grad_scale, grad_shift, grad_weight, grad_bias = depthwise_stage_backward_op(
+        grad_y, grad_mean, grad_variance, *saved
+    )
+    scale = saved[4]
+    return grad_u, -grad_shift * scale, grad_scale, grad_shift, grad_weight, grad_bias.to(ctx.bias_dtype)
+
+
+depthwise_stage_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Half precision to float32; other dtypes as they are."""
+    return x.float() if x.dtype in HALVES else x

@@ -1,0 +1,123 @@
+"""A trained model on the compiled kernels for x86 processors: no compiling, any input size at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from hrformer.fast.eligibility import is_rewritten
+from hrformer.fast.fused_blocks import fuse_trunk
+from hrformer.fast.fused_convs import replace_lone_convolutions
+from hrformer.fast.x86 import stages as native
+from hrformer.fast.x86.library import current_threads, find_library, kernel_threads
+from hrformer.fast.x86.program import NotRecordableError, Program
+from hrformer.models.blocks import TransformerBlock
+from hrformer.models.model import VisionModel
+from hrformer.models.trunk import HighResolutionTrunk
+
+logger = logging.getLogger("hrformer")
+
+MAX_PROGRAMS = 8
+"""Input sizes that keep a recording each; the least recently used one gives way."""
+
+
+def native_model_refusal(model: nn.Module) -> str | None:
+    """Why this model does not run on the compiled kernels, or None where it does."""
+    reason = find_library()[1]
+    if reason:
+        return reason
+    trunk = model.backbone if isinstance(model, VisionModel) else None
+    if not isinstance(trunk, HighResolutionTrunk) or not any(isinstance(p, TransformerBlock) for p in trunk.modules()):
+        return "the compiled kernels are for HRFormer"
+    return None
+
+
+class NativeTrunk(nn.Module):
+    """A fused trunk that runs from a recording where a size comes again: see ``hrformer.fast.x86.program``.
+
+    Args:
+        trunk: on kernels; (B, 3, H, W) to maps by name.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self._programs: OrderedDict[tuple[Any, ...], Program | None] = OrderedDict()
+        self._seen: tuple[Any, ...] | None = None
+        self._lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """As the trunk."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        if not native.applies(x):
+            return cast(dict[str, Tensor], self.trunk(x))
+        program = self._program(x)
+        if program is None:
+            return cast(dict[str, Tensor], self.trunk(x))
+        return dict(zip(self._names(), program(x), strict=True))
+
+    def _names(self) -> list[str]:
+        return [info.name for info in cast(HighResolutionTrunk, self.trunk).feature_info]
+
+    def _program(self, x: Tensor) -> Program | None:
+        """The recording for a size, made when the size comes a second time in a row or later."""
+        key = (tuple(x.shape), x.stride(), x.storage_offset(), current_threads())
+        with self._lock:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+                return self._programs[key]
+            again, self._seen = self._seen == key, key
+            if not again:
+                return None
+            try:
+                self._programs[key] = Program(lambda x: list(self.trunk(x).values()), x)
+            except NotRecordableError as error:
+                logger.debug("no recording for pictures of %s: %s", tuple(x.shape), error)
+                self._programs[key] = None
+            if len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
+            return self._programs[key]
+
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of a trunk, such as ``feature_info``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("trunk"), name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_programs": OrderedDict(), "_seen": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._lock = threading.Lock()
+
+
+class NativeModel(nn.Module):
+    """HRFormer with folded weights on the kernels of ``hrformer.fast.x86.stages``: (B, 3, H, W) float32 on the CPU.
+
+    Args:
+        model: in evaluation mode; read, not kept.
+        threads: of the kernels; None follows ``torch.get_num_threads()``.
+    """
+
+    def __init__(self, model: VisionModel, threads: int | None = None) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.fused = fuse_trunk(model, align=1)
+            replace_lone_convolutions(self.fused.backbone)
+            if is_rewritten(self.fused.head):
+                replace_lone_convolutions(cast(nn.Module, self.fused.head))
+        self.fused.backbone = NativeTrunk(self.fused.backbone)
+        self.threads = threads
+
+    def forward(self, x: Tensor) -> Any:
+        """What ``model`` returns, to rounding."""
+        with nullcontext() if self.threads is None else kernel_threads(self.threads):
+            return self.fused(x)

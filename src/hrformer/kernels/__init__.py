@@ -1,1 +1,0 @@
-"""Triton kernels for CUDA devices, one file each with its launcher; plain references stand in ``hrformer.ops``."""

@@ -1,1 +1,0 @@
-"""Building blocks: attention, feed-forward, residual blocks, fusion."""

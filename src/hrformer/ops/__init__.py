@@ -1,1 +1,0 @@
-"""Tensor functions: plain references that layers call."""

@@ -1,0 +1,88 @@
+"""No kernel gets a buffer that it would read or write beyond: each is checked against the kernel's sizes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from hrformer.fast.x86.library import NativeLibrary, find_library
+from hrformer.fast.x86.sizes import SIZES, check_buffers
+from hrformer.fast.x86.structures import STRUCTURES
+
+pytestmark = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
+
+
+@pytest.fixture
+def library() -> NativeLibrary:
+    found = find_library()[0]
+    assert found is not None
+    return found
+
+
+def linear(library: NativeLibrary, **changed: object) -> Tensor:
+    """One product, 5 rows of 3 numbers to 4, with some of its arguments replaced."""
+    lanes = library.lanes
+    given = {"rows": 5, "depth": 3, "channels": 4, "activation": 0, "after": 0, "residual": None}
+    maps = {"x": torch.ones(5, 3), "y": torch.empty(5, 4)}
+    weights = {"weight": torch.ones(3 * lanes), "bias": torch.ones(lanes)}
+    arguments = given | maps | weights | changed
+    library.call("linear", **arguments)
+    y = arguments["y"]
+    assert isinstance(y, Tensor)
+    return y
+
+
+def test_what_fits_is_computed(library: NativeLibrary) -> None:
+    assert torch.equal(linear(library), torch.full((5, 4), 4.0))
+
+
+WRONG: dict[str, tuple[str, Callable[[int], Tensor]]] = {
+    "too small": ("x", lambda lanes: torch.ones(4, 3)),
+    "too large": ("x", lambda lanes: torch.ones(6, 3)),
+    "empty": ("x", lambda lanes: torch.ones(0)),
+    "float64": ("x", lambda lanes: torch.ones(5, 3, dtype=torch.float64)),
+    "bfloat16": ("x", lambda lanes: torch.ones(5, 3, dtype=torch.bfloat16)),
+    "integers": ("x", lambda lanes: torch.ones(5, 3, dtype=torch.int32)),
+    "on another device": ("x", lambda lanes: torch.ones(5, 3, device="meta")),
+    "transposed": ("x", lambda lanes: torch.ones(3, 5).T),
+    "expanded": ("x", lambda lanes: torch.ones(1, 3).expand(5, 3)),
+    "sparse": ("x", lambda lanes: torch.ones(5, 3).to_sparse()),
+    "negated": ("x", lambda lanes: torch._neg_view(torch.ones(5, 3))),
+    "result too small": ("y", lambda lanes: torch.empty(5, 3)),
+    "result of another kind": ("y", lambda lanes: torch.empty(5, 4, dtype=torch.float16)),
+    "unpacked weights": ("weight", lambda lanes: torch.ones(3, 4)),
+    "short bias": ("bias", lambda lanes: torch.ones(4)),
+    "residual of one row": ("residual", lambda lanes: torch.ones(1, 4)),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_does_not_fit_is_refused_by_name(kind: str, library: NativeLibrary) -> None:
+    field, make = WRONG[kind]
+    with pytest.raises(ValueError, match=rf"kernel 'linear': {field} must be \d+ contiguous float32"):
+        linear(library, **{field: make(library.lanes)})
+
+
+def test_constants_are_checked_when_a_kernel_is_made(library: NativeLibrary) -> None:
+    with pytest.raises(ValueError, match="kernel 'linear': weight must be"):
+        library.kernel("linear", depth=3, channels=4, weight=torch.ones(5), bias=torch.ones(library.lanes))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_pointer_of_every_kernel_has_a_size(name: str) -> None:
+    structure = type(name, (ctypes.Structure,), {"_fields_": list(STRUCTURES[name].items())})
+    ones = {field: 1 for field, kind in STRUCTURES[name].items() if kind is ctypes.c_int}
+    pointers = [field for field, kind in STRUCTURES[name].items() if kind is ctypes.c_void_p]
+    if name == "program":  # its pointers are to structures, whose tensors were checked when they were recorded
+        assert SIZES[name](structure(**ones), 8) == {}
+        return
+    sizes = SIZES[name](structure(**ones), 8)
+    assert all(sizes[pointer] > 0 for pointer in pointers)
+    for pointer in pointers:
+        check_buffers(name, structure(**ones), {pointer: torch.ones(sizes[pointer])}, 8)
+        with pytest.raises(ValueError, match=pointer):
+            check_buffers(name, structure(**ones), {pointer: torch.ones(sizes[pointer] - 1)}, 8)
