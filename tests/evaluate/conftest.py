@@ -21,7 +21,7 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
-from hrformer.evaluate.processes import Processes
+from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
 from hrformer.zoo import create_model

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from hrformer.data.sets import SegmentationSet
 from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.inference import Segmenter
 from hrformer.evaluate.protocols import SegmentationProtocol
-from hrformer.evaluate.segmentation import Segmenter
 from hrformer.geometry.tiles import MS3, MS7
 from hrformer.models.model import VisionModel
 from hrformer.predict.segment import SegmentationPredictor

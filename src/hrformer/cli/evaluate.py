@@ -28,7 +28,7 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
-from hrformer.evaluate.processes import ALONE, Processes
+from hrformer.evaluate.inference import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize

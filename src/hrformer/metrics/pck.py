@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.metrics.metric import CountMetric, names_for, ratio
+from hrformer.metrics.counts import CountMetric, names_for, ratio
 
 
 def torso_joints(skeleton: Skeleton) -> tuple[int, int]:
@@ -122,8 +122,11 @@ class Pck(CountMetric):
 
     def update(
         self, predicted: ArrayLike | Tensor, labelled: ArrayLike | Tensor, lengths: ArrayLike | None = None
-    ) -> None:
+    ) -> NDArray[np.int64]:
         """Count some people; shapes and units as in :func:`correct_keypoints`.
+
+        Returns:
+            (N, 2) right and counted joints of each.
 
         Raises:
             ValueError: shapes do not fit together or to the number of joints.
@@ -134,6 +137,7 @@ class Pck(CountMetric):
         self._counts["right"] += right.sum(axis=0)
         self._counts["counted"] += counted.sum(axis=0)
         self._counts["people"] += (counted.any(axis=1).sum(), len(counted))
+        return np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
 
     def compute(self) -> dict[str, Any]:
         """Scores as shares in 0..1.
