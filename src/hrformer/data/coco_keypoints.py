@@ -68,7 +68,14 @@ class CocoPeople(PoseSet):
         pictures = read_pictures(list_of(content, "images", str(file)), str(file))
         categories = people_categories(content, str(file), source.category)
         try:
-            self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), source, str(file))
+            self.skeleton = skeleton_of(
+                _with_names(categories[0], content, source, file),
+                str(file),
+                skeleton=source.skeleton,
+                flip_pairs=source.flip_pairs,
+                sigmas=source.sigmas,
+                settings="PoseSource",
+            )
         except (TypeError, ValueError) as error:
             raise DataError(str(error)) from error
         self.category_id: int = categories[0]["id"]

@@ -12,15 +12,6 @@ from torch import Tensor
 
 from hrformer.geometry.flips import flip_image
 
-MS3 = (0.75, 1.0, 1.25)
-"""Official multi-scale test of PASCAL-Context, COCO-Stuff, ADE20K, and of Cityscapes with window 7."""
-
-MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""HRNet's multi-scale test on Cityscapes."""
-
-MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-"""Default multi-scale test of the official Cityscapes script with window 15."""
-
 ELONGATED = 16
 """Pictures longer than so many times their short side are not enlarged as others: a line would become an acre."""
 
