@@ -99,11 +99,7 @@ def network_for(
     device: str | torch.device | None = None,
     precision: Precision = "fp32",
 ) -> Network:
-    """The model with its test protocol.
-
-    Raises:
-        ValueError: model, set and protocol do not fit together.
-    """
+    """The model with its test protocol; ValueError if model, set and protocol do not fit together."""
     info = model.info
     if isinstance(protocol, PoseProtocol) and isinstance(source, PoseSet):
         pose = PoseNetwork(model, protocol, device, precision, skeleton=source.skeleton)
@@ -122,11 +118,7 @@ def network_for(
 
 
 def scores_for(source: ImageSet, protocol: Protocol, num_items: int, resampling: Resampling = NO_INTERVALS) -> Scores:
-    """The scores that a protocol asks for.
-
-    Raises:
-        ValueError: set and protocol do not fit together, or the set has no labels.
-    """
+    """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
         return PoseScores(source, protocol, num_items=num_items, resampling=resampling)
     if isinstance(source, SegmentationSet):

@@ -76,8 +76,7 @@ def evaluate_keypoint_file(
         alpha: of PCK.
         pck_norm: as in ``PoseProtocol``.
         image_ids: pictures to evaluate, also those without results; all of the annotations if left out.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed``.
 
     Returns:
         As from ``evaluate``, without the worst items; "images_without_results" says how many pictures have none.
@@ -131,10 +130,7 @@ def evaluate_masks(
         source: the labelled set.
         dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
             empty: class numbers.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
-        worst: how many of the worst pictures to keep.
-        progress: called with the number of pictures done and of all.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed``, ``worst`` and ``progress``.
 
     Raises:
         hrformer.data.sets.DataError: a mask cannot be read.
@@ -178,9 +174,7 @@ def evaluate_class_file(
     Args:
         path: of :func:`hrformer.evaluate.prediction_files.read_class_file`, or the folder of ``hrformer predict``.
         source: the labelled set.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
-        worst: how many of the wrong pictures to keep.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed`` and ``worst``.
 
     Returns:
         Top-1, and top-5 where there are more than five classes and every picture has five of them.

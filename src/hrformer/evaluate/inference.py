@@ -266,11 +266,7 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def items_to_take(source: ImageSet, limit: int | None) -> int:
-    """How many items to evaluate.
-
-    Raises:
-        ValueError: there would be none.
-    """
+    """How many items to evaluate; ValueError if there would be none."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if not len(source):
@@ -280,13 +276,6 @@ def items_to_take(source: ImageSet, limit: int | None) -> int:
 
 def require_same_names(kind: str, of_model: tuple[str, ...], count: int, of_data: tuple[str, ...], data: str) -> None:
     """Outputs must mean the same to the model and to the data.
-
-    Args:
-        kind: "classes" or "joints".
-        of_model: names that the model knows, or none.
-        count: of the model's outputs.
-        of_data: names of the set.
-        data: what to call it.
 
     Raises:
         ValueError: their number differs, or the same names stand in another order.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.accuracy import Accuracy
 from hrformer.metrics.coco_keypoints import CocoKeypoints
-from hrformer.metrics.counts import PoissonBootstrap, State, Statistic, quotient
+from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
 from hrformer.metrics.pck import Pck, reference_joints
 from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
 
@@ -51,16 +51,6 @@ NO_INTERVALS = Resampling()
 """No resampling at all."""
 
 
-class Mergeable(Protocol):
-    """What a metric and its resampling have in common."""
-
-    def reset(self) -> None: ...
-
-    def state(self) -> State: ...
-
-    def merge(self, state: State) -> None: ...
-
-
 class Scores(ABC):
     """Scores of one task.
 
@@ -77,7 +67,7 @@ class Scores(ABC):
     def __init__(
         self,
         main: str,
-        parts: Mapping[str, Mergeable],
+        parts: Mapping[str, CountMetric | CocoKeypoints],
         resampling: Resampling,
         statistics: Mapping[str, Statistic],
         width: int,
@@ -187,7 +177,7 @@ class PoseScores(Scores):
         self.source, self.protocol = source, protocol
         self._pck: Pck | None = None
         self._coco: CocoKeypoints | None = None
-        parts: dict[str, Mergeable] = {}
+        parts: dict[str, CountMetric | CocoKeypoints] = {}
         if protocol.score in ("pck", "both"):
             torso = reference_joints(source.skeleton, protocol.pck_norm)
             require_reference(source, torso)
@@ -245,12 +235,9 @@ class PoseScores(Scores):
 def results_of(
     people: Sequence[Person], predictions: Sequence[FoundPerson], joint_threshold: float
 ) -> list[dict[str, Any]]:
-    """COCO's results, with the padded box's "area" for the suppression.
+    """COCO's results of people who were looked for and what was found, with the padded box's "area" for suppression.
 
-    Args:
-        people: who was looked for.
-        predictions: what was found, in the same order.
-        joint_threshold: joints must score above it to count in a person's score.
+    Joints must score above ``joint_threshold`` to count in a person's score.
     """
     return [
         {
