@@ -29,6 +29,8 @@ from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 
+BOTH = PoseProtocol(score="both")
+
 
 class FirstClasses(ClassificationSet):
     """Every twentieth picture of a set."""
@@ -107,7 +109,7 @@ def test_exported_keypoints_score_as_the_model(poser: VisionModel, athletes: Coc
     protocol = PoseProtocol(score="both", flip=False, nms_threshold=None)
     expected = evaluate(poser, source, protocol, bootstrap=20)
     file = export_predictions(poser, source, protocol, tmp_path / "out")
-    found = evaluate_keypoint_file(file, content, source.skeleton, score="both", bootstrap=20)
+    found = evaluate_keypoint_file(file, content, source.skeleton, BOTH, bootstrap=20)
     assert found.main == expected.main == "pck@0.2"
     assert found.value == expected.value
     for key in FIGURES:
@@ -125,7 +127,7 @@ def test_folder_of_predict_for_pose(poser: VisionModel, athletes: CocoPeople, tm
     results = predictor([path for path, _ in rows], boxes=[[box] for _, box in rows], flip=False)
     # The command numbers these pictures from 1 on; the annotations have other numbers.
     out = predict_folder(tmp_path / "out", results)
-    found = evaluate_keypoint_file(out, content, athletes.skeleton, score="both")
+    found = evaluate_keypoint_file(out, content, athletes.skeleton, BOTH)
     assert found.items == found.scores["people_seen"] == 6
     assert 0 < found.value < 1
     more = few_athletes(athletes, 9)
@@ -141,11 +143,11 @@ def test_people_without_results_are_wrong(athletes: CocoPeople, tmp_path: Path) 
     ]
     file = tmp_path / "results.json"
     file.write_text(json.dumps(rows))
-    perfect = evaluate_keypoint_file(file, content, athletes.skeleton, score="both", bootstrap=10)
+    perfect = evaluate_keypoint_file(file, content, athletes.skeleton, BOTH, bootstrap=10)
     assert perfect.value == perfect.scores["AP"] == 1.0
     assert perfect.intervals["pck@0.2"] == (1.0, 1.0)
     file.write_text(json.dumps(rows[1:]))
-    lacking = evaluate_keypoint_file(file, content, athletes.skeleton, score="both")
+    lacking = evaluate_keypoint_file(file, content, athletes.skeleton, BOTH)
     assert lacking.scores["images_without_results"] == 1
     assert lacking.scores["people_seen"] == 4
     assert lacking.value < 1
@@ -157,10 +159,10 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
     file = tmp_path / "results.json"
     row = {"image_id": content["images"][0]["id"], "keypoints": [0.0] * 42, "score": 1.0}
 
-    def check(value: Any, message: str, **options: Any) -> None:
+    def check(value: Any, message: str, protocol: PoseProtocol | None = None) -> None:
         file.write_text(value if isinstance(value, str) else json.dumps(value))
         with pytest.raises(ValueError, match=message):
-            evaluate_keypoint_file(file, content, athletes.skeleton, **options)
+            evaluate_keypoint_file(file, content, athletes.skeleton, protocol)
 
     check("{", "is not JSON")
     check({"results": []}, "must hold a list of results, found dict")
@@ -175,14 +177,14 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
             check([row, {**row, field: value}], f"results.json: result 1: '{field}' must be|numbers, not 3 x 14")
     check([row, 3], "result 1 lacks image_id, keypoints, score")
     check([{**row, "category_id": 2}], "'category_id' of the results is 2, that of the labels 1")
-    check([row, row], "1 pictures have several results", score="pck")
+    check([row, row], "1 pictures have several results", PoseProtocol(score="pck"))
     with pytest.raises(FileNotFoundError):
         evaluate_keypoint_file(tmp_path / "absent.json", content, athletes.skeleton)
     annotations = coco_source.root / coco_source.val_annotations
     people = json.loads(annotations.read_text())["annotations"]
     file.write_text(json.dumps([{**row, "image_id": people[0]["image_id"], "keypoints": [0.0] * 51}]))
     with pytest.raises(ValueError, match="pictures have several labelled people"):
-        evaluate_keypoint_file(file, annotations, COCO17, score="both")
+        evaluate_keypoint_file(file, annotations, COCO17, BOTH)
 
 
 def test_joints_nested_by_three_score_alike(athletes: CocoPeople, tmp_path: Path) -> None:

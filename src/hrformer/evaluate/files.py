@@ -10,9 +10,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from hrformer.evaluate.prediction_files import (
     find_masks,
     read_class_file,
 )
-from hrformer.evaluate.protocols import Evaluation
+from hrformer.evaluate.protocols import Evaluation, PoseProtocol
 from hrformer.evaluate.scores import (
     ClassificationScores,
     Resampling,
@@ -57,11 +57,8 @@ def evaluate_keypoint_file(
     path: Path,
     annotations: str | Path | Mapping[str, Any] | PoseSet,
     skeleton: Skeleton,
+    protocol: PoseProtocol | None = None,
     *,
-    score: Literal["coco", "pck", "both"] = "coco",
-    alpha: float = 0.2,
-    pck_norm: Sequence[str] = (),
-    image_ids: Collection[int] | None = None,
     bootstrap: int = 0,
     seed: int = 0,
 ) -> Evaluation:
@@ -70,12 +67,10 @@ def evaluate_keypoint_file(
     Args:
         path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``.
         annotations: COCO keypoint annotations, a file or its content; or an opened set, whose labels are then those
-            that training sees, turned as its pictures are.
+            that training sees, turned as its pictures are, on the set's pictures. Those without results count.
         skeleton: joints of the annotations, in their order.
-        score: as in ``PoseProtocol``. PCK needs pictures of one person with one result at most: results name nobody.
-        alpha: of PCK.
-        pck_norm: as in ``PoseProtocol``.
-        image_ids: pictures to evaluate, also those without results; all of the annotations if left out.
+        protocol: says which scores; COCO's if left out. PCK needs pictures of one person with one result at most:
+            results name nobody.
         bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed``.
 
     Returns:
@@ -86,16 +81,16 @@ def evaluate_keypoint_file(
         ImportError: COCO's figures without faster-coco-eval.
         ValueError: the file is not of this form, belongs to other pictures, or lacks some.
     """
-    start = time.perf_counter()
-    labels = _labels(annotations, skeleton.num_keypoints, image_ids)
+    start, protocol = time.perf_counter(), protocol or PoseProtocol()
+    labels = _labels(annotations, skeleton.num_keypoints)
     results = _results(path, labels, skeleton.num_keypoints)
     resampling = Resampling(samples=bootstrap, seed=seed)
     intervals: dict[str, tuple[float, float]] = {}
     pck: dict[str, Any] = {}
     coco: dict[str, Any] = {}
-    if score in ("pck", "both"):
-        pck, intervals = _pck(labels, results, skeleton, alpha, reference_joints(skeleton, pck_norm), resampling)
-    if score in ("coco", "both"):
+    if protocol.score in ("pck", "both"):
+        pck, intervals = _pck(labels, results, skeleton, protocol, resampling)
+    if protocol.score in ("coco", "both"):
         require_coco()
         metric = CocoKeypoints(labels, skeleton.sigmas, joint_names=skeleton.keypoints)
         metric.update(results, range(len(results)))
@@ -104,7 +99,7 @@ def evaluate_keypoint_file(
     without = len(labels["images"]) - len({result["image_id"] for result in results})
     return Evaluation(
         task="pose",
-        main="AP" if score == "coco" else f"pck@{alpha:g}",
+        main="AP" if not pck else f"pck@{protocol.alpha:g}",
         scores={**joined(pck, coco), "images_without_results": without},
         intervals=intervals,
         items=len(results),
@@ -200,17 +195,16 @@ def evaluate_class_file(
     return tally.finish()
 
 
-def _labels(
-    annotations: str | Path | Mapping[str, Any] | PoseSet, num_keypoints: int, image_ids: Collection[int] | None
-) -> dict[str, Any]:
+def _labels(annotations: str | Path | Mapping[str, Any] | PoseSet, num_keypoints: int) -> Mapping[str, Any]:
     """Labels of the evaluated pictures, complete and checked."""
-    if isinstance(annotations, PoseSet):
-        truth = labels_of(annotations)
-    elif not isinstance(annotations, Mapping) and not Path(annotations).exists():
-        raise FileNotFoundError(f"{annotations}: no such file")
-    else:
-        truth = truth_of(annotations, num_keypoints)
-    wanted = {image["id"] for image in truth["images"]} if image_ids is None else set(image_ids)
+    if not isinstance(annotations, PoseSet):
+        if not isinstance(annotations, Mapping) and not Path(annotations).exists():
+            raise FileNotFoundError(f"{annotations}: no such file")
+        return truth_of(annotations, num_keypoints)
+    truth = labels_of(annotations)
+    if annotations.image_ids is None:
+        return truth
+    wanted = set(annotations.image_ids)
     return {
         **truth,
         "images": [image for image in truth["images"] if image["id"] in wanted],
@@ -286,11 +280,10 @@ def _our_numbers(listing: Path, images: Sequence[Mapping[str, Any]]) -> dict[int
 
 
 def _pck(
-    labels: Mapping[str, list[dict[str, Any]]],
+    labels: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
-    alpha: float,
-    torso: tuple[int, int] | None,
+    protocol: PoseProtocol,
     resampling: Resampling,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """PCK's scores and interval; people without a result have all joints wrong."""
@@ -304,7 +297,8 @@ def _pck(
             )
     joints = {row["image_id"]: np.asarray(row["keypoints"], np.float64).reshape(-1, 3) for row in results}
     nowhere = np.full((skeleton.num_keypoints, 3), np.nan)
-    metric = Pck(skeleton.keypoints, torso=torso, alpha=alpha)
+    torso = reference_joints(skeleton, protocol.pck_norm)
+    metric = Pck(skeleton.keypoints, torso=torso, alpha=protocol.alpha)
     found = np.array([joints.get(person["image_id"], nowhere) for person in people]).reshape(-1, *nowhere.shape)
     truth = np.array([person["keypoints"] for person in people], np.float64).reshape(found.shape)
     sides = [float(max(person["bbox"][2:])) for person in people]
@@ -314,4 +308,4 @@ def _pck(
         return scores, {}
     bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
     bootstrap.update(counts, [person["image_id"] for person in people])
-    return scores, {f"pck@{alpha:g}": bootstrap.interval(share)}
+    return scores, {f"pck@{protocol.alpha:g}": bootstrap.interval(share)}
