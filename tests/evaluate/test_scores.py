@@ -14,7 +14,7 @@ import torch
 from hrformer.data.sets import ClassificationSet
 from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Processes
-from hrformer.evaluate.scores import ClassificationScores, Resampling, Scores
+from hrformer.evaluate.scores import ClassificationScores, Scores
 
 
 class Endless(ClassificationSet):
@@ -41,7 +41,7 @@ class Given(Scores):
     task = "classification"
 
     def __init__(self) -> None:
-        super().__init__("top1", {}, Resampling(), {}, 1)
+        super().__init__("top1", {}, 0, {}, 1)
         self.asked: list[float] = []
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[float]) -> list[float | None]:
@@ -81,7 +81,7 @@ def test_predictions_of_items_that_are_not_kept_are_not_made() -> None:
 
 def test_memory_stays_flat_over_100000_samples() -> None:
     source = Endless()
-    scores = ClassificationScores(source, Resampling(samples=10))
+    scores = ClassificationScores(source, 10)
     tally = Tally(scores, source, worst=5)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2000, 10, generator=generator)
@@ -108,6 +108,6 @@ def test_memory_stays_flat_over_100000_samples() -> None:
 
 def test_settings_out_of_range() -> None:
     with pytest.raises(ValueError, match="bootstrap samples"):
-        Resampling(samples=-1)
+        ClassificationScores(Endless(), -1)
     with pytest.raises(ValueError, match="rank must lie in"):
         Processes(rank=2, world_size=2, gather=lambda value: [value])

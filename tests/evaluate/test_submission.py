@@ -105,7 +105,8 @@ def test_coco_results_are_rounded_and_hold_four_fields(tmp_path: Path) -> None:
 
 def test_server_masks(tmp_path: Path) -> None:
     mask = np.arange(4, dtype=np.uint8).reshape(2, 2)
-    assert write_server_masks(tmp_path, [("a", mask), ("b", mask.astype(np.uint16))], "ade20k") == 2
+    write_server_masks(tmp_path, [("a", mask), ("b", mask.astype(np.uint16))], "ade20k")
+    assert (tmp_path / "a.png").is_file()
     assert cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED).tolist() == [[1, 2], [3, 4]]
     write_server_masks(tmp_path, [("c", mask.astype(np.uint16) + 300)])
     assert cv2.imread(str(tmp_path / "c.png"), cv2.IMREAD_UNCHANGED).tolist() == [[300, 301], [302, 303]]

@@ -35,7 +35,6 @@ from hrformer.evaluate.scores import (
     NO_INTERVALS,
     ClassificationScores,
     PoseScores,
-    Resampling,
     Scores,
     SegmentationSetScores,
 )
@@ -53,7 +52,6 @@ def evaluate(
     processes: Processes | None = None,
     progress: Progress | None = None,
     bootstrap: int = 0,
-    seed: int = 0,
     worst: int = 0,
     limit: int | None = None,
 ) -> Evaluation:
@@ -72,7 +70,6 @@ def evaluate(
         processes: share the items; every process returns the same evaluation. None: this one alone.
         progress: see :data:`hrformer.evaluate.inference.Progress`.
         bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
         worst: how many of the worst items to keep.
         limit: only the first so many items.
 
@@ -82,9 +79,8 @@ def evaluate(
         ValueError: model, set and protocol do not fit together, or the set has no labels.
     """
     num_items, processes = items_to_take(source, limit), processes or ALONE
-    resampling = Resampling(samples=bootstrap, seed=seed)
     network = network_for(model, source, protocol, device, precision)
-    tally = Tally(scores_for(source, protocol, num_items, resampling), source, worst)
+    tally = Tally(scores_for(source, protocol, num_items, bootstrap), source, worst)
     for batch, predictions in predictions_of(
         network, source, num_items=num_items, workers=workers, processes=processes, progress=progress
     ):
@@ -117,16 +113,16 @@ def network_for(
     return network
 
 
-def scores_for(source: ImageSet, protocol: Protocol, num_items: int, resampling: Resampling = NO_INTERVALS) -> Scores:
+def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = NO_INTERVALS) -> Scores:
     """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
-        return PoseScores(source, protocol, num_items=num_items, resampling=resampling)
+        return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)
     if isinstance(source, SegmentationSet):
         if not source.labelled:
             raise ValueError(f"{source.name} has no labels to compare with; export its predictions instead")
-        return SegmentationSetScores(source, resampling)
+        return SegmentationSetScores(source, bootstrap)
     if isinstance(source, ClassificationSet):
-        return ClassificationScores(source, resampling)
+        return ClassificationScores(source, bootstrap)
     raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
 
 

@@ -36,7 +36,6 @@ from hrformer.evaluate.prediction_files import (
 from hrformer.evaluate.protocols import Evaluation, PoseProtocol
 from hrformer.evaluate.scores import (
     ClassificationScores,
-    Resampling,
     SegmentationSetScores,
     joined,
     labels_of,
@@ -60,7 +59,6 @@ def evaluate_keypoint_file(
     protocol: PoseProtocol | None = None,
     *,
     bootstrap: int = 0,
-    seed: int = 0,
 ) -> Evaluation:
     """Score keypoints.
 
@@ -71,7 +69,7 @@ def evaluate_keypoint_file(
         skeleton: joints of the annotations, in their order.
         protocol: says which scores; COCO's if left out. PCK needs pictures of one person with one result at most:
             results name nobody.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed``.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`.
 
     Returns:
         As from ``evaluate``, without the worst items; "images_without_results" says how many pictures have none.
@@ -84,18 +82,17 @@ def evaluate_keypoint_file(
     start, protocol = time.perf_counter(), protocol or PoseProtocol()
     labels = _labels(annotations, skeleton.num_keypoints)
     results = _results(path, labels, skeleton.num_keypoints)
-    resampling = Resampling(samples=bootstrap, seed=seed)
     intervals: dict[str, tuple[float, float]] = {}
     pck: dict[str, Any] = {}
     coco: dict[str, Any] = {}
     if protocol.score in ("pck", "both"):
-        pck, intervals = _pck(labels, results, skeleton, protocol, resampling)
+        pck, intervals = _pck(labels, results, skeleton, protocol, bootstrap)
     if protocol.score in ("coco", "both"):
         require_coco()
         metric = CocoKeypoints(labels, skeleton.sigmas, joint_names=skeleton.keypoints)
         metric.update(results, range(len(results)))
         coco = metric.compute()
-        intervals |= metric.evaluate().intervals(bootstrap, seed) if bootstrap else {}
+        intervals |= metric.evaluate().intervals(bootstrap) if bootstrap else {}
     without = len(labels["images"]) - len({result["image_id"] for result in results})
     return Evaluation(
         task="pose",
@@ -113,7 +110,6 @@ def evaluate_masks(
     *,
     dataset: str = "",
     bootstrap: int = 0,
-    seed: int = 0,
     worst: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -125,7 +121,7 @@ def evaluate_masks(
         source: the labelled set.
         dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
             empty: class numbers.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed``, ``worst`` and ``progress``.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst`` and ``progress``.
 
     Raises:
         hrformer.data.sets.DataError: a mask cannot be read.
@@ -133,7 +129,7 @@ def evaluate_masks(
     """
     if not source.labelled:
         raise ValueError(f"{source.name} has no labels to compare with")
-    tally = Tally(SegmentationSetScores(source, Resampling(samples=bootstrap, seed=seed)), source, worst)
+    tally = Tally(SegmentationSetScores(source, bootstrap), source, worst)
     files = [source.file(index) for index in range(len(source))]
     masks = entries_for(files, find_masks(folder), "mask", str(folder))
     count = len(source.classes)
@@ -161,15 +157,13 @@ def evaluate_masks(
     return tally.finish()
 
 
-def evaluate_class_file(
-    path: Path, source: ClassificationSet, *, bootstrap: int = 0, seed: int = 0, worst: int = 0
-) -> Evaluation:
+def evaluate_class_file(path: Path, source: ClassificationSet, *, bootstrap: int = 0, worst: int = 0) -> Evaluation:
     """Score classes.
 
     Args:
         path: of :func:`hrformer.evaluate.prediction_files.read_class_file`, or the folder of ``hrformer predict``.
         source: the labelled set.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``seed`` and ``worst``.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst``.
 
     Returns:
         Top-1, and top-5 where there are more than five classes and every picture has five of them.
@@ -183,7 +177,7 @@ def evaluate_class_file(
     rows = entries_for(files, read_class_file(file, source.classes), "entry", str(file))
     count = len(source.classes)
     ks = (1, 5) if count > 5 and min(map(len, rows)) >= 5 else (1,)
-    tally = Tally(ClassificationScores(source, Resampling(samples=bootstrap, seed=seed), ks), source, worst)
+    tally = Tally(ClassificationScores(source, bootstrap, ks), source, worst)
     for low in range(0, len(rows), _CHUNK):
         part = rows[low : low + _CHUNK]
         # Logits with the listed order; so far apart that the best class has all of the probability.
@@ -284,7 +278,7 @@ def _pck(
     results: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
     protocol: PoseProtocol,
-    resampling: Resampling,
+    samples: int,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """PCK's scores and interval; people without a result have all joints wrong."""
     people = [person for person in labels["annotations"] if any(flag > 0 for flag in person["keypoints"][2::3])]
@@ -304,8 +298,8 @@ def _pck(
     sides = [float(max(person["bbox"][2:])) for person in people]
     counts = metric.update(found, truth, sides)
     scores = metric.compute()
-    if not resampling.samples:
+    if not samples:
         return scores, {}
-    bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
+    bootstrap = PoissonBootstrap(2, samples=samples)
     bootstrap.update(counts, [person["image_id"] for person in people])
     return scores, {f"pck@{protocol.alpha:g}": bootstrap.interval(share)}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -23,32 +22,15 @@ from hrformer.evaluate.inference import FoundPerson
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
+from hrformer.geometry.tiles import smallest_ids
 from hrformer.metrics.accuracy import Accuracy
 from hrformer.metrics.coco_keypoints import CocoKeypoints
 from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
 from hrformer.metrics.pck import Pck, reference_joints
 from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resampling:
-    """How confidence intervals are made.
-
-    Attributes:
-        samples: sets that are drawn; 0 for no intervals.
-        seed: of the drawing.
-    """
-
-    samples: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.samples < 0:
-            raise ValueError(f"bootstrap samples must not be negative, got {self.samples}")
-
-
-NO_INTERVALS = Resampling()
-"""No resampling at all."""
+NO_INTERVALS = 0
+"""Samples of a bootstrap that is not made."""
 
 
 class Scores(ABC):
@@ -57,7 +39,7 @@ class Scores(ABC):
     Args:
         main: key of the score that decides.
         parts: everything that counts; a dictionary, so that all processes merge alike.
-        resampling: of the intervals.
+        bootstrap: samples for confidence intervals; 0 for none.
         statistics: scores that get an interval, each from the sums of ``width`` counts per item.
         width: how many counts are resampled.
     """
@@ -68,16 +50,17 @@ class Scores(ABC):
         self,
         main: str,
         parts: Mapping[str, CountMetric | CocoKeypoints],
-        resampling: Resampling,
+        bootstrap: int,
         statistics: Mapping[str, Statistic],
         width: int,
     ) -> None:
-        self.main, self.resampling, self.statistics = main, resampling, statistics
+        if bootstrap < 0:
+            raise ValueError(f"bootstrap samples must not be negative, got {bootstrap}")
+        self.main, self.samples, self.statistics = main, bootstrap, statistics
         self.parts = dict(parts)
         self._bootstrap: PoissonBootstrap | None = None
-        if resampling.samples and statistics:
-            self._bootstrap = PoissonBootstrap(width, samples=resampling.samples, seed=resampling.seed)
-            self.parts["bootstrap"] = self._bootstrap
+        if bootstrap and statistics:
+            self.parts["bootstrap"] = self._bootstrap = PoissonBootstrap(width, samples=bootstrap)
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
@@ -121,20 +104,20 @@ class ClassificationScores(Scores):
 
     Args:
         source: the set; only its classes are used.
-        resampling: of the intervals.
+        bootstrap: samples for confidence intervals; 0 for none.
         ks: the k of top-k; None: 1, and 5 where there are more than five classes.
     """
 
     task = "classification"
 
     def __init__(
-        self, source: ClassificationSet, resampling: Resampling = NO_INTERVALS, ks: tuple[int, ...] | None = None
+        self, source: ClassificationSet, bootstrap: int = NO_INTERVALS, ks: tuple[int, ...] | None = None
     ) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
         self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
         statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
-        super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, resampling, statistics, len(ks) + 1)
+        super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> list[float | None]:
         """Count logits (C,) against "label"; the score of a picture is the probability of its class."""
@@ -162,7 +145,7 @@ class PoseScores(Scores):
         source: the set.
         protocol: which scores, and by which rules.
         num_items: only the first so many items are evaluated; COCO's figures then see only their pictures.
-        resampling: of the intervals, by pictures.
+        bootstrap: samples for confidence intervals, drawn by pictures; 0 for none.
 
     Raises:
         ImportError: COCO's figures are asked for without faster-coco-eval.
@@ -172,7 +155,7 @@ class PoseScores(Scores):
     task = "pose"
 
     def __init__(
-        self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, resampling: Resampling = NO_INTERVALS
+        self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = NO_INTERVALS
     ) -> None:
         self.source, self.protocol = source, protocol
         self._pck: Pck | None = None
@@ -197,7 +180,7 @@ class PoseScores(Scores):
                 people = f"none of its {len(labels)} labelled people"
                 raise ValueError(f"AP is not defined on {source.name}: {people} has a labelled joint")
         main = "AP" if self._pck is None else f"pck@{protocol.alpha:g}"
-        super().__init__(main, parts, resampling, {} if self._pck is None else {main: share}, 2)
+        super().__init__(main, parts, bootstrap, {} if self._pck is None else {main: share}, 2)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[FoundPerson]) -> list[float | None]:
         """Count people; the score of one is its OKS over the labelled joints, None for a detected box."""
@@ -223,8 +206,8 @@ class PoseScores(Scores):
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of PCK, and of COCO's figures over people of all sizes."""
         found = super().intervals()
-        if self._coco is not None and self.resampling.samples:
-            found |= self._coco.evaluate().intervals(self.resampling.samples, self.resampling.seed)
+        if self._coco is not None and self.samples:
+            found |= self._coco.evaluate().intervals(self.samples)
         return found
 
     def shown(self, prediction: FoundPerson) -> NDArray[np.float32]:
@@ -305,10 +288,10 @@ class SegmentationSetScores(Scores):
 
     task = "segmentation"
 
-    def __init__(self, source: SegmentationSet, resampling: Resampling = NO_INTERVALS) -> None:
+    def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
         self._matrix = SegmentationScores(len(source.classes), class_names=source.classes, ignore_index=IGNORE)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
-        super().__init__("mean_iou", {"matrix": self._matrix}, resampling, statistics, 3 * len(source.classes))
+        super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
         """Count (H, W) class ids against "mask".
@@ -329,8 +312,7 @@ class SegmentationSetScores(Scores):
 
     def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:
         """The mask, as small as its ids allow."""
-        mask = prediction.cpu().numpy() if isinstance(prediction, Tensor) else np.asarray(prediction)
-        return mask.astype(np.uint8 if len(self._matrix.class_names) <= 256 else np.uint16)
+        return smallest_ids(torch.as_tensor(prediction), len(self._matrix.class_names))
 
 
 def _mean_iou(sums: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -176,7 +176,7 @@ def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
 
 def write_server_masks(
     folder: Path, masks: Iterable[tuple[str, NDArray[np.unsignedinteger]]], dataset: str = ""
-) -> int:
+) -> None:
     """Write masks as grey PNG, one by one as they come.
 
     Args:
@@ -184,13 +184,9 @@ def write_server_masks(
         masks: file name without ending, and (H, W) class numbers, uint8 or uint16.
         dataset: write the ids of this set's server; empty: class numbers.
 
-    Returns:
-        How many were written.
-
     Raises:
         ValueError: the set is unknown, or a mask holds what is no class of it.
     """
-    count = 0
     for name, mask in masks:
         stored = to_server_ids(dataset, mask.astype(np.uint8)) if dataset else mask
         done, data = cv2.imencode(".png", stored)
@@ -198,8 +194,6 @@ def write_server_masks(
             raise ValueError(f"OpenCV could not encode the mask of {name}: {stored.shape} {stored.dtype}")
         content = data.tobytes()
         write_file(folder / f"{name}.png", lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
-        count += 1
-    return count
 
 
 def write_class_table(path: Path, names: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
