@@ -39,6 +39,7 @@ class PeopleEvaluation:
     """Figures and matches, results in COCO's order: by falling score, then by picture.
 
     Attributes:
+        results: COCO's result list that was evaluated.
         figures: ``FIGURES`` in 0..1; -1, as COCO prints it, where no person of that size is labelled.
         image: (D,) place of each evaluated result's picture among the rising ids.
         category: (D,) place of its category.
@@ -48,6 +49,7 @@ class PeopleEvaluation:
         pairs: (M, 2) place in the result list and in the annotation list, of the hits at the lowest threshold.
     """
 
+    results: Rows
     figures: dict[str, float]
     image: NDArray[np.int64]
     category: NDArray[np.int64]
@@ -159,6 +161,7 @@ def evaluate_people(annotations: Mapping[str, Rows], results: Rows, sigmas: Sequ
     order = np.argsort([-found[d]["score"] for d in places], kind="stable")
     outcome = np.concatenate(tables, axis=1)[:, order]
     return PeopleEvaluation(
+        results=results,
         figures=figures,
         image=np.array([found[d]["image_id"] - 1 for d in places], dtype=np.int64)[order],
         category=np.array([found[d]["category_id"] - 1 for d in places], dtype=np.int64)[order],

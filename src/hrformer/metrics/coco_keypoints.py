@@ -175,8 +175,8 @@ class CocoKeypoints:
         """
         if not self._images:
             raise ValueError("there is no picture to evaluate: the annotations have none")
-        evaluation, results = self.evaluate(), self.results()
-        labels = self.annotations["annotations"]
+        evaluation, labels = self.evaluate(), self.annotations["annotations"]
+        results = evaluation.results
         return {
             **{key: evaluation.figures[key] for key in FIGURES},
             "people": len(results),
