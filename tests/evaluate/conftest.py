@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,6 +63,30 @@ def coco_poser() -> VisionModel:
 @pytest.fixture(scope="session")
 def pictures(data_dir: Path) -> ClassificationSet:
     return open_classification(ClassificationSource(root=data_dir / "cifar10"), "val")
+
+
+class FewPictures(ClassificationSet):
+    """Every twentieth picture of a set."""
+
+    def __init__(self, source: ClassificationSet) -> None:
+        self.name, self.classes, self._source = source.name, source.classes, source
+
+    def __len__(self) -> int:
+        return len(self._source) // 20
+
+    def file(self, index: int) -> str:
+        return self._source.file(20 * index)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return self._source.pixels(20 * index)
+
+    def label(self, index: int) -> int:
+        return self._source.label(20 * index)
+
+
+@pytest.fixture(scope="session")
+def few_pictures(pictures: ClassificationSet) -> ClassificationSet:
+    return FewPictures(pictures)
 
 
 @pytest.fixture(scope="session")

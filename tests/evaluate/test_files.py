@@ -32,25 +32,6 @@ from hrformer.predict.segment import SegmentationPredictor
 BOTH = PoseProtocol(score="both")
 
 
-class FirstClasses(ClassificationSet):
-    """Every twentieth picture of a set."""
-
-    def __init__(self, source: ClassificationSet) -> None:
-        self.name, self.classes, self._source = source.name, source.classes, source
-
-    def __len__(self) -> int:
-        return len(self._source) // 20
-
-    def file(self, index: int) -> str:
-        return self._source.file(20 * index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._source.pixels(20 * index)
-
-    def label(self, index: int) -> int:
-        return self._source.label(20 * index)
-
-
 class Streets(SegmentationSet):
     """The first pictures of a set."""
 
@@ -251,8 +232,8 @@ def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None
         evaluate_masks(tmp_path, two)
 
 
-def test_classes_score_as_the_model(classifier: VisionModel, pictures: ClassificationSet, tmp_path: Path) -> None:
-    source = FirstClasses(pictures)
+def test_classes_score_as_the_model(classifier: VisionModel, few_pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = few_pictures
     expected = evaluate(classifier, source, ClassificationProtocol(), bootstrap=10)
     file = export_predictions(classifier, source, ClassificationProtocol(), tmp_path)
     assert file.name == "classes.txt"
@@ -270,8 +251,8 @@ def test_classes_score_as_the_model(classifier: VisionModel, pictures: Classific
     assert "top5" not in best.scores
 
 
-def test_class_file_that_lacks_pictures(pictures: ClassificationSet, tmp_path: Path) -> None:
-    source = FirstClasses(pictures)
+def test_class_file_that_lacks_pictures(few_pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = few_pictures
     file = tmp_path / "classes.json"
     file.write_text(json.dumps({source.file(index): source.label(index) for index in range(3)}))
     with pytest.raises(ValueError, match=f"{len(source) - 3} of {len(source)} pictures have no entry"):

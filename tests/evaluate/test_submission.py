@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.picture_list import PictureList
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import SegmentationSource
@@ -75,13 +74,12 @@ def test_set_without_labels(segmenter: VisionModel, data_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_classes(world_size: int, classifier: VisionModel, pictures: ClassificationSet, tmp_path, threads) -> None:
-    files = [Path(pictures.file(index)) for index in range(0, 1000, 150)]
-    source = PictureList(files, pictures.classes, "test")
+def test_classes(world_size: int, classifier: VisionModel, few_pictures: ClassificationSet, tmp_path, threads) -> None:
+    files = [Path(few_pictures.file(index)) for index in range(7)]
     ids = [100 + number for number in range(10)]
     threads(world_size).run(
         lambda own: export_predictions(
-            classifier, source, ClassificationProtocol(batch_size=2), tmp_path, ids=ids, processes=own
+            classifier, few_pictures, ClassificationProtocol(batch_size=2), tmp_path, ids=ids, processes=own, limit=7
         )
     )
     lines = (tmp_path / "classes.txt").read_text().splitlines()
