@@ -281,7 +281,7 @@ def _pck(
     samples: int,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """PCK's scores and interval; people without a result have all joints wrong."""
-    people = [person for person in labels["annotations"] if any(flag > 0 for flag in person["keypoints"][2::3])]
+    people = [person for person in labels["annotations"] if person["num_keypoints"]]
     for kind, rows in (("labelled people", people), ("results", results)):
         numbers = Counter(row["image_id"] for row in rows)
         if several := sorted(number for number, times in numbers.items() if times > 1):

@@ -155,11 +155,9 @@ def result_names(source: ImageSet, num_items: int) -> list[str]:
 
 
 def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write COCO's result list: thousandths of a pixel, millionths of a joint's score.
+    """Write COCO's result list, whole or not at all: thousandths of a pixel, millionths of a joint's score.
 
-    Args:
-        path: file to write, whole or not at all.
-        results: mappings with "image_id", "category_id", "keypoints" (3 K numbers) and "score"; the rest is left out.
+    Of each result "image_id", "category_id", "keypoints" (3 K numbers) and "score" are written.
     """
     rows = [
         {
@@ -197,12 +195,9 @@ def write_server_masks(
 
 
 def write_class_table(path: Path, names: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
-    """CSV that :func:`hrformer.evaluate.prediction_files.read_class_file` reads.
+    """CSV that :func:`hrformer.evaluate.prediction_files.read_class_file` reads, written whole or not at all.
 
-    Args:
-        path: file to write, whole or not at all.
-        names: of the pictures.
-        rows: class ids of each, best first, equally many.
+    ``rows`` are class ids of each picture, best first, equally many.
     """
 
     def write(part: Path) -> None:
@@ -219,7 +214,7 @@ def write_top_classes(path: Path, rows: Sequence[Sequence[int]], ids: Sequence[i
 
     Args:
         path: file to write, whole or not at all.
-        rows: class ids of each picture, best first, in the order of the server's pictures.
+        rows: in the order of the server's pictures.
         ids: what the server calls each class; None writes our numbers, from 0 in the order of the classes. ImageNet's
             server wants ILSVRC2012_ID, 1..1000 in the order of the development kit, which is not that of the folders.
 

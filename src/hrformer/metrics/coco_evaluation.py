@@ -61,8 +61,7 @@ class PeopleEvaluation:
     def weighted(self, weights: ArrayLike) -> dict[str, float]:
         """AP, AP50, AP75, AR, AR50 and AR75 over people of all sizes; NaN where no person counts.
 
-        Args:
-            weights: (I,) how often each picture counts, integers.
+        ``weights`` (I,) say how often each picture counts.
         """
         drawn = np.asarray(weights)
         curves = [curve for c in range(len(self.people)) if (curve := self._curves(c, drawn)) is not None]
