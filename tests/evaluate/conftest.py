@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
@@ -65,28 +65,10 @@ def pictures(data_dir: Path) -> ClassificationSet:
     return open_classification(ClassificationSource(root=data_dir / "cifar10"), "val")
 
 
-class FewPictures(ClassificationSet):
-    """Every twentieth picture of a set."""
-
-    def __init__(self, source: ClassificationSet) -> None:
-        self.name, self.classes, self._source = source.name, source.classes, source
-
-    def __len__(self) -> int:
-        return len(self._source) // 20
-
-    def file(self, index: int) -> str:
-        return self._source.file(20 * index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._source.pixels(20 * index)
-
-    def label(self, index: int) -> int:
-        return self._source.label(20 * index)
-
-
 @pytest.fixture(scope="session")
 def few_pictures(pictures: ClassificationSet) -> ClassificationSet:
-    return FewPictures(pictures)
+    """Every twentieth picture."""
+    return chosen(pictures, range(0, 1000, 20))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from hrformer.data.label_ids import to_server_ids
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import PoseSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
@@ -30,25 +31,6 @@ from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 
 BOTH = PoseProtocol(score="both")
-
-
-class Streets(SegmentationSet):
-    """The first pictures of a set."""
-
-    def __init__(self, source: SegmentationSet, count: int) -> None:
-        self.name, self.classes, self._source, self._count = source.name, source.classes, source, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def file(self, index: int) -> str:
-        return self._source.file(index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._source.pixels(index)
-
-    def mask(self, index: int) -> np.ndarray:
-        return self._source.mask(index)
 
 
 def predict_folder(folder: Path, results: Iterable[Result]) -> Path:
@@ -179,7 +161,7 @@ def test_joints_nested_by_three_score_alike(athletes: CocoPeople, tmp_path: Path
 
 
 def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationSet, tmp_path: Path) -> None:
-    source = Streets(streets, 3)
+    source = chosen(streets, range(3))
     protocol = SegmentationProtocol(short_side=60)
     expected = evaluate(segmenter, source, protocol, bootstrap=10, worst=2)
     folder = export_predictions(segmenter, source, protocol, tmp_path)
@@ -197,14 +179,9 @@ def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationS
 
 
 def test_masks_with_the_ids_of_a_server(streets: SegmentationSet, tmp_path: Path) -> None:
-    class Nineteen(Streets):
-        """Eleven classes that occur, of nineteen."""
-
-        def __init__(self) -> None:
-            super().__init__(streets, 2)
-            self.classes = tuple(map(str, range(19)))
-
-    source = Nineteen()
+    source = chosen(streets, range(2))
+    # Eleven classes that occur, of nineteen.
+    source.classes = tuple(map(str, range(19)))
     for index in range(2):
         labels = source.mask(index)
         stored = to_server_ids("cityscapes", np.where(labels == 255, 0, labels))
@@ -215,7 +192,7 @@ def test_masks_with_the_ids_of_a_server(streets: SegmentationSet, tmp_path: Path
 
 
 def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None:
-    source = Streets(streets, 8)
+    source = chosen(streets, range(8))
     with pytest.raises(ValueError, match="no such folder"):
         evaluate_masks(tmp_path / "absent", source)
     stems = [Path(source.file(index)).stem for index in range(8)]
@@ -223,7 +200,7 @@ def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None
         cv2.imwrite(str(tmp_path / f"{stem}.png"), source.mask(index))
     with pytest.raises(ValueError, match=rf"6 of 8 pictures have no mask: .*{stems[2]}.* and 1 more"):
         evaluate_masks(tmp_path, source)
-    two = Streets(streets, 2)
+    two = chosen(streets, range(2))
     cv2.imwrite(str(tmp_path / f"{stems[0]}.png"), np.where(source.mask(0) == 3, 11, 0))
     with pytest.raises(ValueError, match=rf"{stems[0]}\.png: predictions must lie in 0\.\.10, got 0\.\.11"):
         evaluate_masks(tmp_path, two)

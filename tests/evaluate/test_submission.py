@@ -13,6 +13,7 @@ from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import SegmentationSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.prediction_files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.evaluate.submission import (
@@ -74,12 +75,13 @@ def test_set_without_labels(segmenter: VisionModel, data_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_classes(world_size: int, classifier: VisionModel, few_pictures: ClassificationSet, tmp_path, threads) -> None:
-    files = [Path(few_pictures.file(index)) for index in range(7)]
+def test_classes(world_size: int, classifier: VisionModel, pictures: ClassificationSet, tmp_path, threads) -> None:
+    source = chosen(pictures, range(0, 1000, 150))
+    files = [Path(source.file(index)) for index in range(len(source))]
     ids = [100 + number for number in range(10)]
     threads(world_size).run(
         lambda own: export_predictions(
-            classifier, few_pictures, ClassificationProtocol(batch_size=2), tmp_path, ids=ids, processes=own, limit=7
+            classifier, source, ClassificationProtocol(batch_size=2), tmp_path, ids=ids, processes=own
         )
     )
     lines = (tmp_path / "classes.txt").read_text().splitlines()

@@ -23,7 +23,7 @@ from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import DataError, Note, Person, PoseSet
 from hrformer.data.sources import PoseSource
 from hrformer.geometry.skeleton_inference import skeleton_of
-from hrformer.geometry.skeletons import COCO17, Skeleton
+from hrformer.geometry.skeletons import COCO17
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class CocoPeople(PoseSet):
         pictures = read_pictures(list_of(content, "images", str(file)), str(file))
         categories = people_categories(content, str(file), source.category)
         try:
-            self.skeleton = _skeleton(_with_names(categories[0], content, source, file), source, str(file))
+            self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), str(file), **_given(source))
         except (TypeError, ValueError) as error:
             raise DataError(str(error)) from error
         self.category_id: int = categories[0]["id"]
@@ -152,10 +152,10 @@ class CocoPeople(PoseSet):
         return None if self._labels is None else self._labels.truth()
 
 
-def _skeleton(category: Mapping[str, Any], source: PoseSource, file: str) -> Skeleton:
-    """Joints of the category, or those that the source gives."""
-    given: dict[str, Any] = {name: getattr(source, name) for name in ("skeleton", "flip_pairs", "sigmas")}
-    return skeleton_of(category, file, settings="PoseSource", **given)
+def _given(source: PoseSource) -> dict[str, Any]:
+    """What the source says of joints, as ``skeleton_of`` takes it."""
+    names = ("skeleton", "flip_pairs", "sigmas")
+    return {"settings": "PoseSource", **{name: getattr(source, name) for name in names}}
 
 
 def _with_names(category: dict[str, Any], content: Mapping[str, Any], source: PoseSource, file: Path) -> dict[str, Any]:
