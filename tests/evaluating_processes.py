@@ -16,7 +16,7 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.evaluate.processes import Processes
+from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, SegmentationProtocol
 
 

@@ -175,7 +175,7 @@ def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -
         ("eval smoke_pose --weights no.pth", "no weight file no.pth"),
         ("eval smoke_pose --weights hrformer_nano_lspet", "there is no --data.root"),
         ("eval smoke_pose --weights x --limit 0", "--limit must be at least 1, got 0"),
-        ("eval smoke_pose --weights x --bootstrap -1", "--bootstrap must not be negative"),
+        ("eval smoke_pose --weights x --bootstrap -1", "--bootstrap must be at least 0, got -1"),
         ("eval smoke_pose --weights x --predictions y", "leave out --weights"),
         ("eval smoke_pose --weights x --server-ids", "it needs --predictions"),
         ("eval smoke_segmentation --predictions empty --server-ids --data.root SETS", "has no test server"),

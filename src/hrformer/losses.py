@@ -132,12 +132,7 @@ def ohem_cross_entropy(
     always counts, where it is ignored with class 0 and loss 0, as in openseg.pytorch and HRFormer. The kept
     set may still be empty, with one pixel that is certain; the reference then returns NaN, this 0.
 
-    Args:
-        logits: (B, C, h, w); where they differ from the labels in size, the labels are resized, nearest.
-        labels: (B, H, W) integers in 0..C - 1 or ``ignore_index``.
-        hard: threshold and rank.
-        class_weights: (C,), all 1 if left out; they scale the kept losses only.
-        ignore_index: label of the pixels left out.
+    Arguments are those of :func:`pixel_cross_entropy`; class weights scale the kept losses only.
 
     Raises:
         ValueError: shapes do not fit together, or there is no pixel at all.
@@ -176,13 +171,9 @@ def segmentation_losses(
     """Loss of a network with two outputs: main + ``auxiliary_weight`` x auxiliary.
 
     Args:
-        auxiliary: (B, C, h, w) logits; always scored by :func:`pixel_cross_entropy`.
+        auxiliary: (B, C, h, w) logits; always scored by :func:`pixel_cross_entropy`, as for the arguments not listed.
         main: (B, C, h', w') logits; scored by :func:`ohem_cross_entropy` where ``hard`` is given.
-        labels: (B, H, W) integers.
         hard: which pixels the main output is trained on; all if left out.
-        class_weights: (C,) of both parts.
-        auxiliary_weight: share of the auxiliary part.
-        ignore_index: label of the pixels left out.
         shares: factors of "main" and "auxiliary" where this is a part of a batch, from :func:`part_shares`.
 
     Returns:
@@ -213,7 +204,6 @@ def pixel_total(
         labels: (B, H, W) integers, best on the CPU, where nothing has to wait.
         logits: (B', C, h, w), asked for their size only.
         class_weights: (C,) on the labels' device.
-        ignore_index: label of the pixels left out.
     """
     labels = resize_labels(labels, (logits.shape[2], logits.shape[3]))
     counted = labels != ignore_index

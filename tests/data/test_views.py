@@ -17,8 +17,8 @@ from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.views import chosen
-from hrformer.evaluate.pose import PoseScores
 from hrformer.evaluate.protocols import PoseProtocol
+from hrformer.evaluate.scores import PoseScores
 
 TINY = PoseSource(val_annotations="annotations/person_keypoints.json", val_images=("images",))
 

@@ -21,7 +21,8 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
-from hrformer.evaluate.processes import Processes
+from hrformer.data.views import chosen
+from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
 from hrformer.zoo import create_model
@@ -62,6 +63,12 @@ def coco_poser() -> VisionModel:
 @pytest.fixture(scope="session")
 def pictures(data_dir: Path) -> ClassificationSet:
     return open_classification(ClassificationSource(root=data_dir / "cifar10"), "val")
+
+
+@pytest.fixture(scope="session")
+def few_pictures(pictures: ClassificationSet) -> ClassificationSet:
+    """Every twentieth picture."""
+    return chosen(pictures, range(0, 1000, 20))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from hrformer.data.label_ids import to_server_ids
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import PoseSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
@@ -29,43 +30,7 @@ from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 
-
-class FirstClasses(ClassificationSet):
-    """Every twentieth picture of a set."""
-
-    def __init__(self, source: ClassificationSet) -> None:
-        self.name, self.classes, self._source = source.name, source.classes, source
-
-    def __len__(self) -> int:
-        return len(self._source) // 20
-
-    def file(self, index: int) -> str:
-        return self._source.file(20 * index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._source.pixels(20 * index)
-
-    def label(self, index: int) -> int:
-        return self._source.label(20 * index)
-
-
-class Streets(SegmentationSet):
-    """The first pictures of a set."""
-
-    def __init__(self, source: SegmentationSet, count: int) -> None:
-        self.name, self.classes, self._source, self._count = source.name, source.classes, source, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def file(self, index: int) -> str:
-        return self._source.file(index)
-
-    def pixels(self, index: int) -> np.ndarray:
-        return self._source.pixels(index)
-
-    def mask(self, index: int) -> np.ndarray:
-        return self._source.mask(index)
+BOTH = PoseProtocol(score="both")
 
 
 def predict_folder(folder: Path, results: Iterable[Result]) -> Path:
@@ -107,7 +72,7 @@ def test_exported_keypoints_score_as_the_model(poser: VisionModel, athletes: Coc
     protocol = PoseProtocol(score="both", flip=False, nms_threshold=None)
     expected = evaluate(poser, source, protocol, bootstrap=20)
     file = export_predictions(poser, source, protocol, tmp_path / "out")
-    found = evaluate_keypoint_file(file, content, source.skeleton, score="both", bootstrap=20)
+    found = evaluate_keypoint_file(file, content, source.skeleton, BOTH, bootstrap=20)
     assert found.main == expected.main == "pck@0.2"
     assert found.value == expected.value
     for key in FIGURES:
@@ -125,7 +90,7 @@ def test_folder_of_predict_for_pose(poser: VisionModel, athletes: CocoPeople, tm
     results = predictor([path for path, _ in rows], boxes=[[box] for _, box in rows], flip=False)
     # The command numbers these pictures from 1 on; the annotations have other numbers.
     out = predict_folder(tmp_path / "out", results)
-    found = evaluate_keypoint_file(out, content, athletes.skeleton, score="both")
+    found = evaluate_keypoint_file(out, content, athletes.skeleton, BOTH)
     assert found.items == found.scores["people_seen"] == 6
     assert 0 < found.value < 1
     more = few_athletes(athletes, 9)
@@ -141,11 +106,11 @@ def test_people_without_results_are_wrong(athletes: CocoPeople, tmp_path: Path) 
     ]
     file = tmp_path / "results.json"
     file.write_text(json.dumps(rows))
-    perfect = evaluate_keypoint_file(file, content, athletes.skeleton, score="both", bootstrap=10)
+    perfect = evaluate_keypoint_file(file, content, athletes.skeleton, BOTH, bootstrap=10)
     assert perfect.value == perfect.scores["AP"] == 1.0
     assert perfect.intervals["pck@0.2"] == (1.0, 1.0)
     file.write_text(json.dumps(rows[1:]))
-    lacking = evaluate_keypoint_file(file, content, athletes.skeleton, score="both")
+    lacking = evaluate_keypoint_file(file, content, athletes.skeleton, BOTH)
     assert lacking.scores["images_without_results"] == 1
     assert lacking.scores["people_seen"] == 4
     assert lacking.value < 1
@@ -157,10 +122,10 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
     file = tmp_path / "results.json"
     row = {"image_id": content["images"][0]["id"], "keypoints": [0.0] * 42, "score": 1.0}
 
-    def check(value: Any, message: str, **options: Any) -> None:
+    def check(value: Any, message: str, protocol: PoseProtocol | None = None) -> None:
         file.write_text(value if isinstance(value, str) else json.dumps(value))
         with pytest.raises(ValueError, match=message):
-            evaluate_keypoint_file(file, content, athletes.skeleton, **options)
+            evaluate_keypoint_file(file, content, athletes.skeleton, protocol)
 
     check("{", "is not JSON")
     check({"results": []}, "must hold a list of results, found dict")
@@ -175,14 +140,14 @@ def test_keypoint_files_of_another_form(athletes: CocoPeople, tmp_path: Path, co
             check([row, {**row, field: value}], f"results.json: result 1: '{field}' must be|numbers, not 3 x 14")
     check([row, 3], "result 1 lacks image_id, keypoints, score")
     check([{**row, "category_id": 2}], "'category_id' of the results is 2, that of the labels 1")
-    check([row, row], "1 pictures have several results", score="pck")
+    check([row, row], "1 pictures have several results", PoseProtocol(score="pck"))
     with pytest.raises(FileNotFoundError):
         evaluate_keypoint_file(tmp_path / "absent.json", content, athletes.skeleton)
     annotations = coco_source.root / coco_source.val_annotations
     people = json.loads(annotations.read_text())["annotations"]
     file.write_text(json.dumps([{**row, "image_id": people[0]["image_id"], "keypoints": [0.0] * 51}]))
     with pytest.raises(ValueError, match="pictures have several labelled people"):
-        evaluate_keypoint_file(file, annotations, COCO17, score="both")
+        evaluate_keypoint_file(file, annotations, COCO17, BOTH)
 
 
 def test_joints_nested_by_three_score_alike(athletes: CocoPeople, tmp_path: Path) -> None:
@@ -196,7 +161,7 @@ def test_joints_nested_by_three_score_alike(athletes: CocoPeople, tmp_path: Path
 
 
 def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationSet, tmp_path: Path) -> None:
-    source = Streets(streets, 3)
+    source = chosen(streets, range(3))
     protocol = SegmentationProtocol(short_side=60)
     expected = evaluate(segmenter, source, protocol, bootstrap=10, worst=2)
     folder = export_predictions(segmenter, source, protocol, tmp_path)
@@ -214,14 +179,9 @@ def test_masks_score_as_the_model(segmenter: VisionModel, streets: SegmentationS
 
 
 def test_masks_with_the_ids_of_a_server(streets: SegmentationSet, tmp_path: Path) -> None:
-    class Nineteen(Streets):
-        """Eleven classes that occur, of nineteen."""
-
-        def __init__(self) -> None:
-            super().__init__(streets, 2)
-            self.classes = tuple(map(str, range(19)))
-
-    source = Nineteen()
+    source = chosen(streets, range(2))
+    # Eleven classes that occur, of nineteen.
+    source.classes = tuple(map(str, range(19)))
     for index in range(2):
         labels = source.mask(index)
         stored = to_server_ids("cityscapes", np.where(labels == 255, 0, labels))
@@ -232,7 +192,7 @@ def test_masks_with_the_ids_of_a_server(streets: SegmentationSet, tmp_path: Path
 
 
 def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None:
-    source = Streets(streets, 8)
+    source = chosen(streets, range(8))
     with pytest.raises(ValueError, match="no such folder"):
         evaluate_masks(tmp_path / "absent", source)
     stems = [Path(source.file(index)).stem for index in range(8)]
@@ -240,7 +200,7 @@ def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None
         cv2.imwrite(str(tmp_path / f"{stem}.png"), source.mask(index))
     with pytest.raises(ValueError, match=rf"6 of 8 pictures have no mask: .*{stems[2]}.* and 1 more"):
         evaluate_masks(tmp_path, source)
-    two = Streets(streets, 2)
+    two = chosen(streets, range(2))
     cv2.imwrite(str(tmp_path / f"{stems[0]}.png"), np.where(source.mask(0) == 3, 11, 0))
     with pytest.raises(ValueError, match=rf"{stems[0]}\.png: predictions must lie in 0\.\.10, got 0\.\.11"):
         evaluate_masks(tmp_path, two)
@@ -249,8 +209,8 @@ def test_masks_that_do_not_fit(streets: SegmentationSet, tmp_path: Path) -> None
         evaluate_masks(tmp_path, two)
 
 
-def test_classes_score_as_the_model(classifier: VisionModel, pictures: ClassificationSet, tmp_path: Path) -> None:
-    source = FirstClasses(pictures)
+def test_classes_score_as_the_model(classifier: VisionModel, few_pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = few_pictures
     expected = evaluate(classifier, source, ClassificationProtocol(), bootstrap=10)
     file = export_predictions(classifier, source, ClassificationProtocol(), tmp_path)
     assert file.name == "classes.txt"
@@ -268,8 +228,8 @@ def test_classes_score_as_the_model(classifier: VisionModel, pictures: Classific
     assert "top5" not in best.scores
 
 
-def test_class_file_that_lacks_pictures(pictures: ClassificationSet, tmp_path: Path) -> None:
-    source = FirstClasses(pictures)
+def test_class_file_that_lacks_pictures(few_pictures: ClassificationSet, tmp_path: Path) -> None:
+    source = few_pictures
     file = tmp_path / "classes.json"
     file.write_text(json.dumps({source.file(index): source.label(index) for index in range(3)}))
     with pytest.raises(ValueError, match=f"{len(source) - 3} of {len(source)} pictures have no entry"):

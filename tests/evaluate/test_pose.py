@@ -14,10 +14,10 @@ import pytest
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sources import PoseSource
-from hrformer.evaluate import pose
+from hrformer.evaluate import scores
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.evaluate.pose import own_similarity
 from hrformer.evaluate.protocols import PoseProtocol
+from hrformer.evaluate.scores import own_similarity
 from hrformer.evaluate.submission import export_predictions
 from hrformer.metrics.coco_keypoints import FIGURES
 from hrformer.models.model import VisionModel
@@ -105,7 +105,7 @@ def test_similarity_of_a_person_to_its_labels(athletes: CocoPeople) -> None:
 def test_missing_package_is_noticed_before_the_run(
     poser: VisionModel, athletes: CocoPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pose, "find_spec", lambda name: None)
+    monkeypatch.setattr(scores, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"hrformer\[train\]"):
         evaluate(poser, athletes, PoseProtocol())
     assert evaluate(poser, athletes, PoseProtocol(score="pck"), limit=2).main == "pck@0.2"

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from hrformer.data.sets import SegmentationSet
 from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.inference import Segmenter
 from hrformer.evaluate.protocols import SegmentationProtocol
-from hrformer.evaluate.segmentation import Segmenter
-from hrformer.geometry.tiles import MS3, MS7
 from hrformer.models.model import VisionModel
 from hrformer.predict.segment import SegmentationPredictor
 from parity import Golden
@@ -58,7 +57,7 @@ def test_matches_the_official_code(case: str, parity_dir: Path, segmenter: Visio
         def run(self, x: Tensor) -> Tensor:
             return F.conv2d(x, weight, bias, 4, 1)
 
-    scales = {"ss": (1.0,), "ms3": MS3, "ms7": MS7}[case]
+    scales = {"ss": (1.0,), "ms3": (0.75, 1.0, 1.25), "ms7": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)}[case]
     network = StandIn(segmenter, SegmentationProtocol(scales=scales, flip=case != "ss", pad=4))
     size = torch.tensor([meta["setup"]["original_wh"][::-1]])
     # The golden's input is padded already, to a multiple of 4, and with zeros.

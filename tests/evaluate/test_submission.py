@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.picture_list import PictureList
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import SegmentationSource
+from hrformer.data.views import chosen
+from hrformer.evaluate.prediction_files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
-from hrformer.evaluate.submission import export_predictions, result_names, write_coco_results, write_server_masks
+from hrformer.evaluate.submission import (
+    export_predictions,
+    result_names,
+    write_class_table,
+    write_coco_results,
+    write_server_masks,
+    write_top_classes,
+)
 from hrformer.models.model import VisionModel
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.segment import SegmentationPredictor
@@ -68,8 +76,8 @@ def test_set_without_labels(segmenter: VisionModel, data_dir: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_classes(world_size: int, classifier: VisionModel, pictures: ClassificationSet, tmp_path, threads) -> None:
-    files = [Path(pictures.file(index)) for index in range(0, 1000, 150)]
-    source = PictureList(files, pictures.classes, "test")
+    source = chosen(pictures, range(0, 1000, 150))
+    files = [Path(source.file(index)) for index in range(len(source))]
     ids = [100 + number for number in range(10)]
     threads(world_size).run(
         lambda own: export_predictions(
@@ -97,7 +105,8 @@ def test_coco_results_are_rounded_and_hold_four_fields(tmp_path: Path) -> None:
 
 def test_server_masks(tmp_path: Path) -> None:
     mask = np.arange(4, dtype=np.uint8).reshape(2, 2)
-    assert write_server_masks(tmp_path, [("a", mask), ("b", mask.astype(np.uint16))], "ade20k") == 2
+    write_server_masks(tmp_path, [("a", mask), ("b", mask.astype(np.uint16))], "ade20k")
+    assert (tmp_path / "a.png").is_file()
     assert cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED).tolist() == [[1, 2], [3, 4]]
     write_server_masks(tmp_path, [("c", mask.astype(np.uint16) + 300)])
     assert cv2.imread(str(tmp_path / "c.png"), cv2.IMREAD_UNCHANGED).tolist() == [[300, 301], [302, 303]]
@@ -129,3 +138,19 @@ def test_names_of_results() -> None:
     assert result_names(Named("v/a.jpg", "w/a.jpg"), 1) == ["a"]
     with pytest.raises(ValueError, match=r"v/a\.jpg and v/A\.png would have one name"):
         result_names(Named("v/a.jpg", "v/A.png"), 2)
+
+
+def test_table_of_classes(tmp_path: Path) -> None:
+    names, rows = ["a, b.jpg", "é.jpg"], [[2, 0], [1, 2]]
+    write_class_table(tmp_path / "t.csv", names, rows)
+    assert list(read_class_file(tmp_path / "t.csv", ("cat", "dog", "owl"))) == list(zip(names, rows, strict=True))
+
+
+def test_lines_for_the_server(tmp_path: Path) -> None:
+    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]])
+    assert (tmp_path / "t.txt").read_text() == "2 0\n1 2\n"
+    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]], ids=[11, 12, 13])
+    assert (tmp_path / "t.txt").read_text() == "13 11\n12 13\n"
+    with pytest.raises(ValueError, match="server ids for 2 classes, but class 2"):
+        write_top_classes(tmp_path / "t.txt", [[2, 0]], ids=[11, 12])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt"]

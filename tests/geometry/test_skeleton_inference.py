@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,10 @@ from hrformer.geometry.skeleton_inference import (
     infer_flip_pairs,
     infer_sigmas,
     infer_upper_body,
-    mirrored,
     read_skeleton,
     skeleton_of,
-    words_of,
 )
-from hrformer.geometry.skeletons import COCO17, LSPET14
+from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
 
 CROWD_POSE = (
     *("left_shoulder", "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist"),
@@ -30,26 +29,35 @@ CROWD_POSE = (
 HAND = ("wrist", "thumb_l", "thumb_r")
 
 
+def from_source(category: dict[str, Any], source: PoseSource, file: str) -> Skeleton:
+    """As pose sets read it."""
+    given = {name: getattr(source, name) for name in ("skeleton", "flip_pairs", "sigmas")}
+    return skeleton_of(category, file, settings="PoseSource", **given)
+
+
 @pytest.mark.parametrize(
-    ("name", "mirror"),
+    ("left", "right"),
     [
         ("left_knee", "right knee"),
-        ("Right-Knee", "left knee"),
-        ("LKnee", "r knee"),
-        ("kneeR", "knee l"),
-        ("LEFT_EYE", "right eye"),
-        ("leftknee", "right knee"),
-        ("kneeright", "knee left"),
-        ("ankle.l", "ankle r"),
-        ("l_front_paw", "r front paw"),
-        ("left_l4", "right l 4"),
-        ("nose", None),
-        ("left_to_right", None),
-        ("lip", None),
+        ("Left-Knee", "Right-Knee"),
+        ("LKnee", "RKnee"),
+        ("kneeL", "kneeR"),
+        ("LEFT_EYE", "right_eye"),
+        ("leftknee", "rightknee"),
+        ("kneeleft", "knee_right"),
+        ("ankle.l", "ankle.r"),
+        ("l_front_paw", "r_front_paw"),
+        ("left_l4", "right_l4"),
+        ("left_knee", "r_knee"),
     ],
 )
-def test_sides_are_read_in_any_way_of_writing(name: str, mirror: str | None) -> None:
-    assert mirrored(words_of(name)) == (None if mirror is None else tuple(mirror.split()))
+def test_sides_are_read_in_any_way_of_writing(left: str, right: str) -> None:
+    assert infer_flip_pairs([right, "nose", left]) == ((2, 0),)
+
+
+@pytest.mark.parametrize("names", [("left_to_right", "right_to_left"), ("lip", "nose"), ("left_l4", "left_r4")])
+def test_names_without_a_side_or_with_two_are_no_pair(names: tuple[str, str]) -> None:
+    assert infer_flip_pairs(names) == ()
 
 
 @pytest.mark.parametrize("skeleton", [COCO17, LSPET14])
@@ -75,13 +83,13 @@ def test_pairs_name_the_left_joint_first() -> None:
 @pytest.mark.parametrize("skeleton", [COCO17, LSPET14])
 def test_known_names_are_taken_without_a_word(skeleton, caplog: pytest.LogCaptureFixture) -> None:
     written = [name.replace("_", " ").title() for name in skeleton.keypoints]
-    assert skeleton_of({"keypoints": written}, PoseSource(), "a.json") is skeleton
+    assert from_source({"keypoints": written}, PoseSource(), "a.json") is skeleton
     assert not caplog.records
 
 
 def test_unknown_names_are_inferred_and_each_guess_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     category = {"id": 1, "name": "person", "keypoints": list(CROWD_POSE), "skeleton": [[1, 3], [3, 5], [13, 14]]}
-    skeleton = skeleton_of(category, PoseSource(), "crowd.json")
+    skeleton = from_source(category, PoseSource(), "crowd.json")
     assert skeleton.keypoints == CROWD_POSE
     assert skeleton.flip_pairs == ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, 11))
     assert skeleton.edges == ((0, 2), (2, 4), (12, 13))
@@ -99,7 +107,7 @@ def test_unknown_names_are_inferred_and_each_guess_is_logged(caplog: pytest.LogC
 
 
 def test_joints_of_no_body(caplog: pytest.LogCaptureFixture) -> None:
-    skeleton = skeleton_of({"name": "hand", "keypoints": [*HAND, "palm"]}, PoseSource(), "hand.json")
+    skeleton = from_source({"name": "hand", "keypoints": [*HAND, "palm"]}, PoseSource(), "hand.json")
     assert (skeleton.name, skeleton.flip_pairs, skeleton.edges) == ("hand4", ((1, 2),), ())
     assert skeleton.sigmas == (0.062, DEFAULT_SIGMA, DEFAULT_SIGMA, DEFAULT_SIGMA)
     assert skeleton.upper_body == ()
@@ -116,7 +124,7 @@ def test_the_file_may_say_all(caplog: pytest.LogCaptureFixture) -> None:
         "flip_pairs": [["thumb_r", "thumb_l"]],
         "sigmas": [0.1, 0.2, 0.3],
     }
-    skeleton = skeleton_of(category, PoseSource(), "hand.json")
+    skeleton = from_source(category, PoseSource(), "hand.json")
     assert (skeleton.flip_pairs, skeleton.sigmas) == (((2, 1),), (0.1, 0.2, 0.3))
     assert not caplog.records
 
@@ -124,17 +132,17 @@ def test_the_file_may_say_all(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_source_overrides_and_silences(caplog: pytest.LogCaptureFixture) -> None:
     category = {"name": "hand", "keypoints": list(HAND), "skeleton": [[1, 2]]}
     source = PoseSource(flip_pairs=(("wrist", "thumb_l"),), sigmas=(0.1, 0.1, 0.2))
-    skeleton = skeleton_of(category, source, "hand.json")
+    skeleton = from_source(category, source, "hand.json")
     assert (skeleton.flip_pairs, skeleton.sigmas) == (((0, 1),), (0.1, 0.1, 0.2))
-    coco = skeleton_of({"keypoints": list(COCO17.keypoints)}, PoseSource(sigmas=(0.05,) * 17), "coco.json")
+    coco = from_source({"keypoints": list(COCO17.keypoints)}, PoseSource(sigmas=(0.05,) * 17), "coco.json")
     assert (coco.sigmas, coco.flip_pairs) == ((0.05,) * 17, COCO17.flip_pairs)
-    assert skeleton_of({"keypoints": list(CROWD_POSE)}, PoseSource(skeleton=LSPET14), "c.json") is LSPET14
+    assert from_source({"keypoints": list(CROWD_POSE)}, PoseSource(skeleton=LSPET14), "c.json") is LSPET14
     assert not caplog.records
 
 
 def test_limbs_counted_from_0_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
     category = {"keypoints": list(HAND), "skeleton": [[0, 1], [0, 2]], "flip_pairs": [], "sigmas": [0.1] * 3}
-    assert skeleton_of(category, PoseSource(), "hand.json").edges == ((0, 1), (0, 2))
+    assert from_source(category, PoseSource(), "hand.json").edges == ((0, 1), (0, 2))
     assert "from 0" in caplog.text
 
 
@@ -157,7 +165,7 @@ def test_limbs_counted_from_0_are_noticed(caplog: pytest.LogCaptureFixture) -> N
 )
 def test_errors_name_the_file_and_the_setting(category, source: PoseSource, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        skeleton_of(category, source, "hand.json")
+        from_source(category, source, "hand.json")
     assert "hand.json" in str(caught.value)
 
 

@@ -7,15 +7,15 @@ import copy
 import io
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hrformer.geometry.skeletons import COCO17, LSPET14
-from hrformer.metrics.bootstrap import bootstrap_interval
-from hrformer.metrics.coco_keypoints import FIGURES, CocoKeypoints, coco_figures, read_annotations
-from hrformer.metrics.coco_matching import match_people
+from hrformer.metrics.coco_evaluation import FIGURES
+from hrformer.metrics.coco_keypoints import CocoKeypoints
 
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, from the extra 'train'")
 
@@ -51,6 +51,13 @@ def crowded(skeleton=COCO17, images: int = 12, seed: int = 0) -> tuple[dict, lis
     return {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}, results
 
 
+def collected(labels: dict, results: Iterable[dict], sigmas=COCO17.sigmas, **options) -> CocoKeypoints:
+    metric = CocoKeypoints(labels, sigmas, **options)
+    rows = [{"category_id": 1, **row} for row in results]
+    metric.update(rows, range(len(rows)))
+    return metric
+
+
 def by_pycocotools(annotations: dict, results: list[dict], sigmas: tuple[float, ...]) -> dict[str, float]:
     coco = pytest.importorskip("pycocotools.coco", reason="needs pycocotools, from the extra 'dev'")
     from pycocotools.cocoeval import COCOeval
@@ -72,9 +79,7 @@ def test_matches_the_goldens(tiny: dict, parity_dir: Path, case: str) -> None:
     folder = parity_dir / "protocol"
     golden = json.loads((folder / "ap.json").read_text())
     assert tuple(golden["order"]) == FIGURES
-    metric = CocoKeypoints(tiny, COCO17.sigmas)
-    metric.update(json.loads((folder / f"ap_{case}.json").read_text()))
-    scores = metric.compute()
+    scores = collected(tiny, json.loads((folder / f"ap_{case}.json").read_text())).compute()
     assert {key: scores[key] for key in FIGURES} == pytest.approx(golden["figures"][case], abs=1e-9)
 
 
@@ -88,42 +93,36 @@ def test_pycocotools_agrees(skeleton, seed: int, boxes: bool) -> None:
     assert per_image.max() > 20
     before = copy.deepcopy((annotations, results))
     want = by_pycocotools(annotations, results, skeleton.sigmas)
-    metric = CocoKeypoints(annotations, skeleton.sigmas)
-    metric.update(results)
+    metric = collected(annotations, results, skeleton.sigmas)
     assert {key: metric.compute()[key] for key in FIGURES} == pytest.approx(want, abs=1e-9)
     assert 0.1 < want["AP"] < 0.9
     assert (annotations, results) == before
     # The matching that tables and intervals rest on is COCO's too.
-    matches = metric.matches().figures()
+    matches = metric.evaluate().weighted(np.ones(len(annotations["images"]), int))
     assert matches == pytest.approx({key: want[key] for key in matches}, abs=1e-12)
-    checked = read_annotations(annotations, skeleton.num_keypoints)
-    assert coco_figures(checked, metric.results(), skeleton.sigmas) == pytest.approx(want, abs=1e-9)
 
 
 def test_labels_of_lspet_as_predictions_are_perfect(data_dir: Path) -> None:
-    file = data_dir / "lspet" / "annotations" / "person_keypoints_val.json"
-    ids = [image["id"] for image in json.loads(file.read_text())["images"]][:60]
-    people = [row for row in json.loads(file.read_text())["annotations"] if row["image_id"] in ids]
-    metric = CocoKeypoints(file, LSPET14.sigmas, joint_names=LSPET14.keypoints, image_ids=ids)
-    metric.update({"image_id": p["image_id"], "keypoints": p["keypoints"], "score": 1.0} for p in people)
+    labels = json.loads((data_dir / "lspet" / "annotations" / "person_keypoints_val.json").read_text())
+    ids = [image["id"] for image in labels["images"]][:60]
+    people = [{**row, "score": 1.0} for row in labels["annotations"] if row["image_id"] in ids]
+    metric = collected(labels, people, LSPET14.sigmas, joint_names=LSPET14.keypoints, image_ids=ids)
     scores = metric.compute()
     assert scores["AP"] == scores["AR"] == 1
     assert scores["images"] == scores["people"] == 60
     assert {(row["found"], row["similarity"], row["distance"]) for row in scores["per_joint"]} == {(1.0, 1.0, 0.0)}
-    everything = CocoKeypoints(file, LSPET14.sigmas)
-    everything.update(metric.results())
+    everything = collected(labels, metric.results(), LSPET14.sigmas)
     assert everything.compute()["AR"] == pytest.approx(60 / 800)  # pictures without a result count
 
 
 def test_shards_and_order_of_arrival_change_nothing() -> None:
     annotations, results = crowded()
-    whole = CocoKeypoints(annotations, COCO17.sigmas)
-    whole.update(results, order=range(len(results)))
+    whole = collected(annotations, results)
     shards = [CocoKeypoints(annotations, COCO17.sigmas) for _ in range(2)]
     places = np.random.default_rng(0).permutation(len(results)).tolist()
     for shard, part in zip(shards, (places[::2], places[1::2] + places[:4]), strict=True):  # four twice, as padding is
         for place in part:
-            shard.update([results[place]], order=[place])
+            shard.update([results[place]], [place])
     shards[0].merge(shards[1].state())
     assert shards[0].results() == whole.results()
     assert shards[0].compute() == whole.compute()
@@ -136,22 +135,23 @@ def test_suppression_drops_who_was_found_twice() -> None:
     person = next(row for row in annotations["annotations"] if row["num_keypoints"] and not row["iscrowd"])
     far = (np.array(person["keypoints"]).reshape(-1, 3) + np.array([500, 0, 0])).ravel().tolist()
     row = {"image_id": 1, "area": person["area"], "keypoints": person["keypoints"], "score": 0.5}
-    metric = CocoKeypoints(annotations, COCO17.sigmas, nms_threshold=0.9)
-    metric.update([row, {**row, "score": 0.7}, {**row, "keypoints": far, "score": 0.1}])
+    rows = [row, {**row, "score": 0.7}, {**row, "keypoints": far, "score": 0.1}]
+    metric = collected(annotations, rows, nms_threshold=0.9)
     assert [kept["score"] for kept in metric.results()] == [0.7, 0.1]
     assert set(metric.results()[0]) == {"image_id", "category_id", "keypoints", "score"}
-    with pytest.raises(ValueError, match="missing: area"):
-        metric.update([{"image_id": 1, "keypoints": far, "score": 0.1}])
+    with pytest.raises(ValueError, match="area that is not finite"):
+        metric.update([{"image_id": 1, "category_id": 1, "keypoints": far, "score": 0.1}], [3])
 
 
 def test_joint_table_counts_people_nobody_found() -> None:
     joints = np.array([[10, 10, 2], [30, 30, 1], [0, 0, 0]], dtype=np.float64)
-    person = {"category_id": 1, "iscrowd": 0, "area": 400.0, "bbox": [0, 0, 40, 40], "keypoints": joints.ravel()}
+    person = {"category_id": 1, "iscrowd": 0, "area": 400.0, "bbox": [0, 0, 40, 40], "num_keypoints": 2}
+    person["keypoints"] = joints.ravel().tolist()
     people = [{**person, "id": i, "image_id": i} for i in (1, 2)]
     annotations = {"images": [{"id": 1}, {"id": 2}], "annotations": people, "categories": [{"id": 1}]}
-    metric = CocoKeypoints(annotations, (0.1, 0.1, 0.1), joint_names=("a", "b", "c"))
     moved = joints + np.array([[0, 0, 0], [4, 3, 0], [9, 9, 0]])  # joint b is 5 pixels off: a quarter of sqrt(area)
-    metric.update([{"image_id": 1, "keypoints": moved, "score": 0.9}])
+    results = [{"image_id": 1, "keypoints": moved, "score": 0.9}]
+    metric = collected(annotations, results, (0.1, 0.1, 0.1), joint_names=("a", "b", "c"))
     similarity = float(np.exp(-25 / (2 * 0.2**2 * 400)))
     assert similarity < 0.5
     assert metric.compute()["per_joint"] == [
@@ -164,91 +164,63 @@ def test_joint_table_counts_people_nobody_found() -> None:
 def test_nobody_found_and_nobody_labelled(tiny: dict) -> None:
     scores = CocoKeypoints(tiny, COCO17.sigmas).compute()
     assert {scores[key] for key in FIGURES} == {0.0}
-    unlabelled = CocoKeypoints({**tiny, "annotations": []}, COCO17.sigmas)
-    unlabelled.update([{"image_id": 785, "keypoints": np.ones((17, 3)), "score": 1.0}])
+    unlabelled = collected(
+        {**tiny, "annotations": []}, [{"image_id": 785, "keypoints": np.ones((17, 3)), "score": 1.0}]
+    )
     assert {unlabelled.compute()[key] for key in FIGURES} == {-1.0}
 
 
-def test_interval_encloses_the_figure_and_is_repeatable(tiny: dict) -> None:
+def test_interval_encloses_the_figure_and_is_repeatable() -> None:
     annotations, results = crowded(images=40, seed=3)
     results = [{**row, "score": row["score"] + 1e-6 * i} for i, row in enumerate(results)]  # no ties
-    checked = read_annotations(annotations, 17)
-    matches = match_people(checked, results, COCO17.sigmas)
-    images = len(matches.image_ids)
-    low, high = bootstrap_interval(lambda drawn: matches.figures(drawn)["AP"], images, samples=200)
-    assert low < matches.figures()["AP"] < high < low + 0.5
-    assert bootstrap_interval(lambda drawn: matches.figures(drawn)["AP"], images, samples=200) == (low, high)
+    found = collected(annotations, results).evaluate()
+    intervals = found.intervals(200)
+    assert set(intervals) == {"AP", "AP50", "AP75", "AR", "AR50", "AR75"}
+    low, high = intervals["AP"]
+    assert low < found.figures["AP"] < high < low + 0.5
+    assert found.intervals(200) == intervals
+    assert found.intervals(200, seed=1) != intervals
     # A picture drawn twice counts as two pictures would.
-    twice = {"images": [*annotations["images"], {"id": 99}], "categories": annotations["categories"]}
     again = [{**row, "image_id": 99} for row in annotations["annotations"] if row["image_id"] == 1]
-    twice = read_annotations({**twice, "annotations": [*annotations["annotations"], *again]}, 17)
-    more = [*results, *({**row, "image_id": 99} for row in results if row["image_id"] == 1)]
     assert again
-    drawn = np.array([2 if number == 1 else 1 for number in matches.image_ids])
-    want = coco_figures(twice, more, COCO17.sigmas)
-    assert matches.figures(drawn)["AP"] == pytest.approx(want["AP"], abs=1e-12)
-    assert matches.figures(drawn)["AR"] == pytest.approx(want["AR"], abs=1e-12)
-    assert want["AP"] != matches.figures()["AP"]
+    twice = {**annotations, "images": [*annotations["images"], {"id": 99}]}
+    twice["annotations"] = [*annotations["annotations"], *again]
+    more = [*results, *({**row, "image_id": 99} for row in results if row["image_id"] == 1)]
+    drawn = found.weighted([2] + [1] * 39)
+    want = collected(twice, more).compute()
+    assert drawn == pytest.approx({key: want[key] for key in drawn}, abs=1e-12)
+    assert want["AP"] != found.figures["AP"]
+    lonely = collected({**annotations, "images": [{"id": 1}], "annotations": []}, [])
+    assert lonely.evaluate().intervals(10) == {}
 
 
 def test_mistakes_are_named(tiny: dict) -> None:
     metric = CocoKeypoints(tiny, COCO17.sigmas)
-    row = {"image_id": 785, "keypoints": [1.0] * 51, "score": 0.5}
+    row = {"image_id": 785, "category_id": 1, "keypoints": [1.0] * 51, "score": 0.5}
     for wrong, match in [
-        ({"image_id": 1}, "image 1, which is not among"),
+        ({"image_id": 1}, "image 1, which is not among those evaluated: 785"),
+        ({"category_id": 2}, "category 2, which is not among those evaluated: 1$"),
+        ({"category_id": None}, "category None, which is not among"),
         ({"keypoints": [1.0] * 50}, "50 numbers, not 3 x 17"),
         ({"score": float("nan")}, "not finite"),
         ({"keypoints": [float("inf")] * 51}, "not finite"),
     ]:
         with pytest.raises(ValueError, match=match):
-            metric.update([{**row, **wrong}])
-    with pytest.raises(ValueError, match="bbox"):
-        metric.update([{**row, "bbox": [1, 2, 3]}])
-    with pytest.raises(ValueError, match="missing: score"):
-        metric.update([{"image_id": 785, "keypoints": [1.0] * 51}])
-    with pytest.raises(ValueError, match="1 results, but 2 places"):
-        metric.update([row], order=[1, 2])
-    metric.update([row])
-    metric.update([row], order=[0])
-    with pytest.raises(ValueError, match="order was given"):
-        metric.compute()
+            metric.update([{**row, **wrong}], [0])
     with pytest.raises(ValueError, match="cannot merge"):
         metric.merge(CocoKeypoints({**tiny, "annotations": []}, LSPET14.sigmas).state())
     with pytest.raises(ValueError, match="51 keypoint numbers, not 3 x 14"):
         CocoKeypoints(tiny, LSPET14.sigmas)
-    with pytest.raises(ValueError, match=r"missing: \['categories'\]"):
-        CocoKeypoints({"images": [], "annotations": []}, COCO17.sigmas)
     with pytest.raises(ValueError, match="such as 5"):
         CocoKeypoints(tiny, COCO17.sigmas, image_ids=[5])
-
-
-def test_areas_and_counts_that_are_missing_or_wrong(tiny: dict) -> None:
-    results = [
-        {"image_id": row["image_id"], "keypoints": row["keypoints"], "score": 1.0}
-        for row in tiny["annotations"]
-        if row["num_keypoints"]
-    ]
-    moved = [{**row, "keypoints": (np.array(row["keypoints"]) + 2).tolist()} for row in results]
-    bare = [{**row, "num_keypoints": 0} for row in tiny["annotations"]]
-    for row in bare:
-        del row["area"]
-    box_areas = [{**row, "area": 0.53 * row["bbox"][2] * row["bbox"][3]} for row in tiny["annotations"]]
-    want = by_pycocotools(
-        {**tiny, "annotations": box_areas}, [{**row, "category_id": 1} for row in moved], COCO17.sigmas
-    )
-    metric = CocoKeypoints({**tiny, "annotations": bare}, COCO17.sigmas)
-    metric.update(moved)
-    found = metric.compute()
-    assert 0.1 < want["AP"] < 1
-    assert {key: found[key] for key in FIGURES} == pytest.approx(want, abs=1e-9)
+    with pytest.raises(ValueError, match="no picture to evaluate"):
+        CocoKeypoints(tiny, COCO17.sigmas, image_ids=[]).compute()
 
 
 @pytest.mark.parametrize("far", [2**53, 2**70])
-def test_ids_of_any_size_and_spelling(far: int) -> None:
+def test_ids_of_any_size(far: int) -> None:
     annotations, results = crowded(seed=4)
-    metric = CocoKeypoints(annotations, COCO17.sigmas)
-    metric.update(results)
-    want = metric.compute()
+    want = collected(annotations, results).compute()
     # Numbers that floats or 64 bits would mix up, in the same order.
     far_away = {
         "images": [{"id": row["id"] + far} for row in annotations["images"]],
@@ -258,16 +230,9 @@ def test_ids_of_any_size_and_spelling(far: int) -> None:
         ],
     }
     moved = [{**row, "image_id": row["image_id"] + far, "category_id": far} for row in results]
-    metric = CocoKeypoints(far_away, COCO17.sigmas)
-    metric.update([{**row, "image_id": str(row["image_id"])} for row in moved])
+    metric = collected(far_away, moved)
     assert metric.compute() == want
     assert metric.results() == moved
-    assert metric.matches().image_ids.tolist() == [row["id"] for row in far_away["images"]]
-    for wrong in ("x", 1.5, None, float("inf"), [1]):
-        with pytest.raises(ValueError, match="which is not among those evaluated"):
-            metric.update([{**moved[0], "image_id": wrong}])
-    with pytest.raises(ValueError, match="of category 2, which is not among"):
-        metric.update([{**moved[0], "category_id": 2}])
 
 
 def test_the_missing_package_is_named(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,20 +6,19 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.download import resolve_weights
 from hrformer.cli.arguments import EvaluateArguments
-from hrformer.cli.messages import note, process_number, say
+from hrformer.cli.messages import note, process_number, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
-from hrformer.cli.score_tables import show_scores
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
@@ -28,7 +27,7 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 from hrformer.data.sources import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
-from hrformer.evaluate.processes import ALONE, Processes
+from hrformer.evaluate.inference import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
@@ -38,9 +37,9 @@ from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
 from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
-from hrformer.train.progress import bars
+from hrformer.train.progress import bars, label_of, share_text
 from hrformer.train.versions import versions
-from hrformer.wording import counted
+from hrformer.wording import counted, listed
 
 SCORES_FILE = "scores.json"
 BEST_WEIGHTS = "best.safetensors"
@@ -49,10 +48,7 @@ _SERVER_SETS = ("cityscapes", "pascal_context", "coco_stuff_10k", "coco_stuff_16
 
 
 def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> int:
-    """Score, print and write ``scores.json``; or write the files of a test server.
-
-    Returns:
-        0.
+    """Score, print and write ``scores.json``, or write the files of a test server; returns 0.
 
     Raises:
         DataError: the data is not as it should be.
@@ -82,11 +78,7 @@ def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> 
 
 
 def open_set(config: AnyRun, split: Split) -> ImageSet:
-    """The part of a run's data that is to be scored.
-
-    Raises:
-        DataError: it is not as it should be.
-    """
+    """The part of a run's data that is to be scored; DataError if it is not as it should be."""
     if isinstance(config, PoseRun):
         protocol = config.evaluation
         return open_pose(config.data, split, detections=protocol.detections, box_threshold=protocol.box_threshold)
@@ -96,13 +88,10 @@ def open_set(config: AnyRun, split: Split) -> ImageSet:
 
 
 def _check_options(options: EvaluateArguments) -> None:
-    for name in ("bootstrap", "worst"):
-        if getattr(options, name) < 0:
-            raise ValueError(f"--{name} must not be negative, got {getattr(options, name)}")
-    for name in ("limit", "workers"):
+    for name, least in {"bootstrap": 0, "worst": 0, "workers": 0, "limit": 1}.items():
         value = getattr(options, name)
-        if value is not None and value < (name == "limit"):
-            raise ValueError(f"--{name} must be at least {int(name == 'limit')}, got {value}")
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
     if options.predictions is not None:
         given = {"--weights": options.weights, "--submit": options.submit, "--limit": options.limit}
         if both := [name for name, value in given.items() if value]:
@@ -119,7 +108,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     path, model = _load(command)
     with bars(after=2.0) as look:
         source = left_out(config, open_set(config, options.split), options.split, look)
-    device = _device(options.device)
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
+    device = find_device(options.device or gpu)
     shared: dict[str, Any] = {
         "device": device,
         "workers": default_workers(group.world_size) if options.workers is None else options.workers,
@@ -132,21 +122,13 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     note(f"{model.info.name} ({path}) on {source.name} {options.split}, {counted(len(source), 'item')}, {device}")
     if options.submit:
         with _progress() as progress:
-            written = export_predictions(
-                model, source, config.evaluation, options.out, dataset=server_set(config), progress=progress, **shared
-            )
+            shared |= {"dataset": server_set(config), "progress": progress}
+            written = export_predictions(model, source, config.evaluation, options.out, **shared)
         say(f"predictions: {written}")
         return None
     with _progress() as progress:
-        outcome = evaluate(
-            model,
-            source,
-            config.evaluation,
-            bootstrap=options.bootstrap,
-            worst=options.worst,
-            progress=progress,
-            **shared,
-        )
+        shared |= {"bootstrap": options.bootstrap, "worst": options.worst, "progress": progress}
+        outcome = evaluate(model, source, config.evaluation, **shared)
     return outcome, {
         "weights": str(path),
         "sha256": sha256_of(path),
@@ -178,30 +160,19 @@ def _load(command: RunCommand[EvaluateArguments]) -> tuple[Path, VisionModel]:
 def _score_files(options: EvaluateArguments, config: AnyRun) -> Evaluation:
     """Score predictions that lie in files."""
     assert options.predictions is not None
-    settings: dict[str, Any] = {"bootstrap": options.bootstrap}
-    source = open_set(config, options.split)
+    source, bootstrap = open_set(config, options.split), options.bootstrap
     if isinstance(source, PoseSet) and isinstance(config, PoseRun):
         protocol = config.evaluation
-        return evaluate_keypoint_file(
-            options.predictions,
-            source,
-            source.skeleton,
-            score=protocol.score,
-            alpha=protocol.alpha,
-            pck_norm=protocol.pck_norm,
-            image_ids=source.image_ids,
-            **settings,
-        )
+        return evaluate_keypoint_file(options.predictions, source, source.skeleton, protocol, bootstrap=bootstrap)
     if isinstance(source, SegmentationSet):
         dataset = server_set(config) if options.server_ids else ""
         if options.server_ids and not dataset:
-            raise ValueError(f"--server-ids: {source.name} has no test server; known are {', '.join(_SERVER_SETS)}")
+            raise ValueError(f"--server-ids: {source.name} has no test server; known are {listed(_SERVER_SETS)}")
         with _progress() as progress:
-            return evaluate_masks(
-                options.predictions, source, dataset=dataset, worst=options.worst, progress=progress, **settings
-            )
+            shared: dict[str, Any] = {"dataset": dataset, "worst": options.worst, "progress": progress}
+            return evaluate_masks(options.predictions, source, bootstrap=bootstrap, **shared)
     assert isinstance(source, ClassificationSet)
-    return evaluate_class_file(options.predictions, source, worst=options.worst, **settings)
+    return evaluate_class_file(options.predictions, source, worst=options.worst, bootstrap=bootstrap)
 
 
 def server_set(config: AnyRun) -> str:
@@ -210,12 +181,6 @@ def server_set(config: AnyRun) -> str:
         return ""
     name = config.data.dataset if config.data.format == "official" else config.data.format
     return name if name in _SERVER_SETS else ""
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None and torch.cuda.is_available():
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    return find_device(name)
 
 
 @contextmanager
@@ -233,13 +198,13 @@ def _group() -> Iterator[Processes]:
 
 
 @contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar on standard error, moved by a function of the items done and of all."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, quiet=process_number() > 0)
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("items", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _progress() -> Iterator[Progress | None]:
+    """A bar on standard error; the first process alone has one."""
+    if process_number() > 0:
+        yield None
+        return
+    with bars() as show:
+        yield partial(show, "items")
 
 
 def _write_scores(command: RunCommand[EvaluateArguments], outcome: Evaluation, facts: dict[str, Any]) -> None:
@@ -266,3 +231,40 @@ def _write_scores(command: RunCommand[EvaluateArguments], outcome: Evaluation, f
     if (options.out / SCORES_FILE).exists():
         note(f"the scores in {options.out} are replaced; --out takes another folder")
     write_file(options.out / SCORES_FILE, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def show_scores(outcome: Evaluation) -> None:
+    """Print the scores: those of the whole set, then those of each class or joint."""
+    console = wide_console()
+    table = Table(title=f"{outcome.task}, {counted(outcome.items, 'item')}", title_justify="left")
+    table.add_column("score", no_wrap=True)
+    table.add_column("value", justify="right")
+    if outcome.intervals:
+        table.add_column(f"{outcome.confidence:.0%} interval")
+    for name, value in outcome.scores.items():
+        if isinstance(value, list | dict):
+            continue
+        cells = [label_of(name), _cell(value)]
+        if outcome.intervals:
+            ends = outcome.intervals.get(name)
+            cells.append(f"{share_text(ends[0])} to {share_text(ends[1])}" if ends else "")
+        table.add_row(*cells)
+    console.print(table)
+    for name, rows in outcome.scores.items():
+        if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+            continue
+        table = Table(title=label_of(name), title_justify="left")
+        for key in rows[0]:
+            table.add_column(label_of(key), justify="left" if key == "name" else "right")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row.values()))
+        console.print(table)
+    for example in outcome.worst:
+        say(f"worst: {share_text(example.score)} {example.file}")
+
+
+def _cell(value: Any) -> str:
+    """Shares as percentages, counts as they are, a dash for what there is none of."""
+    if value is None:
+        return "–"
+    return share_text(value) if isinstance(value, float) else str(value)

@@ -68,7 +68,7 @@ class CocoPeople(PoseSet):
         pictures = read_pictures(list_of(content, "images", str(file)), str(file))
         categories = people_categories(content, str(file), source.category)
         try:
-            self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), source, str(file))
+            self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), str(file), **_given(source))
         except (TypeError, ValueError) as error:
             raise DataError(str(error)) from error
         self.category_id: int = categories[0]["id"]
@@ -150,6 +150,12 @@ class CocoPeople(PoseSet):
     def truth(self) -> dict[str, list[dict[str, Any]]] | None:
         """The people of the file as they are trained on, crowds, and people without joints, in COCO's form."""
         return None if self._labels is None else self._labels.truth()
+
+
+def _given(source: PoseSource) -> dict[str, Any]:
+    """What the source says of joints, as ``skeleton_of`` takes it."""
+    names = ("skeleton", "flip_pairs", "sigmas")
+    return {"settings": "PoseSource", **{name: getattr(source, name) for name in names}}
 
 
 def _with_names(category: dict[str, Any], content: Mapping[str, Any], source: PoseSource, file: Path) -> dict[str, Any]:

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.evaluate.classification import ClassificationScores, Classifier
-from hrformer.evaluate.inference import Network, Precision, items_to_take, predictions_of, require_same_names
-from hrformer.evaluate.pose import PoseNetwork, PoseScores
-from hrformer.evaluate.processes import ALONE, Processes, Progress
+from hrformer.evaluate.inference import (
+    ALONE,
+    Classifier,
+    Network,
+    PoseNetwork,
+    Precision,
+    Processes,
+    Progress,
+    Segmenter,
+    items_to_take,
+    predictions_of,
+    require_same_names,
+)
 from hrformer.evaluate.protocols import (
     ClassificationProtocol,
     Evaluation,
+    Example,
     PoseProtocol,
     Protocol,
     SegmentationProtocol,
 )
-from hrformer.evaluate.scores import Resampling, Scores, Tally
-from hrformer.evaluate.segmentation import SegmentationSetScores, Segmenter
+from hrformer.evaluate.scores import (
+    NO_INTERVALS,
+    ClassificationScores,
+    PoseScores,
+    Scores,
+    SegmentationSetScores,
+)
 from hrformer.models.model import VisionModel
 
 
@@ -34,7 +52,6 @@ def evaluate(
     processes: Processes | None = None,
     progress: Progress | None = None,
     bootstrap: int = 0,
-    seed: int = 0,
     worst: int = 0,
     limit: int | None = None,
 ) -> Evaluation:
@@ -51,9 +68,8 @@ def evaluate(
         workers: processes that read pictures ahead.
         precision: of the forward pass.
         processes: share the items; every process returns the same evaluation. None: this one alone.
-        progress: see :data:`hrformer.evaluate.processes.Progress`.
+        progress: see :data:`hrformer.evaluate.inference.Progress`.
         bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
         worst: how many of the worst items to keep.
         limit: only the first so many items.
 
@@ -62,26 +78,14 @@ def evaluate(
         ImportError: a score needs a package that is not installed.
         ValueError: model, set and protocol do not fit together, or the set has no labels.
     """
-    start = time.perf_counter()
-    num_items = items_to_take(source, limit)
-    resampling = Resampling(samples=bootstrap, seed=seed)
+    num_items, processes = items_to_take(source, limit), processes or ALONE
     network = network_for(model, source, protocol, device, precision)
-    tally = Tally(scores_for(source, protocol, num_items, resampling), source, worst)
-    processes = processes or ALONE
-    if progress is not None:
-        progress(0, num_items)
+    tally = Tally(scores_for(source, protocol, num_items, bootstrap), source, worst)
     for batch, predictions in predictions_of(
-        network,
-        source,
-        num_items=num_items,
-        batch_size=protocol.batch_size,
-        workers=workers,
-        processes=processes,
+        network, source, num_items=num_items, workers=workers, processes=processes, progress=progress
     ):
         tally.update(batch, predictions)
-        if progress is not None:
-            progress(min(tally.items * processes.world_size, num_items), num_items)
-    return tally.finish(processes, time.perf_counter() - start, resampling.confidence)
+    return tally.finish(processes)
 
 
 def network_for(
@@ -91,14 +95,10 @@ def network_for(
     device: str | torch.device | None = None,
     precision: Precision = "fp32",
 ) -> Network:
-    """The model with its test protocol.
-
-    Raises:
-        ValueError: model, set and protocol do not fit together.
-    """
+    """The model with its test protocol; ValueError if model, set and protocol do not fit together."""
     info = model.info
     if isinstance(protocol, PoseProtocol) and isinstance(source, PoseSet):
-        pose = PoseNetwork(model, source.skeleton, protocol, device, precision)
+        pose = PoseNetwork(model, protocol, device, precision, skeleton=source.skeleton)
         known = info.skeleton.keypoints if info.skeleton else ()
         require_same_names("joints", known, info.num_classes, source.skeleton.keypoints, source.name)
         return pose
@@ -113,18 +113,70 @@ def network_for(
     return network
 
 
-def scores_for(source: ImageSet, protocol: Protocol, num_items: int, resampling: Resampling) -> Scores:
-    """The scores that a protocol asks for.
-
-    Raises:
-        ValueError: set and protocol do not fit together, or the set has no labels.
-    """
+def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = NO_INTERVALS) -> Scores:
+    """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
-        return PoseScores(source, protocol, num_items=num_items, resampling=resampling)
+        return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)
     if isinstance(source, SegmentationSet):
         if not source.labelled:
             raise ValueError(f"{source.name} has no labels to compare with; export its predictions instead")
-        return SegmentationSetScores(source, resampling)
+        return SegmentationSetScores(source, bootstrap)
     if isinstance(source, ClassificationSet):
-        return ClassificationScores(source, resampling)
+        return ClassificationScores(source, bootstrap)
     raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
+
+
+class Tally:
+    """Counts predictions and finishes an evaluation, over all processes that took part.
+
+    Args:
+        scores: of the task.
+        source: the set; names the pictures of the worst items.
+        worst: how many of the items with the lowest scores to keep; of equal scores the lower number is the worse.
+    """
+
+    def __init__(self, scores: Scores, source: ImageSet, worst: int = 0) -> None:
+        if worst < 0:
+            raise ValueError(f"the number of worst items must not be negative, got {worst}")
+        self.scores, self.source, self.num_worst = scores, source, worst
+        self.items, self._start = 0, time.perf_counter()
+        self._worst: list[Example] = []
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
+        """Count a batch; see :meth:`Scores.update`."""
+        scores = self.scores.update(batch, predictions)
+        for index, score, prediction in zip(batch["index"], scores, predictions, strict=True):
+            self.items += 1
+            if score is not None and self.num_worst:
+                self._offer(int(index), 0.0 if math.isnan(score) else score, prediction)
+
+    def _offer(self, index: int, score: float, prediction: Any) -> None:
+        """Keep an item if it is among the worst; only then its prediction is brought into its shown form."""
+        full = len(self._worst) == self.num_worst
+        if full and (score, index) > (self._worst[-1].score, self._worst[-1].index):
+            return
+        shown = self.scores.shown(prediction)
+        self._worst.append(Example(index=index, file=self.source.file(index), score=score, prediction=shown))
+        self._worst = _lowest(self._worst, self.num_worst)
+
+    def finish(self, processes: Processes = ALONE) -> Evaluation:
+        """Scores over everything that any process has counted; the same on all of them."""
+        own = {name: part.state() for name, part in self.scores.parts.items()}
+        gathered = processes.gather((own, self._worst, self.items, time.perf_counter() - self._start))
+        for name, part in self.scores.parts.items():
+            part.reset()
+            for states, _, _, _ in gathered:
+                part.merge(states[name])
+        return Evaluation(
+            task=self.scores.task,
+            main=self.scores.main,
+            scores=self.scores.compute(),
+            intervals=self.scores.intervals(),
+            worst=tuple(_lowest([example for _, part, _, _ in gathered for example in part], self.num_worst)),
+            items=sum(items for _, _, items, _ in gathered),
+            seconds=max(spent for _, _, _, spent in gathered),
+        )
+
+
+def _lowest(examples: list[Example], count: int) -> list[Example]:
+    return sorted(examples, key=lambda example: (example.score, example.index))[:count]

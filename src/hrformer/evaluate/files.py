@@ -10,35 +10,43 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import as_number, flat_joints, number, read_json, shown, whole
+from hrformer.data.coco_fields import as_number, flat_joints, number, shown, whole
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
-from hrformer.data.masks import MASK_SUFFIXES, decode_ids
-from hrformer.data.sets import IGNORE, ClassificationSet, DataError, PoseSet, SegmentationSet
-from hrformer.evaluate.class_files import read_class_file
-from hrformer.evaluate.classification import ClassificationScores
-from hrformer.evaluate.file_matching import NamedEntries
-from hrformer.evaluate.pose import Annotations, coco_intervals, joined, labels_of, require_coco
-from hrformer.evaluate.processes import ALONE, Progress
-from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.scores import Resampling, Tally
-from hrformer.evaluate.segmentation import SegmentationSetScores
+from hrformer.data.masks import decode_ids
+from hrformer.data.sets import IGNORE, ClassificationSet, PoseSet, SegmentationSet
+from hrformer.evaluate.evaluate import Tally
+from hrformer.evaluate.inference import Progress
+from hrformer.evaluate.prediction_files import (
+    IMAGES,
+    PREDICTIONS,
+    entries_for,
+    existing_json,
+    find_masks,
+    read_class_file,
+)
+from hrformer.evaluate.protocols import Evaluation, PoseProtocol
+from hrformer.evaluate.scores import (
+    ClassificationScores,
+    SegmentationSetScores,
+    joined,
+    labels_of,
+    require_coco,
+    share,
+)
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.metrics.coco_keypoints import CocoKeypoints, read_annotations
-from hrformer.metrics.pck import Pck, correct_keypoints, reference_joints
-from hrformer.metrics.resampling import PoissonBootstrap, quotient
+from hrformer.metrics.coco_keypoints import CocoKeypoints
+from hrformer.metrics.counts import PoissonBootstrap
+from hrformer.metrics.pck import Pck, reference_joints
 from hrformer.wording import listed
-
-PREDICTIONS, IMAGES = "predictions.json", "images.json"
-"""What ``hrformer predict`` calls its results and its list of pictures."""
 
 _CHUNK = 1024
 _log = logging.getLogger(__name__)
@@ -46,29 +54,22 @@ _log = logging.getLogger(__name__)
 
 def evaluate_keypoint_file(
     path: Path,
-    annotations: Annotations | PoseSet,
+    annotations: str | Path | Mapping[str, Any] | PoseSet,
     skeleton: Skeleton,
+    protocol: PoseProtocol | None = None,
     *,
-    score: Literal["coco", "pck", "both"] = "coco",
-    alpha: float = 0.2,
-    pck_norm: Sequence[str] = (),
-    image_ids: Collection[int] | None = None,
     bootstrap: int = 0,
-    seed: int = 0,
 ) -> Evaluation:
     """Score keypoints.
 
     Args:
         path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``.
         annotations: COCO keypoint annotations, a file or its content; or an opened set, whose labels are then those
-            that training sees, turned as its pictures are.
+            that training sees, turned as its pictures are, on the set's pictures. Those without results count.
         skeleton: joints of the annotations, in their order.
-        score: as in ``PoseProtocol``. PCK needs pictures of one person with one result at most: results name nobody.
-        alpha: of PCK.
-        pck_norm: as in ``PoseProtocol``.
-        image_ids: pictures to evaluate, also those without results; all of the annotations if left out.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
+        protocol: says which scores; COCO's if left out. PCK needs pictures of one person with one result at most:
+            results name nobody.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`.
 
     Returns:
         As from ``evaluate``, without the worst items; "images_without_results" says how many pictures have none.
@@ -78,29 +79,26 @@ def evaluate_keypoint_file(
         ImportError: COCO's figures without faster-coco-eval.
         ValueError: the file is not of this form, belongs to other pictures, or lacks some.
     """
-    start = time.perf_counter()
-    content = _content(annotations, skeleton.num_keypoints)
-    labels = read_annotations(content, skeleton.num_keypoints, image_ids)
-    results = _results(path, content, labels, skeleton.num_keypoints)
-    resampling = Resampling(samples=bootstrap, seed=seed)
+    start, protocol = time.perf_counter(), protocol or PoseProtocol()
+    labels = _labels(annotations, skeleton.num_keypoints)
+    results = _results(path, labels, skeleton.num_keypoints)
     intervals: dict[str, tuple[float, float]] = {}
     pck: dict[str, Any] = {}
     coco: dict[str, Any] = {}
-    if score in ("pck", "both"):
-        pck, intervals = _pck(labels, results, skeleton, alpha, reference_joints(skeleton, pck_norm), resampling)
-    if score in ("coco", "both"):
+    if protocol.score in ("pck", "both"):
+        pck, intervals = _pck(labels, results, skeleton, protocol, bootstrap)
+    if protocol.score in ("coco", "both"):
         require_coco()
-        metric = CocoKeypoints(content, skeleton.sigmas, joint_names=skeleton.keypoints, image_ids=image_ids)
-        metric.update(results)
+        metric = CocoKeypoints(labels, skeleton.sigmas, joint_names=skeleton.keypoints)
+        metric.update(results, range(len(results)))
         coco = metric.compute()
-        intervals |= coco_intervals(metric, resampling) if bootstrap else {}
+        intervals |= metric.evaluate().intervals(bootstrap) if bootstrap else {}
     without = len(labels["images"]) - len({result["image_id"] for result in results})
     return Evaluation(
         task="pose",
-        main="AP" if score == "coco" else f"pck@{alpha:g}",
+        main="AP" if not pck else f"pck@{protocol.alpha:g}",
         scores={**joined(pck, coco), "images_without_results": without},
         intervals=intervals,
-        confidence=resampling.confidence,
         items=len(results),
         seconds=time.perf_counter() - start,
     )
@@ -112,7 +110,6 @@ def evaluate_masks(
     *,
     dataset: str = "",
     bootstrap: int = 0,
-    seed: int = 0,
     worst: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -124,22 +121,17 @@ def evaluate_masks(
         source: the labelled set.
         dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
             empty: class numbers.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
-        worst: how many of the worst pictures to keep.
-        progress: called with the number of pictures done and of all.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst`` and ``progress``.
 
     Raises:
         hrformer.data.sets.DataError: a mask cannot be read.
         ValueError: masks are missing, of the wrong size, or hold what is no class; the message names them.
     """
-    start = time.perf_counter()
     if not source.labelled:
         raise ValueError(f"{source.name} has no labels to compare with")
-    resampling = Resampling(samples=bootstrap, seed=seed)
+    tally = Tally(SegmentationSetScores(source, bootstrap), source, worst)
     files = [source.file(index) for index in range(len(source))]
-    masks = NamedEntries(_mask_files(folder), "mask", str(folder)).for_files(files)
-    tally = Tally(SegmentationSetScores(source, resampling), source, worst)
+    masks = entries_for(files, find_masks(folder), "mask", str(folder))
     count = len(source.classes)
     # Ids that stand for "none" are read as such, and refused below only where a class is labelled.
     table = None
@@ -162,20 +154,16 @@ def evaluate_masks(
             raise ValueError(f"{path}: {error}") from error
         if progress is not None:
             progress(index + 1, len(source))
-    return tally.finish(ALONE, time.perf_counter() - start, resampling.confidence)
+    return tally.finish()
 
 
-def evaluate_class_file(
-    path: Path, source: ClassificationSet, *, bootstrap: int = 0, seed: int = 0, worst: int = 0
-) -> Evaluation:
+def evaluate_class_file(path: Path, source: ClassificationSet, *, bootstrap: int = 0, worst: int = 0) -> Evaluation:
     """Score classes.
 
     Args:
-        path: of :func:`hrformer.evaluate.class_files.read_class_file`, or the folder of ``hrformer predict``.
+        path: of :func:`hrformer.evaluate.prediction_files.read_class_file`, or the folder of ``hrformer predict``.
         source: the labelled set.
-        bootstrap: samples for confidence intervals; 0 for none.
-        seed: of the bootstrap.
-        worst: how many of the wrong pictures to keep.
+        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst``.
 
     Returns:
         Top-1, and top-5 where there are more than five classes and every picture has five of them.
@@ -184,14 +172,12 @@ def evaluate_class_file(
         FileNotFoundError: there is no such file.
         ValueError: it is not of this form, or lacks pictures.
     """
-    start = time.perf_counter()
     file = path / PREDICTIONS if path.is_dir() else path
     files = [source.file(index) for index in range(len(source))]
-    rows = NamedEntries(read_class_file(file, source.classes), "entry", str(file)).for_files(files)
+    rows = entries_for(files, read_class_file(file, source.classes), "entry", str(file))
     count = len(source.classes)
     ks = (1, 5) if count > 5 and min(map(len, rows)) >= 5 else (1,)
-    resampling = Resampling(samples=bootstrap, seed=seed)
-    tally = Tally(ClassificationScores(source, resampling, ks), source, worst)
+    tally = Tally(ClassificationScores(source, bootstrap, ks), source, worst)
     for low in range(0, len(rows), _CHUNK):
         part = rows[low : low + _CHUNK]
         # Logits with the listed order; so far apart that the best class has all of the probability.
@@ -200,39 +186,44 @@ def evaluate_class_file(
             line[torch.tensor(ids)] = -1000.0 * torch.arange(len(ids))
         numbers = range(low, low + len(part))
         tally.update({"index": numbers, "label": torch.tensor([source.label(i) for i in numbers])}, list(logits))
-    return tally.finish(ALONE, time.perf_counter() - start, resampling.confidence)
+    return tally.finish()
 
 
-def _content(annotations: Annotations | PoseSet, num_keypoints: int) -> Mapping[str, Any]:
+def _labels(annotations: str | Path | Mapping[str, Any] | PoseSet, num_keypoints: int) -> Mapping[str, Any]:
+    """Labels of the evaluated pictures, complete and checked."""
     if not isinstance(annotations, PoseSet):
         if not isinstance(annotations, Mapping) and not Path(annotations).exists():
             raise FileNotFoundError(f"{annotations}: no such file")
         return truth_of(annotations, num_keypoints)
     truth = labels_of(annotations)
-    return truth if isinstance(truth, Mapping) else truth_of(truth, num_keypoints)
+    if annotations.image_ids is None:
+        return truth
+    wanted = set(annotations.image_ids)
+    return {
+        **truth,
+        "images": [image for image in truth["images"] if image["id"] in wanted],
+        "annotations": [person for person in truth["annotations"] if person["image_id"] in wanted],
+    }
 
 
-def _results(
-    path: Path, content: Mapping[str, Any], labels: Mapping[str, list[dict[str, Any]]], num_keypoints: int
-) -> list[dict[str, Any]]:
+def _results(path: Path, labels: Mapping[str, Any], num_keypoints: int) -> list[dict[str, Any]]:
     """Results of the evaluated pictures, with the picture numbers of the annotations."""
     file = path / PREDICTIONS if path.is_dir() else path
-    records = _read_json(file)
+    records = existing_json(file)
     if not isinstance(records, list):
         raise ValueError(f"{file}: must hold a list of results, found {type(records).__name__}")
     records = [_result(record, f"{file}: result {place}") for place, record in enumerate(records)]
     listing = file.with_name(IMAGES)
     if file.name == PREDICTIONS and listing.is_file():
-        numbers = _numbers_by_file(listing, content, {image["id"] for image in labels["images"]})
-        records = [{**record, "image_id": numbers.get(record["image_id"])} for record in records]
-        records = [record for record in records if record["image_id"] is not None]
+        ours = _our_numbers(listing, labels["images"])
+        records = [{**one, "image_id": ours[one["image_id"]]} for one in records if one["image_id"] in ours]
     known = {image["id"] for image in labels["images"]}
     if unknown := sorted({record["image_id"] for record in records} - known):
         raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {listed(unknown)}")
     if not records:
         raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
     kinds = [category["id"] for category in labels["categories"]]
-    records = [{"category_id": kinds[0], **record} if len(kinds) == 1 else record for record in records]
+    records = [{"category_id": kinds[0], **record} for record in records] if len(kinds) == 1 else records
     kept = [record for record in records if record.get("category_id", kinds[0]) in kinds]
     if not kept:
         found = listed(sorted({record["category_id"] for record in records}))
@@ -273,27 +264,24 @@ def _result(record: Any, where: str) -> dict[str, Any]:
     return found
 
 
-def _numbers_by_file(listing: Path, content: Mapping[str, Any], wanted: Collection[int]) -> dict[int, int]:
-    """From the picture numbers of ``hrformer predict`` to those of the annotations, for the wanted ones."""
-    rows = [(str(row["source"]), int(row["id"])) for row in _read_json(listing)["images"]]
-    images = [image for image in content["images"] if image["id"] in wanted]
+def _our_numbers(listing: Path, images: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """From the picture numbers of ``hrformer predict`` to those of the labels."""
+    rows = [(str(row["source"]), int(row["id"])) for row in existing_json(listing)["images"]]
     if missing := [image["id"] for image in images if not image.get("file_name")]:
         raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {listed(missing)}")
-    names = [str(image["file_name"]) for image in images]
-    ours = NamedEntries(rows, "result", str(listing)).for_files(names)
-    return {number: image["id"] for number, image in zip(ours, images, strict=True)}
+    theirs = entries_for([str(image["file_name"]) for image in images], rows, "result", str(listing))
+    return {number: image["id"] for number, image in zip(theirs, images, strict=True)}
 
 
 def _pck(
-    labels: Mapping[str, list[dict[str, Any]]],
+    labels: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     skeleton: Skeleton,
-    alpha: float,
-    torso: tuple[int, int] | None,
-    resampling: Resampling,
+    protocol: PoseProtocol,
+    samples: int,
 ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
     """PCK's scores and interval; people without a result have all joints wrong."""
-    people = [person for person in labels["annotations"] if any(flag > 0 for flag in person["keypoints"][2::3])]
+    people = [person for person in labels["annotations"] if person["num_keypoints"]]
     for kind, rows in (("labelled people", people), ("results", results)):
         numbers = Counter(row["image_id"] for row in rows)
         if several := sorted(number for number, times in numbers.items() if times > 1):
@@ -303,39 +291,15 @@ def _pck(
             )
     joints = {row["image_id"]: np.asarray(row["keypoints"], np.float64).reshape(-1, 3) for row in results}
     nowhere = np.full((skeleton.num_keypoints, 3), np.nan)
-    metric = Pck(skeleton.keypoints, torso=torso, alpha=alpha)
+    torso = reference_joints(skeleton, protocol.pck_norm)
+    metric = Pck(skeleton.keypoints, torso=torso, alpha=protocol.alpha)
     found = np.array([joints.get(person["image_id"], nowhere) for person in people]).reshape(-1, *nowhere.shape)
     truth = np.array([person["keypoints"] for person in people], np.float64).reshape(found.shape)
     sides = [float(max(person["bbox"][2:])) for person in people]
-    metric.update(found, truth, sides)
+    counts = metric.update(found, truth, sides)
     scores = metric.compute()
-    if not resampling.samples:
+    if not samples:
         return scores, {}
-    bootstrap = PoissonBootstrap(2, samples=resampling.samples, seed=resampling.seed)
-    right, counted = correct_keypoints(found, truth, torso, alpha, sides)
-    counts = np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
+    bootstrap = PoissonBootstrap(2, samples=samples)
     bootstrap.update(counts, [person["image_id"] for person in people])
-    ends = bootstrap.interval(lambda sums: quotient(sums[:, 0], sums[:, 1]), confidence=resampling.confidence)
-    return scores, {f"pck@{alpha:g}": ends}
-
-
-def _mask_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names of pictures and the masks made for them."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; give one with a mask for every picture")
-    listing = folder / IMAGES
-    if listing.is_file():
-        for row in _read_json(listing)["images"]:
-            if not row.get("mask"):
-                raise ValueError(f"{listing}: {row.get('file_name')} has no mask; were these pictures segmented?")
-            yield str(row["source"]), folder / row["mask"]
-        return
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in MASK_SUFFIXES - {".mat"} and path.is_file():
-            yield PurePath(path.relative_to(folder)).as_posix(), path
-
-
-def _read_json(path: Path) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    return read_json(path)
+    return scores, {f"pck@{protocol.alpha:g}": bootstrap.interval(share)}

@@ -1,72 +1,66 @@
-"""What the scores of all tasks share, and the list of the worst items.
+"""Scores of the three tasks over a whole set, with their intervals.
 
-Scores take predictions from wherever they come, a network or a file, in any order.
+They take predictions from wherever they come, a network or a file, in any order.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from importlib.util import find_spec
+from typing import Any, ClassVar
 
-from hrformer.data.sets import ImageSet
-from hrformer.evaluate.processes import Processes
-from hrformer.evaluate.protocols import Evaluation, Example
-from hrformer.metrics.metric import State
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from hrformer.data.coco_labels import truth_of
+from hrformer.data.sets import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
+from hrformer.evaluate.inference import FoundPerson
+from hrformer.evaluate.protocols import PoseProtocol
+from hrformer.geometry.oks import MASK_SHARE, oks, rescore
+from hrformer.geometry.skeletons import Skeleton
+from hrformer.geometry.tiles import smallest_ids
+from hrformer.metrics.accuracy import Accuracy
+from hrformer.metrics.coco_keypoints import CocoKeypoints
+from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
+from hrformer.metrics.pck import Pck, reference_joints
+from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resampling:
-    """How confidence intervals are made.
-
-    Attributes:
-        samples: sets that are drawn; 0 for no intervals.
-        seed: of the drawing.
-        confidence: share of the samples inside an interval.
-    """
-
-    samples: int = 0
-    seed: int = 0
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if self.samples < 0 or not 0 < self.confidence < 1:
-            raise ValueError(
-                f"bootstrap samples must not be negative and confidence lies inside (0, 1), got {self.samples} and "
-                f"{self.confidence}"
-            )
-
-
-NO_INTERVALS = Resampling()
-"""No resampling at all."""
-
-
-class Mergeable(Protocol):
-    """What a metric and its resampling have in common."""
-
-    def reset(self) -> None: ...
-
-    def state(self) -> State: ...
-
-    def merge(self, state: State) -> None: ...
+NO_INTERVALS = 0
+"""Samples of a bootstrap that is not made."""
 
 
 class Scores(ABC):
-    """Scores of one task over a whole set.
+    """Scores of one task.
 
-    Attributes:
-        task: "classification", "pose" or "segmentation".
+    Args:
         main: key of the score that decides.
         parts: everything that counts; a dictionary, so that all processes merge alike.
+        bootstrap: samples for confidence intervals; 0 for none.
+        statistics: scores that get an interval, each from the sums of ``width`` counts per item.
+        width: how many counts are resampled.
     """
 
     task: ClassVar[str]
-    main: str
-    parts: dict[str, Mergeable]
+
+    def __init__(
+        self,
+        main: str,
+        parts: Mapping[str, CountMetric | CocoKeypoints],
+        bootstrap: int,
+        statistics: Mapping[str, Statistic],
+        width: int,
+    ) -> None:
+        if bootstrap < 0:
+            raise ValueError(f"bootstrap samples must not be negative, got {bootstrap}")
+        self.main, self.samples, self.statistics = main, bootstrap, statistics
+        self.parts = dict(parts)
+        self._bootstrap: PoissonBootstrap | None = None
+        if bootstrap and statistics:
+            self.parts["bootstrap"] = self._bootstrap = PoissonBootstrap(width, samples=bootstrap)
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
@@ -84,89 +78,259 @@ class Scores(ABC):
     def compute(self) -> dict[str, Any]:
         """Scores and tables in JSON types; raises ValueError if nothing was counted."""
 
-    @abstractmethod
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals by key of ``compute``; empty where none were asked for."""
+        if self._bootstrap is None:
+            return {}
+        return {key: self._bootstrap.interval(statistic) for key, statistic in self.statistics.items()}
 
     def shown(self, prediction: Any) -> Any:
         """A prediction in the form that ``Example`` holds."""
         return prediction
 
-
-class Worst:
-    """The items with the lowest scores; holds no more than ``limit`` of them.
-
-    Args:
-        limit: how many to keep.
-    """
-
-    def __init__(self, limit: int) -> None:
-        if limit < 0:
-            raise ValueError(f"the number of worst items must not be negative, got {limit}")
-        self.limit = limit
-        self._heap: list[tuple[float, int, Example]] = []
-
-    def offer(self, index: int, score: float, make: Callable[[], Example]) -> None:
-        """Keep an item if it is among the worst; of equal scores the lower number is the worse.
-
-        Args:
-            index: number of the item.
-            score: in 0..1; NaN counts as 0.
-            make: called only if the item is kept.
-        """
-        entry = (-score if score == score else 0.0, -index)
-        if not self.limit or (len(self._heap) == self.limit and entry <= self._heap[0][:2]):
-            return
-        # Replacing the best of those kept, which stands in front.
-        push = heapq.heappushpop if len(self._heap) == self.limit else heapq.heappush
-        push(self._heap, (*entry, make()))
-
-    def examples(self) -> list[Example]:
-        """Worst first."""
-        return [entry[2] for entry in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
+    def resample(self, counts: ArrayLike, numbers: Sequence[int]) -> None:
+        """Take (N, width) counts into the intervals; items of one number are drawn together."""
+        if self._bootstrap is not None:
+            self._bootstrap.update(counts, numbers)
 
 
-class Tally:
-    """Counts predictions and finishes an evaluation, over all processes that took part.
+def share(sums: NDArray[np.int64], column: int = 0) -> NDArray[np.float64]:
+    """One column of the sums over the last."""
+    return quotient(sums[:, column], sums[:, -1])
+
+
+class ClassificationScores(Scores):
+    """Accuracy.
 
     Args:
-        scores: of the task.
-        source: the set; names the pictures of the worst items.
-        worst: how many of them to keep.
+        source: the set; only its classes are used.
+        bootstrap: samples for confidence intervals; 0 for none.
+        ks: the k of top-k; None: 1, and 5 where there are more than five classes.
     """
 
-    def __init__(self, scores: Scores, source: ImageSet, worst: int = 0) -> None:
-        self.scores, self.source, self.worst = scores, source, Worst(worst)
-        self.items = 0
+    task = "classification"
 
-    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Count a batch; see :meth:`Scores.update`."""
+    def __init__(
+        self, source: ClassificationSet, bootstrap: int = NO_INTERVALS, ks: tuple[int, ...] | None = None
+    ) -> None:
+        count = len(source.classes)
+        ks = ks or ((1, 5) if count > 5 else (1,))
+        self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
+        statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
+        super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> list[float | None]:
+        """Count logits (C,) against "label"; the score of a picture is the probability of its class."""
+        logits, labels = torch.stack(list(predictions)), torch.as_tensor(batch["label"])
+        ranks = self._accuracy.update(logits, labels)
+        counts = np.stack([*(ranks < k for k in self._accuracy.ks), np.ones(len(ranks), bool)], axis=1)
+        self.resample(counts, [int(index) for index in batch["index"]])
+        labels = labels.to(logits.device).long()
+        chances: list[float | None] = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1).tolist()
+        return chances
+
+    def compute(self) -> dict[str, Any]:
+        """See :meth:`hrformer.metrics.accuracy.Accuracy.compute`."""
+        return self._accuracy.compute()
+
+    def shown(self, prediction: Tensor) -> int:
+        """The best class."""
+        return int(prediction.argmax())
+
+
+class PoseScores(Scores):
+    """COCO's figures, PCK, or both.
+
+    Args:
+        source: the set.
+        protocol: which scores, and by which rules.
+        num_items: only the first so many items are evaluated; COCO's figures then see only their pictures.
+        bootstrap: samples for confidence intervals, drawn by pictures; 0 for none.
+
+    Raises:
+        ImportError: COCO's figures are asked for without faster-coco-eval.
+        ValueError: the set lacks what a score needs.
+    """
+
+    task = "pose"
+
+    def __init__(
+        self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = NO_INTERVALS
+    ) -> None:
+        self.source, self.protocol = source, protocol
+        self._pck: Pck | None = None
+        self._coco: CocoKeypoints | None = None
+        parts: dict[str, CountMetric | CocoKeypoints] = {}
+        if protocol.score in ("pck", "both"):
+            torso = reference_joints(source.skeleton, protocol.pck_norm)
+            require_reference(source, torso)
+            parts["pck"] = self._pck = Pck(source.skeleton.keypoints, torso=torso, alpha=protocol.alpha)
+        if protocol.score in ("coco", "both"):
+            require_coco()
+            taken = {source.person(index).image_id for index in range(num_items)} if num_items < len(source) else None
+            parts["coco"] = self._coco = CocoKeypoints(
+                labels_of(source),
+                source.skeleton.sigmas,
+                joint_names=source.skeleton.keypoints,
+                image_ids=taken or source.image_ids,
+                nms_threshold=protocol.nms_threshold,
+            )
+            labels = self._coco.annotations["annotations"]
+            if not any(person["num_keypoints"] > 0 and not person["iscrowd"] for person in labels):
+                people = f"none of its {len(labels)} labelled people"
+                raise ValueError(f"AP is not defined on {source.name}: {people} has a labelled joint")
+        main = "AP" if self._pck is None else f"pck@{protocol.alpha:g}"
+        super().__init__(main, parts, bootstrap, {} if self._pck is None else {main: share}, 2)
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[FoundPerson]) -> list[float | None]:
+        """Count people; the score of one is its OKS over the labelled joints, None for a detected box."""
         numbers = [int(index) for index in batch["index"]]
-        for place, (index, score) in enumerate(zip(numbers, self.scores.update(batch, predictions), strict=True)):
-            self.items += 1
-            if score is not None:
-                self.worst.offer(index, score, partial(self._example, index, score, predictions[place]))
+        people = [self.source.person(index) for index in numbers]
+        if self._coco is not None:
+            self._coco.update(results_of(people, predictions, self.protocol.joint_threshold), numbers)
+        if self._pck is not None:
+            found = np.stack([prediction.joints for prediction in predictions])
+            labelled = np.stack([person.keypoints for person in people])
+            counts = self._pck.update(found, labelled, [float(person.box[2:].max()) for person in people])
+            self.resample(counts, [self.source.picture(index) for index in numbers])
+        return [
+            own_similarity(found.joints, person, self.source.skeleton)
+            for found, person in zip(predictions, people, strict=True)
+        ]
 
-    def _example(self, index: int, score: float, prediction: Any) -> Example:
-        value = 0.0 if math.isnan(score) else score
-        return Example(index=index, file=self.source.file(index), score=value, prediction=self.scores.shown(prediction))
+    def compute(self) -> dict[str, Any]:
+        """PCK's and COCO's scores; with both, one table per joint, and COCO's number of people as "coco_people"."""
+        pck = self._pck.compute() if self._pck is not None else {}
+        return joined(pck, self._coco.compute() if self._coco is not None else {})
 
-    def finish(self, processes: Processes, seconds: float, confidence: float) -> Evaluation:
-        """Scores over everything that any process has counted; the same on all of them."""
-        own = {name: part.state() for name, part in self.scores.parts.items()}
-        gathered = processes.gather((own, self.worst.examples(), self.items, seconds))
-        examples = [example for _, part, _, _ in gathered for example in part]
-        for name, part in self.scores.parts.items():
-            part.reset()
-            for states, _, _, _ in gathered:
-                part.merge(states[name])
-        return Evaluation(
-            task=self.scores.task,
-            main=self.scores.main,
-            scores=self.scores.compute(),
-            intervals=self.scores.intervals(),
-            confidence=confidence,
-            worst=tuple(sorted(examples, key=lambda example: (example.score, example.index))[: self.worst.limit]),
-            items=sum(items for _, _, items, _ in gathered),
-            seconds=max(spent for _, _, _, spent in gathered),
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Of PCK, and of COCO's figures over people of all sizes."""
+        found = super().intervals()
+        if self._coco is not None and self.samples:
+            found |= self._coco.evaluate().intervals(self.samples)
+        return found
+
+    def shown(self, prediction: FoundPerson) -> NDArray[np.float32]:
+        """(K, 3) joints."""
+        return prediction.joints
+
+
+def results_of(
+    people: Sequence[Person], predictions: Sequence[FoundPerson], joint_threshold: float
+) -> list[dict[str, Any]]:
+    """COCO's results of people who were looked for and what was found, with the padded box's "area" for suppression.
+
+    Joints must score above ``joint_threshold`` to count in a person's score.
+    """
+    return [
+        {
+            "image_id": person.image_id,
+            "category_id": person.category_id,
+            "keypoints": found.joints,
+            "score": float(rescore(person.score, found.joints[:, 2], joint_threshold)),
+            "area": found.area,
+        }
+        for person, found in zip(people, predictions, strict=True)
+    ]
+
+
+def own_similarity(joints: NDArray[np.floating], person: Person, skeleton: Skeleton) -> float | None:
+    """OKS of (K, 3) joints to the labelled joints of a person, at the person's own area; None without labels."""
+    known = person.keypoints[:, 2] > 0
+    if not known.any():
+        return None
+    area = person.area or MASK_SHARE * float(person.box[2] * person.box[3])
+    sigmas = np.asarray(skeleton.sigmas)[known]
+    return float(oks(person.keypoints[known], joints[None, known], area, [area], sigmas)[0])
+
+
+def joined(pck: dict[str, Any], coco: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary of both metrics' scores; where a name means two things, PCK keeps it."""
+    if not pck or not coco:
+        return pck or coco
+    table = [{**a, **b} for a, b in zip(pck["per_joint"], coco["per_joint"], strict=True)]
+    return {**coco, **pck, "coco_people": coco["people"], "per_joint": table}
+
+
+def labels_of(source: PoseSet) -> Mapping[str, Any]:
+    """What COCO's figures compare with: the people that training sees, crowds, and people without joints.
+
+    Raises:
+        ValueError: the set has no labels.
+    """
+    truth = source.truth()
+    if truth is None:
+        raise ValueError(f"{source.name} has no annotation file, which COCO's figures need")
+    return truth if isinstance(truth, Mapping) else truth_of(truth, source.skeleton.num_keypoints)
+
+
+def require_reference(source: PoseSet, torso: tuple[int, int] | None) -> None:
+    """Raise a ValueError unless PCK has something to count: somebody with both reference joints labelled."""
+    if torso is None:
+        return
+    people = (source.person(index).keypoints[list(torso), 2] for index in range(len(source)))
+    if not any((flags > 0).all() for flags in people):
+        names = " and ".join(source.skeleton.keypoints[joint] for joint in torso)
+        raise ValueError(
+            f"{source.name}: PCK is measured against {names}, which nobody has both labelled; take other joints, or "
+            "the box: --evaluation.pck-norm box"
         )
+
+
+def require_coco() -> None:
+    """COCO's figures must be at hand before a long evaluation, not only at its end; ImportError if not."""
+    if find_spec("faster_coco_eval") is None:
+        raise ImportError("COCO's figures need faster-coco-eval: pip install 'hrformer[train]'")
+
+
+class SegmentationSetScores(Scores):
+    """One confusion matrix over the set, of which only the classes are used."""
+
+    task = "segmentation"
+
+    def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
+        self._matrix = SegmentationScores(len(source.classes), class_names=source.classes, ignore_index=IGNORE)
+        statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
+        super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
+        """Count (H, W) class ids against "mask".
+
+        The score of a picture is its own mean IoU, over the classes in its mask and its prediction.
+        """
+        scores: list[float | None] = []
+        for index, predicted, mask in zip(batch["index"], predictions, batch["mask"], strict=True):
+            matrix = self._matrix.update(predicted, mask)
+            counts = np.concatenate([np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)])
+            self.resample(counts[None], [int(index)])
+            scores.append(float(np.nanmean(intersection_over_union(matrix))) if matrix.any() else None)
+        return scores
+
+    def compute(self) -> dict[str, Any]:
+        """See :meth:`hrformer.metrics.segmentation.SegmentationScores.compute`."""
+        return self._matrix.compute()
+
+    def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:
+        """The mask, as small as its ids allow."""
+        return smallest_ids(torch.as_tensor(prediction), len(self._matrix.class_names))
+
+
+def _mean_iou(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    both, predicted, labelled = np.split(sums, 3, axis=1)
+    return _row_means(quotient(both, predicted + labelled - both))
+
+
+def _mean_accuracy(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    both, _, labelled = np.split(sums, 3, axis=1)
+    return _row_means(quotient(both, labelled))
+
+
+def _pixel_accuracy(sums: NDArray[np.int64]) -> NDArray[np.float64]:
+    both, _, labelled = np.split(sums, 3, axis=1)
+    return quotient(both.sum(axis=1), labelled.sum(axis=1))
+
+
+def _row_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each row over what is not NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    return quotient(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))

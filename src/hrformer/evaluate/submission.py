@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -14,12 +15,10 @@ from numpy.typing import NDArray
 
 from hrformer.data.label_ids import to_server_ids
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet
-from hrformer.evaluate.class_files import write_class_table, write_top_classes
 from hrformer.evaluate.evaluate import network_for
-from hrformer.evaluate.inference import Network, Precision, items_to_take, predictions_of
-from hrformer.evaluate.pose import results_of
-from hrformer.evaluate.processes import ALONE, Processes, Progress
+from hrformer.evaluate.inference import ALONE, Precision, Processes, Progress, items_to_take, predictions_of
 from hrformer.evaluate.protocols import PoseProtocol, Protocol
+from hrformer.evaluate.scores import results_of
 from hrformer.files import write_file
 from hrformer.metrics.coco_keypoints import CocoKeypoints
 from hrformer.models.model import VisionModel
@@ -29,6 +28,9 @@ KEYPOINTS_FILE, CLASSES_FILE, CLASS_TABLE, MASKS_FOLDER = "keypoints.json", "cla
 
 TOP = 5
 """Classes per picture that ImageNet's server takes."""
+
+Predicted = Iterable[tuple[list[int], Sequence[Any]]]
+"""Item numbers and their predictions, batch by batch."""
 
 
 def export_predictions(
@@ -59,7 +61,7 @@ def export_predictions(
         protocol: of the set's task.
         folder: made if absent; files of these names are replaced.
         dataset: segmentation: write the ids of this set's server, see ``to_server_ids``; empty: class numbers.
-        ids: classification: see ``write_top_classes``.
+        ids: classification: see :func:`write_top_classes`.
 
     Returns:
         The file, or the folder of masks.
@@ -69,62 +71,69 @@ def export_predictions(
         ValueError: model, set and protocol do not fit together, or two masks would have one name.
     """
     network = network_for(model, source, protocol, device, precision)
-    num_items = items_to_take(source, limit)
-    processes = processes or ALONE
-    run = _Run(network, source, protocol, num_items, workers, processes, progress)
+    num_items, processes = items_to_take(source, limit), processes or ALONE
+    batches = predictions_of(
+        network, source, num_items=num_items, workers=workers, processes=processes, progress=progress
+    )
+    predicted = (([int(index) for index in batch["index"]], found) for batch, found in batches)
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
-        return _export_people(run, source, protocol, folder / KEYPOINTS_FILE)
-    if isinstance(source, ClassificationSet):
-        return _export_classes(run, folder, ids)
-    return _export_masks(run, folder / MASKS_FOLDER, dataset)
+        path = _export_people(predicted, source, protocol, num_items, processes, folder / KEYPOINTS_FILE)
+    elif isinstance(source, ClassificationSet):
+        path = _export_classes(predicted, source, num_items, processes, folder, ids)
+    else:
+        path = folder / MASKS_FOLDER
+        write_server_masks(path, _named_masks(predicted, result_names(source, num_items)), dataset)
+    # Nobody goes on before the files are there.
+    processes.gather(None)
+    return path
 
 
-def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
-    """Write COCO's result list: thousandths of a pixel, millionths of a joint's score.
+def _export_people(
+    predicted: Predicted, source: PoseSet, protocol: PoseProtocol, num_items: int, processes: Processes, path: Path
+) -> Path:
+    people = [source.person(index) for index in range(num_items)]
+    pictures: dict[str, list[dict[str, Any]]] = {
+        "images": [{"id": number} for number in sorted({person.image_id for person in people})],
+        "categories": [{"id": number} for number in sorted({person.category_id for person in people})],
+        "annotations": [],
+    }
+    # The metric without labels: it sorts, forgets doubles, and suppresses.
+    metric = CocoKeypoints(pictures, source.skeleton.sigmas, nms_threshold=protocol.nms_threshold)
+    for numbers, found in predicted:
+        metric.update(results_of([people[number] for number in numbers], found, protocol.joint_threshold), numbers)
+    for state in processes.gather(metric.state()):
+        metric.merge(state)
+    if processes.rank == 0:
+        write_coco_results(path, metric.results())
+    return path
 
-    Args:
-        path: file to write, whole or not at all.
-        results: mappings with "image_id", "category_id", "keypoints" (3 K numbers) and "score"; the rest is left out.
-    """
-    rows = [
-        {
-            "image_id": result["image_id"],
-            "category_id": result["category_id"],
-            "keypoints": [round(value, 6 if place % 3 == 2 else 3) for place, value in enumerate(result["keypoints"])],
-            "score": result["score"],
-        }
-        for result in results
-    ]
-    text = json.dumps(rows, allow_nan=False) + "\n"
-    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+def _export_classes(
+    predicted: Predicted,
+    source: ClassificationSet,
+    num_items: int,
+    processes: Processes,
+    folder: Path,
+    ids: Sequence[int] | None,
+) -> Path:
+    own: list[tuple[int, list[int]]] = []
+    for numbers, logits in predicted:
+        # A stable sort rather than topk: among equal logits the lower class comes first, as the metric has it.
+        best = torch.stack(list(logits)).argsort(dim=1, descending=True, stable=True)[:, :TOP]
+        own += zip(numbers, best.tolist(), strict=True)
+    everything = dict(pair for part in processes.gather(own) for pair in part)
+    if processes.rank == 0:
+        rows = [everything[index] for index in range(num_items)]
+        write_class_table(folder / CLASS_TABLE, [source.file(index) for index in range(num_items)], rows)
+        write_top_classes(folder / CLASSES_FILE, rows, ids)
+    return folder / CLASSES_FILE
 
 
-def write_server_masks(
-    folder: Path, masks: Iterable[tuple[str, NDArray[np.unsignedinteger]]], dataset: str = ""
-) -> int:
-    """Write masks as grey PNG, one by one as they come.
-
-    Args:
-        folder: made if absent.
-        masks: file name without ending, and (H, W) class numbers, uint8 or uint16.
-        dataset: write the ids of this set's server; empty: class numbers.
-
-    Returns:
-        How many were written.
-
-    Raises:
-        ValueError: the set is unknown, or a mask holds what is no class of it.
-    """
-    count = 0
-    for name, mask in masks:
-        stored = to_server_ids(dataset, mask.astype(np.uint8)) if dataset else mask
-        done, data = cv2.imencode(".png", stored)
-        if not done:
-            raise ValueError(f"OpenCV could not encode the mask of {name}: {stored.shape} {stored.dtype}")
-        content = data.tobytes()
-        write_file(folder / f"{name}.png", lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
-        count += 1
-    return count
+def _named_masks(predicted: Predicted, names: list[str]) -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
+    for numbers, masks in predicted:
+        for number, mask in zip(numbers, masks, strict=True):
+            values = mask.cpu().numpy()
+            yield names[number], values.astype(np.uint8 if values.max() <= 255 else np.uint16)
 
 
 def result_names(source: ImageSet, num_items: int) -> list[str]:
@@ -145,87 +154,75 @@ def result_names(source: ImageSet, num_items: int) -> list[str]:
     raise AssertionError("some name occurs twice")
 
 
-class _Run:
-    """One pass over the set."""
+def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
+    """Write COCO's result list, whole or not at all: thousandths of a pixel, millionths of a joint's score.
 
-    def __init__(
-        self,
-        network: Network,
-        source: ImageSet,
-        protocol: Protocol,
-        num_items: int,
-        workers: int,
-        processes: Processes,
-        progress: Progress | None,
-    ) -> None:
-        self.source, self.num_items, self.processes, self.progress = source, num_items, processes, progress
-        self._batches = predictions_of(
-            network,
-            source,
-            num_items=num_items,
-            batch_size=protocol.batch_size,
-            workers=workers,
-            processes=processes,
-        )
-
-    def __iter__(self) -> Iterator[tuple[list[int], Sequence[Any]]]:
-        """Item numbers and predictions of this process."""
-        done = 0
-        for batch, predictions in self._batches:
-            yield [int(index) for index in batch["index"]], predictions
-            done += len(predictions)
-            if self.progress is not None:
-                self.progress(min(done * self.processes.world_size, self.num_items), self.num_items)
+    Of each result "image_id", "category_id", "keypoints" (3 K numbers) and "score" are written.
+    """
+    rows = [
+        {
+            "image_id": result["image_id"],
+            "category_id": result["category_id"],
+            "keypoints": [round(value, 6 if place % 3 == 2 else 3) for place, value in enumerate(result["keypoints"])],
+            "score": result["score"],
+        }
+        for result in results
+    ]
+    text = json.dumps(rows, allow_nan=False) + "\n"
+    write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def _export_people(run: _Run, source: PoseSet, protocol: PoseProtocol, path: Path) -> Path:
-    people = [source.person(index) for index in range(run.num_items)]
-    pictures = {
-        "images": [{"id": number} for number in sorted({person.image_id for person in people})],
-        "categories": [{"id": number} for number in sorted({person.category_id for person in people})],
-        "annotations": [],
-    }
-    # The metric without labels: it sorts, forgets doubles, and suppresses.
-    metric = CocoKeypoints(pictures, source.skeleton.sigmas, nms_threshold=protocol.nms_threshold)
-    for numbers, found in run:
-        rows = results_of([people[number] for number in numbers], found, protocol.joint_threshold)
-        metric.update(rows, order=numbers)
-    states = run.processes.gather(metric.state())
-    if run.processes.rank == 0:
-        metric.reset()
-        for state in states:
-            metric.merge(state)
-        write_coco_results(path, metric.results())
-    # Nobody goes on before the file is there.
-    run.processes.gather(None)
-    return path
+def write_server_masks(
+    folder: Path, masks: Iterable[tuple[str, NDArray[np.unsignedinteger]]], dataset: str = ""
+) -> None:
+    """Write masks as grey PNG, one by one as they come.
+
+    Args:
+        folder: made if absent.
+        masks: file name without ending, and (H, W) class numbers, uint8 or uint16.
+        dataset: write the ids of this set's server; empty: class numbers.
+
+    Raises:
+        ValueError: the set is unknown, or a mask holds what is no class of it.
+    """
+    for name, mask in masks:
+        stored = to_server_ids(dataset, mask.astype(np.uint8)) if dataset else mask
+        done, data = cv2.imencode(".png", stored)
+        if not done:
+            raise ValueError(f"OpenCV could not encode the mask of {name}: {stored.shape} {stored.dtype}")
+        content = data.tobytes()
+        write_file(folder / f"{name}.png", lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
 
 
-def _export_classes(run: _Run, folder: Path, ids: Sequence[int] | None) -> Path:
-    own: list[tuple[int, list[int]]] = []
-    for numbers, logits in run:
-        # A stable sort rather than topk: among equal logits the lower class comes first, as the metric has it.
-        best = torch.stack(list(logits)).argsort(dim=1, descending=True, stable=True)[:, :TOP]
-        own += zip(numbers, best.tolist(), strict=True)
-    everything = dict(pair for part in run.processes.gather(own) for pair in part)
-    path = folder / CLASSES_FILE
-    if run.processes.rank == 0:
-        rows = [everything[index] for index in range(run.num_items)]
-        write_class_table(folder / CLASS_TABLE, [run.source.file(index) for index in range(run.num_items)], rows)
-        write_top_classes(path, rows, ids)
-    run.processes.gather(None)
-    return path
+def write_class_table(path: Path, names: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+    """CSV that :func:`hrformer.evaluate.prediction_files.read_class_file` reads, written whole or not at all.
+
+    ``rows`` are class ids of each picture, best first, equally many.
+    """
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["file", *(f"class_id_{place + 1}" for place in range(len(rows[0]) if rows else 0))])
+            table.writerows([name, *row] for name, row in zip(names, rows, strict=True))
+
+    write_file(path, write)
 
 
-def _export_masks(run: _Run, folder: Path, dataset: str) -> Path:
-    names = result_names(run.source, run.num_items)
+def write_top_classes(path: Path, rows: Sequence[Sequence[int]], ids: Sequence[int] | None = None) -> None:
+    """One line of class numbers per picture, best first, as ImageNet's evaluation server takes them.
 
-    def named() -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
-        for numbers, masks in run:
-            for number, mask in zip(numbers, masks, strict=True):
-                values = mask.cpu().numpy()
-                yield names[number], values.astype(np.uint8 if values.max() <= 255 else np.uint16)
+    Args:
+        path: file to write, whole or not at all.
+        rows: in the order of the server's pictures.
+        ids: what the server calls each class; None writes our numbers, from 0 in the order of the classes. ImageNet's
+            server wants ILSVRC2012_ID, 1..1000 in the order of the development kit, which is not that of the folders.
 
-    write_server_masks(folder, named(), dataset)
-    run.processes.gather(None)
-    return folder
+    Raises:
+        ValueError: ``ids`` lacks a class.
+    """
+    highest = max((number for row in rows for number in row), default=-1)
+    if ids is not None and highest >= len(ids):
+        raise ValueError(f"there are server ids for {len(ids)} classes, but class {highest} occurs")
+    lines = [" ".join(str(number if ids is None else ids[number]) for number in row) + "\n" for row in rows]
+    write_file(path, lambda part: part.write_text("".join(lines), encoding="utf-8"))

@@ -71,18 +71,10 @@ def crop_matrix(
 
 
 def transform_points(points: Points, matrix: ArrayLike) -> Points:
-    """Move points by an affine matrix.
+    """Move points (..., 2), array or tensor of (x, y), by an affine matrix (2, 3); ValueError for other shapes.
 
-    Args:
-        points: (..., 2) array or tensor of (x, y).
-        matrix: (2, 3).
-
-    Returns:
-        (..., 2), same kind and floating dtype as ``points`` (whole numbers become float64 arrays or
-        float32 tensors). Arithmetic is float64 for arrays, the points' own precision for tensors.
-
-    Raises:
-        ValueError: a shape is wrong.
+    Kind and floating dtype stay (whole numbers become float64 arrays or float32 tensors). Arithmetic is float64 for
+    arrays, the points' own precision for tensors.
     """
     values = np.asarray(matrix, dtype=np.float64)
     if values.shape != (2, 3):

@@ -10,22 +10,12 @@ BOX_PADDING = 1.25
 
 
 def clip_boxes_official(boxes_xywh: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.float64]:
-    """Clip ground-truth boxes as the HRFormer and HRNet pose code does.
+    """Clip ground-truth boxes as the HRFormer and HRNet pose code does; arguments and outcome as in the other rule.
 
     The far edge is counted from the *clipped* near edge and one pixel is taken off, so that a box
     sticking out on the left or at the top is moved into the picture rather than cut there:
     ``x1 = max(0, x)``, ``x2 = min(width - 1, x1 + max(0, w - 1))``, the same for y.
     Boxes found by a detector are used as they are, without any clipping.
-
-    Args:
-        boxes_xywh: (N, 4) boxes (x, y, width, height) in picture pixels.
-        image_size: (width, height) of the picture.
-
-    Returns:
-        (N, 4) boxes (x, y, width, height). A side of 0 means that nothing is left of the box.
-
-    Raises:
-        ValueError: the boxes are not (N, 4) finite numbers, or the picture size is not positive.
     """
     boxes = _checked_boxes(boxes_xywh).astype(np.float64)
     last = _last_pixel(image_size)

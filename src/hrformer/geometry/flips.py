@@ -18,16 +18,9 @@ FlipPairs = Sequence[tuple[int, int]]
 
 
 def flip_image(image: Image) -> Image:
-    """Mirror left and right.
+    """Mirror a tensor (..., H, W), or an array (H, W) or (H, W, C), left and right; ValueError for other shapes.
 
-    Args:
-        image: tensor (..., H, W), or array (H, W) or (H, W, C).
-
-    Returns:
-        Same kind and shape. Arrays are contiguous copies, as torch cannot read negative strides.
-
-    Raises:
-        ValueError: the number of dimensions does not fit.
+    Arrays become contiguous copies, as torch cannot read negative strides.
     """
     if isinstance(image, Tensor):
         if image.ndim < 2:
@@ -44,11 +37,7 @@ def flip_keypoints(points: NDArray[np.floating], width: float, pairs: FlipPairs)
     Args:
         points: (..., K, 2) as (x, y), or (..., K, 3) as (x, y, visibility). With visibility, joints
             without label (0) come out as (0, 0, 0), as COCO writes them.
-        width: width of the picture in pixels.
-        pairs: (left, right) joint numbers.
-
-    Returns:
-        New array of the same shape and floating dtype.
+        width: of the picture in pixels.
 
     Raises:
         ValueError: the shape or a pair does not fit.
@@ -67,12 +56,8 @@ def unflip_heatmaps(heatmaps: Tensor, pairs: FlipPairs, shift: bool = True) -> T
 
     Args:
         heatmaps: (B, K, H, W) output for the mirrored picture.
-        pairs: (left, right) joint numbers.
         shift: move the maps one column to the right, column 0 keeping its value. Mirroring the input
             mirrors a stride-4 map only up to a part of a cell; the published figures use the shift.
-
-    Returns:
-        (B, K, H, W), new storage.
 
     Raises:
         ValueError: the shape or a pair does not fit.
@@ -87,14 +72,12 @@ def unflip_heatmaps(heatmaps: Tensor, pairs: FlipPairs, shift: bool = True) -> T
 def merge_flipped(plain: Tensor, flipped: Tensor, pairs: FlipPairs, shift: bool = True) -> Tensor:
     """Mean of the heatmaps of a picture and of its mirror image (the flip test of pose estimation).
 
+    Equal bit for bit to the official code and to mmpose.
+
     Args:
         plain: (B, K, H, W) output for the picture.
         flipped: (B, K, H, W) output for the mirrored picture, not yet mirrored back.
-        pairs: (left, right) joint numbers.
         shift: as in :func:`unflip_heatmaps`.
-
-    Returns:
-        (B, K, H, W); equal bit for bit to the official code and to mmpose.
 
     Raises:
         ValueError: the shapes differ, or the shape or a pair does not fit.

@@ -6,7 +6,7 @@ N people, K joints, h and w rows and columns of the heatmap. Points are (x, y).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -234,20 +234,13 @@ def cells_to_image(
     if len(heatmap_size) != 2 or min(heatmap_size) < 1:
         raise ValueError(f"heatmap_size must be (height, width) in positive cells, got {heatmap_size}")
     height, width = heatmap_size
-    if isinstance(cells, Tensor):
-        return _to_image(
-            cells,
-            torch.as_tensor(centers).to(cells),
-            torch.as_tensor(sizes).to(cells),
-            cells.new_tensor([width, height]),
-        )
-    dtype = cells.dtype
-    return _to_image(cells, np.asarray(centers, dtype), np.asarray(sizes, dtype), np.asarray([width, height], dtype))
 
+    def alike(values: Any) -> Any:
+        """In the kind, dtype and device of ``cells``."""
+        return torch.as_tensor(values).to(cells) if isinstance(cells, Tensor) else np.asarray(values, cells.dtype)
 
-def _to_image(cells: Array, centers: Array, sizes: Array, grid: Array) -> Array:
-    """``grid`` is the heatmap's (width, height)."""
-    expected = (len(cells), 2)
-    if tuple(centers.shape) != expected or tuple(sizes.shape) != expected:
-        raise ValueError(f"centers and sizes must be {expected}, got {tuple(centers.shape)} and {tuple(sizes.shape)}")
-    return cells * (sizes / grid)[:, None] + centers[:, None] - sizes[:, None] * 0.5
+    middle, extent, expected = alike(centers), alike(sizes), (len(cells), 2)
+    if tuple(middle.shape) != expected or tuple(extent.shape) != expected:
+        raise ValueError(f"centers and sizes must be {expected}, got {tuple(middle.shape)} and {tuple(extent.shape)}")
+    moved: Array = cells * (extent / alike([width, height]))[:, None] + middle[:, None] - extent[:, None] * 0.5
+    return moved

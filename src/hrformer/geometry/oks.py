@@ -14,7 +14,6 @@ OKS_THRESHOLD = 0.9
 JOINT_SCORE_THRESHOLD = 0.2
 """Joints must exceed this to count in a person's score (HRNet, HRFormer, mmpose)."""
 
-
 MASK_SHARE = 0.53
 """Usual share of a person's box that the mask fills; stands in where an annotation has no area (CrowdPose's tools)."""
 
@@ -61,15 +60,12 @@ def rescore(
     """A person's final score: box score times the mean of the joint scores above ``threshold``.
 
     Args:
-        box_score: scalar or (...) box scores.
-        keypoint_scores: (..., K) joint scores, maxima of the heatmaps.
+        box_score: scalar or (...).
+        keypoint_scores: (..., K) maxima of the heatmaps.
         threshold: joints must exceed it; a score of exactly this value does not count.
 
     Returns:
-        (...) final scores; 0 where no joint exceeds the threshold.
-
-    Raises:
-        ValueError: the shapes do not fit together.
+        (...) final scores; 0 where no joint exceeds the threshold. ValueError where shapes do not fit together.
     """
     boxes, joints = np.asarray(box_score), np.asarray(keypoint_scores)
     if joints.ndim == 0 or boxes.shape not in ((), joints.shape[:-1]):

@@ -9,9 +9,9 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
 
@@ -19,33 +19,12 @@ DEFAULT_SIGMA = 0.079
 """Sigma of joints that nobody measured: that of shoulders, which CrowdPose gives to neck and head as well."""
 
 _KNOWN = (COCO17, LSPET14)
-_OPPOSITE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
 _LOWER_BODY = {"hip", "knee", "ankle"}
 _log = logging.getLogger(__name__)
 
 Pairs = tuple[tuple[int, int], ...]
 SkeletonLike: TypeAlias = "Skeleton | Mapping[str, Any] | str | Path"
-
-
-class JointSettings(Protocol):
-    """What a caller may say of joints; empty where the file decides."""
-
-    @property
-    def flip_pairs(self) -> Sequence[Sequence[str]]: ...
-    @property
-    def sigmas(self) -> Sequence[float]: ...
-    @property
-    def skeleton(self) -> Skeleton | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Category:
-    """Says nothing: the category itself has to."""
-
-    flip_pairs: tuple[tuple[str, str], ...] = ()
-    sigmas: tuple[float, ...] = ()
-    skeleton: Skeleton | None = None
 
 
 def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skeleton:
@@ -74,7 +53,7 @@ def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skel
         if isinstance(value, Mapping) and "edges" in value:
             value = Skeleton.from_dict(dict(value))
         elif isinstance(value, Mapping):
-            value = skeleton_of(value, Category(), where)
+            value = skeleton_of(value, where)
     except (TypeError, LookupError) as error:
         raise ValueError(f"{where} does not describe joints: {error}") from error
     if not isinstance(value, Skeleton):
@@ -84,48 +63,90 @@ def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skel
     return value
 
 
-def skeleton_of(category: Mapping[str, Any], source: JointSettings, file: str) -> Skeleton:
+def skeleton_of(
+    category: Mapping[str, Any],
+    file: str,
+    *,
+    skeleton: Skeleton | None = None,
+    flip_pairs: Sequence[Sequence[str]] = (),
+    sigmas: Sequence[float] = (),
+    settings: str = "",
+) -> Skeleton:
     """Joints of a category of a COCO keypoint file.
 
     The names decide: COCO's 17 or LSPET's 14 in their order give the known skeletons. For others the limbs come from
     the category's ``skeleton`` (numbers from 1), flip pairs and sigmas from its ``flip_pairs`` (pairs of names) and
-    ``sigmas``, which COCO does not have, else from the names, with a warning. ``source`` overrides all.
+    ``sigmas``, which COCO does not have, else from the names, with a warning.
 
     Args:
         category: one entry of the file's ``categories``.
-        source: its ``skeleton``, ``flip_pairs`` and ``sigmas`` win over the file.
         file: what to call the file in messages.
+        skeleton: wins over the file, as do ``flip_pairs`` (pairs of names) and ``sigmas``.
+        settings: where a user gives these three, such as "PoseSource"; empty where only the category can.
 
     Raises:
-        ValueError: the entry or an override does not fit the names.
+        ValueError: the entry or a setting does not fit the names.
     """
     names = _names(category, file)
-    if source.skeleton is not None:
-        if names and len(names) != source.skeleton.num_keypoints:
+    if skeleton is not None:
+        if names and len(names) != skeleton.num_keypoints:
             raise ValueError(
-                f"{file} has {len(names)} joints, the skeleton {source.skeleton.name} has "
-                f"{source.skeleton.num_keypoints}; give a skeleton of the file's joints: {', '.join(names)}"
+                f"{file} has {len(names)} joints, the skeleton {skeleton.name} has {skeleton.num_keypoints}; give a "
+                f"skeleton of the file's joints: {', '.join(names)}"
             )
-        return source.skeleton
+        return skeleton
+    flip_setting, sigma_setting, limb_setting = (
+        f"{settings}.{name}" if settings else f"its {name!r}" for name in ("flip_pairs", "sigmas", "skeleton")
+    )
     if not names:
-        raise ValueError(
-            f"{file} does not name its joints; add 'keypoints' to its category or set {_setting(source, 'skeleton')}"
-        )
+        raise ValueError(f"{file} does not name its joints; add 'keypoints' to its category or set {limb_setting}")
     words = [words_of(name) for name in names]
     known = next((one for one in _KNOWN if words == [words_of(name) for name in one.keypoints]), None)
     try:
-        skeleton = known or _build(category, names, source, file)
-        if source.flip_pairs:
-            skeleton = replace(skeleton, flip_pairs=_numbered(source.flip_pairs, names))
-        return replace(skeleton, sigmas=tuple(map(float, source.sigmas))) if source.sigmas else skeleton
+        found = known or _described(
+            category, names, file, "" if flip_pairs else flip_setting, "" if sigmas else sigma_setting
+        )
+        if flip_pairs:
+            found = replace(found, flip_pairs=_numbered(flip_pairs, names))
+        return replace(found, sigmas=tuple(map(float, sigmas))) if sigmas else found
     except (TypeError, ValueError) as error:
-        flip_pairs, sigmas, limbs = (_setting(source, name) for name in ("flip_pairs", "sigmas", "skeleton"))
-        raise ValueError(f"{file}: {error}; {flip_pairs}, {sigmas} or {limbs} can replace it") from error
+        others = f"{flip_setting}, {sigma_setting} or {limb_setting}"
+        raise ValueError(f"{file}: {error}; {others} can replace it") from error
 
 
-def _setting(source: JointSettings, name: str) -> str:
-    """Where a user gives it."""
-    return f"its {name!r}" if isinstance(source, Category) else f"{type(source).__name__}.{name}"
+def _described(
+    category: Mapping[str, Any], names: tuple[str, ...], file: str, flip_setting: str, sigma_setting: str
+) -> Skeleton:
+    """The skeleton of joints that are neither COCO's nor LSPET's; guesses are told unless their setting is empty."""
+    if category.get("flip_pairs") is not None:
+        pairs = _numbered(category["flip_pairs"], names)
+    else:
+        pairs = infer_flip_pairs(names)
+        if flip_setting and len(names) > 1:
+            shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
+            _log.warning(
+                "%s does not say which joints change places in a mirror image; by their names: %s. "
+                "Set %s if this is wrong",
+                *(file, shown, flip_setting),
+            )
+    if category.get("sigmas") is not None:
+        sigmas = tuple(map(float, category["sigmas"]))
+    else:
+        sigmas, unknown = infer_sigmas(names)
+        if sigma_setting:
+            _log.warning(
+                "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
+                "Set %s to use others",
+                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else "", sigma_setting),
+            )
+    return Skeleton(
+        name=f"{category.get('name') or 'joints'}{len(names)}",
+        keypoints=names,
+        flip_pairs=pairs,
+        edges=_edges(category, names, file),
+        sigmas=sigmas,
+        upper_body=infer_upper_body(names),
+    )
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -139,33 +160,19 @@ def words_of(name: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-def mirrored(words: Sequence[str]) -> tuple[str, ...] | None:
-    """The name with left and right exchanged, or None where it has no side or more than one.
-
-    Args:
-        words: from :func:`words_of`.
-    """
-    place = _side_at(words)
-    return None if place is None else (*words[:place], _OPPOSITE[words[place]], *words[place + 1 :])
-
-
 def infer_flip_pairs(names: Sequence[str]) -> Pairs:
     """(left, right) numbers of joints whose names differ in the side only.
 
     Besides words (left, l, before or after) a leading l or r without a break counts if the counterpart exists, as in
     "lsho" and "rsho".
     """
-    words = [words_of(name) for name in names]
-    numbers = {word: number for number, word in enumerate(words)}
-    pairs = set()
-    for number, word in enumerate(words):
-        other = mirrored(word)
-        if other is None and len(word) == 1 and word[0][0] in "lr":
-            other = (_OPPOSITE[word[0][0]] + word[0][1:],)
-        if other is None or other == word or numbers.get(other, number) == number:
-            continue
-        is_left = next(a for a, b in zip(word, other, strict=True) if a != b).startswith("l")
-        pairs.add((number, numbers[other]) if is_left else (numbers[other], number))
+    numbers = {_sided(words_of(name)): number for number, name in enumerate(names)}
+    pairs = []
+    for (side, part), left in numbers.items():
+        glued = not side and part.startswith("l") and "_" not in part
+        right = ("", f"r{part[1:]}") if glued else ("right", part)
+        if (side == "left" or glued) and right in numbers:
+            pairs.append((left, numbers[right]))
     return tuple(sorted(pairs))
 
 
@@ -200,40 +207,6 @@ def infer_upper_body(names: Sequence[str]) -> tuple[int, ...]:
     if not set(parts) <= set(_known_sigmas()):
         return ()
     return tuple(number for number, part in enumerate(parts) if part not in _LOWER_BODY)
-
-
-def _build(category: Mapping[str, Any], names: tuple[str, ...], source: JointSettings, file: str) -> Skeleton:
-    """The skeleton of joints that are neither COCO's nor LSPET's."""
-    if category.get("flip_pairs") is not None:
-        pairs = _numbered(category["flip_pairs"], names)
-    else:
-        pairs = infer_flip_pairs(names)
-        if not source.flip_pairs and len(names) > 1:
-            shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
-            _log.warning(
-                "%s does not say which joints change places in a mirror image; by their names: %s. "
-                "Set %s if this is wrong",
-                *(file, shown, _setting(source, "flip_pairs")),
-            )
-    if category.get("sigmas") is not None:
-        sigmas = tuple(map(float, category["sigmas"]))
-    else:
-        sigmas, unknown = infer_sigmas(names)
-        if not source.sigmas:
-            _log.warning(
-                "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
-                "Set %s to use others",
-                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else ""),
-                _setting(source, "sigmas"),
-            )
-    return Skeleton(
-        name=f"{category.get('name') or 'joints'}{len(names)}",
-        keypoints=names,
-        flip_pairs=pairs,
-        edges=_edges(category, names, file),
-        sigmas=sigmas,
-        upper_body=infer_upper_body(names),
-    )
 
 
 def _names(category: Mapping[str, Any], file: str) -> tuple[str, ...]:
@@ -271,22 +244,17 @@ def _numbered(pairs: Sequence[Sequence[str]], names: tuple[str, ...]) -> Pairs:
     return tuple((names.index(left), names.index(right)) for left, right in pairs)
 
 
-def _side_at(words: Sequence[str]) -> int | None:
-    """Where the side stands: a written-out one goes before a letter."""
-    for sides in (("left", "right"), ("l", "r")):
-        places = [place for place, word in enumerate(words) if word in sides]
-        if places:
-            return places[0] if len(places) == 1 else None
-    return None
-
-
 def _sided(words: tuple[str, ...]) -> tuple[str, str]:
-    """(side or "", part): ("left", "shoulder") for whatever way of writing it."""
-    place = _side_at(words)
-    if place is None:
-        return "", "_".join(words)
-    side = {"l": "left", "r": "right"}.get(words[place], words[place])
-    return side, "_".join(words[:place] + words[place + 1 :])
+    """(side or "", part): ("left", "shoulder") for whatever way of writing it; no side where there are two.
+
+    A written-out side goes before a letter.
+    """
+    for sides in ({"left": "left", "right": "right"}, {"l": "left", "r": "right"}):
+        if places := [place for place, word in enumerate(words) if word in sides]:
+            if len(places) > 1:
+                break
+            return sides[words[places[0]]], "_".join(words[: places[0]] + words[places[0] + 1 :])
+    return "", "_".join(words)
 
 
 def _parts(names: Sequence[str]) -> list[str]:

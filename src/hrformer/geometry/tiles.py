@@ -12,15 +12,6 @@ from torch import Tensor
 
 from hrformer.geometry.flips import flip_image
 
-MS3 = (0.75, 1.0, 1.25)
-"""Official multi-scale test of PASCAL-Context, COCO-Stuff, ADE20K, and of Cityscapes with window 7."""
-
-MS6 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-"""HRNet's multi-scale test on Cityscapes."""
-
-MS7 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-"""Default multi-scale test of the official Cityscapes script with window 15."""
-
 ELONGATED = 16
 """Pictures longer than so many times their short side are not enlarged as others: a line would become an acre."""
 
@@ -29,17 +20,9 @@ _CHUNK_ELEMENTS = 1 << 22
 
 
 def short_side_size(size: tuple[int, int], short: int = 520) -> tuple[int, int]:
-    """Size after bringing the short side to ``short`` with the aspect ratio kept.
+    """(width, height) in pixels after bringing the short side to ``short`` with the aspect ratio kept.
 
-    Args:
-        size: (width, height) in pixels.
-        short: wanted short side in pixels.
-
-    Returns:
-        (width, height), each rounded as Python does (halves to even), at least 1.
-
-    Raises:
-        ValueError: a size is not above 0.
+    Each is rounded as Python does (halves to even), and at least 1; ValueError for a size that is not above 0.
     """
     if len(size) != 2 or min(size) < 1 or short < 1:
         raise ValueError(f"size must be (width, height) and short a length, all above 0; got {size} and {short}")
@@ -48,11 +31,7 @@ def short_side_size(size: tuple[int, int], short: int = 520) -> tuple[int, int]:
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """(height, width) times ``scale``, rounded down.
-
-    Raises:
-        ValueError: nothing would be left of a side.
-    """
+    """(height, width) times ``scale``, rounded down; ValueError where nothing would be left of a side."""
     height, width = int(size[0] * scale), int(size[1] * scale)
     if height < 1 or width < 1:
         raise ValueError(f"{size[0]} x {size[1]} pixels (height x width) at scale {scale} leave nothing")
@@ -63,12 +42,9 @@ def pad_to_multiple(x: Tensor, multiple: int = 8, value: float = 0.0) -> Tensor:
     """Pad on the right and at the bottom until both sides are multiples of ``multiple``.
 
     Args:
-        x: (..., H, W) normalised picture, so that the default 0 is the mean colour.
+        x: (..., H, W) normalised picture, so that the default 0 is the mean colour; returned as it is if it fits.
         multiple: in pixels.
         value: what to pad with.
-
-    Returns:
-        (..., H', W'); ``x`` itself if it fits already.
 
     Raises:
         ValueError: ``multiple`` is not above 0 or ``x`` has fewer than two dimensions.
@@ -121,14 +97,10 @@ def fuse_windows(
     Args:
         model: maps (B, 3, h, w) to logits (B, C, h, w); all windows have one size.
         x: (B, 3, H, W) normalised and padded network input.
-        window: see :func:`sliding_windows`, as for ``stride``.
-        stride: (down, right) step.
+        window: see :func:`sliding_windows`, as for ``stride`` and errors.
 
     Returns:
         (B, C, H, W) logits.
-
-    Raises:
-        ValueError: window and stride do not cover the picture.
     """
     total: Tensor | None = None
     cover = x.new_zeros(x.shape[2:], dtype=torch.float32)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from hrformer.metrics.metric import CountMetric, names_for, ratio
+from hrformer.metrics.counts import CountMetric, names_for, ratio
 
 
 class Accuracy(CountMetric):
@@ -29,12 +30,15 @@ class Accuracy(CountMetric):
         self.ks = ks
         self.class_names = names_for(class_names, num_classes, "classes")
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> NDArray[np.int64]:
         """Count one batch.
 
         Args:
             logits: (B, C), on any device.
             labels: (B,) integers in 0..C - 1.
+
+        Returns:
+            (B,) how many classes are better than the true one, see :func:`rank_of_label`.
 
         Raises:
             ValueError: shapes do not fit together, or a label is out of range.
@@ -48,10 +52,11 @@ class Accuracy(CountMetric):
         true = labels.detach().cpu().numpy().astype(np.int64)
         if len(true) and not 0 <= true.min() <= true.max() < num_classes:
             raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {true.min()}..{true.max()}")
-        ranks = rank_of_label(logits.detach(), labels.to(logits.device).long()).cpu().numpy()
+        ranks: NDArray[np.int64] = rank_of_label(logits.detach(), labels.to(logits.device).long()).cpu().numpy()
         self._counts["total"] += np.bincount(true, minlength=num_classes)
         for row, k in zip(self._counts["right"], self.ks, strict=True):
             row += np.bincount(true[ranks < k], minlength=num_classes)
+        return ranks
 
     def compute(self) -> dict[str, Any]:
         """Scores as shares in 0..1.

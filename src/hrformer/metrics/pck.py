@@ -11,15 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.metrics.metric import CountMetric, names_for, ratio
+from hrformer.metrics.counts import CountMetric, names_for, ratio
 
 
 def torso_joints(skeleton: Skeleton) -> tuple[int, int]:
-    """The two joints whose distance is the torso: left shoulder and right hip.
-
-    Raises:
-        ValueError: the skeleton lacks one of them.
-    """
+    """The two joints whose distance is the torso: left shoulder and right hip; ValueError if the skeleton lacks one."""
     wanted = ("left_shoulder", "right_hip")
     if missing := [name for name in wanted if name not in skeleton.keypoints]:
         raise ValueError(
@@ -61,45 +57,6 @@ def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int,
     return names.index(norm[0]), names.index(norm[1])
 
 
-def correct_keypoints(
-    predicted: ArrayLike | Tensor,
-    labelled: ArrayLike | Tensor,
-    torso: tuple[int, int] | None,
-    alpha: float,
-    lengths: ArrayLike | None = None,
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which joints lie within ``alpha`` x reference length of their label.
-
-    Args:
-        predicted: (N, K, 2) or (N, K, 3), (x, y) in picture pixels; a third value is not used.
-        labelled: (N, K, 3), (x, y, v) in picture pixels, v > 0 where labelled.
-        torso: numbers of the two joints whose distance is the reference; None takes ``lengths``.
-        alpha: allowed distance as a share of the reference; exactly this much is still right.
-        lengths: (N,) in picture pixels, such as the longer sides of the boxes (mmpose's ``norm_item`` "bbox").
-
-    Returns:
-        right: (N, K), a part of ``counted``; coordinates that are not finite are wrong.
-        counted: (N, K), the labelled joints of people with both reference joints labelled, or a length above 0.
-
-    Raises:
-        ValueError: shapes do not fit together.
-    """
-    points, truth = _array(predicted), _array(labelled)
-    if points.ndim != 3 or points.shape[2] not in (2, 3) or truth.shape != (*points.shape[:2], 3):
-        raise ValueError(f"joints must be (N, K, 2|3) and labels (N, K, 3), got {points.shape} and {truth.shape}")
-    known = truth[..., 2] > 0
-    if torso is None:
-        length = np.asarray(lengths, dtype=np.float64)
-        if length.shape != points.shape[:1]:
-            raise ValueError(f"lengths must be ({len(points)},), one for each of the people, got {length.shape}")
-        counted = known & (length > 0)[:, None]
-    else:
-        counted = known & known[:, torso].all(axis=1, keepdims=True)
-        length = np.linalg.norm(truth[:, torso[0], :2] - truth[:, torso[1], :2], axis=1)
-    distance = np.linalg.norm(points[..., :2] - truth[..., :2], axis=2)
-    return counted & (distance <= alpha * length[:, None]), counted
-
-
 class Pck(CountMetric):
     """PCK over all counted joints of all people, and per joint.
 
@@ -122,18 +79,42 @@ class Pck(CountMetric):
 
     def update(
         self, predicted: ArrayLike | Tensor, labelled: ArrayLike | Tensor, lengths: ArrayLike | None = None
-    ) -> None:
-        """Count some people; shapes and units as in :func:`correct_keypoints`.
+    ) -> NDArray[np.int64]:
+        """Count some people: a joint within ``alpha`` x reference length of its label is right, exactly so much, too.
+
+        Args:
+            predicted: (N, K, 2|3), (x, y) in picture pixels; a third value is not used. What is not finite is wrong.
+            labelled: (N, K, 3), (x, y, v) in picture pixels, v > 0 where labelled. Labelled joints count of people
+                with both reference joints labelled, or a length above 0.
+            lengths: (N,) in picture pixels where there are no reference joints, such as the longer sides of the boxes
+                (mmpose's ``norm_item`` "bbox").
+
+        Returns:
+            (N, 2) right and counted joints of each.
 
         Raises:
             ValueError: shapes do not fit together or to the number of joints.
         """
-        right, counted = correct_keypoints(predicted, labelled, self.torso, self.alpha, lengths)
-        if right.shape[1] != len(self.joint_names):
-            raise ValueError(f"people must have {len(self.joint_names)} joints, got {right.shape[1]}")
+        points, truth = _array(predicted), _array(labelled)
+        if points.ndim != 3 or points.shape[2] not in (2, 3) or truth.shape != (*points.shape[:2], 3):
+            raise ValueError(f"joints must be (N, K, 2|3) and labels (N, K, 3), got {points.shape} and {truth.shape}")
+        if points.shape[1] != len(self.joint_names):
+            raise ValueError(f"people must have {len(self.joint_names)} joints, got {points.shape[1]}")
+        known = truth[..., 2] > 0
+        if self.torso is None:
+            length = np.asarray(lengths, dtype=np.float64)
+            if length.shape != points.shape[:1]:
+                raise ValueError(f"lengths must be ({len(points)},), one for each of the people, got {length.shape}")
+            counted = known & (length > 0)[:, None]
+        else:
+            counted = known & known[:, self.torso].all(axis=1, keepdims=True)
+            length = np.linalg.norm(truth[:, self.torso[0], :2] - truth[:, self.torso[1], :2], axis=1)
+        distance = np.linalg.norm(points[..., :2] - truth[..., :2], axis=2)
+        right = counted & (distance <= self.alpha * length[:, None])
         self._counts["right"] += right.sum(axis=0)
         self._counts["counted"] += counted.sum(axis=0)
         self._counts["people"] += (counted.any(axis=1).sum(), len(counted))
+        return np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
 
     def compute(self) -> dict[str, Any]:
         """Scores as shares in 0..1.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrformer.metrics.metric import CountMetric, names_for, ratio
+from hrformer.metrics.counts import CountMetric, names_for, quotient, ratio
 
 
 def confusion_matrix(
@@ -51,8 +51,7 @@ def confusion_matrix(
 def intersection_over_union(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
     """IoU per class from a confusion matrix (C, C); NaN where a class is in no label and no prediction."""
     both = np.diag(matrix)
-    either = matrix.sum(axis=0) + matrix.sum(axis=1) - both
-    return np.divide(both, either, out=np.full(len(matrix), np.nan), where=either > 0)
+    return quotient(both, matrix.sum(axis=0) + matrix.sum(axis=1) - both)
 
 
 class SegmentationScores(CountMetric):
@@ -76,9 +75,13 @@ class SegmentationScores(CountMetric):
         """(C, C) pixels seen, rows are labels, columns predictions."""
         return self._counts["matrix"].copy()
 
-    def update(self, predictions: Tensor | NDArray[np.integer], labels: Tensor | NDArray[np.integer]) -> None:
-        """Count one picture or a batch; arguments and errors as in :func:`confusion_matrix`."""
-        self._counts["matrix"] += confusion_matrix(predictions, labels, len(self.class_names), self.ignore_index)
+    def update(
+        self, predictions: Tensor | NDArray[np.integer], labels: Tensor | NDArray[np.integer]
+    ) -> NDArray[np.int64]:
+        """Count one picture or a batch; arguments, outcome and errors as in :func:`confusion_matrix`."""
+        matrix = confusion_matrix(predictions, labels, len(self.class_names), self.ignore_index)
+        self._counts["matrix"] += matrix
+        return matrix
 
     def compute(self) -> dict[str, Any]:
         """Scores as shares in 0..1.

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hrformer.evaluate.processes import Processes
+from hrformer.evaluate.inference import Processes
 
 
 class _Sum(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Tables of classes in JSON and CSV."""
+"""Reading files of predictions: names with and without folders, and tables of classes in JSON and CSV."""
 
 from __future__ import annotations
 
@@ -8,9 +8,53 @@ from typing import Any
 
 import pytest
 
-from hrformer.evaluate.class_files import read_class_file, write_class_table, write_top_classes
+from hrformer.evaluate.prediction_files import entries_for, read_class_file
 
 CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize(
+    ("entries", "files", "expected"),
+    [
+        ([("b.png", 2), ("a", 1), ("sub/c.tif", 3)], ["set/val/a.jpg", "set/val/b.jpg", "set/val/c.jpg"], [1, 2, 3]),
+        # Folders decide between equal names.
+        (
+            [("cat/1.png", 1), ("dog/1.png", 2), ("x/train/dog/2.png", 3), ("val/dog/2.png", 4)],
+            ["v/dog/1.jpg", "v/cat/1.jpg", "val/dog/2.jpg"],
+            [2, 1, 4],
+        ),
+        # Members of archives.
+        (
+            [("x.parquet::0", 0), ("x.parquet::1", 1), ("s.tar/b.jpg", 2)],
+            ["d/x.parquet::1", "d/x.parquet::0", "d/s.tar::b.jpg"],
+            [1, 0, 2],
+        ),
+        # The very name goes before one with another ending.
+        ([("v/a.jpg", 1), ("v/a.png", 2)], ["v/a.jpg"], [1]),
+    ],
+)
+def test_entries_are_found_by_name(entries: list[tuple[str, int]], files: list[str], expected: list[int]) -> None:
+    assert entries_for(files, entries, "mask", "out") == expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "files", "message"),
+    [
+        (
+            ["a.png"],
+            ["a.jpg", *(f"v/{number}.jpg" for number in range(7))],
+            r"^out: 7 of 8 pictures have no mask: v/0.jpg, .*v/4.jpg and 2 more$",
+        ),
+        (["a.png", "a.png"], [], "two entries for a"),
+        (["x/a.png", "y/a.png"], ["val/a.jpg"], "2 masks may belong to val/a"),
+        (["1.png"], ["cat/1.jpg", "dog/1.jpg"], r"one mask would belong to both cat/1\.jpg and dog/1\.jpg"),
+        # An entry belongs to the picture that it agrees with.
+        (["cat/1.png"], ["cat/1.jpg", "dog/1.jpg"], r"1 of 2 pictures have no mask: dog/1\.jpg"),
+    ],
+)
+def test_missing_and_doubtful_names(entries: list[str], files: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        entries_for(files, [(name, 0) for name in entries], "mask", "out")
 
 
 @pytest.mark.parametrize(
@@ -59,19 +103,3 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
         list(read_class_file(tmp_path / "b.csv", CLASSES))
     with pytest.raises(FileNotFoundError):
         list(read_class_file(tmp_path / "c.json", CLASSES))
-
-
-def test_round_trip(tmp_path: Path) -> None:
-    names, rows = ["a, b.jpg", "é.jpg"], [[2, 0], [1, 2]]
-    write_class_table(tmp_path / "t.csv", names, rows)
-    assert list(read_class_file(tmp_path / "t.csv", CLASSES)) == list(zip(names, rows, strict=True))
-
-
-def test_lines_for_the_server(tmp_path: Path) -> None:
-    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]])
-    assert (tmp_path / "t.txt").read_text() == "2 0\n1 2\n"
-    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]], ids=[11, 12, 13])
-    assert (tmp_path / "t.txt").read_text() == "13 11\n12 13\n"
-    with pytest.raises(ValueError, match="server ids for 2 classes, but class 2"):
-        write_top_classes(tmp_path / "t.txt", [[2, 0]], ids=[11, 12])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt"]
