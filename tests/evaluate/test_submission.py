@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.picture_list import PictureList
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import SegmentationSource
+from hrformer.data.views import chosen
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.evaluate.submission import export_predictions, result_names, write_coco_results, write_server_masks
 from hrformer.models.model import VisionModel
@@ -68,8 +68,8 @@ def test_set_without_labels(segmenter: VisionModel, data_dir: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_classes(world_size: int, classifier: VisionModel, pictures: ClassificationSet, tmp_path, threads) -> None:
-    files = [Path(pictures.file(index)) for index in range(0, 1000, 150)]
-    source = PictureList(files, pictures.classes, "test")
+    source = chosen(pictures, range(0, 1000, 150))
+    files = [Path(source.file(index)) for index in range(len(source))]
     ids = [100 + number for number in range(10)]
     threads(world_size).run(
         lambda own: export_predictions(

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
+from hrformer.data.archives import TarShards, ZipPictures
+from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.image_folder import ImageFolder, class_folders
 from hrformer.data.images import SUFFIXES
-from hrformer.data.label_names import listed_classes
 from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.part_files import part_files
 from hrformer.data.part_words import WORDS, folders_in
 from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError, NoPartError
-from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
+from hrformer.data.sources import ClassificationSource, Split
 from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
-from hrformer.data.webdataset import TarShards
-from hrformer.data.zip_archive import ZipPictures
 
-_DEFAULTS = {one.name: one.default for one in fields(ClassificationSource)}
 _REMEDY = "ClassificationSource.val_share 0.2 keeps a fifth of each class for validation"
 
 _log = logging.getLogger(__name__)
@@ -34,7 +31,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     Class names come from ``source.classes``, else from ``classes.txt`` in the root, else from the files; with
     "folders" from the training part's, so that a part without some class keeps the others' ids. Where several of
     these speak, they must agree. "folders" without a folder of the part, but with ``<part>.zip``, is
-    :class:`~hrformer.data.zip_archive.ZipPictures`. Where a part's folder is not named and not there, one of its other
+    :class:`~hrformer.data.archives.ZipPictures`. Where a part's folder is not named and not there, one of its other
     usual names is taken (``training``, ``valid``, ``validation``, ``dev``, ``testing``), and for training a root that
     holds the class folders itself. With ``val_share`` train and val are views of the training part, class by class.
 
@@ -47,7 +44,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     shared = bool(source.val_share) and split != "test"
     with telling_task("classification", source.root):
         if shared:
-            _require_one_validation_part(source)
+            _refuse_validation_part(source)
         opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
     if not shared:
@@ -58,7 +55,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
 
 
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
-    part = {"train": source.train, "val": source.val, "test": source.test}[split]
+    part: str = getattr(source, split)
     if not part:
         raise DataError(f"{source.root}: the set has no part {split!r}: ClassificationSource.{split} is empty")
     root, layout, field = source.root, source.format, "ClassificationSource.root"
@@ -69,30 +66,29 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
     with advising(field, root, [part, f"{part}.zip"]):
         if layout != "huggingface" and not root.is_dir():
             raise DataError(f"{root}: no such folder; {field} is that of a set in the layout {layout!r}")
-        return _read(source, split, root, layout, part)
+        classes = listed_classes(root, source.classes)
+        if layout == "huggingface":
+            columns = {"image_column": source.image_column, "label_column": source.label_column}
+            return HuggingFaceClassification(root, part, **columns, classes=classes)
+        name = root.resolve().name
+        if layout == "webdataset":
+            return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
+        if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
+            return ZipPictures(archive, classes, name)
+        return ImageFolder(*_folder_and_classes(source, split, root, classes), name)
 
 
-def _read(
-    source: ClassificationSource, split: Split, root: Path, layout: ClassificationFormat, part: str
-) -> ClassificationSet:
-    if layout == "huggingface":
-        return HuggingFaceClassification(
-            root,
-            part,
-            image_column=source.image_column,
-            label_column=source.label_column,
-            classes=listed_classes(root, source.classes),
-        )
-    classes, name = listed_classes(root, source.classes), root.resolve().name
-    if layout == "webdataset":
-        return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
-    if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
-        return ZipPictures(archive, classes, name)
+def _folder_and_classes(
+    source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]
+) -> tuple[Path, tuple[str, ...]]:
+    """Folder of a part, and the classes that it is to have, those of the training part where nobody named them."""
     folder = _folder(source, split, root)
     if split != "train":
         if split == "val" and source.val_root is None and not folder.is_dir():
             raise NoPartError(_without_validation_part(source, folder))
-        return ImageFolder(folder, classes or _training_classes(_folder(source, "train", source.root)), name)
+        if not classes and (training := _folder(source, "train", source.root)).is_dir():
+            classes = class_folders(training)
+        return folder, classes
     found = class_folders(folder)
     require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
@@ -102,15 +98,19 @@ def _read(
             f"{root}: its only folder is {found[0]}, and one class cannot be told from others; "
             "ClassificationSource.root must hold one folder of pictures per class"
         )
-    if folder != root / part:
+    if folder != root / source.train:
         _log.info("%s: taken for the train part", folder)
-    return ImageFolder(folder, classes, name)
+    return folder, classes
 
 
 def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     """Folder of a part: as it is named, else called otherwise, else for training the root with its class folders."""
-    named: Path = root / getattr(source, split)
-    if not _untouched(source, split) or (named.is_dir() and not _holds_classes(root)):
+    part: str = getattr(source, split)
+    named = root / part
+    if part != split and not source.untouched(split):
+        return named
+    whole = _holds_classes(root)
+    if named.is_dir() and not whole:
         return named
     others = list(_called(root, split))
     if len(others) > 1:
@@ -118,12 +118,7 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
             f"{root}: several folders may hold the {split} part: {', '.join(map(str, others))}; say which in "
             f"ClassificationSource.{split}"
         )
-    whole = split == "train" and _holds_classes(root)
-    return others[0] if others else root if whole else named
-
-
-def _untouched(source: ClassificationSource, split: Split) -> bool:
-    return getattr(source, split) in (_DEFAULTS[split], split)
+    return others[0] if others else root if whole and split == "train" else named
 
 
 def _called(root: Path, split: Split) -> Iterator[Path]:
@@ -153,14 +148,12 @@ def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
     return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
 
 
-def _require_one_validation_part(source: ClassificationSource) -> None:
+def _refuse_validation_part(source: ClassificationSource) -> None:
     """A set with ``val_share`` has no validation part of its own."""
+    if source.format != "folders" or not source.val:
+        return
     named = source.root / source.val
-    there = source.val_root or (named if source.val and named.is_dir() else next(_called(source.root, "val"), None))
-    if source.format == "folders" and source.val and there is not None:
+    there = source.val_root or (named if named.is_dir() else next(_called(source.root, "val"), None))
+    if there is not None:
         instead = ", or empty ClassificationSource.val"
         raise own_part_error("ClassificationSource.val_share", source.val_share, there, instead)
-
-
-def _training_classes(folder: Path) -> tuple[str, ...]:
-    return class_folders(folder) if folder.is_dir() else ()

@@ -51,41 +51,25 @@ class ImageFolder(ClassificationSet):
         self.name = name or folder.resolve().parent.name
         self.classes = tuple(classes) or found
         self._folder = folder
-        if not found:
-            raise DataError(
-                f"{folder}: has no class folders; the pictures of class X must lie in {folder / 'X'}. "
-                "ImageNet's validation pictures come unsorted and must be moved into folders first"
-            )
-        if unknown := sorted(set(found) - set(self.classes)):
-            raise DataError(
-                f"{folder}: {counted(len(unknown), 'folder')} of no class, such as {unknown[0]}; the classes are "
-                f"{', '.join(self.classes[:5])}{' ...' if len(self.classes) > 5 else ''}"
-                f"{_other_case(unknown, self.classes)}"
-            )
+        _require_known(folder, found, self.classes)
         loose = _loose_pictures(folder)
-        present = set(found)
         names: list[str] = []
         unread: list[str] = []
-        ends: list[int] = []
+        counts, present = [], set(found)
         for name_of_class in self.classes:
-            if name_of_class in present:
-                pictures = sorted(_pictures_below(folder, name_of_class, unread))
-                if not pictures:
-                    own = [file for file in unread if file.startswith(f"{name_of_class}/")]
-                    what = unread_text(own) or loose or "put some there, or remove the folder"
-                    raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
-                names += pictures
-            ends.append(len(names))
+            pictures = sorted(_pictures_below(folder, name_of_class, unread)) if name_of_class in present else []
+            if not pictures and name_of_class in present:
+                own = [file for file in unread if file.startswith(f"{name_of_class}/")]
+                what = unread_text(own) or loose or "put some there, or remove the folder"
+                raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
+            names += pictures
+            counts.append(len(pictures))
         if loose:
             _log.warning("%s", loose)
         if unread:
             _log.warning("%s: left out %s", folder, unread_text(unread))
         self._names = PackedNames(names)
-        counts = np.diff(ends, prepend=0)
-        self._labels: NDArray[np.int64] = np.repeat(np.arange(len(counts)), counts)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        self._labels = np.repeat(np.arange(len(counts)), counts)
 
     def file(self, index: int) -> str:
         """Path of the picture."""
@@ -95,9 +79,22 @@ class ImageFolder(ClassificationSet):
         """(H, W, 3) uint8 RGB."""
         return load_image(self.file(index)).pixels
 
-    def label(self, index: int) -> int:
-        """Class id."""
-        return int(self._labels[index])
+
+def _require_known(folder: Path, found: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse a part without class folders, and folders of no class."""
+    if not found:
+        raise DataError(
+            f"{folder}: has no class folders; the pictures of class X must lie in {folder / 'X'}. "
+            "ImageNet's validation pictures come unsorted and must be moved into folders first"
+        )
+    if unknown := sorted(set(found) - set(classes)):
+        known = {name.casefold(): name for name in classes}
+        pairs = [f"{name} as {known[name.casefold()]}" for name in unknown if name.casefold() in known]
+        letters = f". Small and capital letters differ: rename {', '.join(pairs)}" if pairs else ""
+        raise DataError(
+            f"{folder}: {counted(len(unknown), 'folder')} of no class, such as {unknown[0]}; the classes are "
+            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}{letters}"
+        )
 
 
 def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
@@ -111,13 +108,6 @@ def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]
                 yield f"{inner}/{file}"
             elif suffix in UNREAD:
                 unread.append(f"{inner}/{file}")
-
-
-def _other_case(unknown: Sequence[str], classes: Sequence[str]) -> str:
-    """What to say where a folder is called like a class but for the case of letters."""
-    known = {name.casefold(): name for name in classes}
-    pairs = [f"{name} as {known[name.casefold()]}" for name in unknown if name.casefold() in known]
-    return f". Small and capital letters differ: rename {', '.join(pairs)}" if pairs else ""
 
 
 def _loose_pictures(folder: Path) -> str:

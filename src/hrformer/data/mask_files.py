@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,10 @@ from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mas
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_words import walked
 from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.turned_masks import Exif, Turns, turns_of
+from hrformer.data.sources import Exif, SegmentationSource, Split
+from hrformer.data.turned_masks import Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
-from hrformer.wording import counted
-
-_SHOWN = 8
+from hrformer.wording import counted, listed
 
 _log = logging.getLogger(__name__)
 
@@ -125,13 +123,12 @@ def find_folder(
     for candidate in candidates:
         if (root / candidate).is_dir():
             return root / candidate
-    place = root / candidates[0]
-    while place != root and not place.is_dir():
-        place = place.parent
+    first = root / candidates[0]
+    place = next(folder for folder in (first, *first.parents) if folder == root or folder.is_dir())
+    folders = f"folder{'s' if len(candidates) > 1 else ''} {' and '.join(candidates)}"
     raise raising(
-        f"{root}: no {what} here; looked for the folder{'s' if len(candidates) > 1 else ''} "
-        f"{' and '.join(candidates)}, found {_contents(place)} in {place}. Expected layout: {layout}"
-        f"{f'. {unread}' if (unread := unread_text(unread_below(root))) else ''}"
+        f"{root}: no {what} here; looked for the {folders}, found {_contents(place)} in {place}. "
+        f"Expected layout: {layout}{_unread(unread_below(root), '. ')}"
     )
 
 
@@ -152,22 +149,13 @@ def find_root(root: Path, inside: Sequence[str], wanted: Sequence[str]) -> Path:
     return root
 
 
-def files_below(
-    folder: Path, suffixes: Collection[str], key: Callable[[str], str | None] = lambda stem: stem
-) -> dict[str, Path]:
-    """Files of a folder and the folders in it.
+def _files_below(folder: Path, suffixes: Collection[str], ending: str = "") -> dict[str, Path]:
+    """Files of a folder and the folders in it, by their paths in the folder without suffix and ending, sorted.
 
     Args:
         folder: to search; hidden files and folders are passed over.
-        suffixes: endings that count, lower case.
-        key: from a file's path in ``folder`` without its ending to the name by which it is paired; None leaves the
-            file out.
-
-    Returns:
-        Files by name, in the order of the names.
-
-    Raises:
-        DataError: two files have one name.
+        suffixes: that count, lower case.
+        ending: of the names that count, before the suffix.
     """
     found: dict[str, Path] = {}
     for place, folders, files in walked(folder):
@@ -175,11 +163,9 @@ def files_below(
         inside = Path(place).relative_to(folder)
         for name in files:
             stem, suffix = os.path.splitext(name)
-            if name.startswith(".") or suffix.lower() not in suffixes:
+            if name.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
                 continue
-            paired_by = key((inside / stem).as_posix())
-            if paired_by is None:
-                continue
+            paired_by = (inside / stem.removesuffix(ending)).as_posix()
             path = Path(place, name)
             if paired_by in found:
                 first, second = sorted((found[paired_by], path))
@@ -188,13 +174,13 @@ def files_below(
     return dict(sorted(found.items()))
 
 
-def pictures_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
-    """Pictures of a folder by name, see :func:`files_below`.
+def pictures_below(folder: Path, ending: str = "") -> dict[str, Path]:
+    """Pictures of a folder and the folders in it, by their paths there without suffix and ``ending``, sorted.
 
     Raises:
         DataError: there are none, or two have one name.
     """
-    found, unread = files_below(folder, SUFFIXES, key), unread_text(unread_below(folder))
+    found, unread = _files_below(folder, SUFFIXES, ending), unread_text(unread_below(folder))
     if unread and not found:
         raise DataError(f"{folder}: no pictures here that can be read. {unread}")
     if unread:
@@ -202,14 +188,14 @@ def pictures_below(folder: Path, key: Callable[[str], str | None] = lambda stem:
     return _some(found, folder, "pictures", SUFFIXES)
 
 
-def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
-    """Masks of a folder by name, see :func:`files_below`.
+def masks_below(folder: Path) -> dict[str, Path]:
+    """Masks of a folder and the folders in it, by their paths there without suffix, sorted.
 
     Raises:
         DataError: there are none, or two have one name.
     """
-    found = files_below(folder, MASK_SUFFIXES, key)
-    if not found and (jpegs := files_below(folder, (".jpg", ".jpeg"), key)):
+    found = _files_below(folder, MASK_SUFFIXES)
+    if not found and (jpegs := _files_below(folder, (".jpg", ".jpeg"))):
         first = next(iter(jpegs.values()))
         raise DataError(
             f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
@@ -240,19 +226,15 @@ def paired(
             _log.warning("left out %s without a picture of its name in %s, such as %s", what, folders[0], first)
         names = sorted(pictures)
         return [pictures[name] for name in names], [masks.get(name, folders[1] / f"{name}.png") for name in names]
-    for (ours, what, own), (others, other, place) in (
-        ((pictures, "picture", folders[0]), (masks, "mask", folders[1])),
-        ((masks, "mask", folders[1]), (pictures, "picture", folders[0])),
-    ):
+    sides = (pictures, "picture", folders[0]), (masks, "mask", folders[1])
+    for (ours, what, own), (others, other, place) in (sides, sides[::-1]):
         if alone := sorted(ours.keys() - others.keys()):
-            example = next(iter(others.values())).name if others else "nothing"
-            of_its_name = Path(alone[0]).name
-            unread = unread_text([file for file in unread_below(place) if Path(file).stem == of_its_name])
             raise DataError(
                 f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
-                f"{counted(len(others), other)} such as {example}; {len(alone)} of {counted(len(ours), what)} in {own} "
-                f"without one. A {what} and its {other} must have the same name but for the ending"
-                f"{f'. {unread}' if unread else ''}; SegmentationSource.skip_broken leaves out what is alone"
+                f"{counted(len(others), other)} such as {_example(others)}; {len(alone)} of {counted(len(ours), what)} "
+                f"in {own} without one. A {what} and its {other} must have the same name but for the ending"
+                f"{_unread(unread_below(place), '. ', alone[0])}; SegmentationSource.skip_broken leaves out what is "
+                "alone"
             )
     names = sorted(pictures)
     return [pictures[name] for name in names], [masks[name] for name in names]
@@ -282,10 +264,10 @@ def names_in(path: Path) -> list[str]:
     return names
 
 
-def listed(
+def files_of_list(
     names: Sequence[str], found: Mapping[str, Path], folder: Path, what: str, origin: Path, *, skip_broken: bool
 ) -> list[Path]:
-    """The files of a list, in its order sorted by name.
+    """The files of a list, sorted by name.
 
     Args:
         names: from the list.
@@ -300,15 +282,24 @@ def listed(
     """
     missing = [name for name in names if name not in found]
     if missing and not (skip_broken and len(missing) < len(names)):
-        example = next(iter(found.values())).name if found else "nothing"
-        unread = unread_text([file for file in unread_below(folder) if Path(file).stem == Path(missing[0]).name])
         raise DataError(
             f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, one of {len(missing)} missing; "
-            f"there are {counted(len(found), what)}, such as {example}{f'. {unread}' if unread else ''}; "
-            "SegmentationSource.skip_broken leaves out what is missing"
+            f"there are {counted(len(found), what)}, such as {_example(found)}"
+            f"{_unread(unread_below(folder), '; ', missing[0])}; SegmentationSource.skip_broken leaves out what is "
+            "missing"
         )
     ending = next(iter(found.values())).suffix if found else ""
     return [found.get(name, folder / f"{name}{ending}") for name in sorted(names)]
+
+
+def _example(files: Mapping[str, Path]) -> str:
+    return next(iter(files.values())).name if files else "nothing"
+
+
+def _unread(files: Sequence[str], before: str, name: str = "") -> str:
+    """What to say about pictures that are not read here, of one name if there is one; empty for none."""
+    text = unread_text([file for file in files if not name or Path(file).stem == Path(name).name])
+    return text and before + text
 
 
 def _some(found: dict[str, Path], folder: Path, what: str, suffixes: Collection[str]) -> dict[str, Path]:
@@ -322,5 +313,4 @@ def _contents(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder" if not folder.exists() else "a file, not a folder"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}" if names else "an empty folder"
+    return listed(names, 8) or "an empty folder"

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,6 @@ from hrformer.data.sources import SegmentationSource, Split
 
 Kind = Literal["pictures", "masks"]
 
-_DEFAULTS = {one.name: one.default for one in fields(SegmentationSource)}
 _SUFFIXES: dict[str, Collection[str]] = {"pictures": SUFFIXES, "masks": MASK_SUFFIXES}
 _TRIED = 50
 """Pictures from which is learned what names of masks have more."""
@@ -72,7 +71,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     masks_in = _found(source, split, "masks", named["masks"], folders)
     if masks_in is None and _marked(pictures_in):
         masks_in = pictures_in
-    if masks_in is None and source.masks == _DEFAULTS["masks"]:
+    if masks_in is None and source.untouched("masks"):
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
         masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
     if masks_in is None and split == "test":
@@ -89,7 +88,7 @@ def own_part(source: SegmentationSource, split: Split) -> Path | None:
     named = source.root / source.images.replace("{split}", part)
     if part and "{split}" in source.images and named.is_dir():
         return named
-    if source.images != _DEFAULTS["images"]:
+    if not source.untouched("images"):
         return None
     files = [file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split]
     folders = (one.path for one in folders_below(source.root) if one.part == split and one.kind != "masks")
@@ -167,9 +166,10 @@ def _found(
 ) -> Path | None:
     """The folder of the kind; None for none."""
     field = "images" if kind == "pictures" else "masks"
-    untouched = getattr(source, field) == _DEFAULTS[field] and getattr(source, split) in (_DEFAULTS[split], split)
-    if named.is_dir() or not untouched:
-        return named if named.is_dir() else None
+    if named.is_dir():
+        return named
+    if not source.untouched(field) or not (source.untouched(split) or getattr(source, split) == split):
+        return None
     filled = [one for one in folders if holds(one.path, suffixes or _SUFFIXES[kind])]
     options = [one for one in filled if one.kind == kind and one.part == split]
     if not options and kind == "pictures":

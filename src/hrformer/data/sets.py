@@ -82,10 +82,15 @@ class ClassificationSet(ImageSet):
 
     task = "classification"
     classes: tuple[str, ...]
+    _labels: NDArray[np.int64]
+    """(N,) class ids, set by readers."""
 
-    @abstractmethod
+    def __len__(self) -> int:
+        return len(self._labels)
+
     def label(self, index: int) -> int:
         """Class id of an item, 0..C - 1."""
+        return int(self._labels[index])
 
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """``image`` (3, H, W) uint8 and ``label``."""

@@ -1,3 +1,5 @@
+"""Lists of the classes of pictures; those of masks are in ``test_folders.py``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrformer.data.label_names import classes_of_ids, listed_classes, read_classes
+from hrformer.data.class_lists import classes_of_ids, listed_classes
 from hrformer.data.sets import DataError
 
 
@@ -19,14 +21,14 @@ def test_cifar_classes(data_dir: Path) -> None:
 def test_ids_give_the_order_and_names_may_have_spaces(tmp_path: Path) -> None:
     file = tmp_path / "classes.txt"
     file.write_text("\ufeff# id name\n1\ttraffic light\n\n0  car\n", encoding="utf-8")
-    assert read_classes(file) == ("car", "traffic light")
+    assert listed_classes(tmp_path, ()) == ("car", "traffic light")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cat\ndog\n", r"line 1: must be 'id name' such as '0 cat', got 'cat'"),
-        ("0 cat\n0 dog\n", "line 2: id 0 occurs twice"),
+        ("cat\ndog\n", r"classes\.txt:1: expected 'id name' such as '0 cat', got 'cat'"),
+        ("0 cat\n0 dog\n", r"classes\.txt:2: an id occurs once"),
         ("0 cat\n2 dog\n", r"without a gap, got \[0, 2\]"),
         ("0 cat\n1 cat\n", "two classes have the same name"),
         ("# nothing\n", "without a gap"),
@@ -35,7 +37,7 @@ def test_ids_give_the_order_and_names_may_have_spaces(tmp_path: Path) -> None:
 def test_odd_class_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(text)
     with pytest.raises(DataError, match=message):
-        read_classes(tmp_path / "classes.txt")
+        listed_classes(tmp_path, ())
 
 
 def test_numbers_stand_for_missing_names() -> None:
