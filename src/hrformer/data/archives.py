@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -112,11 +111,9 @@ class TarShards(ClassificationSet):
         )
 
     def file(self, index: int) -> str:
-        """``<shard>::<member>``."""
         return f"{self._shards[self._shard_of[index]]}::{self._names[index]}"
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         start, size = map(int, self._places[index])
         with self._shards[self._shard_of[index]].open("rb", buffering=0) as shard:
             shard.seek(start)
@@ -126,20 +123,16 @@ class TarShards(ClassificationSet):
         return decode(data, self.file(index))
 
 
-@dataclass(slots=True)
-class _Sample:
-    picture: tarfile.TarInfo | None = None
-    label: int | None = None
-    notes: tarfile.TarInfo | None = None
-
-
 def _samples(path: Path, label_key: str) -> list[tuple[str, int, int, int]]:
     """Name, start, size and label of each picture of a shard.
 
     Raises:
         DataError: see :class:`TarShards`.
     """
-    samples: dict[str, _Sample] = {}
+    keys: dict[str, None] = {}
+    labels: dict[str, int | None] = {}
+    pictures: dict[str, tarfile.TarInfo] = {}
+    notes: dict[str, tarfile.TarInfo] = {}
     try:
         file = path.open("rb")
     except OSError as error:
@@ -155,33 +148,33 @@ def _samples(path: Path, label_key: str) -> list[tuple[str, int, int, int]]:
             stem, _, ending = base.partition(".")
             if not stem or stem.startswith("__"):
                 continue
-            sample = samples.setdefault(f"{place}/{stem}" if place else stem, _Sample())
+            key = f"{place}/{stem}" if place else stem
+            keys[key] = None
             if ending in ("cls", label_key):
-                sample.label = _number(read(member), path, member.name)
+                labels[key] = _number(read(member), f"{path}::{member.name}")
             elif ending == "json":
-                sample.notes = member
+                notes[key] = member
             elif f".{ending.lower()}" in SUFFIXES:
-                if sample.picture is not None:
-                    raise DataError(f"{path}: {member.name} and {sample.picture.name} are pictures of one sample")
-                sample.picture = member
+                if key in pictures:
+                    raise DataError(f"{path}: {member.name} and {pictures[key].name} are pictures of one sample")
+                pictures[key] = member
         found = []
-        for key, sample in samples.items():
-            if sample.picture is None:
+        for key in keys:
+            if (picture := pictures.get(key)) is None:
                 raise DataError(f"{path}: sample {key!r} has no picture; one member must be {key}.jpg or the like")
-            label = sample.label
-            if label is None and sample.notes is not None:
-                label = _noted(read(sample.notes), label_key, f"{path}::{key}.json")
-            if label is None:
+            if key not in labels and key in notes:
+                labels[key] = _noted(read(notes[key]), label_key, f"{path}::{key}.json")
+            if (label := labels.get(key)) is None:
                 raise DataError(f"{path}: sample {key!r} has no label; there must be {key}.cls, or {key}.json with it")
-            found.append((sample.picture.name, sample.picture.offset_data, sample.picture.size, label))
+            found.append((picture.name, picture.offset_data, picture.size, label))
     return found
 
 
-def _number(text: bytes, path: Path, name: str) -> int:
+def _number(text: bytes, where: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise DataError(f"{path}::{name}: must hold a class id as text, got {text[:40]!r}") from None
+        raise DataError(f"{where}: must hold a class id as text, got {text[:40]!r}") from None
 
 
 def _noted(text: bytes, label_key: str, where: str) -> int | None:
@@ -223,11 +216,9 @@ class ZipPictures(ClassificationSet):
         self._places = _zip_places(archive, listing, names)
 
     def file(self, index: int) -> str:
-        """``<archive>::<member>``."""
         return f"{self._archive}::{self._names[index]}"
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         header, size, method = map(int, self._places[index])
         with self._archive.open("rb", buffering=0) as file:
             file.seek(header)

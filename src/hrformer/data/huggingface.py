@@ -134,7 +134,6 @@ class HuggingFaceClassification(ClassificationSet):
         return f"{self._where}[{index}]"
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         return cell_pixels(self._pictures[index][self._column], self.file(index))
 
 
@@ -204,11 +203,9 @@ class HuggingFaceSegmentation(SegmentationSet):
         return f"{self._where}[{index}]"
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         return cell_pixels(self._pictures[index][self._columns[0]], self.file(index))
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """(H, W) uint8 class numbers."""
         if self._masks is None:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
         cell: dict[str, Any] | None = self._masks[index][self._columns[1]]

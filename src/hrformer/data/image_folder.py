@@ -72,11 +72,9 @@ class ImageFolder(ClassificationSet):
         self._labels = np.repeat(np.arange(len(counts)), counts)
 
     def file(self, index: int) -> str:
-        """Path of the picture."""
         return str(self._folder / self._names[index])
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         return load_image(self.file(index)).pixels
 
 

@@ -34,11 +34,9 @@ class PictureFiles(SegmentationSet):
         return len(self._pictures)
 
     def file(self, index: int) -> str:
-        """Path of the picture."""
         return self._pictures[index]
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The decoded picture."""
         return load_image(self._pictures[index], upright=self._upright).pixels
 
 
@@ -86,7 +84,6 @@ class MaskFiles(PictureFiles):
         return mask if turn == UPRIGHT else upright_pixels(mask, turn)
 
     def mask_file(self, index: int) -> str:
-        """Path of the mask."""
         return self._masks[index] if self.labelled else self.file(index)
 
 
@@ -128,7 +125,7 @@ def find_folder(
     folders = f"folder{'s' if len(candidates) > 1 else ''} {' and '.join(candidates)}"
     raise raising(
         f"{root}: no {what} here; looked for the {folders}, found {_contents(place)} in {place}. "
-        f"Expected layout: {layout}{_unread(unread_below(root), '. ')}"
+        f"Expected layout: {layout}{_unread(root)}"
     )
 
 
@@ -233,7 +230,7 @@ def paired(
                 f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
                 f"{counted(len(others), other)} such as {_example(others)}; {len(alone)} of {counted(len(ours), what)} "
                 f"in {own} without one. A {what} and its {other} must have the same name but for the ending"
-                f"{_unread(unread_below(place), '. ', alone[0])}; SegmentationSource.skip_broken leaves out what is "
+                f"{_unread(place, alone[0])}; SegmentationSource.skip_broken leaves out what is "
                 "alone"
             )
     names = sorted(pictures)
@@ -285,7 +282,7 @@ def files_of_list(
         raise DataError(
             f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, one of {len(missing)} missing; "
             f"there are {counted(len(found), what)}, such as {_example(found)}"
-            f"{_unread(unread_below(folder), '; ', missing[0])}; SegmentationSource.skip_broken leaves out what is "
+            f"{_unread(folder, missing[0])}; SegmentationSource.skip_broken leaves out what is "
             "missing"
         )
     ending = next(iter(found.values())).suffix if found else ""
@@ -296,10 +293,10 @@ def _example(files: Mapping[str, Path]) -> str:
     return next(iter(files.values())).name if files else "nothing"
 
 
-def _unread(files: Sequence[str], before: str, name: str = "") -> str:
-    """What to say about pictures that are not read here, of one name if there is one; empty for none."""
-    text = unread_text([file for file in files if not name or Path(file).stem == Path(name).name])
-    return text and before + text
+def _unread(folder: Path, name: str = "") -> str:
+    """What to add about pictures of a folder that are not read here, of one name if given; empty for none."""
+    text = unread_text([file for file in unread_below(folder) if not name or Path(file).stem == Path(name).name])
+    return text and f". {text}"
 
 
 def _some(found: dict[str, Path], folder: Path, what: str, suffixes: Collection[str]) -> dict[str, Path]:

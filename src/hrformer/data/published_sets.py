@@ -118,7 +118,9 @@ _LAYOUTS: dict[str, _Layout] = {
     "coco_stuff_10k": _COCO_STUFF_10K,
     "pascal_context": _Layout(
         text="VOCdevkit/VOC2010 with JPEGImages/NAME.jpg, SegmentationClassContext/NAME.png (0..59; or NAME.mat, "
-        "and trainval/NAME.mat, with all 459 labels) and ImageSets/SegmentationContext/{train,val}.txt",
+        "and trainval/NAME.mat, with all 459 labels) and ImageSets/SegmentationContext/{train,val}.txt. "
+        "trainval_merged.json alone is not read: only the package 'detail', which is not on the package index, decodes "
+        "its labels. Convert it once to PNG masks, for instance by mmsegmentation's converter",
         below=("VOC2010", "VOCdevkit/VOC2010"),
         pictures=("JPEGImages",),
         masks=("SegmentationClassContext", "trainval"),
@@ -126,7 +128,6 @@ _LAYOUTS: dict[str, _Layout] = {
         lists=("ImageSets/SegmentationContext/{part}.txt",),
     ),
 }
-
 
 _PREPARED = ("cityscapes", "pascal_context", "coco_stuff_10k", "ade20k")
 """Sets for which the HRFormer repository has scripts."""
@@ -154,19 +155,12 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
             raise DataError(f"SegmentationSource.dataset must be one of {', '.join(_PREPARED)}, got {dataset!r}")
     part = part_name(source, split)
     layout = _prepared(dataset) if source.format == "official" else _LAYOUTS[dataset]
-    if layout is _COCO_STUFF_10K and _has_pictures(source.root, _COCO_STUFF_10K_PREPARED, part):
+    root = _root(source.root, layout, part)
+    folders = _COCO_STUFF_10K_PREPARED.parts.values()
+    if layout is _COCO_STUFF_10K and any((root / "images" / folder).is_dir() for folder in folders):
         layout = _COCO_STUFF_10K_PREPARED
     own = layout.parts.get(part, part)
-    root = _root(source.root, layout, own)
-    try:
-        files, masks, kind = _found(layout, root, own, split, skip_broken=source.skip_broken)
-    except DataError as error:
-        if dataset != "pascal_context" or not _only_merged(root, layout, own):
-            raise
-        raise DataError(
-            f"{error}. trainval_merged.json alone is not read: its labels can only be decoded by the package 'detail', "
-            "which is not on the package index. Convert it once to PNG masks, such as by mmsegmentation's converter"
-        ) from error
+    files, masks, kind = _found(layout, root, own, split, skip_broken=source.skip_broken)
     table = layout.kinds[kind][1]()
     if dataset == "pascal_context" and masks and _holds_all_labels(masks[0]):
         table = pascal_context_full()
@@ -196,11 +190,6 @@ def _root(given: Path, layout: _Layout, part: str) -> Path:
     return find_root(given, layout.below, [_filled(layout.pictures, part)[0].split("/")[0]])
 
 
-def _has_pictures(given: Path, layout: _Layout, part: str) -> bool:
-    own = layout.parts.get(part, part)
-    return any((_root(given, layout, own) / folder).is_dir() for folder in _filled(layout.pictures, own))
-
-
 def _found(
     layout: _Layout, root: Path, part: str, split: Split, *, skip_broken: bool
 ) -> tuple[list[Path], list[Path] | None, int]:
@@ -209,8 +198,9 @@ def _found(
     pictures = pictures_below(pictures_in, layout.picture_ending)
     files = list(pictures.values())
     if layout.lists:
-        lists = [root / path for path in _filled(layout.lists, part)]
-        origin = next((path for path in lists if path.is_file()), lists[0])
+        lists = [Path(path) for path in _filled(layout.lists, part)]
+        lists_in = find_folder(root, [str(path.parent) for path in lists], "lists of the parts", layout.text)
+        origin = lists_in / lists[0].name
         names = names_in(origin)
         files = files_of_list(names, pictures, pictures_in, "picture", origin, skip_broken=skip_broken)
     masks_at = _filled(layout.masks, part)
@@ -236,13 +226,6 @@ def _found(
             return *paired(pictures, of_kind, (pictures_in, masks_in), skip_broken=skip_broken), kind
     wanted = " or ".join(f"*{ending}.png" for ending in endings)
     raise DataError(f"{masks_in}: no files {wanted}. Expected layout: {layout.text}")
-
-
-def _only_merged(root: Path, layout: _Layout, part: str) -> bool:
-    """Whether the labels of PASCAL-Context are there as one file only, without masks or lists."""
-    merged = any((folder / "trainval_merged.json").is_file() for folder in (root, root.parent))
-    masks = any((root / folder).is_dir() for folder in layout.masks)
-    return merged and not (masks and (root / layout.lists[0].replace("{part}", part)).is_file())
 
 
 def _holds_all_labels(mask: Path) -> bool:

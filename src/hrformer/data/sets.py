@@ -63,9 +63,7 @@ class ImageSet(ABC):
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """Picture and labels as torchvision's tv_tensors, ready for a transform.
 
-        Args:
-            index: number of the item.
-            pixels: from :meth:`pixels`, or from a cache of it; not to be written to.
+        ``pixels`` come from :meth:`pixels` or from a cache of it, and are not to be written to.
         """
 
     def picture(self, index: int) -> int:
