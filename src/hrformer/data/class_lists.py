@@ -301,9 +301,7 @@ def _check_void(path: Path, rows: dict[int, _Row], source: SegmentationSource) -
 def _more_than_one(classes: ClassList, left_out: Sequence[int] = ()) -> ClassList:
     """Refuse a single class: whatever a network says is right then, and every score is 1.
 
-    Args:
-        classes: the classes.
-        left_out: ids of the list that are to be ignored.
+    ``left_out`` are ids of the list that are to be ignored.
     """
     if len(classes.names) > 1:
         return classes

@@ -29,7 +29,8 @@ def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
     Args:
         root: folder, or name on the hub such as "uoft-cs/cifar10".
         part: as above; "." for ``root`` itself.
-        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes", "path"}``.
+        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes": contents or None,
+            "path": of the file if there are no bytes}``.
 
     Raises:
         DataError: there is no such set, part or column, or a column holds no pictures.
@@ -84,14 +85,7 @@ def _set_name(root: Path) -> str:
 
 
 def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
-    """Decode a picture cell of :func:`open_table`.
-
-    Args:
-        cell: ``{"bytes": contents or None, "path": of the file if there are no bytes}``.
-        name: what to call it in an error.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages.
 
     Raises:
         DataError: the cell is empty.

@@ -40,9 +40,7 @@ class UnknownIds(DataError):
 
     Args:
         message: as of every ``DataError``.
-        unknown: ids of the mask that no class has, ascending.
-        found: all ids of the mask, ascending.
-        listed: ids of the classes, ascending.
+        unknown: ids of the mask that no class has, ascending; ``found`` all of them, ``listed`` those of the classes.
     """
 
     def __init__(
@@ -71,11 +69,7 @@ class LabelTable:
     advice_on_zero: str = ""
 
     def convert(self, ids: NDArray[np.uint8] | NDArray[np.uint16], name: str) -> NDArray[np.uint8]:
-        """Class numbers of a mask.
-
-        Args:
-            ids: (H, W) as in the file.
-            name: of the file, for messages.
+        """Class numbers of a mask of ids, (H, W) as in the file; ``name`` of the file is for messages.
 
         Raises:
             UnknownIds: an id that must not occur.
@@ -210,11 +204,7 @@ def server_ids(dataset: str) -> NDArray[np.uint8]:
 
 
 def to_server_ids(dataset: str, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn a predicted mask into the ids of the set's result files, see :func:`server_ids`.
-
-    Args:
-        dataset: as there.
-        mask: (H, W) class numbers, or ``IGNORE``.
+    """Turn a predicted mask, (H, W) class numbers or ``IGNORE``, into the ids of :func:`server_ids`.
 
     Raises:
         ValueError: the set is unknown, or the mask holds numbers that are no class of it.

@@ -7,14 +7,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from hrformer.data.images import SUFFIXES
 from hrformer.data.instance_files import instance_files
-from hrformer.data.mask_files import find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.mask_files import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.sets import DataError, NoPartError
@@ -49,9 +49,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     ``train/images``, ``masks/Validation``, ``img`` beside ``ann``. Masks may lie beside the pictures (``a.jpg`` and
     ``a_mask.png``), and may have more in their names than the pictures.
 
-    Args:
-        source: the set.
-        split: part of it; a test part may be without masks, then None comes for them.
+    A test part may be without masks, then None comes for them.
 
     Raises:
         DataError: a folder or file is missing, or several fit.
@@ -75,7 +73,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
         masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
     if masks_in is None and split == "test":
-        return list(pictures_below(pictures_in).values()), None
+        return list(pictures_below(pictures_in).files.values()), None
     if masks_in is None:
         masks_in = find_folder(source.root, [masks_at], "masks", layout)
     _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
@@ -170,31 +168,30 @@ def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[
         pictures, masks = _beside_each_other(pictures_in)
     else:
         pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
-    return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in), skip_broken=skip_broken)
+    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
+    return paired(pictures, renamed, skip_broken=skip_broken)
 
 
 def _marked(folder: Path) -> bool:
     """Whether masks lie beside the pictures of a folder."""
-    return folder.is_dir() and bool(_beside_each_other(folder)[1])
+    return folder.is_dir() and bool(_beside_each_other(folder)[1].files)
 
 
-def _beside_each_other(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def _beside_each_other(folder: Path) -> tuple[NamedFiles, NamedFiles]:
     """Pictures, and masks that say so in their names or are PNG of the same name as a JPEG."""
     files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES)
     lossy = {one.stem for one in files if one.suffix.lower() in (".jpg", ".jpeg")}
-    is_mask = {one: bool(_MARKED.search(one.stem)) or (one.suffix == ".png" and one.stem in lossy) for one in files}
-    return ({one.stem: one for one in files if not is_mask[one]}, {one.stem: one for one in files if is_mask[one]})
+    masks = {one for one in files if _MARKED.search(one.stem) or (one.suffix == ".png" and one.stem in lossy)}
+    return (
+        NamedFiles(what="picture", folder=folder, files={one.stem: one for one in files if one not in masks}),
+        NamedFiles(what="mask", folder=folder, files={one.stem: one for one in files if one in masks}),
+    )
 
 
 def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
     """Masks by the names of their pictures, where names of masks have something more: ``a_mask``, ``gt-a``, ``a.jpg``.
 
-    Args:
-        pictures: by name.
-        masks: by name.
-
-    Returns:
-        The masks; by their own names where most are called like pictures, or no rule fits most of them.
+    By their own names where most are called like pictures, or no rule fits most of them.
 
     Raises:
         DataError: two rules fit equally well.

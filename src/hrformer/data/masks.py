@@ -55,11 +55,7 @@ class ColourTable:
         self._origin = origin
 
     def convert(self, colours: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """Class numbers of a mask.
-
-        Args:
-            colours: (H, W, 3) RGB.
-            name: of the file, for messages.
+        """Class numbers of a mask of (H, W, 3) RGB; ``name`` of the file is for messages.
 
         Raises:
             DataError: a colour that is not in the list.
@@ -80,14 +76,7 @@ MaskTable: TypeAlias = "LabelTable | ColourTable"
 
 
 def read_mask(path: Path, table: MaskTable) -> NDArray[np.uint8]:
-    """Class numbers of a mask file.
-
-    Args:
-        path: a picture, or a ``.mat`` file.
-        table: what ids or colours mean.
-
-    Returns:
-        (H, W) uint8.
+    """Class numbers of a mask file, a picture or MATLAB's ``.mat``: (H, W) uint8.
 
     Raises:
         DataError: the file cannot be read, is of another kind, or holds what the table does not know.
@@ -108,10 +97,7 @@ def decode_mask(data: bytes, name: str, table: MaskTable) -> NDArray[np.uint8]:
 
 
 def decode_ids(data: bytes, name: str) -> Ids:
-    """Ids of a grey or palette picture, as they stand in the file.
-
-    Returns:
-        (H, W) uint8, or uint16 for grey of 16 bits.
+    """Ids of a grey or palette picture, as they stand in the file: (H, W) uint8, or uint16 for grey of 16 bits.
 
     Raises:
         DataError: it cannot be decoded, or is a picture of colours.

@@ -187,7 +187,7 @@ def _filled(paths: Sequence[str], part: str) -> list[str]:
 
 def _root(given: Path, layout: _Layout, part: str) -> Path:
     """Folder of the set itself, known by the folder of its pictures."""
-    return find_root(given, layout.below, [_filled(layout.pictures, part)[0].split("/")[0]])
+    return find_root(given, layout.below, _filled(layout.pictures, part)[0].split("/")[0])
 
 
 def _found(
@@ -196,13 +196,13 @@ def _found(
     """Pictures, masks (None for a part without labels), and of which of the kinds the masks are."""
     pictures_in = find_folder(root, _filled(layout.pictures, part), "pictures", layout.text)
     pictures = pictures_below(pictures_in, layout.picture_ending)
-    files = list(pictures.values())
+    files = list(pictures.files.values())
     if layout.lists:
         lists = [Path(path) for path in _filled(layout.lists, part)]
         lists_in = find_folder(root, [str(path.parent) for path in lists], "lists of the parts", layout.text)
         origin = lists_in / lists[0].name
         names = names_in(origin)
-        files = files_of_list(names, pictures, pictures_in, "picture", origin, skip_broken=skip_broken)
+        files = files_of_list(names, pictures, origin, skip_broken=skip_broken)
     masks_at = _filled(layout.masks, part)
     there = any((root / folder).is_dir() for folder in masks_at)
     if part == layout.without_labels or (split == "test" and not there):
@@ -211,19 +211,19 @@ def _found(
     masks = masks_below(masks_in)
     if layout.lists:
         # Pictures of a test part without labels are listed beside the others.
-        if split == "test" and masks.keys().isdisjoint(names):
+        if split == "test" and masks.files.keys().isdisjoint(names):
             return files, None, 0
-        return files, files_of_list(names, masks, masks_in, "mask", origin, skip_broken=skip_broken), 0
+        return files, files_of_list(names, masks, origin, skip_broken=skip_broken), 0
     endings = [ending for ending, _ in layout.kinds]
     for kind, ending in enumerate(endings):
         others = tuple(other for other in endings if other not in ("", ending))
         of_kind = {
             name.removesuffix(ending): file
-            for name, file in masks.items()
+            for name, file in masks.files.items()
             if name.endswith(ending) and not name.endswith(others)
         }
         if of_kind:
-            return *paired(pictures, of_kind, (pictures_in, masks_in), skip_broken=skip_broken), kind
+            return *paired(pictures, replace(masks, files=of_kind), skip_broken=skip_broken), kind
     wanted = " or ".join(f"*{ending}.png" for ending in endings)
     raise DataError(f"{masks_in}: no files {wanted}. Expected layout: {layout.text}")
 

@@ -33,10 +33,8 @@ AnySet = TypeVar("AnySet", bound=ImageSet)
 def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> AnySet:
     """Open a part of every root of a source, as one set: their items one after the other, so each weighs by its size.
 
-    Args:
-        source: with ``root`` and ``more_roots``; those without a validation part are only trained on, if another one
-            has one.
-        open_one: opens the part of a source with one root.
+    Roots without a validation part are only trained on, if another one has one. ``open_one`` opens the part of a source
+    with one root.
 
     Raises:
         DataError: a set is not as it should be, none has the part, or the sets differ in their classes or joints.
