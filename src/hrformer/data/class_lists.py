@@ -5,9 +5,11 @@ it, with an id and a name per line, or names alone (labelme), or names and colou
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +43,8 @@ _VOID_NAMES = frozenset(
 )
 """Names that people give to 255 where it is no class, letters only."""
 
-_Row = tuple[str, tuple[int, int, int] | None]
-"""Name and colour of a line."""
+Row: TypeAlias = "tuple[str, tuple[int, int, int] | None]"
+"""Name of a class and its colour, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,32 +52,45 @@ class ClassList:
     """Classes and the ids that stand for them in mask files.
 
     Attributes:
-        names: in the order of the class numbers.
-        ids: of the classes in the files, ascending; class number k is the k-th of them.
-        palette: a colour per class, or empty.
+        rows: by id in the files; also of ids that are no class, negative ones among them.
         ignored: ids of no class, 255 among them unless it is a class.
-        ignored_colours: colours of no class.
         origin: where the names come from, for messages.
-        by_colour: whether the file gives colours in place of ids, so that masks can only be told by them.
-        colourless: names of the classes without a colour.
+        by_colour: whether colours stand in place of ids, so that masks can only be told by them.
+
+    Raises:
+        DataError: there are too many classes, none or one only, or two have one name.
     """
 
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    palette: Palette = ()
-    ignored: tuple[int, ...] = (IGNORE,)
-    ignored_colours: Palette = ()
+    rows: Mapping[int, Row]
+    ignored: tuple[int, ...]
     origin: str = "classes"
     by_colour: bool = False
-    colourless: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE:
             raise DataError(f"{self.origin}: a set has 1 to {IGNORE} classes, got {len(self.names)}")
-        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+        if repeated := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise DataError(
                 f"{self.origin}: every class needs a name of its own; more than once: {', '.join(repeated)}"
             )
+        if len(self.names) == 1:
+            raise DataError(self._one_class())
+
+    @property
+    def classes(self) -> dict[int, Row]:
+        """The rows that are classes, by ascending id: class number k is the k-th of them."""
+        return {number: self.rows[number] for number in sorted(self.rows) if number >= 0 and number not in self.ignored}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of the class numbers."""
+        return tuple(name for name, _ in self.classes.values())
+
+    @property
+    def palette(self) -> Palette:
+        """A colour per class, or empty."""
+        colours = tuple(colour for _, colour in self.classes.values() if colour is not None)
+        return colours if len(colours) == len(self.classes) else ()
 
     def table(self, palette_masks: bool) -> LabelTable | ColourTable:
         """Class numbers by colour where the masks or the list have nothing else, else by id.
@@ -86,16 +101,16 @@ class ClassList:
         return self._colour_table() if palette_masks or self.by_colour else self._id_table()
 
     def _id_table(self) -> LabelTable:
-        first, last = self.ids[0], self.ids[-1]
-        plain = len(self.ids) > 1 and self.ids == tuple(range(first, last + 1))
-        ids = f"{first}..{last}" if plain else ", ".join(map(str, self.ids))
+        ids = tuple(self.classes)
+        plain = ids == tuple(range(ids[0], ids[-1] + 1))
+        listed_ids = f"{ids[0]}..{ids[-1]}" if plain else ", ".join(map(str, ids))
         # 255 first, as everybody looks for it.
         nothing = ", ".join(map(str, sorted(self.ignored, key=lambda number: (number != IGNORE, number))))
         rest = f"{nothing} for none" if nothing else "no id is void"
         return label_table(
-            self.ids,
+            ids,
             self.ignored,
-            meaning=f"those of {self.origin}: {ids} for classes; {rest}",
+            meaning=f"those of {self.origin}: {listed_ids} for classes; {rest}",
             advice="Name the ids there, or list those that belong to no class in SegmentationSource.ignore.",
             advice_on_zero=f"If 0 is what lies around them, add the line `0 background` to {self.origin}; else list it "
             "in SegmentationSource.ignore.",
@@ -103,17 +118,37 @@ class ClassList:
         )
 
     def _colour_table(self) -> ColourTable:
-        if self.colourless or not self.palette:
-            without = f"; without one: {listed(self.colourless, 8)}" if self.colourless else ""
+        if not self.palette:
+            colourless = [name for name, colour in self.classes.values() if colour is None]
             raise DataError(
                 f"{self.origin}: masks of colours (SegmentationSource.palette_masks) need a colour for every class, "
-                f"lines 'id name R G B'{without}"
+                f"lines 'id name R G B'; without one: {listed(colourless, 8)}"
             )
+        of_no_class = (self.rows[number][1] for number in self.rows if number not in self.classes)
         numbers: dict[tuple[int, int, int], int] = {}
-        for number, colour in (*enumerate(self.palette), *((IGNORE, colour) for colour in self.ignored_colours)):
-            if numbers.setdefault(colour, number) != number:
+        for number, colour in (*enumerate(self.palette), *((IGNORE, colour) for colour in of_no_class)):
+            if colour is not None and numbers.setdefault(colour, number) != number:
                 raise DataError(f"{self.origin}: two classes have the colour {colour}; colours must tell them apart")
         return ColourTable(numbers, self.origin)
+
+    def _one_class(self) -> str:
+        """Why a single class is refused: whatever a network says is right then, and every score is 1."""
+        ((number, (name, _)),) = self.classes.items()
+        only = f"{name!r} (id {number}), and nothing to tell it from, so every score would be 1"
+        if left_out := [number for number in self.rows if number in self.ignored and number != IGNORE]:
+            return (
+                f"{self.origin}: only one class is left, {only}: take {', '.join(map(str, left_out))} out of "
+                "SegmentationSource.ignore"
+            )
+        if number == 0:
+            first = f"list `0 background` and `1 {name}`, and save the masks with these ids"
+        else:
+            first = "add `0 background`, if the masks hold 0 there"
+        return (
+            f"{self.origin}: there is one class only, {only}. What do the other pixels show? Name it as a class too: "
+            f"{first}; where the masks hold {IGNORE} there, list `{IGNORE} background` and set "
+            f"SegmentationSource.ignore none, since {IGNORE} is void otherwise"
+        )
 
 
 def class_list(source: SegmentationSource, default: ClassList | None = None) -> ClassList:
@@ -137,8 +172,7 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
     ignored = void_ids(source)
     if not isinstance(source.classes, str):
         free = (number for number in range(2 * IGNORE + len(ignored)) if number not in ignored)
-        names = tuple(source.classes)
-        return _more_than_one(ClassList(names=names, ids=tuple(next(free) for _ in names), ignored=ignored))
+        return ClassList(rows={next(free): (name, None) for name in source.classes}, ignored=ignored)
     path = source.root / source.classes
     if not path.is_file() and source.classes == CLASSES_FILE:
         usual = (source.root / name.replace("{train}", source.train) for name in _TOOL_FILES)
@@ -240,14 +274,12 @@ def _numbered(path: Path, lines: Sequence[tuple[int, str]], form: str) -> dict[i
 
 
 def _read(path: Path, source: SegmentationSource) -> ClassList:
-    ignored = void_ids(source)
     texts = _lines(path)
     if path.suffix == ".csv" and texts and not texts[0][1][0].isdigit():
         del texts[0]
     labelmap = [_LABELMAP_LINE.fullmatch(text) for _, text in texts]
     by_colour = bool(texts) and all(labelmap)
-    nothing = {*ignored}
-    rows: dict[int, _Row]
+    rows: dict[int, Row]
     if by_colour:
         rows = {k: (match[1].strip(), _colour(match)) for k, match in enumerate(filter(None, labelmap))}
     elif texts and not any(text[0].isdigit() for _, text in texts):
@@ -255,7 +287,6 @@ def _read(path: Path, source: SegmentationSource) -> ClassList:
             raise DataError(f"{path}:{texts[0][0]}: each class needs a line of its own, got {texts[0][1][:60]!r}")
         first = int(texts[0][1] != "__ignore__") - 1
         rows = {k: (text, None) for k, (_, text) in enumerate(texts, start=first)}
-        nothing.add(-1)
     else:
         rows = {}
         for number, (name, text) in _numbered(path, texts, _FORM).items():
@@ -264,19 +295,7 @@ def _read(path: Path, source: SegmentationSource) -> ClassList:
             if max(rows[number][1] or (0,)) > 255:
                 raise DataError(f"{path}: colours are 0..255; got {text!r}")
         _check_void(path, rows, source)
-    kept = {number: rows[number] for number in sorted(rows) if number not in nothing}
-    colours = [colour for _, colour in kept.values() if colour is not None]
-    classes = ClassList(
-        names=tuple(name for name, _ in kept.values()),
-        ids=tuple(kept),
-        palette=tuple(colours) if len(colours) == len(kept) else (),
-        ignored=ignored,
-        ignored_colours=tuple(colour for n, (_, colour) in rows.items() if n in nothing and colour is not None),
-        origin=str(path),
-        by_colour=by_colour,
-        colourless=tuple(name for name, colour in kept.values() if colour is None),
-    )
-    return _more_than_one(classes, [number for number in rows if number in nothing - {-1, IGNORE}])
+    return ClassList(rows=rows, ignored=void_ids(source), origin=str(path), by_colour=by_colour)
 
 
 def _colour(match: re.Match[str]) -> tuple[int, int, int] | None:
@@ -284,7 +303,7 @@ def _colour(match: re.Match[str]) -> tuple[int, int, int] | None:
     return None if red is None else (int(red), int(green), int(blue))
 
 
-def _check_void(path: Path, rows: dict[int, _Row], source: SegmentationSource) -> None:
+def _check_void(path: Path, rows: Mapping[int, Row], source: SegmentationSource) -> None:
     """Refuse a class that nobody would ever learn: 255 is void unless the source says otherwise."""
     asked_for = source.ignore == "none" or IGNORE in source.ignore
     if IGNORE not in rows or asked_for or len(rows) > IGNORE + 1 or means_void(rows[IGNORE][0]):
@@ -295,31 +314,6 @@ def _check_void(path: Path, rows: dict[int, _Row], source: SegmentationSource) -
         f"{path}: the line '{IGNORE} {name}' names a class, but {IGNORE} is void here: its pixels are neither learnt "
         f"nor scored. Save the class as {free} in the masks and list '{free} {name}', or let {IGNORE} be a class with "
         f"SegmentationSource.ignore none; if its pixels are to be left out, call the line '{IGNORE} void'"
-    )
-
-
-def _more_than_one(classes: ClassList, left_out: Sequence[int] = ()) -> ClassList:
-    """Refuse a single class: whatever a network says is right then, and every score is 1.
-
-    ``left_out`` are ids of the list that are to be ignored.
-    """
-    if len(classes.names) > 1:
-        return classes
-    name, number = classes.names[0], classes.ids[0]
-    if left_out:
-        raise DataError(
-            f"{classes.origin}: only one class is left, {name!r} (id {number}), and nothing to tell it from, so every "
-            f"score would be 1: take {', '.join(map(str, left_out))} out of SegmentationSource.ignore"
-        )
-    if number == 0:
-        first = f"list `0 background` and `1 {name}`, and save the masks with these ids"
-    else:
-        first = "add `0 background`, if the masks hold 0 there"
-    raise DataError(
-        f"{classes.origin}: there is one class only, {name!r} (id {number}), and nothing to tell it from, so every "
-        f"score would be 1. What do the other pixels show? Name it as a class too: {first}; where the masks hold "
-        f"{IGNORE} there, list `{IGNORE} background` and set SegmentationSource.ignore none, since {IGNORE} is void "
-        "otherwise"
     )
 
 

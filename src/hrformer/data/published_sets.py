@@ -297,16 +297,9 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
     )
 
 
-def _voc_classes(ignore: tuple[int, ...]) -> ClassList:
-    """VOC's classes, less those that are to be ignored."""
-    ids = tuple(number for number in range(len(PASCAL_VOC)) if number not in ignore)
+def _voc_classes(ignored: tuple[int, ...]) -> ClassList:
+    """VOC's classes, less those that are to be ignored; borders of objects have the colour of 255."""
     palette = voc_palette(256)
-    return ClassList(
-        names=tuple(PASCAL_VOC[number] for number in ids),
-        ids=ids,
-        palette=tuple(palette[number] for number in ids),
-        ignored=ignore,
-        # Borders of objects have the colour of 255.
-        ignored_colours=tuple(palette[number] for number in ignore if number < len(palette)),
-        origin="PASCAL VOC",
-    )
+    nothing = {number: ("", palette[number]) for number in ignored if number < len(palette)}
+    rows = dict(enumerate(zip(PASCAL_VOC, palette, strict=False)))
+    return ClassList(rows=rows | nothing, ignored=ignored, origin="PASCAL VOC")
