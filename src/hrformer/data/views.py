@@ -23,10 +23,11 @@ from hrformer.data.sets import (
     SegmentationSet,
     names_of,
 )
+from hrformer.data.sources import Source
 
 _log = logging.getLogger(__name__)
 
-AnySource = TypeVar("AnySource", bound=Any)
+AnySource = TypeVar("AnySource", bound=Source)
 AnySet = TypeVar("AnySet", bound=ImageSet)
 
 
