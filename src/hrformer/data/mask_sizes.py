@@ -9,7 +9,7 @@ SAME_SHAPE = 0.02
 
 
 def size_advice(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """What to do about a mask of another (width, height) than the upright picture; resizing only without distortion."""
+    """What to do about a mask of another (width, height) than the upright picture; resize only what keeps its shape."""
     if mask == (picture[1], picture[0]):
         return (
             "the sides are swapped: the mask was drawn on the picture as it is stored (EXIF orientation) or turned by "
