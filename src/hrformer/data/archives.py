@@ -84,8 +84,7 @@ def tar_members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             raise DataError(f"{path}: not a tar file: {error}") from error
         raise DataError(f"{path}: cut short or damaged: {error}") from error
     if any(rest):
-        kind = "damaged: there is no member's header" if len(rest) == tarfile.BLOCKSIZE else "cut short: it ends"
-        raise DataError(f"{path}: {kind} at byte {tar.offset}")
+        raise DataError(f"{path}: cut short or damaged: no whole member begins at byte {tar.offset}")
 
 
 class TarShards(ClassificationSet):
