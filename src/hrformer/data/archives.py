@@ -52,7 +52,7 @@ class _TarHeader(tarfile.TarInfo):
             size = int(digits, 8) if _OCTAL.fullmatch(digits) else -1
             length = -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if kind == tarfile.REGTYPE and size >= 0:
-                header = cls(block[:100].rstrip(b"\0").decode("utf-8", "surrogateescape"))
+                header = cls(block[:100].split(b"\0", 1)[0].decode("utf-8", "surrogateescape"))
                 header.size, header.offset_data = size, start + tarfile.BLOCKSIZE
                 tar.offset = header.offset_data + length
                 return header
