@@ -36,3 +36,12 @@ def write_text(path: Path, text: str) -> None:
     """A text file in a folder that may be new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def write_two_pairs(root: Path) -> Path:
+    """Two pictures with masks, one pair in a folder below, and three classes; gives the root."""
+    for name, values in (("b", [0, 1, 2, 255]), ("a/c", [2])):
+        write_picture(root / "images/train" / f"{name}.jpg")
+        write_mask(root / "labels/train" / f"{name}.png", values)
+    write_text(root / "classes.txt", "# id name\n0 sky\n1 road\n\n2 traffic light\n")
+    return root

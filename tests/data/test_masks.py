@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hrformer.data.label_ids import label_table, one_based, train_ids
-from hrformer.data.masks import ColourTable, decode_colours, decode_ids, decode_mask, read_mask
+from hrformer.data.masks import ColourTable, decode_ids, decode_mask, read_mask
 from hrformer.data.sets import DataError
 
 IDS = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 3, 255]], np.uint8)
@@ -119,7 +119,7 @@ def test_jpeg_holds_no_mask() -> None:
     with pytest.raises(DataError, match="JPEG changes values"):
         decode_ids(encoded(IDS, kind="JPEG"), "m")
     with pytest.raises(DataError, match="JPEG changes values, so"):
-        decode_colours(encoded(np.zeros((8, 8, 3), np.uint8), kind="JPEG"), "m")
+        decode_mask(encoded(np.zeros((8, 8, 3), np.uint8), kind="JPEG"), "m", ColourTable({(0, 0, 0): 0}, "list"))
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", NOISE[: len(NOISE) // 2], encoded(IDS)[:30]])

@@ -1,28 +1,30 @@
-"""Opens a classification set in whichever layout its source names."""
+"""Opens a classification set in whichever layout its source names; reads one folder of pictures per class."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import fields
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.archives import TarShards, ZipPictures
+from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
-from hrformer.data.image_folder import ImageFolder, class_folders
-from hrformer.data.images import SUFFIXES
-from hrformer.data.label_names import listed_classes
+from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
 from hrformer.data.other_tasks import require_classes, telling_task
+from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_files import part_files
-from hrformer.data.part_words import WORDS, folders_in
+from hrformer.data.part_words import WORDS, folders_in, walked
 from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError, NoPartError
-from hrformer.data.sources import ClassificationFormat, ClassificationSource, Split
+from hrformer.data.sources import ClassificationSource, Split
 from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
-from hrformer.data.webdataset import TarShards
-from hrformer.data.zip_archive import ZipPictures
+from hrformer.wording import counted
 
-_DEFAULTS = {one.name: one.default for one in fields(ClassificationSource)}
 _REMEDY = "ClassificationSource.val_share 0.2 keeps a fifth of each class for validation"
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     Class names come from ``source.classes``, else from ``classes.txt`` in the root, else from the files; with
     "folders" from the training part's, so that a part without some class keeps the others' ids. Where several of
     these speak, they must agree. "folders" without a folder of the part, but with ``<part>.zip``, is
-    :class:`~hrformer.data.zip_archive.ZipPictures`. Where a part's folder is not named and not there, one of its other
+    :class:`~hrformer.data.archives.ZipPictures`. Where a part's folder is not named and not there, one of its other
     usual names is taken (``training``, ``valid``, ``validation``, ``dev``, ``testing``), and for training a root that
     holds the class folders itself. With ``val_share`` train and val are views of the training part, class by class.
 
@@ -47,7 +49,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     shared = bool(source.val_share) and split != "test"
     with telling_task("classification", source.root):
         if shared:
-            _require_one_validation_part(source)
+            _refuse_validation_part(source)
         opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
     if not shared:
@@ -58,7 +60,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
 
 
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
-    part = {"train": source.train, "val": source.val, "test": source.test}[split]
+    part: str = getattr(source, split)
     if not part:
         raise DataError(f"{source.root}: the set has no part {split!r}: ClassificationSource.{split} is empty")
     root, layout, field = source.root, source.format, "ClassificationSource.root"
@@ -69,30 +71,29 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
     with advising(field, root, [part, f"{part}.zip"]):
         if layout != "huggingface" and not root.is_dir():
             raise DataError(f"{root}: no such folder; {field} is that of a set in the layout {layout!r}")
-        return _read(source, split, root, layout, part)
+        classes = listed_classes(root, source.classes)
+        if layout == "huggingface":
+            columns = {"image_column": source.image_column, "label_column": source.label_column}
+            return HuggingFaceClassification(root, part, **columns, classes=classes)
+        name = root.resolve().name
+        if layout == "webdataset":
+            return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
+        if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
+            return ZipPictures(archive, classes, name)
+        return ImageFolder(*_folder_and_classes(source, split, root, classes), name)
 
 
-def _read(
-    source: ClassificationSource, split: Split, root: Path, layout: ClassificationFormat, part: str
-) -> ClassificationSet:
-    if layout == "huggingface":
-        return HuggingFaceClassification(
-            root,
-            part,
-            image_column=source.image_column,
-            label_column=source.label_column,
-            classes=listed_classes(root, source.classes),
-        )
-    classes, name = listed_classes(root, source.classes), root.resolve().name
-    if layout == "webdataset":
-        return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
-    if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
-        return ZipPictures(archive, classes, name)
+def _folder_and_classes(
+    source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]
+) -> tuple[Path, tuple[str, ...]]:
+    """Folder of a part, and the classes that it is to have, those of the training part where nobody named them."""
     folder = _folder(source, split, root)
     if split != "train":
         if split == "val" and source.val_root is None and not folder.is_dir():
             raise NoPartError(_without_validation_part(source, folder))
-        return ImageFolder(folder, classes or _training_classes(_folder(source, "train", source.root)), name)
+        if not classes and (training := _folder(source, "train", source.root)).is_dir():
+            classes = class_folders(training)
+        return folder, classes
     found = class_folders(folder)
     require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
@@ -102,15 +103,19 @@ def _read(
             f"{root}: its only folder is {found[0]}, and one class cannot be told from others; "
             "ClassificationSource.root must hold one folder of pictures per class"
         )
-    if folder != root / part:
+    if folder != root / source.train:
         _log.info("%s: taken for the train part", folder)
-    return ImageFolder(folder, classes, name)
+    return folder, classes
 
 
 def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     """Folder of a part: as it is named, else called otherwise, else for training the root with its class folders."""
-    named: Path = root / getattr(source, split)
-    if not _untouched(source, split) or (named.is_dir() and not _holds_classes(root)):
+    part: str = getattr(source, split)
+    named = root / part
+    if part != split and not source.untouched(split):
+        return named
+    whole = _holds_classes(root)
+    if named.is_dir() and not whole:
         return named
     others = list(_called(root, split))
     if len(others) > 1:
@@ -118,12 +123,7 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
             f"{root}: several folders may hold the {split} part: {', '.join(map(str, others))}; say which in "
             f"ClassificationSource.{split}"
         )
-    whole = split == "train" and _holds_classes(root)
-    return others[0] if others else root if whole else named
-
-
-def _untouched(source: ClassificationSource, split: Split) -> bool:
-    return getattr(source, split) in (_DEFAULTS[split], split)
+    return others[0] if others else root if whole and split == "train" else named
 
 
 def _called(root: Path, split: Split) -> Iterator[Path]:
@@ -153,14 +153,116 @@ def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
     return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
 
 
-def _require_one_validation_part(source: ClassificationSource) -> None:
+def _refuse_validation_part(source: ClassificationSource) -> None:
     """A set with ``val_share`` has no validation part of its own."""
+    if source.format != "folders" or not source.val:
+        return
     named = source.root / source.val
-    there = source.val_root or (named if source.val and named.is_dir() else next(_called(source.root, "val"), None))
-    if source.format == "folders" and source.val and there is not None:
+    there = source.val_root or (named if named.is_dir() else next(_called(source.root, "val"), None))
+    if there is not None:
         instead = ", or empty ClassificationSource.val"
         raise own_part_error("ClassificationSource.val_share", source.val_share, there, instead)
 
 
-def _training_classes(folder: Path) -> tuple[str, ...]:
-    return class_folders(folder) if folder.is_dir() else ()
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the folders in ``folder``, sorted; hidden ones do not count.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # The second is what macOS puts into archives.
+            names = (one.name for one in entries if one.is_dir() and not one.name.startswith((".", "__MACOSX")))
+            return tuple(sorted(names))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{folder}: no such folder; it must hold one folder of pictures per class") from None
+
+
+class ImageFolder(ClassificationSet):
+    """Pictures in class folders, sorted by class and path; also ImageNet's ``train/WNID/*.JPEG``.
+
+    Args:
+        folder: of the part, such as ``imagenet/train``. Each folder in it is a class, with pictures at any depth.
+        classes: names of the folders in the order of their ids, some of which may be absent; empty: sorted by name.
+        name: of the data set; default the name of the folder above.
+
+    Raises:
+        DataError: a folder is no class or holds no pictures, or there are none at all.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[str] = (), name: str = "") -> None:
+        found = class_folders(folder)
+        self.name = name or folder.resolve().parent.name
+        self.classes = tuple(classes) or found
+        self._folder = folder
+        _require_known(folder, found, self.classes)
+        loose = _loose_pictures(folder)
+        names: list[str] = []
+        unread: list[str] = []
+        counts, present = [], set(found)
+        for name_of_class in self.classes:
+            pictures = sorted(_pictures_below(folder, name_of_class, unread)) if name_of_class in present else []
+            if not pictures and name_of_class in present:
+                own = [file for file in unread if file.startswith(f"{name_of_class}/")]
+                what = unread_text(own) or loose or "put some there, or remove the folder"
+                raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
+            names += pictures
+            counts.append(len(pictures))
+        if loose:
+            _log.warning("%s", loose)
+        if unread:
+            _log.warning("%s: left out %s", folder, unread_text(unread))
+        self._names = PackedNames(names)
+        self._labels = np.repeat(np.arange(len(counts)), counts)
+
+    def file(self, index: int) -> str:
+        return str(self._folder / self._names[index])
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        return load_image(self.file(index)).pixels
+
+
+def _require_known(folder: Path, found: Sequence[str], classes: Sequence[str]) -> None:
+    """Refuse a part without class folders, and folders of no class."""
+    if not found:
+        raise DataError(
+            f"{folder}: has no class folders; the pictures of class X must lie in {folder / 'X'}. "
+            "ImageNet's validation pictures come unsorted and must be moved into folders first"
+        )
+    if unknown := sorted(set(found) - set(classes)):
+        known = {name.casefold(): name for name in classes}
+        pairs = [f"{name} as {known[name.casefold()]}" for name in unknown if name.casefold() in known]
+        letters = f". Small and capital letters differ: rename {', '.join(pairs)}" if pairs else ""
+        raise DataError(
+            f"{folder}: {counted(len(unknown), 'folder')} of no class, such as {unknown[0]}; the classes are "
+            f"{', '.join(classes[:5])}{' ...' if len(classes) > 5 else ''}{letters}"
+        )
+
+
+def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
+    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth; adds to the unread ones."""
+    above = os.path.join(folder, "")
+    for place, _, files in walked(above + name, _raise):
+        inner = place[len(above) :].replace(os.sep, "/")
+        for file in files:
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in SUFFIXES and not file.startswith("."):
+                yield f"{inner}/{file}"
+            elif suffix in UNREAD:
+                unread.append(f"{inner}/{file}")
+
+
+def _loose_pictures(folder: Path) -> str:
+    """What to say about pictures that lie beside the class folders; empty for none."""
+    with os.scandir(folder) as entries:
+        files = (one for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and one.is_file())
+        loose = sorted(one.name for one in files if not one.name.startswith("."))
+    if not loose:
+        return ""
+    lie = counted(len(loose), "picture lies", "pictures lie")
+    return f"{folder}: {lie} in no class folder and will not be used, such as {loose[0]}: move each to its class"
+
+
+def _raise(error: OSError) -> None:
+    raise DataError(f"{error.filename}: {error.strerror}") from error

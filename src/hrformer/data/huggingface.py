@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.class_lists import class_list, classes_of_ids
 from hrformer.data.images import decode, load_image
-from hrformer.data.label_names import classes_of_ids
+from hrformer.data.mask_files import part_name
+from hrformer.data.masks import decode_mask, read_mask
 from hrformer.data.part_files import part_files
-from hrformer.data.sets import ClassificationSet, DataError
+from hrformer.data.sets import ClassificationSet, DataError, SegmentationSet
+from hrformer.data.sources import SegmentationSource, Split
 
 
 def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
@@ -26,7 +29,8 @@ def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
     Args:
         root: folder, or name on the hub such as "uoft-cs/cifar10".
         part: as above; "." for ``root`` itself.
-        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes", "path"}``.
+        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes": contents or None,
+            "path": of the file if there are no bytes}``.
 
     Raises:
         DataError: there is no such set, part or column, or a column holds no pictures.
@@ -45,7 +49,7 @@ def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
         # The package raises some twenty types here, from connection errors to pyarrow's.
         raise DataError(f"{where}: {type(error).__name__}: {error}") from error
     for column in pictures:
-        require_column(table, column, where)
+        _require_column(table, column, where)
         try:
             table = table.cast_column(column, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError) as error:
@@ -71,25 +75,17 @@ def _load(datasets: Any, root: Path, part: str) -> Any:
     return datasets.load_dataset(root.as_posix(), split=part)
 
 
-def require_column(table: Any, column: str, where: str) -> None:
-    """Refuse a set without this column.
-
-    Raises:
-        DataError: naming the columns there are.
-    """
+def _require_column(table: Any, column: str, where: str) -> None:
     if column not in table.column_names:
         raise DataError(f"{where}: has no column {column!r}; it has {', '.join(map(repr, table.column_names))}")
 
 
+def _set_name(root: Path) -> str:
+    return root.resolve().name if root.is_dir() else root.as_posix()
+
+
 def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
-    """Decode a picture cell of :func:`open_table`.
-
-    Args:
-        cell: ``{"bytes": contents or None, "path": of the file if there are no bytes}``.
-        name: what to call it in an error.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages.
 
     Raises:
         DataError: the cell is empty.
@@ -120,27 +116,19 @@ class HuggingFaceClassification(ClassificationSet):
         self, root: Path, part: str, *, image_column: str, label_column: str, classes: Sequence[str] = ()
     ) -> None:
         table = open_table(root, part, (image_column,))
-        self.name = root.resolve().name if root.is_dir() else root.as_posix()
+        self.name = _set_name(root)
         self._where = f"{root}::{part}"
-        require_column(table, label_column, self._where)
+        _require_column(table, label_column, self._where)
         self._column = image_column
         self._pictures = table.select_columns([image_column])
         self._labels, self.classes = _labels(table, label_column, classes, self._where)
-
-    def __len__(self) -> int:
-        return len(self._labels)
 
     def file(self, index: int) -> str:
         """``<root>::<part>[<row>]``."""
         return f"{self._where}[{index}]"
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB."""
         return cell_pixels(self._pictures[index][self._column], self.file(index))
-
-    def label(self, index: int) -> int:
-        """Class id."""
-        return int(self._labels[index])
 
 
 def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -169,3 +157,58 @@ def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[
         raise DataError(f"{where}: column {column!r} must hold numbers or texts, got {type(cells[0]).__name__}")
     labels = np.asarray(cells, dtype=np.int64)
     return labels, classes_of_ids(labels, names, where)
+
+
+class HuggingFaceSegmentation(SegmentationSet):
+    """Rows with a picture and a mask, both stored as picture files.
+
+    Args:
+        source: ``root`` and the part as in :func:`open_table`; masks hold ids, or with ``palette_masks`` the colours of
+            the classes file.
+        split: to open; a test part may be without the column of masks.
+
+    Raises:
+        DataError: it cannot be opened, or the classes cannot be read.
+        ImportError: ``datasets`` is not installed.
+    """
+
+    def __init__(self, source: SegmentationSource, split: Split) -> None:
+        part, classes = part_name(source, split), class_list(source)
+        self._columns = source.image_column, source.mask_column
+        table = open_table(source.root, part, self._columns[:1])
+        self.labelled = split != "test" or source.mask_column in table.column_names
+        if self.labelled:
+            table = open_table(source.root, part, self._columns)
+        if not len(table):
+            raise DataError(f"{source.root}, part {part!r}: has no rows")
+        self.name = _set_name(source.root)
+        self.classes, self.palette = classes.names, classes.palette
+        self._table = classes.table(source.palette_masks)
+        # Apart, so that reading one does not fetch the other.
+        self._pictures = table.select_columns([source.image_column])
+        self._masks = table.select_columns([source.mask_column]) if self.labelled else None
+        self._where = f"{source.root}::{part}"
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def file(self, index: int) -> str:
+        """``<root>::<part>[<row>]``."""
+        return f"{self._where}[{index}]"
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        return cell_pixels(self._pictures[index][self._columns[0]], self.file(index))
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        if self._masks is None:
+            raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
+        cell: dict[str, Any] | None = self._masks[index][self._columns[1]]
+        if cell and cell["bytes"] is not None:
+            return decode_mask(cell["bytes"], self.mask_file(index), self._table)
+        if cell and cell["path"]:
+            return read_mask(Path(cell["path"]), self._table)
+        raise DataError(f"{self.mask_file(index)}: the row has no mask")
+
+    def mask_file(self, index: int) -> str:
+        """``<root>::<part>[<row>].<column>``."""
+        return f"{self.file(index)}.{self._columns[1]}" if self.labelled else self.file(index)

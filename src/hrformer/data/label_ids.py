@@ -6,14 +6,16 @@ sets' own documents, the layouts of prepared masks those of the HRFormer reposit
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.sets import IGNORE, DataError
+from hrformer.wording import listed
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label ids of the 19 classes that are scored; 34 labels exist."""
@@ -31,7 +33,6 @@ COCO_STUFF_IDS = tuple(number for number in range(1, 183) if number not in _COCO
 """Ids of the 171 classes of COCO-Stuff; 0 is unlabelled, eleven ids of COCO never occur."""
 
 _HIGHEST_ID = 65535
-_SHOWN = 8
 
 
 class UnknownIds(DataError):
@@ -39,9 +40,7 @@ class UnknownIds(DataError):
 
     Args:
         message: as of every ``DataError``.
-        unknown: ids of the mask that no class has, ascending.
-        found: all ids of the mask, ascending.
-        listed: ids of the classes, ascending.
+        unknown: ids of the mask that no class has, ascending; ``found`` all of them, ``listed`` those of the classes.
     """
 
     def __init__(
@@ -70,11 +69,7 @@ class LabelTable:
     advice_on_zero: str = ""
 
     def convert(self, ids: NDArray[np.uint8] | NDArray[np.uint16], name: str) -> NDArray[np.uint8]:
-        """Class numbers of a mask.
-
-        Args:
-            ids: (H, W) as in the file.
-            name: of the file, for messages.
+        """Class numbers of a mask of ids, (H, W) as in the file; ``name`` of the file is for messages.
 
         Raises:
             UnknownIds: an id that must not occur.
@@ -91,7 +86,7 @@ class LabelTable:
             unknown = [value for value in found if self.unknown[value]]
             advice = self.advice_on_zero if unknown == [0] and self.advice_on_zero else self.advice
             raise UnknownIds(
-                f"{name}: {wrong} of {ids.size} pixels hold {_listing(unknown)}, but the ids here are {self.meaning}. "
+                f"{name}: {wrong} of {ids.size} pixels hold {_ids(unknown)}, but the ids here are {self.meaning}. "
                 f"{advice}",
                 unknown,
                 found,
@@ -149,16 +144,6 @@ def one_based(count: int) -> LabelTable:
     )
 
 
-def cityscapes_label_ids() -> LabelTable:
-    """``*_gtFine_labelIds.png``: 34 labels, 19 of them classes."""
-    return label_table(
-        CITYSCAPES_IDS,
-        range(34),
-        meaning="Cityscapes' label ids 0..33",
-        advice="Take the files *_gtFine_labelIds.png, not *_color.png or *_instanceIds.png.",
-    )
-
-
 def pascal_context_full() -> LabelTable:
     """The original 459 labels, of which 59 are classes."""
     return label_table(
@@ -166,28 +151,37 @@ def pascal_context_full() -> LabelTable:
     )
 
 
-def coco_stuff_10k() -> LabelTable:
-    """``S`` of the 10k set, and masks made from it: 0 unlabelled, 1..182 with gaps."""
-    return label_table(
+PUBLISHED_TABLES: dict[str, Callable[[], LabelTable]] = {
+    # *_gtFine_labelIds.png: 34 labels, 19 of them classes.
+    "cityscapes": lambda: label_table(
+        CITYSCAPES_IDS,
+        range(34),
+        meaning="Cityscapes' label ids 0..33",
+        advice="Take the files *_gtFine_labelIds.png, not *_color.png or *_instanceIds.png.",
+    ),
+    "pascal_context": lambda: one_based(len(PASCAL_CONTEXT_IDS)),
+    # S of the 10k set, and masks made from it: 0 unlabelled, 1..182 with gaps.
+    "coco_stuff_10k": lambda: label_table(
         COCO_STUFF_IDS,
         (0,),
         meaning="COCO-Stuff's 0..182 without " + ", ".join(map(str, _COCO_STUFF_GAPS)),
         advice="The masks of the 164k set hold these ids minus 1: read them with the format coco_stuff_164k.",
-    )
-
-
-def coco_stuff_164k() -> LabelTable:
-    """Masks of the 164k set: the ids of the 10k set minus 1; 255 unlabelled."""
-    return label_table(
+    ),
+    # The ids of the 10k set minus 1; 255 unlabelled.
+    "coco_stuff_164k": lambda: label_table(
         [number - 1 for number in COCO_STUFF_IDS],
         (),
         meaning="0..181 without " + ", ".join(str(number - 1) for number in _COCO_STUFF_GAPS) + ", and 255",
         advice="The masks of the 10k set hold ids that are higher by 1: read them with the format coco_stuff_10k.",
-    )
+    ),
+    "ade20k": lambda: one_based(150),
+}
+"""What the masks of each published set hold, and the masks of its prepared form and of its results."""
 
 
+@cache
 def server_ids(dataset: str) -> NDArray[np.uint8]:
-    """What to write into result files, by class number: (256,) uint8, the inverse of the reading.
+    """What to write into result files, by class number: (256,) uint8, read only, the inverse of the reading.
 
     Cityscapes: label ids, as its server expects. ADE20K and PASCAL-Context: class number plus 1, 0 for none.
     COCO-Stuff: the ids of its masks.
@@ -198,43 +192,30 @@ def server_ids(dataset: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: the set is none of these.
     """
-    return _server_table(dataset)[0].copy()
+    if dataset not in PUBLISHED_TABLES:
+        raise ValueError(f"no result ids are known for {dataset!r}; known: {', '.join(PUBLISHED_TABLES)}")
+    classes = PUBLISHED_TABLES[dataset]().classes
+    ids = np.flatnonzero(classes != IGNORE)
+    # The ids of a table ascend with the class numbers; 0 says nothing where it is no class.
+    table = np.full(256, 0 if classes[0] == IGNORE else IGNORE, np.uint8)
+    table[: len(ids)] = ids
+    table.flags.writeable = False
+    return table
 
 
 def to_server_ids(dataset: str, mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Turn a predicted mask into the ids of the set's result files, see :func:`server_ids`.
-
-    Args:
-        dataset: as there.
-        mask: (H, W) class numbers, or ``IGNORE``.
+    """Turn a predicted mask, (H, W) class numbers or ``IGNORE``, into the ids of :func:`server_ids`.
 
     Raises:
         ValueError: the set is unknown, or the mask holds numbers that are no class of it.
     """
-    table, count = _server_table(dataset)
+    table = server_ids(dataset)
+    count = int(np.count_nonzero(table != table[IGNORE]))
     wrong = np.unique(mask[(mask >= count) & (mask != IGNORE)])
     if wrong.size:
-        raise ValueError(f"{dataset} has the classes 0..{count - 1}; the mask holds {_listing(wrong.tolist())}")
+        raise ValueError(f"{dataset} has the classes 0..{count - 1}; the mask holds {_ids(wrong.tolist())}")
     return table[mask]
 
 
-def _server_table(dataset: str) -> tuple[NDArray[np.uint8], int]:
-    known: dict[str, tuple[Sequence[int], int]] = {
-        "cityscapes": (CITYSCAPES_IDS, 0),
-        "pascal_context": (range(1, 60), 0),
-        "coco_stuff_10k": (COCO_STUFF_IDS, 0),
-        "coco_stuff_164k": ([number - 1 for number in COCO_STUFF_IDS], IGNORE),
-        "ade20k": (range(1, 151), 0),
-    }
-    if dataset not in known:
-        raise ValueError(f"no result ids are known for {dataset!r}; known: {', '.join(known)}")
-    ids, nothing = known[dataset]
-    table = np.full(256, nothing, np.uint8)
-    table[: len(ids)] = ids
-    return table, len(ids)
-
-
-def _listing(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:_SHOWN])
-    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-    return f"the id{'s' if len(numbers) > 1 else ''} {shown}{more}"
+def _ids(numbers: Sequence[int]) -> str:
+    return f"the id{'s' if len(numbers) > 1 else ''} {listed(numbers, 8)}"

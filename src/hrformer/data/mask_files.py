@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,10 @@ from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mas
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_words import walked
 from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.turned_masks import Exif, Turns, turns_of
+from hrformer.data.sources import Exif, SegmentationSource, Split
+from hrformer.data.turned_masks import Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
-from hrformer.wording import counted
-
-_SHOWN = 8
+from hrformer.wording import counted, listed
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +36,9 @@ class PictureFiles(SegmentationSet):
         return len(self._pictures)
 
     def file(self, index: int) -> str:
-        """Path of the picture."""
         return self._pictures[index]
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The decoded picture."""
         return load_image(self._pictures[index], upright=self._upright).pixels
 
 
@@ -88,7 +86,6 @@ class MaskFiles(PictureFiles):
         return mask if turn == UPRIGHT else upright_pixels(mask, turn)
 
     def mask_file(self, index: int) -> str:
-        """Path of the mask."""
         return self._masks[index] if self.labelled else self.file(index)
 
 
@@ -107,10 +104,15 @@ def part_name(source: SegmentationSource, split: Split) -> str:
     return name
 
 
+def find_root(root: Path, inside: Sequence[str], wanted: str) -> Path:
+    """The first of ``root`` and the folders ``inside`` it that has the folder ``wanted``; ``root`` if none has."""
+    return next((folder for folder in (root, *(root / part for part in inside)) if (folder / wanted).is_dir()), root)
+
+
 def find_folder(
     root: Path, candidates: Sequence[str], what: str, layout: str, raising: type[DataError] = DataError
 ) -> Path:
-    """The first of several folders that exists.
+    """The first of several folders in the root that exists.
 
     Args:
         root: of the set.
@@ -125,137 +127,99 @@ def find_folder(
     for candidate in candidates:
         if (root / candidate).is_dir():
             return root / candidate
-    place = root / candidates[0]
-    while place != root and not place.is_dir():
-        place = place.parent
+    first = root / candidates[0]
+    place = next(folder for folder in (first, *first.parents) if folder == root or folder.is_dir())
+    folders = f"folder{'s' if len(candidates) > 1 else ''} {' and '.join(candidates)}"
     raise raising(
-        f"{root}: no {what} here; looked for the folder{'s' if len(candidates) > 1 else ''} "
-        f"{' and '.join(candidates)}, found {_contents(place)} in {place}. Expected layout: {layout}"
-        f"{f'. {unread}' if (unread := unread_text(unread_below(root))) else ''}"
+        f"{root}: no {what} here; looked for the {folders}, found {_contents(place)} in {place}. "
+        f"Expected layout: {layout}{_unread(root)}"
     )
 
 
-def find_root(root: Path, inside: Sequence[str], wanted: Sequence[str]) -> Path:
-    """The folder that holds the set, when its root or a folder above it is given.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedFiles:
+    """Files of one kind.
 
-    Args:
-        root: as given.
-        inside: where the set may lie below it.
-        wanted: folders of which the set has at least one.
-
-    Returns:
-        The first of ``root`` and ``root / inside`` that has one of ``wanted``; ``root`` if none has.
+    Attributes:
+        what: "picture" or "mask", for messages.
+        folder: in which they lie, or in folders below it.
+        files: by their paths in the folder without suffix, and without what all such names have at their end.
     """
-    for folder in (root, *(root / part for part in inside)):
-        if any((folder / name).is_dir() for name in wanted):
-            return folder
-    return root
+
+    what: str
+    folder: Path
+    files: dict[str, Path]
+
+    def example(self) -> str:
+        """Name of the first file."""
+        return next(iter(self.files.values())).name if self.files else "nothing"
 
 
-def files_below(
-    folder: Path, suffixes: Collection[str], key: Callable[[str], str | None] = lambda stem: stem
-) -> dict[str, Path]:
-    """Files of a folder and the folders in it.
-
-    Args:
-        folder: to search; hidden files and folders are passed over.
-        suffixes: endings that count, lower case.
-        key: from a file's path in ``folder`` without its ending to the name by which it is paired; None leaves the
-            file out.
-
-    Returns:
-        Files by name, in the order of the names.
-
-    Raises:
-        DataError: two files have one name.
-    """
-    found: dict[str, Path] = {}
-    for place, folders, files in walked(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(place).relative_to(folder)
-        for name in files:
-            stem, suffix = os.path.splitext(name)
-            if name.startswith(".") or suffix.lower() not in suffixes:
-                continue
-            paired_by = key((inside / stem).as_posix())
-            if paired_by is None:
-                continue
-            path = Path(place, name)
-            if paired_by in found:
-                first, second = sorted((found[paired_by], path))
-                raise DataError(f"{first} and {second}: two files of one name; which one belongs to the set?")
-            found[paired_by] = path
-    return dict(sorted(found.items()))
-
-
-def pictures_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
-    """Pictures of a folder by name, see :func:`files_below`.
+def pictures_below(folder: Path, ending: str = "") -> NamedFiles:
+    """Pictures of a folder and the folders in it whose names have an ending before the suffix.
 
     Raises:
         DataError: there are none, or two have one name.
     """
-    found, unread = files_below(folder, SUFFIXES, key), unread_text(unread_below(folder))
+    found, unread = _files_below(folder, SUFFIXES, ending), unread_text(unread_below(folder))
     if unread and not found:
         raise DataError(f"{folder}: no pictures here that can be read. {unread}")
     if unread:
         _log.warning("left out %s", unread)
-    return _some(found, folder, "pictures", SUFFIXES)
+    return _some("picture", folder, found, SUFFIXES)
 
 
-def masks_below(folder: Path, key: Callable[[str], str | None] = lambda stem: stem) -> dict[str, Path]:
-    """Masks of a folder by name, see :func:`files_below`.
+def masks_below(folder: Path) -> NamedFiles:
+    """Masks of a folder and the folders in it.
 
     Raises:
         DataError: there are none, or two have one name.
     """
-    found = files_below(folder, MASK_SUFFIXES, key)
-    if not found and (jpegs := files_below(folder, (".jpg", ".jpeg"), key)):
+    found = _files_below(folder, MASK_SUFFIXES)
+    if not found and (jpegs := _files_below(folder, (".jpg", ".jpeg"))):
         first = next(iter(jpegs.values()))
         raise DataError(
             f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
             "another format; save them as PNG from the tool that drew them"
         )
-    return _some(found, folder, "masks", MASK_SUFFIXES)
+    return _some("mask", folder, found, MASK_SUFFIXES)
 
 
-def paired(
-    pictures: Mapping[str, Path], masks: Mapping[str, Path], folders: tuple[Path, Path], *, skip_broken: bool
-) -> tuple[list[Path], list[Path]]:
+def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> tuple[list[Path], list[Path]]:
     """Pictures and masks of equal name, in the order of the names.
 
-    Args:
-        pictures: by name.
-        masks: by name.
-        folders: of the pictures and of the masks, for the message.
-        skip_broken: leave masks without a picture out, with a warning, and name the masks that pictures lack
-            all the same: whoever looks for files that cannot be read finds them.
+    With ``skip_broken`` masks without a picture are left out, with a warning, and the masks that pictures lack are
+    named all the same: whoever looks for files that cannot be read finds them.
 
     Raises:
         DataError: a picture has no mask, or a mask no picture.
     """
-    if skip_broken and not pictures.keys().isdisjoint(masks):
-        if alone := sorted(masks.keys() - pictures.keys()):
-            # Often those of the other part, which has its masks in the same folder.
-            what, first = counted(len(alone), "mask"), masks[alone[0]]
-            _log.warning("left out %s without a picture of its name in %s, such as %s", what, folders[0], first)
-        names = sorted(pictures)
-        return [pictures[name] for name in names], [masks.get(name, folders[1] / f"{name}.png") for name in names]
-    for (ours, what, own), (others, other, place) in (
-        ((pictures, "picture", folders[0]), (masks, "mask", folders[1])),
-        ((masks, "mask", folders[1]), (pictures, "picture", folders[0])),
-    ):
-        if alone := sorted(ours.keys() - others.keys()):
-            example = next(iter(others.values())).name if others else "nothing"
-            of_its_name = Path(alone[0]).name
-            unread = unread_text([file for file in unread_below(place) if Path(file).stem == of_its_name])
-            raise DataError(
-                f"{ours[alone[0]]}: this {what} has no {other}: no file of the name {alone[0]} in {place}, which holds "
-                f"{counted(len(others), other)} such as {example}; {len(alone)} of {counted(len(ours), what)} in {own} "
-                f"without one. A {what} and its {other} must have the same name but for the ending"
-                f"{f'. {unread}' if unread else ''}; SegmentationSource.skip_broken leaves out what is alone"
-            )
-    names = sorted(pictures)
-    return [pictures[name] for name in names], [masks[name] for name in names]
+    if not skip_broken or pictures.files.keys().isdisjoint(masks.files):
+        _require_all(pictures, masks)
+        _require_all(masks, pictures)
+    elif alone := sorted(masks.files.keys() - pictures.files.keys()):
+        # Often those of the other part, which has its masks in the same folder.
+        what, first = counted(len(alone), "mask"), masks.files[alone[0]]
+        _log.warning("left out %s without a picture of its name in %s, such as %s", what, pictures.folder, first)
+    names = sorted(pictures.files)
+    return [pictures.files[name] for name in names], [
+        masks.files.get(name, masks.folder / f"{name}.png") for name in names
+    ]
+
+
+def _require_all(ours: NamedFiles, others: NamedFiles) -> None:
+    """Refuse files without one of the same name among the others."""
+    alone = sorted(ours.files.keys() - others.files.keys())
+    if not alone:
+        return
+    what, other, name = ours.what, others.what, alone[0]
+    raise DataError(
+        f"{ours.files[name]}: this {what} has no {other}: no file of the name {name} in {others.folder}, which holds "
+        f"{counted(len(others.files), other)} such as {others.example()}; {len(alone)} of "
+        f"{counted(len(ours.files), what)} in {ours.folder} without one. A {what} and its {other} must have the same "
+        f"name but for the ending{_unread(others.folder, name)}; SegmentationSource.skip_broken leaves out what is "
+        "alone"
+    )
 
 
 def names_in(path: Path) -> list[str]:
@@ -271,50 +235,63 @@ def names_in(path: Path) -> list[str]:
         raise DataError(
             f"{path}: {reason}; a list has one name per line. Beside it: {_contents(path.parent)}"
         ) from error
-    names = [
-        stem if ending.lower() in SUFFIXES else word for word in words for stem, ending in [os.path.splitext(word)]
-    ]
-    if not names:
+    if not words:
         raise DataError(f"{path}: the list is empty")
-    if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise DataError(f"{path}: {twice} is listed twice")
+    split = (os.path.splitext(word) for word in words)
+    names = [stem if suffix.lower() in SUFFIXES else stem + suffix for stem, suffix in split]
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path}: {name} is listed twice")
     return names
 
 
-def listed(
-    names: Sequence[str], found: Mapping[str, Path], folder: Path, what: str, origin: Path, *, skip_broken: bool
-) -> list[Path]:
-    """The files of a list, in its order sorted by name.
+def files_of_list(names: Sequence[str], found: NamedFiles, origin: Path, *, skip_broken: bool) -> list[Path]:
+    """The files that a list names, sorted by name.
 
-    Args:
-        names: from the list.
-        found: files of ``folder`` by name.
-        folder: searched.
-        what: the files are, for the message.
-        origin: the list file, for the message.
-        skip_broken: name missing files all the same: whoever looks for files that cannot be read finds them.
+    With ``skip_broken`` missing files are named all the same: whoever looks for files that cannot be read finds them.
 
     Raises:
         DataError: a file of the list is missing.
     """
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in found.files]
     if missing and not (skip_broken and len(missing) < len(names)):
-        example = next(iter(found.values())).name if found else "nothing"
-        unread = unread_text([file for file in unread_below(folder) if Path(file).stem == Path(missing[0]).name])
         raise DataError(
-            f"{folder}: the {what} {missing[0]}, listed in {origin}, is not here, one of {len(missing)} missing; "
-            f"there are {counted(len(found), what)}, such as {example}{f'. {unread}' if unread else ''}; "
-            "SegmentationSource.skip_broken leaves out what is missing"
+            f"{found.folder}: the {found.what} {missing[0]}, listed in {origin}, is not here, one of {len(missing)} "
+            f"missing; there are {counted(len(found.files), found.what)}, such as {found.example()}"
+            f"{_unread(found.folder, missing[0])}; SegmentationSource.skip_broken leaves out what is missing"
         )
-    ending = next(iter(found.values())).suffix if found else ""
-    return [found.get(name, folder / f"{name}{ending}") for name in sorted(names)]
+    suffix = Path(found.example()).suffix
+    return [found.files.get(name, found.folder / f"{name}{suffix}") for name in sorted(names)]
 
 
-def _some(found: dict[str, Path], folder: Path, what: str, suffixes: Collection[str]) -> dict[str, Path]:
+def _files_below(folder: Path, suffixes: Collection[str], ending: str = "") -> dict[str, Path]:
+    """Files by name, in the order of the names; hidden files and folders are passed over."""
+    found: dict[str, Path] = {}
+    for place, folders, files in walked(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(place).relative_to(folder)
+        for file in files:
+            stem, suffix = os.path.splitext(file)
+            if file.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
+                continue
+            name, path = (inside / stem.removesuffix(ending)).as_posix(), Path(place, file)
+            if name in found:
+                first, second = sorted((found[name], path))
+                raise DataError(f"{first} and {second}: two files of one name; which one belongs to the set?")
+            found[name] = path
+    return dict(sorted(found.items()))
+
+
+def _some(what: str, folder: Path, found: dict[str, Path], suffixes: Collection[str]) -> NamedFiles:
     if not found:
-        raise DataError(f"{folder}: no {what} here ({' '.join(sorted(suffixes))}); found {_contents(folder)}")
-    return found
+        raise DataError(f"{folder}: no {what}s here ({' '.join(sorted(suffixes))}); found {_contents(folder)}")
+    return NamedFiles(what=what, folder=folder, files=found)
+
+
+def _unread(folder: Path, name: str = "") -> str:
+    """What to add about pictures of a folder that are not read here, of one name if given; empty for none."""
+    text = unread_text([file for file in unread_below(folder) if not name or Path(file).stem == Path(name).name])
+    return text and f". {text}"
 
 
 def _contents(folder: Path) -> str:
@@ -322,5 +299,4 @@ def _contents(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder" if not folder.exists() else "a file, not a folder"
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(folder))
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}" if names else "an empty folder"
+    return listed(names, 8) or "an empty folder"

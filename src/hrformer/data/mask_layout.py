@@ -7,23 +7,22 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from hrformer.data.images import SUFFIXES
 from hrformer.data.instance_files import instance_files
-from hrformer.data.mask_files import find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.mask_files import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import SegmentationSource, Split
+from hrformer.wording import listed
 
 Kind = Literal["pictures", "masks"]
 
-_DEFAULTS = {one.name: one.default for one in fields(SegmentationSource)}
-_SUFFIXES: dict[str, Collection[str]] = {"pictures": SUFFIXES, "masks": MASK_SUFFIXES}
 _TRIED = 50
 """Pictures from which is learned what names of masks have more."""
 
@@ -50,9 +49,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     ``train/images``, ``masks/Validation``, ``img`` beside ``ann``. Masks may lie beside the pictures (``a.jpg`` and
     ``a_mask.png``), and may have more in their names than the pictures.
 
-    Args:
-        source: the set.
-        split: part of it; a test part may be without masks, then None comes for them.
+    A test part may be without masks, then None comes for them.
 
     Raises:
         DataError: a folder or file is missing, or several fit.
@@ -64,19 +61,19 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     if all(folder.is_dir() for folder in named.values()):
         return _paired(named["pictures"], named["masks"], source.skip_broken)
     folders = list(folders_below(source.root))
-    pictures_in = _found(source, split, "pictures", named["pictures"], folders)
+    pictures_in = _found(source, split, "pictures", named["pictures"], folders, SUFFIXES)
     if pictures_in is None:
         hint = _hint(source, split, folders)
         raising = NoPartError if hint else DataError
         pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint, raising)
-    masks_in = _found(source, split, "masks", named["masks"], folders)
+    masks_in = _found(source, split, "masks", named["masks"], folders, MASK_SUFFIXES)
     if masks_in is None and _marked(pictures_in):
         masks_in = pictures_in
-    if masks_in is None and source.masks == _DEFAULTS["masks"]:
+    if masks_in is None and source.untouched("masks"):
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
         masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
     if masks_in is None and split == "test":
-        return list(pictures_below(pictures_in).values()), None
+        return list(pictures_below(pictures_in).files.values()), None
     if masks_in is None:
         masks_in = find_folder(source.root, [masks_at], "masks", layout)
     _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
@@ -89,54 +86,11 @@ def own_part(source: SegmentationSource, split: Split) -> Path | None:
     named = source.root / source.images.replace("{split}", part)
     if part and "{split}" in source.images and named.is_dir():
         return named
-    if source.images != _DEFAULTS["images"]:
+    if not source.untouched("images"):
         return None
-    files = [file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split]
+    files = (file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split)
     folders = (one.path for one in folders_below(source.root) if one.part == split and one.kind != "masks")
-    return next(folders, files[0] if files else None)
-
-
-def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
-    """Masks by the names of their pictures, where names of masks have something more: ``a_mask``, ``gt-a``, ``a.jpg``.
-
-    Args:
-        pictures: by name.
-        masks: by name.
-
-    Returns:
-        The masks; by their own names where most are called like pictures, or no rule fits most of them.
-
-    Raises:
-        DataError: two rules fit equally well.
-    """
-    if 2 * len(pictures.keys() & masks.keys()) >= len(pictures):
-        return dict(masks)
-    rules = Counter(rule for name in islice(pictures, _TRIED) for mask in masks for rule in _additions(name, mask))
-    fits: dict[tuple[str, str], int] = {}
-    for before, after in (rule for rule, _ in rules.most_common(4)):
-        fits[before, after] = sum(_with(name, before, after) in masks for name in pictures)
-    most = max(fits.values(), default=0)
-    best = [rule for rule, count in fits.items() if count == most]
-    best = [rule for rule in best if not MASK_WORDS.isdisjoint(words_of(" ".join(rule)))] or best
-    if 2 * most <= len(pictures):
-        return _by_difference(pictures, masks)
-    if len(best) > 1:
-        name = next(iter(pictures))
-        both = " and ".join(_with(name, *rule) for rule in best[:2])
-        raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
-    before, after = best[0]
-    rule = " and ".join(f"{text!r} {where} the name" for text, where in ((before, "before"), (after, "after")) if text)
-    _log.info("masks are called like their pictures, with %s", rule)
-    renamed = {_with(name, *best[0]): name for name in pictures}
-    return {renamed.get(mask, mask): path for mask, path in masks.items()}
-
-
-def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[Path], list[Path]]:
-    if pictures_in == masks_in:
-        pictures, masks = _beside_each_other(pictures_in)
-    else:
-        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
-    return paired(pictures, names_of_pictures(pictures, masks), (pictures_in, masks_in), skip_broken=skip_broken)
+    return next(folders, None) or next(files, None)
 
 
 def folders_below(root: Path) -> Iterator[Folder]:
@@ -157,35 +111,6 @@ def kind_of(path: Path) -> Kind | None:
     return None
 
 
-def _found(
-    source: SegmentationSource,
-    split: Split,
-    kind: Kind,
-    named: Path,
-    folders: Iterable[Folder],
-    suffixes: Collection[str] = (),
-) -> Path | None:
-    """The folder of the kind; None for none."""
-    field = "images" if kind == "pictures" else "masks"
-    untouched = getattr(source, field) == _DEFAULTS[field] and getattr(source, split) in (_DEFAULTS[split], split)
-    if named.is_dir() or not untouched:
-        return named if named.is_dir() else None
-    filled = [one for one in folders if holds(one.path, suffixes or _SUFFIXES[kind])]
-    options = [one for one in filled if one.kind == kind and one.part == split]
-    if not options and kind == "pictures":
-        options = [one for one in filled if one.kind is None and one.part == split and holds(one.path, SUFFIXES, 1)]
-    if not options and split == "train" and not any(one.part for one in filled if one.kind == kind):
-        options = [one for one in filled if one.kind == kind]
-    paths = {one.path for one in options}
-    top = [one.path for one in options if paths.isdisjoint(one.path.parents)]
-    if len(top) > 1:
-        raise DataError(
-            f"{source.root}: several folders may hold the {kind} of the {split} part: {', '.join(map(str, top[:8]))}; "
-            f"say which in SegmentationSource.{field}"
-        )
-    return top[0] if top else None
-
-
 def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     """Whether there is a file with one of these endings in the folder, or in folders below it."""
     return any(
@@ -196,31 +121,99 @@ def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     )
 
 
+def _found(
+    source: SegmentationSource,
+    split: Split,
+    kind: Kind,
+    named: Path,
+    folders: Iterable[Folder],
+    suffixes: Collection[str],
+) -> Path | None:
+    """The folder of the kind, which holds files with these suffixes; None for none."""
+    field = "images" if kind == "pictures" else "masks"
+    if named.is_dir():
+        return named
+    if not source.untouched(field) or not (source.untouched(split) or getattr(source, split) == split):
+        return None
+    filled = [one for one in folders if holds(one.path, suffixes)]
+    of_kind = [one for one in filled if one.kind == kind]
+    options = [one for one in of_kind if one.part == split]
+    if not options and kind == "pictures":
+        options = [one for one in filled if one.kind is None and one.part == split and holds(one.path, SUFFIXES, 1)]
+    if not options and split == "train" and not any(one.part for one in of_kind):
+        options = of_kind
+    paths = {one.path for one in options}
+    top = [one.path for one in options if paths.isdisjoint(one.path.parents)]
+    if len(top) > 1:
+        raise DataError(
+            f"{source.root}: several folders may hold the {kind} of the {split} part: {listed(top, 8)}; "
+            f"say which in SegmentationSource.{field}"
+        )
+    return top[0] if top else None
+
+
 def _hint(source: SegmentationSource, split: Split, folders: Iterable[Folder]) -> str:
     """What else may help where a part has no pictures."""
-    others = [one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1)]
-    if split != "val" or source.val_share or not others:
+    others = (one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1))
+    if split != "val" or source.val_share or (other := next(others, None)) is None:
         return ""
     return (
         ". Where there is no validation part, SegmentationSource.val_share 0.2 keeps a fifth of the pictures for it, "
-        f"of those in {others[0]}"
+        f"of those in {other}"
     )
+
+
+def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[Path], list[Path]]:
+    if pictures_in == masks_in:
+        pictures, masks = _beside_each_other(pictures_in)
+    else:
+        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
+    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
+    return paired(pictures, renamed, skip_broken=skip_broken)
 
 
 def _marked(folder: Path) -> bool:
     """Whether masks lie beside the pictures of a folder."""
-    try:
-        return bool(_beside_each_other(folder)[1])
-    except DataError:
-        return False
+    return folder.is_dir() and bool(_beside_each_other(folder)[1].files)
 
 
-def _beside_each_other(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def _beside_each_other(folder: Path) -> tuple[NamedFiles, NamedFiles]:
     """Pictures, and masks that say so in their names or are PNG of the same name as a JPEG."""
     files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix.lower() in SUFFIXES)
     lossy = {one.stem for one in files if one.suffix.lower() in (".jpg", ".jpeg")}
-    is_mask = {one: bool(_MARKED.search(one.stem)) or (one.suffix == ".png" and one.stem in lossy) for one in files}
-    return ({one.stem: one for one in files if not is_mask[one]}, {one.stem: one for one in files if is_mask[one]})
+    masks = {one for one in files if _MARKED.search(one.stem) or (one.suffix == ".png" and one.stem in lossy)}
+    return (
+        NamedFiles(what="picture", folder=folder, files={one.stem: one for one in files if one not in masks}),
+        NamedFiles(what="mask", folder=folder, files={one.stem: one for one in files if one in masks}),
+    )
+
+
+def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, Path]:
+    """Masks by the names of their pictures, where names of masks have something more: ``a_mask``, ``gt-a``, ``a.jpg``.
+
+    By their own names where most are called like pictures, or no rule fits most of them.
+
+    Raises:
+        DataError: two rules fit equally well.
+    """
+    if 2 * len(pictures.keys() & masks.keys()) >= len(pictures):
+        return dict(masks)
+    rules = Counter(rule for name in islice(pictures, _TRIED) for mask in masks for rule in _additions(name, mask))
+    fits = {rule: sum(_with(name, *rule) in masks for name in pictures) for rule, _ in rules.most_common(4)}
+    most = max(fits.values(), default=0)
+    if 2 * most <= len(pictures):
+        return _by_difference(pictures, masks)
+    best = [rule for rule, count in fits.items() if count == most]
+    best = [rule for rule in best if not MASK_WORDS.isdisjoint(words_of(" ".join(rule)))] or best
+    if len(best) > 1:
+        name = next(iter(pictures))
+        both = " and ".join(_with(name, *rule) for rule in best[:2])
+        raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
+    before, after = best[0]
+    more = " and ".join(f"{text!r} {where} the name" for text, where in ((before, "before"), (after, "after")) if text)
+    _log.info("masks are called like their pictures, with %s", more)
+    renamed = {_with(name, before, after): name for name in pictures}
+    return {renamed.get(mask, mask): path for mask, path in masks.items()}
 
 
 def _additions(name: str, mask: str) -> Iterator[tuple[str, str]]:
@@ -259,8 +252,7 @@ def _different(names: Iterable[str]) -> tuple[dict[str, str], str]:
     start = _shared_start(whole)
     rest = [name[start:] for name in whole]
     end = _shared_start([name[::-1] for name in rest])
-    first = rest[0]
-    mark = f"{whole[0][:start]} {first[len(first) - end :]}"
+    mark = f"{whole[0][:start]} {rest[0][len(rest[0]) - end :]}"
     return {short[: len(short) - end]: name for short, name in zip(rest, whole, strict=True)}, mark
 
 

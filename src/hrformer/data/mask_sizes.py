@@ -9,12 +9,7 @@ SAME_SHAPE = 0.02
 
 
 def size_advice(mask: tuple[int, int], picture: tuple[int, int]) -> str:
-    """What to do about a mask of another size; resizing only where nothing is distorted by it.
-
-    Args:
-        mask: (width, height).
-        picture: (width, height) of the upright picture.
-    """
+    """What to do about a mask of another (width, height) than the upright picture; resize only what keeps its shape."""
     if mask == (picture[1], picture[0]):
         return (
             "the sides are swapped: the mask was drawn on the picture as it is stored (EXIF orientation) or turned by "
@@ -30,14 +25,7 @@ def size_advice(mask: tuple[int, int], picture: tuple[int, int]) -> str:
 
 
 def size_problem(mask_file: str, mask: Sequence[int], picture_file: str, picture: Sequence[int]) -> str:
-    """Message about a mask of another size.
-
-    Args:
-        mask_file: name of the mask.
-        mask: its shape (H, W).
-        picture_file: name of the picture.
-        picture: its shape (H, W, ...).
-    """
+    """Message about a mask of another size; ``mask`` and ``picture`` are the shapes (H, W, ...)."""
     return (
         f"{mask_file}: the mask is {mask[1]} x {mask[0]} pixels, its picture {picture_file} is {picture[1]} x "
         f"{picture[0]}; they must have one size: {size_advice((mask[1], mask[0]), (picture[1], picture[0]))}"

@@ -20,6 +20,7 @@ from PIL import Image
 from hrformer.data.images import SUFFIXES
 from hrformer.data.label_ids import LabelTable
 from hrformer.data.sets import DataError
+from hrformer.wording import listed
 
 MASK_SUFFIXES = frozenset(".png .bmp .tif .tiff .mat".split())
 """File endings taken for masks when a folder is searched. Not JPEG, which changes values, nor GIF, whose writers
@@ -33,7 +34,6 @@ _PNG_END, _TAIL = b"IEND", 4096
 _GREY = 0
 """Colour type of grey in a PNG's header."""
 
-_NO_JPEG = "{name}: JPEG changes values, so it cannot hold a mask; save masks as PNG"
 _EQUAL_CHANNELS = ". Its channels are equal: if they hold ids, save one of them alone"
 
 Ids: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
@@ -55,11 +55,7 @@ class ColourTable:
         self._origin = origin
 
     def convert(self, colours: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
-        """Class numbers of a mask.
-
-        Args:
-            colours: (H, W, 3) RGB.
-            name: of the file, for messages.
+        """Class numbers of a mask of (H, W, 3) RGB; ``name`` of the file is for messages.
 
         Raises:
             DataError: a colour that is not in the list.
@@ -68,12 +64,10 @@ class ColourTable:
         places = np.searchsorted(self._codes, codes).clip(max=len(self._codes) - 1)
         unknown = self._codes[places] != codes
         if unknown.any():
-            found = np.unique(codes[unknown])
-            shown = ", ".join(str((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in found[:8])
-            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+            found = ((code >> 16, code >> 8 & 255, code & 255) for code in np.unique(codes[unknown]).tolist())
             raise DataError(
                 f"{name}: {int(unknown.sum())} of {unknown.size} pixels have colours (R, G, B) that {self._origin} "
-                f"does not list: {shown}{more}. Add them there, with id 255 if they belong to no class"
+                f"does not list: {listed(found, 8)}. Add them there, with id 255 if they belong to no class"
             )
         return self._numbers[places]
 
@@ -82,14 +76,7 @@ MaskTable: TypeAlias = "LabelTable | ColourTable"
 
 
 def read_mask(path: Path, table: MaskTable) -> NDArray[np.uint8]:
-    """Class numbers of a mask file.
-
-    Args:
-        path: a picture, or a ``.mat`` file.
-        table: what ids or colours mean.
-
-    Returns:
-        (H, W) uint8.
+    """Class numbers of a mask file, a picture or MATLAB's ``.mat``: (H, W) uint8.
 
     Raises:
         DataError: the file cannot be read, is of another kind, or holds what the table does not know.
@@ -105,15 +92,12 @@ def decode_mask(data: bytes, name: str, table: MaskTable) -> NDArray[np.uint8]:
     """:func:`read_mask` of a file held in memory; ``name`` tells MATLAB's files by their ending."""
     _check_sums(data, name)
     if isinstance(table, ColourTable):
-        return table.convert(decode_colours(data, name), name)
-    return table.convert(decode_mat(data, name) if name.endswith(".mat") else decode_ids(data, name), name)
+        return table.convert(_decode_colours(data, name), name)
+    return table.convert(_decode_mat(data, name) if name.endswith(".mat") else decode_ids(data, name), name)
 
 
 def decode_ids(data: bytes, name: str) -> Ids:
-    """Ids of a grey or palette picture, as they stand in the file.
-
-    Returns:
-        (H, W) uint8, or uint16 for grey of 16 bits.
+    """Ids of a grey or palette picture, as they stand in the file: (H, W) uint8, or uint16 for grey of 16 bits.
 
     Raises:
         DataError: it cannot be decoded, or is a picture of colours.
@@ -126,41 +110,26 @@ def decode_ids(data: bytes, name: str) -> Ids:
         if values is not None:
             return values
     with _open(data, name) as image:
-        mode = image.mode
-        if mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
-            if image.format == "JPEG":
-                raise DataError(_NO_JPEG.format(name=name))
+        if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
             raise DataError(
-                f"{name}: the mask is a picture of colours (mode {mode}), not of ids. If colours stand for classes, "
-                "set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as grey or "
-                "palette PNG" + _EQUAL_CHANNELS * _is_grey(image)
+                f"{name}: the mask is a picture of colours (mode {image.mode}), not of ids. If colours stand for "
+                "classes, set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as "
+                "grey or palette PNG" + _EQUAL_CHANNELS * _is_grey(image)
             )
-        if image.format == "JPEG":
-            raise DataError(_NO_JPEG.format(name=name))
         values = np.asarray(image)
     if kind == _GREY and bits in (2, 4):
         values = values // (255 // (2**bits - 1))
     return _as_ids(values, name)
 
 
-def decode_colours(data: bytes, name: str) -> NDArray[np.uint8]:
-    """Colours of a mask, (H, W, 3) RGB.
-
-    Raises:
-        DataError: it cannot be decoded.
-    """
+def _decode_colours(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Colours of a mask, (H, W, 3) RGB."""
     with _open(data, name) as image:
-        if image.format == "JPEG":
-            raise DataError(_NO_JPEG.format(name=name))
         return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
-def decode_mat(data: bytes, name: str) -> Ids:
-    """Ids from the field ``S`` (COCO-Stuff-10K) or ``LabelMap`` (PASCAL-Context) of a MATLAB file.
-
-    Raises:
-        DataError: scipy is not installed, the file cannot be read, or has neither field.
-    """
+def _decode_mat(data: bytes, name: str) -> Ids:
+    """Ids from the field ``S`` (COCO-Stuff-10K) or ``LabelMap`` (PASCAL-Context) of a MATLAB file."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -194,15 +163,12 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _check_sums(data: bytes, name: str) -> None:
     """Refuse a PNG with a changed byte, of which decoders make other ids, silently (PNG specification, section 5)."""
-    place = len(_PNG) if data[: len(_PNG)] == _PNG else len(data)
+    place = len(_PNG) if data.startswith(_PNG) else len(data)
     while place + 12 <= len(data):
         end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        critical = data[place + 4 : place + 8].isupper()
-        if (
-            critical
-            and end + 4 <= len(data)
-            and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big")
-        ):
+        expected, is_whole = data[end : end + 4], end + 4 <= len(data)
+        is_critical = data[place + 4 : place + 8].isupper()
+        if is_whole and is_critical and zlib.crc32(data[place + 4 : end]) != int.from_bytes(expected, "big"):
             raise DataError(f"{name}: the mask is damaged: the checksum of its contents is wrong")
         place = end + 4
 
@@ -242,4 +208,6 @@ def _open(data: bytes, name: str) -> Image.Image:
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not a picture, or only the beginning of one" if unknown else error
         raise DataError(f"{name}: cannot be decoded as a mask ({kinds}): {reason}") from error
+    if image.format == "JPEG":
+        raise DataError(f"{name}: JPEG changes values, so it cannot hold a mask; save masks as PNG")
     return image

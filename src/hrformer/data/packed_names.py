@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 
-class PackedNames(Sequence[str]):
+class PackedNames:
     """Names of files, read only.
 
     A million Python strings would be copied into every worker process, since reading one writes its reference count;
@@ -26,15 +25,10 @@ class PackedNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+    def __getitem__(self, index: int) -> str:
         # A range checks the bounds and counts negative numbers from the end.
         number = range(len(self))[index]
         return self._block[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[number] for number in range(len(self)))

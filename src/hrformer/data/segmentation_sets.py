@@ -4,35 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hrformer.data.ade20k import open_ade20k
-from hrformer.data.cityscapes import open_cityscapes
+from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
-from hrformer.data.coco_stuff import open_coco_stuff_10k, open_coco_stuff_164k
-from hrformer.data.folders import open_folders
-from hrformer.data.huggingface_masks import HuggingFaceSegmentation
-from hrformer.data.mask_layout import own_part
-from hrformer.data.official_segmentation import open_official
+from hrformer.data.huggingface import HuggingFaceSegmentation
+from hrformer.data.instance_files import annotation_file, has_outlines, instance_files
+from hrformer.data.mask_files import MaskFiles, part_name
+from hrformer.data.mask_layout import find_pairs, own_part
 from hrformer.data.other_tasks import telling_task
-from hrformer.data.pascal_context import open_pascal_context
 from hrformer.data.places import advising
+from hrformer.data.published_sets import found_as_voc, open_published, open_voc
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
-from hrformer.data.voc import found_as_voc, open_voc
-
-_READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
-    "folders": open_folders,
-    "voc": open_voc,
-    "coco": CocoMasks,
-    "official": open_official,
-    "cityscapes": open_cityscapes,
-    "pascal_context": open_pascal_context,
-    "coco_stuff_10k": open_coco_stuff_10k,
-    "coco_stuff_164k": open_coco_stuff_164k,
-    "ade20k": open_ade20k,
-    "huggingface": HuggingFaceSegmentation,
-}
 
 
 def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationSet:
@@ -60,7 +44,7 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     part: Split = "train" if shared else split
     wanted = _wanted(source, part)
     with (
-        telling_task("segmentation", source.root, layout_known=source.images != SegmentationSource().images),
+        telling_task("segmentation", source.root, layout_known=not source.untouched("images")),
         advising("SegmentationSource.root", source.root, wanted),
     ):
         if source.format == "folders":
@@ -75,9 +59,69 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
     return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
 
 
+def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
+    """Open ``images/{split}/NAME.jpg`` and ``labels/{split}/NAME.png``, or whatever the source calls these folders.
+
+    Pictures and masks are paired by name without the ending, in folders below too; other layouts are found, see
+    :func:`hrformer.data.mask_layout.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
+    file. A test part may be without masks.
+    Where there is no folder of masks but one of COCO's instances files, masks are drawn from it.
+
+    Raises:
+        DataError: a folder or file is missing, or the classes cannot be read.
+    """
+    try:
+        files, masks = find_pairs(source, split)
+    except DataError:
+        if _has_outlines(source, split):
+            return CocoMasks(source, split)
+        raise
+    if masks is None and _has_outlines(source, split):
+        return CocoMasks(source, split)
+    classes = class_list(source)
+    return MaskFiles(
+        name=source.root.expanduser().resolve().name,
+        classes=classes.names,
+        pictures=files,
+        masks=masks,
+        table=classes.table(source.palette_masks),
+        palette=classes.palette,
+        exif=source.exif,
+    )
+
+
+def _has_outlines(source: SegmentationSource, split: Split) -> bool:
+    """Whether there is an annotation file with outlines in place of a folder of masks."""
+    part = part_name(source, split)
+    masks = source.root / source.masks.replace("{split}", part)
+    if masks.is_dir() or (masks.exists() and masks.suffix != ".json"):
+        return False
+    try:
+        if has_outlines(annotation_file(source, split, part)):
+            return True
+    except DataError:
+        pass
+    # Several, none, or one without any object: words about them are the right ones only where others have outlines.
+    return any(map(has_outlines, instance_files(source.root)))
+
+
 def _wanted(source: SegmentationSource, split: Split) -> list[str]:
     """What the root must hold, where the source says so; readers of published sets look for their layouts."""
     part: str = getattr(source, split)
     if source.format in ("folders", "voc"):
         return [text.replace("{split}", part) for text in (source.images, source.masks)]
     return [part] if source.format == "huggingface" else []
+
+
+_READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
+    "folders": open_folders,
+    "voc": open_voc,
+    "coco": CocoMasks,
+    "official": open_published,
+    "cityscapes": open_published,
+    "pascal_context": open_published,
+    "coco_stuff_10k": open_published,
+    "coco_stuff_164k": open_published,
+    "ade20k": open_published,
+    "huggingface": HuggingFaceSegmentation,
+}

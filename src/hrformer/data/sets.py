@@ -63,9 +63,7 @@ class ImageSet(ABC):
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """Picture and labels as torchvision's tv_tensors, ready for a transform.
 
-        Args:
-            index: number of the item.
-            pixels: from :meth:`pixels`, or from a cache of it; not to be written to.
+        ``pixels`` come from :meth:`pixels` or from a cache of it, and are not to be written to.
         """
 
     def picture(self, index: int) -> int:
@@ -82,10 +80,15 @@ class ClassificationSet(ImageSet):
 
     task = "classification"
     classes: tuple[str, ...]
+    _labels: NDArray[np.int64]
+    """(N,) class ids, set by readers."""
 
-    @abstractmethod
+    def __len__(self) -> int:
+        return len(self._labels)
+
     def label(self, index: int) -> int:
         """Class id of an item, 0..C - 1."""
+        return int(self._labels[index])
 
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """``image`` (3, H, W) uint8 and ``label``."""

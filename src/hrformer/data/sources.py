@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,9 @@ from hrformer.geometry.skeletons import Skeleton
 
 Split = Literal["train", "val", "test"]
 """Which part of a set; each source says what its parts are called on disk."""
+
+Exif = Literal["auto", "apply", "ignore"]
+"""What to do about pictures that an EXIF orientation turns; each source says what the words mean for its labels."""
 
 ClassificationFormat = Literal["folders", "huggingface", "webdataset"]
 SegmentationFormat = Literal[
@@ -27,18 +30,46 @@ SegmentationFormat = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassificationSource:
-    """Pictures with one class each.
+class Source:
+    """What every data set has.
 
     Attributes:
         name: of the set in results and cards; empty takes the folder's.
-        root: folder of the set; for "huggingface" also a name on the hub.
+        root: folder of the set.
         more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
             which each weighs by its size. On the command line all folders stand behind ``--data.root``.
         skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
             training another item takes the place of such a one, so that the order of all others stays.
+        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
+            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
+    """
+
+    name: str = ""
+    root: Path = Path()
+    more_roots: tuple[Path, ...] = ()
+    skip_broken: bool = False
+    val_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_share < 1:
+            raise ValueError(
+                f"{type(self).__name__}.val_share must be in [0, 1), a share of the pictures such as 0.2, "
+                f"got {self.val_share}"
+            )
+
+    def untouched(self, *names: str) -> bool:
+        """Whether these fields are left at their defaults."""
+        defaults = {one.name: one.default for one in fields(self)}
+        return all(getattr(self, name) == defaults[name] for name in names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationSource(Source):
+    """Pictures with one class each.
+
+    Attributes:
         format: "folders" (``train/CLASS/*.jpg``, also ImageNet's), "huggingface" (``datasets``: saved sets, parquet or
-            arrow files), "webdataset" (tar shards).
+            arrow files, or with ``root`` a name on the hub), "webdataset" (tar shards).
         train: folder, split or pattern of files of the training part, relative to ``root``.
         val: of the validation part.
         test: of the test part; empty where there is none.
@@ -48,14 +79,8 @@ class ClassificationSource:
             key in the ``.json`` members.
         val_root: where the validation part lies, if not under ``root``.
         val_format: its layout, if another one.
-        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
     """
 
-    name: str = ""
-    root: Path = Path()
-    more_roots: tuple[Path, ...] = ()
-    skip_broken: bool = False
     format: ClassificationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -65,23 +90,13 @@ class ClassificationSource:
     label_column: str = "label"
     val_root: Path | None = None
     val_format: ClassificationFormat | None = None
-    val_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_share("ClassificationSource", self.val_share)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoseSource:
+class PoseSource(Source):
     """Pictures with people, labelled in COCO's keypoint format. ``{split}`` in a path becomes train, val or test.
 
     Attributes:
-        name: of the set in results and cards; empty takes the folder's.
-        root: folder of the set.
-        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
-            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
-        skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
-            training another item takes the place of such a one, so that the order of all others stays.
         train_annotations: file of the training part, relative to ``root``; where it is empty, or left as it is and
             not there, any file in COCO's format is taken whose name or folder speaks of the part.
         val_annotations: of the validation part.
@@ -95,8 +110,6 @@ class PoseSource:
         flip_pairs: pairs of joint names that change places in a mirror image, where the names do not tell.
         sigmas: one per joint, where they are not known.
         skeleton: overrides all that the file says about joints.
-        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
         category: name or id of the one category to take, where the file has several with joints; empty takes all that
             have joints, which must then be the same.
         exif: pictures whose EXIF orientation says that they are to be turned. "auto": labels on the stored pixels, told
@@ -105,10 +118,6 @@ class PoseSource:
             stored, labels taken as they stand.
     """
 
-    name: str = ""
-    root: Path = Path()
-    more_roots: tuple[Path, ...] = ()
-    skip_broken: bool = False
     train_annotations: str = "annotations/person_keypoints_train2017.json"
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     test_annotations: str = ""
@@ -119,29 +128,20 @@ class PoseSource:
     clip: Literal["official", "mmpose", "none"] = "official"
     flip_pairs: tuple[tuple[str, str], ...] = ()
     sigmas: tuple[float, ...] = ()
-    skeleton: Skeleton | None = field(default=None)
+    skeleton: Skeleton | None = None
     category: str = ""
-    exif: Literal["auto", "apply", "ignore"] = "auto"
-    val_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_share("PoseSource", self.val_share)
+    exif: Exif = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentationSource:
+class SegmentationSource(Source):
     """Pictures with a class per pixel.
 
     Attributes:
-        name: of the set in results and cards; empty takes the folder's.
-        root: folder of the set; for "huggingface" also a name on the hub.
-        more_roots: folders of further sets of the same classes or joints, in the same layout; they are joined to one in
-            which each weighs by its size. On the command line all folders stand behind ``--data.root``.
-        skip_broken: leave out pictures and masks that are missing or cannot be read, instead of stopping at them. In
-            training another item takes the place of such a one, so that the order of all others stays.
         format: layout, see the reader of that name. "folders" takes COCO's instances files too, where there is no
             folder of masks. "official" is ``{train,val}/{image,label}`` of the HRFormer
-            repository, whose ids are read by the rules of ``dataset``.
+            repository, whose ids are read by the rules of ``dataset``. For "huggingface" ``root`` may be a name on the
+            hub.
         train: what the training part is called.
         val: what the validation part is called.
         test: what the test part is called; empty where there is none.
@@ -155,18 +155,12 @@ class SegmentationSource:
         dataset: "official": cityscapes, pascal_context, coco_stuff_10k or ade20k.
         image_column: "huggingface": column of the pictures.
         mask_column: "huggingface": column of the masks.
-        val_share: above 0 there is no validation part of its own: about this share of the training part's pictures, in
-            [0, 1), is kept for validation. The names of the pictures decide which, so that it is the same in every run.
         exif: "folders", "voc", "coco": pictures whose EXIF orientation says that they are to be turned. "auto": masks
             on the stored pixels, told by their size, are turned upright with the picture. "apply": masks lie on the
             stored pixels also where the size cannot tell, as in squares. "ignore": pictures are read as they are
             stored, masks taken as they stand.
     """
 
-    name: str = ""
-    root: Path = Path()
-    more_roots: tuple[Path, ...] = ()
-    skip_broken: bool = False
     format: SegmentationFormat = "folders"
     train: str = "train"
     val: str = "val"
@@ -180,13 +174,4 @@ class SegmentationSource:
     dataset: Literal["cityscapes", "pascal_context", "coco_stuff_10k", "ade20k"] = "cityscapes"
     image_column: str = "image"
     mask_column: str = "annotation"
-    exif: Literal["auto", "apply", "ignore"] = "auto"
-    val_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_share("SegmentationSource", self.val_share)
-
-
-def _check_share(source: str, share: float) -> None:
-    if not 0 <= share < 1:
-        raise ValueError(f"{source}.val_share must be in [0, 1), a share of the pictures such as 0.2, got {share}")
+    exif: Exif = "auto"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
 from hrformer.data.sets import Note
+from hrformer.data.sources import Exif
 from hrformer.geometry.orientation import UPRIGHT
 from hrformer.wording import counted
 
@@ -18,7 +19,6 @@ _TURNED = ("picture lies turned in its file", "pictures lie turned in their file
 MOST_HEADERS = 20_000
 """Of larger sets so many headers are read when they are opened, evenly spread."""
 
-Exif: TypeAlias = Literal["auto", "apply", "ignore"]
 Size: TypeAlias = "tuple[int, int]"
 
 

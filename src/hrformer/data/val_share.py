@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 def own_part_error(field: str, share: float, part: object, instead: str = "") -> DataError:
-    """What to say where a share is to be kept of a set that has a validation part.
+    """What to say where a share is to be kept of a set that has a validation part of its own.
 
     Args:
         field: of the source, such as "PoseSource.val_share".
@@ -53,16 +53,15 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
     """
     members: dict[int, dict[str, list[int]]] = {}
     for place, name in enumerate(names):
-        one = members.setdefault(groups[place] if groups is not None else 0, {})
-        one.setdefault(_ROBOFLOW.sub("", name), []).append(place)
+        group = members.setdefault(groups[place] if groups is not None else 0, {})
+        group.setdefault(_ROBOFLOW.sub("", name), []).append(place)
     kept: list[int] = []
-    for one in members.values():
-        order = sorted(one, key=_draw)
-        count = sum(_draw(key) < share for key in order)
+    for group in members.values():
+        order = sorted(group, key=_draw)
         wanted = share * len(order)
         fewest, most = max(math.ceil(0.75 * wanted), 1), max(math.floor(1.25 * wanted), 1)
-        count = min(max(count, fewest), most, len(order) - 1)
-        kept += [place for key in order[:count] for place in one[key]]
+        count = min(max(sum(_draw(key) < share for key in order), fewest), most, len(order) - 1)
+        kept += [place for key in order[:count] for place in group[key]]
     return sorted(kept)
 
 

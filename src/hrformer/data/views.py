@@ -23,20 +23,19 @@ from hrformer.data.sets import (
     SegmentationSet,
     names_of,
 )
+from hrformer.data.sources import Source
 
 _log = logging.getLogger(__name__)
 
-AnySource = TypeVar("AnySource", bound=Any)
+AnySource = TypeVar("AnySource", bound=Source)
 AnySet = TypeVar("AnySet", bound=ImageSet)
 
 
 def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> AnySet:
-    """Open a part of every root of a source, as one set.
+    """Open a part of every root of a source, as one set: their items one after the other, so each weighs by its size.
 
-    Args:
-        source: with ``root`` and ``more_roots``; those without a validation part are only trained on, if another one
-            has one.
-        open_one: opens the part of a source with one root.
+    Roots without a validation part are only trained on, if another one has one. ``open_one`` opens the part of a source
+    with one root.
 
     Raises:
         DataError: a set is not as it should be, none has the part, or the sets differ in their classes or joints.
@@ -52,27 +51,16 @@ def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> A
         raise next(iter(lacking.values()))
     for root in lacking:
         _log.warning("%s has no validation part: it is only trained on", root)
-    return joined(list(opened.values()), list(opened))
-
-
-def joined(sets: Sequence[AnySet], roots: Sequence[Path]) -> AnySet:
-    """Sets of the same classes or joints as one, their items one after the other: each set weighs by its size.
-
-    Args:
-        sets: at least one.
-        roots: of the sets, for messages.
-
-    Raises:
-        DataError: they differ in their classes or joints.
-    """
-    names = [names_of(one) for one in sets]
-    for root, found in zip(roots, names, strict=True):
-        if found != names[0]:
-            kind = "joints" if isinstance(sets[0], PoseSet) else "classes"
+    names = {root: names_of(one) for root, one in opened.items()}
+    first = next(iter(opened))
+    for root, found in names.items():
+        if found != names[first]:
+            kind = "joints" if isinstance(opened[first], PoseSet) else "classes"
             raise DataError(
-                f"{root} has other {kind} than {roots[0]}, so the two cannot be joined: {', '.join(found)} instead of "
-                f"{', '.join(names[0])}"
+                f"{root} has other {kind} than {first}, so the two cannot be joined: {', '.join(found)} instead of "
+                f"{', '.join(names[first])}"
             )
+    sets = list(opened.values())
     return _view(sets, [range(len(one)) for one in sets], [_pictures(one) for one in sets])
 
 
@@ -150,6 +138,16 @@ def _view(sets: Sequence[AnySet], items: Sequence[Iterable[int]], pictures: Sequ
     return view(sets, items, pictures)  # type: ignore[return-value]
 
 
+def _same(name: str) -> Any:
+    """A method that asks the set from which an item comes."""
+
+    def method(self: _View, index: int, *rest: Any) -> Any:
+        source, item, _ = self._at(index)
+        return getattr(source, name)(item, *rest)
+
+    return method
+
+
 class _View(ImageSet):
     """Items of one or more sets.
 
@@ -176,21 +174,7 @@ class _View(ImageSet):
         number = bisect_right(self._starts, index) - 1
         return self._sets[number], int(self._items[number][index - self._starts[number]]), number
 
-    def file(self, index: int) -> str:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        return str(source.file(item))
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        found: NDArray[np.uint8] = source.pixels(item)
-        return found
-
-    def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        return dict(source.item(item, pixels))
+    file, pixels, item = _same("file"), _same("pixels"), _same("item")
 
     def picture(self, index: int) -> int:
         """Place of the picture among those seen."""
@@ -199,23 +183,11 @@ class _View(ImageSet):
 
 
 class _Classes(_View, ClassificationSet):
-    def label(self, index: int) -> int:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        return int(source.label(item))
+    label = _same("label")
 
 
 class _Masks(_View, SegmentationSet):
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        found: NDArray[np.uint8] = source.mask(item)
-        return found
-
-    def mask_file(self, index: int) -> str:
-        """As in the whole set."""
-        source, item, _ = self._at(index)
-        return str(source.mask_file(item))
+    mask, mask_file = _same("mask"), _same("mask_file")
 
 
 class _People(_View, PoseSet):
@@ -239,10 +211,9 @@ class _People(_View, PoseSet):
 
     def truth(self) -> Path | Mapping[str, Any] | None:
         """As of the whole set, of which ``image_ids`` names the pictures; of joined sets all together."""
-        if len(self._sets) == 1:
-            found: Path | Mapping[str, Any] | None = self._sets[0].truth()
-            return found
-        contents = [one.truth() for one in self._sets]
+        contents: list[Any] = [one.truth() for one in self._sets]
+        if len(contents) == 1:
+            return contents[0]
         if not all(isinstance(content, Mapping) for content in contents):
             return None
         together: dict[str, Any] = {"images": [], "annotations": [], "categories": contents[0]["categories"]}

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hrformer.data.folders import open_folders
 from hrformer.data.inspection.files import read_headers
+from hrformer.data.segmentation_sets import open_folders
 from hrformer.data.sources import SegmentationSource
 
 
