@@ -82,38 +82,28 @@ def _spread(values: Mapping[str, float]) -> str:
 
 def _label_table(task: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Classes or joints, with a bar for the first part and numbers for all."""
-    share = "labelled" if task == "pose" else "share"
-    first = next(iter(rows))
+    label, share, other = ("joint", "labelled", "hidden") if task == "pose" else ("class", "share", "pictures")
+    first = list(next(iter(rows.values())))
     table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("joint" if task == "pose" else "class", overflow="fold")
+    table.add_column(label, overflow="fold")
     table.add_column("", no_wrap=True, min_width=_BAR)
     for split in rows:
         table.add_column(split, justify="right")
-        table.add_column("hidden" if task == "pose" else "pictures", justify="right")
-    by_name = {split: {row["name"]: row for row in part} for split, part in rows.items()}
-    largest = max(row[share] for row in rows[first]) or 1
-    for number in _shown(len(rows[first])):
-        if number is None:
-            table.add_row(f"… {len(rows[first]) - ROWS_SHOWN} more")
-            continue
-        row = rows[first][number]
+        table.add_column(other, justify="right")
+    by_name = [{row["name"]: row for row in part} for part in rows.values()]
+    largest = max(row[share] for row in first) or 1
+    cut = ROWS_SHOWN // 2 if len(first) > ROWS_SHOWN else len(first)
+    for number, row in enumerate([*first[:cut], *first[max(cut, len(first) - cut) :]]):
+        if number == cut:
+            table.add_row(f"… {len(first) - ROWS_SHOWN} more")
         cells = [row["name"], "█" * round(_BAR * row[share] / largest)]
-        for named in by_name.values():
+        for named in by_name:
             found = named.get(row["name"])
-            cells += _cells(task, found) if found else ["–", "–"]
+            if found is None:
+                cells += ["–", "–"]
+            elif task == "pose":
+                cells += [f"{found[share]:.1%}", f"{found[other]:.1%}"]
+            else:
+                cells += [f"{found[share]:.2%}", str(found[other])]
         table.add_row(*cells)
     return table
-
-
-def _cells(task: str, row: Mapping[str, Any]) -> list[str]:
-    if task == "pose":
-        return [f"{row['labelled']:.1%}", f"{row['hidden']:.1%}"]
-    return [f"{row['share']:.2%}", str(row["pictures"])]
-
-
-def _shown(count: int) -> list[int | None]:
-    """Numbers of the rows to print, None where some are left out."""
-    if count <= ROWS_SHOWN:
-        return list(range(count))
-    half = ROWS_SHOWN // 2
-    return [*range(half), None, *range(count - half, count)]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hrformer.data.inspection.annotations import annotation_file, check_annotations
 from hrformer.data.inspection.parts import Part, told_once
+from hrformer.data.inspection.people import annotation_file, check_annotations
 from hrformer.data.inspection.report import Finding
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import Note, Person, PoseSet
