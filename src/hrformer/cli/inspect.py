@@ -17,7 +17,7 @@ from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.people import annotation_file, check_annotations, same_fault
+from hrformer.data.inspection.people import check_annotations, same_fault
 from hrformer.data.inspection.report import Finding, Report, finding
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
@@ -72,25 +72,25 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
 def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) -> Report:
     """Look through the data of a run and write the sheet of samples."""
     findings: list[Finding] = []
-    gpu = torch.cuda.is_available() and not config.runtime.cpu
+    gpu, threads = torch.cuda.is_available() and not config.runtime.cpu, default_workers() + 1
     config = _with_sizes(config, gpu, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
     # Training needs both.
     wanted: tuple[Split, ...] = ("train", "val") if options.split == "train" else (options.split,)
     for name in wanted:
-        in_file, numbers = _annotations(config, name)
+        in_file, numbers = check_annotations(config.data, name) if isinstance(config, PoseRun) else ([], {})
         try:
             part = part_of(config, _open(config, name), name)
         except (ValueError, OSError, ImportError) as error:
+            fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
+            refusal = finding("error", "open", str(error), fix, split=name)
             # One error for one fault: the reader stops at the first of what the checks of the file count.
-            findings += same_fault(in_file, str(error)) or [_refusal(config, name, error)]
+            findings += same_fault(in_file, str(error)) or [refusal]
             if config.data.val_share:
                 break  # the other part is of the same files
             continue
-        part.look_through(
-            limit=options.limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures")
-        )
+        part.look_through(limit=options.limit, threads=threads, progress=_stage(progress, f"{name} pictures"))
         findings += [*in_file, *findings_of(config, part)]
         statistics[name] = part.statistics() | numbers
         parts.append(part)
@@ -119,7 +119,7 @@ def _with_sizes(config: AnyRun, gpu: bool, findings: list[Finding]) -> AnyRun:
         return with_sizes(config, gpu=gpu)
     except (ValueError, OSError, RuntimeError) as error:
         fix = "name other weights to start from: --model.init; `hrformer models` lists them"
-        findings.append(replace(finding("error", "start_weights", str(error), fix), split="train"))
+        findings.append(finding("error", "start_weights", str(error), fix, split="train"))
         return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
@@ -128,19 +128,6 @@ def _open(config: AnyRun, split: Split) -> ImageSet:
     if isinstance(config, ClassificationRun):
         return open_classification(config.data, split)
     return open_pose(config.data, split) if isinstance(config, PoseRun) else open_segmentation(config.data, split)
-
-
-def _refusal(config: AnyRun, split: Split, error: Exception) -> Finding:
-    """What a reader said that did not open a part."""
-    fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
-    return replace(finding("error", "open", option_names(str(error)), fix), split=split)
-
-
-def _annotations(config: AnyRun, split: Split) -> tuple[list[Finding], dict[str, int]]:
-    """Pose: what is odd in the annotation file itself, and numbers about it."""
-    if not isinstance(config, PoseRun) or (file := annotation_file(config.data, split)) is None:
-        return [], {}
-    return check_annotations(file, split, config.data.category)
 
 
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
@@ -152,13 +139,13 @@ def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     if train is not None and len(train.source) < config.batch.total:
         what = f"one batch needs {counted(config.batch.total, 'item')}, the part has {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
-        yield replace(finding("error", "batch", what, fix), split="train")
+        yield finding("error", "batch", what, fix, split="train")
     if isinstance(config, PoseRun) and config.evaluation.detections is not None:
         try:
             open_pose(config.data, "val", detections=config.evaluation.detections)
         except (ValueError, OSError) as error:
             fix = "correct --evaluation.detections, or leave it out to validate on labelled boxes"
-            yield replace(finding("error", "detections", str(error), fix), split="val")
+            yield finding("error", "detections", str(error), fix, split="val")
 
 
 def _draw(

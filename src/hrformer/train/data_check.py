@@ -207,7 +207,7 @@ def _missed(unreadable: Mapping[int, tuple[str, str]], part: Part) -> Iterator[F
     files = [file for number, file in unreadable.items() if number not in found]
     if files:
         what = f"{counted(len(files), 'file')} cannot be read: {files[0][1]}"
-        yield replace(finding("error", "broken-file", what, REPLACE, [name for name, _ in files]), split=part.split)
+        yield finding("error", "broken-file", what, REPLACE, [name for name, _ in files], split=part.split)
 
 
 def _sentence(finding: Finding) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hrformer.data.inspection.parts import Part, told_once
-from hrformer.data.inspection.people import annotation_file, check_annotations
+from hrformer.data.inspection.people import check_annotations
 from hrformer.data.inspection.report import Finding
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import Note, Person, PoseSet
@@ -164,11 +164,13 @@ def test_real_people_are_sound(data_dir: Path) -> None:
     numbers = part.statistics()
     assert (numbers["items"], numbers["pictures"], numbers["people_per_picture"]) == (12, 4, 3.0)
     # Two boxes leave a picture at most by the labels' own rounding.
-    file = annotation_file(source, "train")
-    assert file is not None
-    findings, numbers = check_annotations(file, "train")
+    findings, numbers = check_annotations(source, "train")
     assert [one.kind for one in findings] == ["no-joints"]
     assert numbers == {"annotations": 14, "crowds": 0, "without_joints": 2, "without_area": 0}
+
+
+def labels(folder: Path, name: str = "train.json") -> PoseSource:
+    return PoseSource(root=folder, train_annotations=name)
 
 
 @pytest.fixture
@@ -184,7 +186,7 @@ def annotations(tmp_path: Path) -> Callable[..., dict[str, Finding]]:
             "annotations": [{"id": number, **sound, **one} for number, one in enumerate(changes)],
         }
         (tmp_path / "train.json").write_text(json.dumps(content))
-        return {one.kind: one for one in check_annotations(tmp_path / "train.json", "train")[0]}
+        return {one.kind: one for one in check_annotations(labels(tmp_path), "train")[0]}
 
     return check
 
@@ -258,7 +260,7 @@ def test_annotations_of_other_categories_and_spellings(tmp_path: Path) -> None:
         ],
     }
     (tmp_path / "train.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
-    findings, numbers = check_annotations(tmp_path / "train.json", "train")
+    findings, numbers = check_annotations(labels(tmp_path), "train")
     assert [one.kind for one in findings] == ["no-joints"]
     assert numbers == {"annotations": 5, "crowds": 1, "without_joints": 1, "without_area": 2}
 
@@ -289,9 +291,8 @@ def test_files_that_only_the_reader_can_judge(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('{"images": []}')
     (tmp_path / "broken.json").write_text("{")
     for name in ("list.json", "broken.json", "absent.json"):
-        assert check_annotations(tmp_path / name, "train") == ([], {})
-    assert annotation_file(PoseSource(), "test") is None
-    assert annotation_file(PoseSource(root=tmp_path, val_annotations="{split}.json"), "val") == tmp_path / "val.json"
+        assert check_annotations(labels(tmp_path, name), "train") == ([], {})
+    assert check_annotations(PoseSource(), "test") == ([], {})
 
 
 def finding(severity: Any, kind: str, split: str, what: str = "", where: tuple[str, ...] = ()) -> Finding:

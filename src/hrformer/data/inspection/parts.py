@@ -130,11 +130,6 @@ class Part:
 
 def compare(train: Part, other: Part) -> Iterator[Finding]:
     """What does not fit between the training part and another one, both looked through."""
-    for one in _compared(train, other):
-        yield replace(one, split=other.split)
-
-
-def _compared(train: Part, other: Part) -> Iterator[Finding]:
     split, names, others = other.split, names_of(train.source), names_of(other.source)
     kind = "joints" if isinstance(train.source, PoseSet) else "classes"
     if names != others:
@@ -143,7 +138,7 @@ def _compared(train: Part, other: Part) -> Iterator[Finding]:
         order = "" if places else ", only in another order"
         what = f"the {kind} of the train part ({len(names)}) and of the {split} part ({len(others)}) differ{order}"
         fix = f"give both parts the same {kind} in the same order; ids mean nothing otherwise"
-        yield finding("error", "different-names", what, fix, places)
+        yield finding("error", "different-names", what, fix, places, split=split)
     firsts = first_with_pixels(train.looks)
     shared = [
         f"{other.source.file(index)} = {train.source.file(firsts[digest])}"
@@ -155,20 +150,19 @@ def _compared(train: Part, other: Part) -> Iterator[Finding]:
             f"{counted(len(shared), 'picture')} of {split} can be seen in train too, pixel for pixel, "
             "which flatters the score"
         )
-        yield finding("warning", "shared-picture", what, "remove them from one of the two parts", shared)
+        fix = "remove them from one of the two parts"
+        yield finding("warning", "shared-picture", what, fix, shared, split=split)
     if kind == "classes" and names == others:
-        numbers = train.statistics()
+        numbers, other_numbers = train.statistics(), other.statistics()
         seen, wanted = (
-            {row["name"] for row in rows.get("classes", ()) if row["pictures"]}
-            for rows in (numbers, other.statistics())
+            {row["name"] for row in part.get("classes", ()) if row["pictures"]} for part in (numbers, other_numbers)
         )
         unseen = [name for name in names if name in wanted - seen]
         if unseen and "classes" in numbers:
             limited = " in the pictures looked at" if numbers["looked_at"] < numbers["pictures"] else ""
             what = f"{counted(len(unseen), 'class occurs', 'classes occur')} in {split}, but not in train{limited}"
-            yield finding(
-                "warning", "unseen-class", what, "add such pictures to the training part, or move some over", unseen
-            )
+            fix = "add such pictures to the training part, or move some over"
+            yield finding("warning", "unseen-class", what, fix, unseen, split=split)
 
 
 def told_once(findings: Iterable[Finding], one_file: bool) -> list[Finding]:

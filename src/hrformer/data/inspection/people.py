@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look
 from hrformer.data.pose_files import labels_file
-from hrformer.data.sets import DataError, Person, PoseSet
+from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.wording import counted
@@ -92,136 +91,130 @@ _FIXES = {
 """What to do about what the reader put right."""
 
 
-Seen = Sequence[tuple[str, Person, tuple[int, int]]]
-"""What to call a person in messages, the person, and (width, height) of the picture."""
-
-
-def people_seen(source: PoseSet, items: Mapping[int, Sequence[int]], looks: Sequence[Look]) -> Seen:
+class People(NamedTuple):
     """All people on the pictures looked at that can be read.
 
-    Args:
-        source: the set.
-        items: items by the number of their picture.
-        looks: at the pictures.
+    Attributes:
+        names: N, what to call them in messages.
+        keypoints: (N, K, 3) float64 x, y and flag in picture pixels.
+        boxes: (N, 4) float64 (x, y, width, height) in picture pixels.
+        sizes: (N, 2) (width, height) of their pictures.
     """
-    found = []
+
+    names: list[str]
+    keypoints: NDArray[np.float64]
+    boxes: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    @property
+    def thin(self) -> NDArray[np.bool_]:
+        """(N,) whose box holds nobody."""
+        return ~np.isfinite(self.boxes).all(axis=1) | (self.boxes[:, 2:].min(axis=1) < SMALLEST_BOX)
+
+    def named(self, which: NDArray[np.bool_], *, box: bool = False) -> list[str]:
+        """Names of some, with their boxes where asked for."""
+        rows = np.flatnonzero(which).tolist()
+        boxes = [f": ({', '.join(f'{value:g}' for value in self.boxes[row])})" if box else "" for row in rows]
+        return [self.names[row] + shown for row, shown in zip(rows, boxes, strict=True)]
+
+
+def people_seen(source: PoseSet, items: Mapping[int, Sequence[int]], looks: Sequence[Look]) -> People:
+    """People by the looks at their pictures; ``items`` are by the number of their picture."""
+    names, people, sizes = [], [], []
     for look in looks:
         for index in () if look.problem else items[source.picture(look.index)]:
             person = source.person(index)
-            name = f"{look.file} (person {person.person_id})" if person.person_id >= 0 else look.file
-            found.append((name, person, look.size))
-    return found
+            people.append(person)
+            names.append(f"{look.file} (person {person.person_id})" if person.person_id >= 0 else look.file)
+            sizes.append(look.size)
+    joints = source.skeleton.num_keypoints
+    return People(
+        names,
+        np.array([person.keypoints for person in people], np.float64).reshape(-1, joints, 3),
+        np.array([person.box for person in people], np.float64).reshape(-1, 4),
+        np.array(sizes, np.int64).reshape(-1, 2),
+    )
 
 
-def person_findings(source: PoseSet, seen: Seen, aspect: float, labelled: bool) -> Iterator[Finding]:
+def person_findings(source: PoseSet, people: People, aspect: float, labelled: bool) -> Iterator[Finding]:
     """What the reader put right, joints, boxes, pairs.
 
     Args:
         source: the set.
-        seen: its people.
+        people: that were seen of it.
         aspect: width / height of the training crop.
         labelled: whether joints are to be expected; test parts have none.
     """
     notes = {note.kind: note.text for note in source.notes}
     for kind, text in notes.items():
         yield finding("warning", kind, text, _FIXES[kind])
-    if not seen:
-        return
-    keypoints = np.stack([person.keypoints for _, person, _ in seen])
-    doubtful = _doubtful(source, seen, keypoints, aspect, labelled)
+    count, joints = len(people.names), source.skeleton.keypoints
+    doubtful = _doubtful(people, joints, aspect) if labelled else {"thin-box": people.named(people.thin, box=True)}
     for kind, (threshold, what, fix) in _FINDINGS.items():
         if not (places := doubtful.get(kind)):
             continue
-        text = f"{len(places)} of {counted(len(seen), 'person', 'people')} with {what}"
+        text = f"{len(places)} of {counted(count, 'person', 'people')} with {what}"
         if kind == "joint-outside" and "exif-unknown" in notes:
             fix = "labels may lie on the stored pixels (EXIF orientation): try --data.exif apply"
-        yield finding("error" if len(places) > threshold * len(seen) else "warning", kind, text, fix, places)
-    shown = keypoints[..., 2] > 0
+        yield finding("error" if len(places) > threshold * count else "warning", kind, text, fix, places)
+    shown = people.keypoints[..., 2] > 0
     if labelled and shown.any() and not doubtful["joint-units"] and not doubtful["joint-values"]:
-        names = source.skeleton.keypoints
-        never = [names[joint] for joint in np.flatnonzero(~shown.any(axis=0))]
+        never = [joints[number] for number in np.flatnonzero(~shown.any(axis=0))]
         if never:
-            what = f"{len(never)} of {counted(len(names), 'joint')} labelled in nobody looked at"
+            what = f"{len(never)} of {counted(len(joints), 'joint')} labelled in nobody looked at"
             fix = "label them, or remove them from the list of joints: their maps cannot be learnt"
             yield finding("warning", "joint-never-labelled", what, fix, never)
-        yield from flip_findings(source.skeleton, keypoints)
+        yield from flip_findings(source.skeleton, people.keypoints)
 
 
-def _doubtful(
-    source: PoseSet, seen: Seen, keypoints: NDArray[np.float64], aspect: float, labelled: bool
-) -> dict[str, list[str]]:
+def _doubtful(people: People, joints: Sequence[str], aspect: float) -> dict[str, list[str]]:
     """Kind of ``_FINDINGS`` -> the people concerned."""
-    xy, flags = keypoints[..., :2], keypoints[..., 2]
-    boxes = np.array([person.box for _, person, _ in seen], np.float64)
-    sizes = np.array([size for *_, size in seen])
+    xy, flags, sizes = people.keypoints[..., :2], people.keypoints[..., 2], people.sizes
     shown = flags > 0
-    thin = _are_thin(boxes)
-    found = {"thin-box": _named(seen, thin, box=True)}
-    if not labelled:
-        return found
-    nobody = np.asarray(~shown.any(axis=1))
-    values = ~nobody & ((shown & ~np.isfinite(xy).all(axis=2)) | ~np.isin(flags, (0, 1, 2))).any(axis=1)
+    some = np.asarray(shown.any(axis=1))
+    values = some & ((shown & ~np.isfinite(xy).all(axis=2)) | ~np.isin(flags, (0, 1, 2))).any(axis=1)
     highest = np.where(shown[..., None], xy, -np.inf).max(axis=(1, 2))
-    units = ~nobody & ~values & (highest <= 1) & (sizes.max(axis=1) > 2)
-    found |= {
-        "no-joints": _named(seen, nobody),
-        "joint-values": _named(seen, values),
-        "joint-units": _named(seen, units),
-    }
-    sound = ~(nobody | values | units)
+    units = some & ~values & (highest <= 1) & (sizes > 2).any(axis=1)
+    sound = some & ~values & ~units
     located = shown & sound[:, None]
     outside = located & ((xy < 0) | (xy > sizes[:, None])).any(axis=2)
-    for kind, joints in {"joint-outside": outside, "joint-at-origin": located & (xy == 0).all(axis=2)}.items():
-        found[kind] = [
-            f"{seen[row][0]}: {', '.join(source.skeleton.keypoints[joint] for joint in np.flatnonzero(joints[row]))}"
-            for row in np.flatnonzero(joints.any(axis=1)).tolist()
-        ]
-    cut = np.flatnonzero(sound & ~thin)
-    centers, crops = box_to_crop(boxes[cut], aspect)
-    missed = shown[cut] & (np.abs(xy[cut] - centers[:, None]) > crops[:, None] / 2).any(axis=2)
-    misses = np.zeros(len(seen), bool)
-    misses[cut] = missed.sum(axis=1) > 0.5 * shown[cut].sum(axis=1)
-    return found | {"box-misses-person": _named(seen, misses, box=True)}
+    cut = np.flatnonzero(sound & ~people.thin)
+    centers, crops = box_to_crop(people.boxes[cut], aspect)
+    beside = (np.abs(xy[cut] - centers[:, None]) > crops[:, None] / 2).any(axis=2)
+    misses = np.zeros(len(sound), bool)
+    misses[cut] = (shown[cut] & beside).sum(axis=1) > 0.5 * shown[cut].sum(axis=1)
+
+    def with_joints(which: NDArray[np.bool_]) -> list[str]:
+        rows = zip(people.names, which, strict=True)
+        named = ((name, ", ".join(joints[joint] for joint in np.flatnonzero(row).tolist())) for name, row in rows)
+        return [f"{name}: {text}" for name, text in named if text]
+
+    return {
+        "thin-box": people.named(people.thin, box=True),
+        "no-joints": people.named(~some),
+        "joint-values": people.named(values),
+        "joint-units": people.named(units),
+        "joint-outside": with_joints(outside),
+        "joint-at-origin": with_joints(located & (xy == 0).all(axis=2)),
+        "box-misses-person": people.named(misses, box=True),
+    }
 
 
-def _are_thin(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the boxes (N, 4) hold nobody."""
-    return ~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:].min(axis=1) < SMALLEST_BOX)
-
-
-def _named(seen: Seen, which: NDArray[np.bool_], *, box: bool = False) -> list[str]:
-    """Names of people, with their boxes where asked for."""
-    found = [seen[row] for row in np.flatnonzero(which).tolist()]
-    if not box:
-        return [name for name, *_ in found]
-    return [f"{name}: ({', '.join(f'{value:g}' for value in person.box)})" for name, person, _ in found]
-
-
-def person_statistics(source: PoseSet, seen: Seen, pictures: int) -> dict[str, Any]:
+def person_statistics(source: PoseSet, people: People, pictures: int) -> dict[str, Any]:
     """``people``, ``people_per_picture``, ``box_side`` (longer side: smallest, median, largest), ``joints``: rows of
     ``name``, ``labelled`` and ``hidden`` (shares of the people)."""
-    names = source.skeleton.keypoints
-    flags = np.stack([person.keypoints[:, 2] for _, person, _ in seen]) if seen else np.zeros((1, len(names)))
+    names, count = source.skeleton.keypoints, len(people.names)
+    flags = people.keypoints[..., 2] if count else np.zeros((1, len(names)))
     labelled, hidden = (flags > 0).mean(axis=0), (flags == 1).mean(axis=0)
-    boxes = np.array([person.box for _, person, _ in seen], np.float64).reshape(-1, 4)
     return {
-        "people": len(seen),
-        "people_per_picture": round(len(seen) / max(pictures, 1), 3),
-        "box_side": spread(boxes[~_are_thin(boxes), 2:].max(axis=1).tolist()),
+        "people": count,
+        "people_per_picture": round(count / max(pictures, 1), 3),
+        "box_side": spread(people.boxes[~people.thin, 2:].max(axis=1).tolist()),
         "joints": [
             {"name": name, "labelled": round(float(labelled[k]), 4), "hidden": round(float(hidden[k]), 4)}
             for k, name in enumerate(names)
         ],
     }
-
-
-def annotation_file(source: PoseSource, split: Split) -> Path | None:
-    """The file of one part; None where there is none, or it is looked at as the training part's."""
-    try:
-        return None if source.val_share and split == "val" else labels_file(source, split)
-    except DataError:
-        # The reader says so too.
-        return None
 
 
 def same_fault(findings: Sequence[Finding], refusal: str) -> list[Finding]:
@@ -230,27 +223,23 @@ def same_fault(findings: Sequence[Finding], refusal: str) -> list[Finding]:
     return errors if any(_REFUSALS[one.kind] in refusal for one in errors) else []
 
 
-def check_annotations(file: Path, split: str, category: str = "") -> tuple[list[Finding], dict[str, Any]]:
+def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], dict[str, int]]:
     """Look at every annotation of the categories that are trained on, before the reader leaves anybody out.
-
-    Args:
-        file: in COCO's keypoint format.
-        split: part of the set.
-        category: see ``PoseSource``.
 
     Returns:
         Findings, and numbers: ``annotations``, ``crowds``, ``without_joints``, ``without_area`` (people in whose place
-        a share of the box stands in). Both empty for a file that cannot be read or has no labels: what to say about
-        those is the reader's. So it is about records of the wrong form, and about what it puts right; see
-        ``CocoPeople.notes``.
+        a share of the box stands in). Both empty where there is no file, or it is looked at as the training part's, or
+        it cannot be read or has no labels: what to say about those is the reader's. So it is about records of the wrong
+        form, and about what it puts right; see ``CocoPeople.notes``.
     """
     try:
-        content = read_content(file)
-        records = list_of(content, "annotations", str(file))
-        images = {
-            _id(image, "id"): image for image in list_of(content, "images", str(file)) if isinstance(image, Mapping)
-        }
-        categories = people_categories(content, str(file), category)
+        file = None if source.val_share and split == "val" else labels_file(source, split)
+        if file is None:
+            return [], {}
+        content, name = read_content(file), str(file)
+        records = list_of(content, "annotations", name)
+        images = {_id(image, "id"): image for image in list_of(content, "images", name) if isinstance(image, Mapping)}
+        categories = people_categories(content, name, source.category)
     except DataError:
         return [], {}
     taken = {one["id"] for one in categories}

@@ -42,10 +42,12 @@ class Finding:
         return ", ".join(self.where) + (f" and {more} more" if self.where and more > 0 else "")
 
 
-def finding(severity: Severity, kind: str, what: str, fix: str, places: Sequence[str] = ()) -> Finding:
+def finding(
+    severity: Severity, kind: str, what: str, fix: str, places: Sequence[str] = (), *, split: str = ""
+) -> Finding:
     """A finding about these places, the first of which it names."""
     where = tuple(places[:NAMED_PLACES])
-    return Finding(severity=severity, kind=kind, what=what, fix=fix, where=where, count=len(places))
+    return Finding(severity=severity, kind=kind, split=split, what=what, fix=fix, where=where, count=len(places))
 
 
 def grouped(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
