@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from hrformer.wording import listed
+
 URL_TIMEOUT = 30.0
 """Seconds without an answer after which a download is given up."""
 
@@ -100,8 +102,7 @@ def unread_text(files: Sequence[str]) -> str:
     if not files:
         return ""
     kinds = sorted({os.path.splitext(name)[1][1:].upper() for name in files})
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{files[0]}{more}: {' and '.join(kinds)} is not read here; save such pictures as JPEG"
+    return f"{listed(files, 1)}: {' and '.join(kinds)} is not read here; save such pictures as JPEG"
 
 
 def unknown_format(name: str) -> str:

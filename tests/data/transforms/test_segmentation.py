@@ -36,7 +36,7 @@ def item(height: int, width: int) -> dict:
 
 def drawn(transform: TrainSegmentation, height: int, width: int, count: int) -> list[SegmentationDraw]:
     picture = torch.empty((3, height, width), dtype=torch.uint8)
-    return [transform.make_params([picture]) for _ in range(count)]
+    return [transform.make_params({"image": picture}) for _ in range(count)]
 
 
 def test_shapes_and_types_of_an_item() -> None:
@@ -163,7 +163,7 @@ def test_brightness_and_contrast_saturate() -> None:
     params = SegmentationDraw(
         flip=False, sizes=((256, 1),), crop=(0, 0), extent=(0, 0, 1, 256), brightness=-10, contrast=1.5
     )
-    made = transform.transform(ramp, params)[0, 0].tolist()
+    made = transform.apply(item(1, 256) | {"image": ramp}, params)["image"][0, 0].tolist()
     assert [made[value] for value in (0, 10, 11, 100, 179, 180, 181, 255)] == [0, 0, 2, 135, 254, 255, 255, 255]
 
 
