@@ -14,7 +14,6 @@ from torchvision import tv_tensors
 from hrformer.data.images import load_image
 from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import TrainOrder
-from hrformer.data.preprocess import resize_short_side
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import as_image, as_pixels
 from hrformer.data.sources import SegmentationSource
@@ -214,7 +213,6 @@ def test_test_picture_matches_the_golden(data_dir: Path, parity_dir: Path) -> No
     assert list(made) == ["image", "original", "index"]
     resized = as_pixels(made["image"])
     assert [resized.shape[1], resized.shape[0]] == meta["border_wh"]
-    assert np.array_equal(resized, resize_short_side(pixels, 520, "bicubic"))
     if resizes_as_the_goldens():
         assert zlib.crc32(np.ascontiguousarray(resized[:, :, ::-1]).tobytes()) == meta["resized_uint8_crc32"]
     assert (made["original"].tolist(), made["original"].dtype) == (list(pixels.shape[:2]), torch.int64)

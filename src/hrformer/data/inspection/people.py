@@ -139,11 +139,7 @@ def people_seen(source: PoseSet, items: Mapping[int, Sequence[int]], looks: Sequ
 def person_findings(source: PoseSet, people: People, aspect: float, labelled: bool) -> Iterator[Finding]:
     """What the reader put right, joints, boxes, pairs.
 
-    Args:
-        source: the set.
-        people: that were seen of it.
-        aspect: width / height of the training crop.
-        labelled: whether joints are to be expected; test parts have none.
+    ``aspect`` is width / height of the training crop; joints are to be expected where the part is ``labelled``.
     """
     notes = {note.kind: note.text for note in source.notes}
     for kind, text in notes.items():

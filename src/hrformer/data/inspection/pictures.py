@@ -27,7 +27,7 @@ def picture_findings(
     Args:
         source: the set.
         looks: at its pictures.
-        crop: (height, width) that training cuts out of pictures, where enlarging them is not intended; else None.
+        crop: (height, width) that training cuts out of pictures; None where enlarging them is intended.
         short_side: what training resizes the short side to before; None for no resizing.
     """
     for reason, files in grouped((look.file, look.problem) for look in looks if look.problem):
@@ -81,11 +81,7 @@ def class_findings(
 ) -> Iterator[Finding]:
     """Labels that are no class, classes without pictures, one class only, imbalance, contradictions.
 
-    Args:
-        source: the set.
-        split: part of the set.
-        looks: at its pictures.
-        labels: of all items, also where only some of the pictures are looked at.
+    ``labels`` are those of all items, also where only some of the pictures are looked at.
     """
     classes, train = source.classes, split == "train"
     outside = [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.preprocess import resize, resize_short_side
+from hrformer.data.preprocess import resize
 from hrformer.data.sets import IGNORE, as_image, as_pixels
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
@@ -169,10 +169,11 @@ class TestSegmentation:
             ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came.
         """
         pixels = as_pixels(item["image"])
-        original = pixels.shape[:2]
+        height, width = original = pixels.shape[:2]
         if self.size is not None:
-            pixels = resize(pixels, (self.size[1], self.size[0]), self.spec.interpolation)
+            height, width = self.size
         elif self.short_side is not None:
-            pixels = resize_short_side(pixels, self.short_side, self.spec.interpolation)
+            width, height = short_side_size((width, height), self.short_side)
+        pixels = resize(pixels, (width, height), self.spec.interpolation)
         prepared = {"image": as_image(pixels), "original": torch.tensor(original), "index": item["index"]}
         return prepared | {"mask": item["mask"]} if "mask" in item else prepared
