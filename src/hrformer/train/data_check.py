@@ -14,9 +14,8 @@ from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, Severity, finding
-from hrformer.data.inspection.scan import read_headers
-from hrformer.data.loader import REPLACE, default_workers
+from hrformer.data.inspection.report import Finding, Severity
+from hrformer.data.loader import default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
@@ -70,12 +69,10 @@ def check_data(
     parts, findings, broken = [], [], {}
     for split, source in sets.items():
         part = part_of(config, source, split)
-        unreadable = _look_through(part, everything=skip, progress=progress)
+        _look_through(part, everything=skip, progress=progress)
         parts.append(part)
-        broken[split] = unreadable if skip else {}
+        broken[split] = part.unreadable() if skip else {}
         findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
-        if not skip:
-            findings += _missed(unreadable, part)
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
     # One remark is shown: what comes of leaving files out before all others.
     findings.sort(key=lambda one: one.kind != "lost-class")
@@ -175,9 +172,10 @@ def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | 
     """
     if not config.data.skip_broken:
         return source
-    broken = _look_through(part_of(config, source, split), everything=True, progress=progress)
-    tell_left_out(split, broken)
-    return without(source, broken)
+    part = part_of(config, source, split)
+    _look_through(part, everything=True, progress=progress)
+    tell_left_out(split, part.unreadable())
+    return without(source, part.unreadable())
 
 
 def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
@@ -186,28 +184,19 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
         _log.warning("%s: left out %s: %s", split, file, reason)
 
 
-def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> dict[int, tuple[str, str]]:
-    """Headers of all, and as many pictures decoded as the time allows; (file, reason) of what cannot be read."""
+def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> None:
+    """Read the headers of all, and decode as many pictures as the time allows."""
     threads, name = default_workers() + 1, f"checking {part.split}"
 
     def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(name, done, total)
 
-    items = part.first_items
-    pixels, broken = read_headers(part.source, items, threads=threads, progress=tell)
-    fits = len(items) if not pixels else max(DECODED_PIXELS * len(items) // pixels, _LEAST)
-    part.look_through(limit=None if everything else fits, threads=threads, progress=tell)
-    return broken | part.unreadable()
-
-
-def _missed(unreadable: Mapping[int, tuple[str, str]], part: Part) -> Iterator[Finding]:
-    """Broken files that were not among those decoded."""
-    found = part.unreadable()
-    files = [file for number, file in unreadable.items() if number not in found]
-    if files:
-        what = f"{counted(len(files), 'file')} cannot be read: {files[0][1]}"
-        yield finding("error", "broken-file", what, REPLACE, [name for name, _ in files], split=part.split)
+    part.read_headers(threads=threads, progress=tell)
+    limit = None
+    if part.pixels and not everything:
+        limit = max(DECODED_PIXELS * len(part.first_items) // part.pixels, _LEAST)
+    part.look_through(limit=limit, threads=threads, progress=tell)
 
 
 def _sentence(finding: Finding) -> str:

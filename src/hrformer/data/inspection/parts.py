@@ -16,7 +16,8 @@ from hrformer.data.inspection.pictures import (
     picture_statistics,
 )
 from hrformer.data.inspection.report import Finding, finding
-from hrformer.data.inspection.scan import Look, Progress, evenly, pictures_of, scan
+from hrformer.data.inspection.scan import Look, Progress, evenly, pictures_of, read_headers, scan
+from hrformer.data.loader import REPLACE
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
 from hrformer.wording import counted
 
@@ -49,6 +50,9 @@ class Part:
     ) -> None:
         self.source, self.split = source, split
         self.looks: list[Look] = []
+        self.pixels = 0
+        """Of all pictures together, as far as their headers tell."""
+        self._broken_headers: dict[int, tuple[str, str]] = {}
         self._crop, self._may_enlarge, self._short_side = crop, may_enlarge, short_side
         self._items = pictures_of(source)
         self._labels: list[int] = []
@@ -68,6 +72,12 @@ class Part:
             probed = evenly(range(len(source)), _PEOPLE_PROBED)
             return any((source.person(index).keypoints[:, 2] > 0).any() for index in probed)
         return not isinstance(source, SegmentationSet) or source.labelled
+
+    def read_headers(self, *, threads: int = 2, progress: Progress | None = None) -> None:
+        """See which files are whole without decoding them; see :func:`scan.read_headers`."""
+        self.pixels, self._broken_headers = read_headers(
+            self.source, self.first_items, threads=threads, progress=progress
+        )
 
     def look_through(self, *, limit: int | None = None, threads: int = 2, progress: Progress | None = None) -> None:
         """Decode the pictures and check them.
@@ -89,7 +99,7 @@ class Part:
 
     def unreadable(self) -> dict[int, tuple[str, str]]:
         """File and reason by the number of the picture, where the picture or its mask cannot be read at all."""
-        found, source = {}, self.source
+        found, source = dict(self._broken_headers), self.source
         for look in self.looks:
             if look.problem:
                 found[source.picture(look.index)] = look.file, look.problem
@@ -110,8 +120,17 @@ class Part:
             found.append(person_findings(source, people_seen(source, self._items, looks), aspect, self.labelled))
         elif isinstance(source, SegmentationSet) and source.labelled:
             found.append(mask_findings(source, self.split, looks))
+        found.append(self._not_decoded())
         for check in found:
             yield from (replace(one, split=self.split) for one in check)
+
+    def _not_decoded(self) -> Iterator[Finding]:
+        """Broken files that only their headers tell of."""
+        decoded = {self.source.picture(look.index) for look in self.looks if look.problem or look.mask_broken}
+        files = [file for number, file in self._broken_headers.items() if number not in decoded]
+        if files:
+            what = f"{counted(len(files), 'file')} cannot be read: {files[0][1]}"
+            yield finding("error", "broken-file", what, REPLACE, [name for name, _ in files])
 
     def statistics(self) -> dict[str, Any]:
         """``items``, ``pictures``, ``looked_at`` (pictures), and the numbers of all checks."""
