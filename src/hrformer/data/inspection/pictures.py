@@ -35,17 +35,16 @@ def picture_findings(
         yield finding("error", "unreadable-picture", what, REPLACE, files)
     good = [look for look in looks if not look.problem]
     if crop is not None:
+        height, width = crop
         sizes = [look.size if short_side is None else short_side_size(look.size, short_side) for look in good]
-        small = [
-            (*size, look.file) for size, look in zip(sizes, good, strict=True) if size[0] < crop[1] or size[1] < crop[0]
-        ]
+        small = [(look.file, w, h) for look, (w, h) in zip(good, sizes, strict=True) if w < width or h < height]
         if small:
-            size = f"{crop[1]} x {crop[0]}"
-            what = f"{len(small)} of {counted(len(good), 'picture')} smaller than the training crop of {size}"
-            width, height = (min(crop[1 - side], *(one[side] for one in small)) for side in (0, 1))
+            what = (
+                f"{len(small)} of {counted(len(good), 'picture')} smaller than the training crop of {width} x {height}"
+            )
+            height, width = min(height, *(h for *_, h in small)), min(width, *(w for _, w, _ in small))
             fix = f"train on a smaller crop, --augment.size {height} {width} fits all; or take larger pictures"
-            places = [f"{file} ({width} x {height})" for width, height, file in small]
-            yield finding("warning", "small-picture", what, fix, places)
+            yield finding("warning", "small-picture", what, fix, [f"{file} ({w} x {h})" for file, w, h in small])
     firsts = first_with_pixels(looks)
     copies = [f"{look.file} = {source.file(firsts[look.digest])}" for look in good if firsts[look.digest] != look.index]
     if copies:
