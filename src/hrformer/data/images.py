@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import listed
 
 URL_TIMEOUT = 30.0
@@ -35,16 +36,8 @@ _TIFF_BITS, _TIFF_MEANING = 258, 262
 """Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
 
 _ORIENTATION = 0x0112
-_TURN_BACK = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-"""EXIF orientation -> what makes the stored picture of the upright one."""
+_INVERSE = {6: 8, 8: 6}
+"""EXIF orientation -> the one that undoes it; all others undo themselves."""
 
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
@@ -264,26 +257,27 @@ def _download(url: str) -> bytes:
 
 def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
     # Pillow turns TIFF files while it loads them, and others only when asked.
-    turned = image.getexif().get(_ORIENTATION) if image.format == "TIFF" else None
+    turned = UPRIGHT if upright or image.format != "TIFF" else image.getexif().get(_ORIENTATION, UPRIGHT)
     plain = _as_tags_say(image)
-    if upright:
-        plain = ImageOps.exif_transpose(plain)
-    elif turned in _TURN_BACK:
-        plain.load()
-        plain = plain.transpose(_TURN_BACK[turned])
-    if plain.mode == "I":
-        values = np.asarray(plain)
+    values = _values(ImageOps.exif_transpose(plain) if upright else plain)
+    return _from_array(upright_pixels(values, _INVERSE.get(turned, turned)) if turned in range(2, 9) else values)
+
+
+def _values(image: Image.Image) -> NDArray[np.generic]:
+    """A picture of any mode as :func:`_from_array` takes it."""
+    if image.mode == "I":
+        values = np.asarray(image)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
             raise ImageError(
                 f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}; scale the values to "
                 "that, or save them with 8 bits"
             )
-        return _from_array(values.astype(np.uint16))
-    if plain.mode == "F" or plain.mode.startswith("I;16"):
-        return _from_array(np.asarray(plain))
-    if plain.mode in ("RGBa", "La"):
-        plain = plain.convert(plain.mode.upper())
-    return _from_array(np.asarray(plain.convert("RGBA" if plain.has_transparency_data else "RGB")))
+        return values.astype(np.uint16)
+    if image.mode == "F" or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def _as_tags_say(image: Image.Image) -> Image.Image:

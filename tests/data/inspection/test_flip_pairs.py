@@ -53,12 +53,7 @@ def test_pairs_that_contradict_the_names(people: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "pairs",
-    [
-        ((0, 6), (5, 11), *RIGHT[1:3], *RIGHT[4:]),
-        ((0, 4), (1, 5), *RIGHT[2:]),
-        (*RIGHT, (12, 13)),
-        RIGHT[:5],
-    ],
+    [((0, 6), (5, 11), *RIGHT[1:3], *RIGHT[4:]), ((0, 4), (1, 5), *RIGHT[2:]), (*RIGHT, (12, 13)), RIGHT[:5]],
     ids=["ankles with wrists", "ankle with knee", "neck with head", "shoulders not paired"],
 )
 def test_wrong_pairs_are_seen_in_the_shapes(people: np.ndarray, pairs: tuple) -> None:

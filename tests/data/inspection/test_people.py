@@ -21,13 +21,7 @@ from hrformer.geometry.skeletons import COCO17
 
 JOINTS = ("head", "tail", "wing")
 BIRD = replace(
-    COCO17,
-    name="bird",
-    keypoints=JOINTS,
-    flip_pairs=((0, 1),),
-    edges=((0, 1),),
-    sigmas=(0.1, 0.1, 0.1),
-    upper_body=(),
+    COCO17, name="bird", keypoints=JOINTS, flip_pairs=((0, 1),), edges=((0, 1),), sigmas=(0.1, 0.1, 0.1), upper_body=()
 )
 SOUND = ((20, 20, 2), (40, 30, 1), (30, 35, 2))
 

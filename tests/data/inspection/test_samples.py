@@ -29,9 +29,7 @@ def tile(color: tuple[int, int, int], width: int = 40, height: int = 30, caption
 
 def pose(data_dir: Path, **changes: Any) -> tuple[Any, TrainPose]:
     source = PoseSource(
-        root=data_dir / "coco_tiny",
-        train_annotations="annotations/person_keypoints.json",
-        train_images=("images",),
+        root=data_dir / "coco_tiny", train_annotations="annotations/person_keypoints.json", train_images=("images",)
     )
     people, settings = open_pose(source, "train"), PoseAugment(**changes)
     codec = HeatmapCodec(input_size=settings.size, sigma=settings.sigma)

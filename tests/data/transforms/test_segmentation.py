@@ -230,11 +230,7 @@ def test_test_sizes_match_the_golden(parity_dir: Path) -> None:
 
 def test_test_mask_keeps_its_size() -> None:
     given = item(30, 50)
-    for options, expected in (
-        ({}, (30, 50)),
-        ({"short_side": 60}, (60, 100)),
-        ({"size": (32, 64)}, (32, 64)),
-    ):
+    for options, expected in (({}, (30, 50)), ({"short_side": 60}, (60, 100)), ({"size": (32, 64)}, (32, 64))):
         made = TestSegmentation(InputSpec(), **options)(given)
         assert made["image"].shape == (3, *expected)
         assert torch.equal(made["mask"], given["mask"])
