@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -70,7 +69,7 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
         kind, fix = ("mask-ids", _FIX_COLOURS) if coloured else ("unreadable-mask", REPLACE)
         yield finding("error", kind, what, fix, files)
     sizes: dict[str, list[str]] = {}
-    for index, mask, picture in (*_sizes_seen(looks), *_sizes_of_headers(source, looks)):
+    for index, mask, picture in _other_sizes(source, looks):
         name = "{} ({} x {}, picture {} {} x {})".format(source.mask_file(index), *mask, source.file(index), *picture)
         sizes.setdefault(size_advice(mask, picture), []).append(name)
     for fix, files in sizes.items():
@@ -79,35 +78,27 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     unknown = list(_unknown_ids(source, looks))
     if unknown:
         yield unknown[0]
-    usable = [look.class_pixels for look in looks if look.class_pixels is not None]
-    void = [
-        source.mask_file(look.index)
-        for look in looks
-        if look.class_pixels is not None and {*look.class_pixels} <= {IGNORE}
-    ]
+    usable = sum(bool(look.class_pixels) for look in looks)
+    void = [source.mask_file(look.index) for look in looks if {*look.class_pixels} == {IGNORE}]
     if void:
-        everything = len(void) == len(usable)
-        what = f"{len(void)} of {counted(len(usable), 'mask')} without any label: all is void ({IGNORE})"
+        everything = len(void) == usable
+        what = f"{len(void)} of {counted(usable, 'mask')} without any label: all is void ({IGNORE})"
         fix = "label these pictures or take them out of the set"
         if everything:
             fix = f"{IGNORE} means void; save class ids 0..{len(source.classes) - 1} in the masks"
         yield finding("error" if everything else "warning", "void-mask", what, fix, void)
     # While ids are unknown, nobody can say which class is where.
-    if not unknown and len(void) < len(usable):
+    if not unknown and len(void) < usable:
         yield from _class_findings(source, split, looks)
 
 
-def _sizes_seen(looks: Iterable[Look]) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """Item, size of its mask and of its picture, where they differ."""
-    for look in looks:
-        if look.class_pixels is not None and look.mask_size != look.size:
-            yield look.index, look.mask_size, look.size
-
-
-def _sizes_of_headers(
-    source: SegmentationSet, looks: Iterable[Look]
+def _other_sizes(
+    source: SegmentationSet, looks: Sequence[Look]
 ) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """The same for pairs that nobody decoded."""
+    """Item, size of its mask and of its picture, where they differ; by their headers where nobody decoded them."""
+    for look in looks:
+        if look.class_pixels and look.mask_size != look.size:
+            yield look.index, look.mask_size, look.size
     seen = {look.index for look in looks}
     rest = [index for index in range(len(source)) if index not in seen]
     for index in evenly(rest, MOST_HEADERS):
@@ -129,12 +120,12 @@ def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Iterator[Fin
     found: set[int] = set()
     listed: Sequence[int] = range(count)
     for look in looks:
-        here: Sequence[int] = [number for number in look.class_pixels or () if count <= number < IGNORE]
+        here: Sequence[int] = [number for number in look.class_pixels if count <= number < IGNORE]
         if look.unknown_ids is not None:
             here, listed = look.unknown_ids.unknown, look.unknown_ids.listed
             found.update(look.unknown_ids.found)
         elif here:
-            found.update(look.class_pixels or ())
+            found.update(look.class_pixels)
         if here:
             places.append(f"{source.mask_file(look.index)} (id{'s' * (len(here) > 1)} {_few(here)})")
             unknown.update(here)
@@ -198,16 +189,16 @@ def _advice(unknown: list[int], found: list[int], listed: tuple[int, ...]) -> st
 
 def _pixels(looks: Iterable[Look]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(256,) pixels of each label in all masks, and the number of masks that have it."""
-    pixels: Counter[int] = Counter()
-    masks: Counter[int] = Counter()
+    pixels, masks = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for look in looks:
-        pixels.update(look.class_pixels or {})
-        masks.update((look.class_pixels or {}).keys())
-    return tuple(np.array([counts[label] for label in range(256)]) for counts in (pixels, masks))  # type: ignore[return-value]
+        for label, count in look.class_pixels.items():
+            pixels[label] += count
+            masks[label] += 1
+    return pixels, masks
 
 
 def _class_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) -> Iterator[Finding]:
-    classes, masks = source.classes, sum(look.class_pixels is not None for look in looks)
+    classes, masks = source.classes, sum(bool(look.class_pixels) for look in looks)
     looked = f"the {counted(masks, 'mask')} looked at"
     all_pixels, _ = _pixels(looks)
     pixels, labelled = all_pixels[: len(classes)], int(all_pixels[:IGNORE].sum())
@@ -269,7 +260,7 @@ def mask_statistics(source: SegmentationSet, looks: Sequence[Look]) -> dict[str,
     pixels, masks = _pixels(looks)
     labelled = max(int(pixels[:IGNORE].sum()), 1)
     return {
-        "masks": sum(look.class_pixels is not None for look in looks),
+        "masks": sum(bool(look.class_pixels) for look in looks),
         "void": round(float(pixels[IGNORE] / max(pixels.sum(), 1)), 6),
         "classes": [
             {"name": name, "share": round(float(pixels[k] / labelled), 6), "pictures": int(masks[k])}

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import cv2
@@ -44,7 +44,7 @@ class Look:
         square: (3,) mean of the squared channels.
         problem: why the picture cannot be read; empty if it can.
         mask_size: (width, height) of the mask, if there is one.
-        class_pixels: pixels of each label that occurs, 255 being those without one; None where there is no mask.
+        class_pixels: pixels of each label that occurs, 255 being those without one; empty where there is no mask.
         mask_problem: why the mask cannot be used; empty if it can.
         unknown_ids: the ids of no class that are the reason, with all ids of the mask and of the classes.
     """
@@ -57,16 +57,14 @@ class Look:
     square: NDArray[np.float64] | None = None
     problem: str = ""
     mask_size: tuple[int, int] = (0, 0)
-    class_pixels: Mapping[int, int] | None = None
+    class_pixels: Mapping[int, int] = field(default_factory=dict)
     mask_problem: str = ""
     unknown_ids: UnknownIds | None = None
 
     @property
     def unusable(self) -> bool:
         """Whether training would stop here."""
-        return bool(self.problem or self.mask_problem) or (
-            self.class_pixels is not None and self.mask_size != self.size
-        )
+        return bool(self.problem or self.mask_problem or (self.class_pixels and self.mask_size != self.size))
 
     @property
     def mask_broken(self) -> bool:
@@ -107,7 +105,7 @@ def look_at(source: ImageSet, index: int) -> Look:
         return Look(index=index, file=file, problem=_reason(error, file))
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
     mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(pixels[::step, ::step]))
-    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), None, "", None
+    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), dict[int, int](), "", None
     if isinstance(source, SegmentationSet) and source.labelled:
         try:
             mask = source.mask(index)
