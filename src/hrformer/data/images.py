@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL import TiffImagePlugin as tiff
 
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import listed
@@ -32,14 +33,11 @@ UNREAD = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .psd .svg".split()
 """Endings of pictures that are not read here; told where a folder holds some, such as what phones write."""
 
 _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
-_TIFF_BITS, _TIFF_MEANING = 258, 262
-"""Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
 
-_ORIENTATION = 0x0112
 _INVERSE = {6: 8, 8: 6}
 """EXIF orientation -> the one that undoes it; all others undo themselves."""
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
 _MOST_BYTES = 2**31 - 1
@@ -155,7 +153,7 @@ def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     if isinstance(source, Image.Image):
         try:
             return _from_pil(source, upright)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, bytes):
         return _decode(source, "bytes", upright)
@@ -204,7 +202,7 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
         if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
             return found
         raise ImageError(unknown_format(name)) from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
 
@@ -257,7 +255,7 @@ def _download(url: str) -> bytes:
 
 def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
     # Pillow turns TIFF files while it loads them, and others only when asked.
-    turned = UPRIGHT if upright or image.format != "TIFF" else image.getexif().get(_ORIENTATION, UPRIGHT)
+    turned = UPRIGHT if upright or image.format != "TIFF" else image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     plain = _as_tags_say(image)
     values = _values(ImageOps.exif_transpose(plain) if upright else plain)
     return _from_array(upright_pixels(values, _INVERSE.get(turned, turned)) if turned in range(2, 9) else values)
@@ -283,7 +281,8 @@ def _values(image: Image.Image) -> NDArray[np.generic]:
 def _as_tags_say(image: Image.Image) -> Image.Image:
     """A deep grey TIFF in 16 bits whose 0 is black, which Pillow leaves to its readers; others as they are."""
     tags = getattr(image, "tag_v2", {})
-    bits, inverted = tags.get(_TIFF_BITS, (16,))[0], tags.get(_TIFF_MEANING) == 0
+    # White at 0 is TIFF 6.0, section 8.
+    bits, inverted = tags.get(tiff.BITSPERSAMPLE, (16,))[0], tags.get(tiff.PHOTOMETRIC_INTERPRETATION) == 0
     if not image.mode.startswith("I;16") or (bits == 16 and not inverted):
         return image
     values = np.asarray(image).astype(np.uint16) << (16 - bits)
