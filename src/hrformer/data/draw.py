@@ -70,13 +70,12 @@ def draw_joints(
     pixels: Pixels,
     keypoints: NDArray[np.floating],
     *,
-    names: Sequence[str] = (),
     skeleton: Skeleton | None = None,
     joint_threshold: float = 0.2,
 ) -> Pixels:
     """Draw people as :func:`draw_keypoints` does, in a new picture, without captions and without enlarging it."""
     scene = np.array(pixels, np.uint8)
-    _draw_people(scene, keypoints, names, skeleton, joint_threshold)
+    _draw_people(scene, keypoints, (), skeleton, joint_threshold)
     return scene
 
 
