@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hrformer.cli import main
-from hrformer.cli.inspect_report import ROWS_SHOWN, print_report
+from hrformer.cli.inspect import ROWS_SHOWN, print_report
 from hrformer.data.inspection.parts import Part
 from hrformer.data.inspection.report import Report
 

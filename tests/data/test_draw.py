@@ -132,3 +132,20 @@ def test_names_without_sides_are_drawn_in_one_colour() -> None:
     drawn = draw_keypoints(GREY, person(), np.ones(1), np.array([[150.0, 30, 300, 420]]), skeleton=plain)
     assert not has(drawn, LEFT).any()
     assert not has(drawn, RIGHT).any()
+
+
+def test_joints_that_are_nowhere_or_far_away_do_no_harm() -> None:
+    points = person()
+    points[0, :3, :2] = [(np.nan, 20), (np.inf, 20), (1e9, -1e9)]
+    drawn = draw_joints(np.full_like(GREY, 255), points, skeleton=COCO17)
+    assert has(drawn, LEFT).any()
+    # A dark rim sets limbs off from light pictures.
+    assert (drawn.max(axis=2) < 60).any()
+
+
+@pytest.mark.parametrize("place", [(0, 0), (639, 479), (320, 240)])
+def test_captions_on_one_spot_lie_apart_and_inside_the_picture(place: tuple[int, int]) -> None:
+    boxes = np.array([[*place, 9.0, 9.0]] * 5)
+    drawn = draw_keypoints(GREY, np.zeros((5, 17, 3)), np.ones(5), boxes)
+    alone = draw_keypoints(GREY, np.zeros((1, 17, 3)), np.ones(1), boxes[:1])
+    assert has(drawn, (40, 40, 40)).sum() == 5 * has(alone, (40, 40, 40)).sum()

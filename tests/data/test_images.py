@@ -61,6 +61,9 @@ def test_exif_turns_the_picture_upright(kind: str, tmp_path: Path) -> None:
     assert pixels.shape == (80, 40, 3)
     assert pixels[:16].mean() > 250
     assert pixels[24:].mean() < 5
+    stored = load_image(file, upright=False).pixels
+    assert stored.shape == (40, 80, 3)
+    assert stored[:, :16].mean() > 250
     with Image.open(file) as opened:
         assert np.abs(load_image(opened).pixels.astype(int) - pixels).max() <= 3
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hrformer.data import turned_masks
-from hrformer.data.inspection.segmentation import MaskCheck
+from hrformer.data.inspection.parts import Part
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource
@@ -57,7 +57,7 @@ def test_sizes_tell(tmp_path: Path, orientation: int, upright: bool, caplog: pyt
     told = "EXIF orientation: 1 picture lies turned" in caplog.text
     assert told != upright
     assert ("SegmentationSource.exif ignore|apply" in caplog.text) != upright
-    found = {one.kind: one for one in MaskCheck(source, "train").findings()}
+    found = {one.kind: one for one in Part(source, "train", crop=(8, 8)).findings()}
     assert ("exif-turned" in found) != upright
     assert fits(opened(tmp_path, exif="apply"))
     assert [note.kind for note in opened(tmp_path, exif="ignore").notes] == ["exif-ignored"]

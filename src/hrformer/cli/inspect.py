@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
-from hrformer.cli.inspect_report import print_report
-from hrformer.cli.messages import note, say
+from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data import coco_keypoints
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.inspection.annotations import annotation_file, check_annotations, same_fault
 from hrformer.data.inspection.parts import Part, compare, told_once
-from hrformer.data.inspection.report import Finding, Report, sorted_findings
+from hrformer.data.inspection.people import check_annotations, same_fault
+from hrformer.data.inspection.report import Finding, Report, finding
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
 from hrformer.data.pose_sets import open_pose
@@ -29,9 +29,9 @@ from hrformer.data.sources import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
-from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.predict.files import write_json, write_picture
-from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun, RunConfig, SegmentationRun
+from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun
+from hrformer.train.config_file import task_of
 from hrformer.train.data_check import Progress, findings_of, part_of
 from hrformer.train.fitting import fitted, with_sizes
 from hrformer.train.progress import bars
@@ -39,10 +39,15 @@ from hrformer.wording import counted
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
-TASKS: Mapping[type[RunConfig], str] = {
-    ClassificationRun: "classification",
-    PoseRun: "pose",
-    SegmentationRun: "segmentation",
+ROWS_SHOWN = 40
+"""Of longer lists the first and the last of so many rows are printed; ``report.json`` has all."""
+
+_BAR = 16
+
+_CAPTIONS = {
+    "classification": "share of the pictures, and their number:",
+    "pose": "share of the people looked at in whom the joint is labelled, and labelled as hidden:",
+    "segmentation": "share of the labelled pixels, and number of the pictures that have the class:",
 }
 
 
@@ -58,148 +63,83 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
     """
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
-    options = command.options
-    earlier = (options.out / REPORT_FILE).exists()
+    options, file = command.options, command.options.out / REPORT_FILE
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}")
+    if options.samples < 0:
+        raise ValueError(f"--samples must not be negative, got {options.samples}")
+    earlier = file.exists()
     with speaking_of_options(command.config), _reported_notes(), bars() as progress:
-        report = inspect_data(
-            command.config,
-            options.split,
-            options.out,
-            limit=options.limit,
-            samples=options.samples,
-            seed=command.config.seed,
-            progress=progress,
-        )
+        report = _inspect(command.config, options, progress)
+        write_json(file, report.to_dict())
     if earlier:
         note(f"the report in {options.out} is replaced; --out takes another folder")
     print_report(report)
     say(f"{counted(report.errors, 'error')}, {counted(len(report.findings) - report.errors, 'warning')}")
     sheet = options.out / SHEET_FILE
-    say(f"report: {options.out / REPORT_FILE}" + (f"; samples: {sheet}" if sheet.exists() else ""))
+    say(f"report: {file}" + (f"; samples: {sheet}" if sheet.exists() else ""))
     return 1 if report.errors else 0
 
 
-def inspect_data(
-    config: AnyRun,
-    split: Split,
-    out: Path,
-    *,
-    limit: int | None = None,
-    samples: int = 24,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Report:
-    """Look through the data of a run and write ``report.json`` and ``contact_sheet.jpg``.
-
-    Args:
-        config: of the run.
-        split: part of the set; with "train" comes "val", since both are needed for training.
-        out: folder to write to, made if absent.
-        limit: look at so many pictures of each part only, spread over it.
-        samples: augmented samples on the sheet; 0 for no sheet.
-        seed: of choice and augmentation of the samples.
-        progress: told how far it is.
-
-    Raises:
-        ValueError: ``limit`` or ``samples`` is out of range, or a setting of the augmentation.
-        OSError: the results cannot be written.
-    """
-    if limit is not None and limit < 1:
-        raise ValueError(f"--limit must be at least 1, got {limit}")
-    if samples < 0:
-        raise ValueError(f"--samples must not be negative, got {samples}")
+def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) -> Report:
+    """Look through the data of a run and write the sheet of samples."""
     findings: list[Finding] = []
-    config = _fitted(config, findings)
+    gpu, threads = torch.cuda.is_available() and not config.runtime.cpu, default_workers() + 1
+    config = _with_sizes(config, gpu, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
-    wanted: tuple[Split, ...] = ("train", "val") if split == "train" else (split,)
+    # Training needs both.
+    wanted: tuple[Split, ...] = ("train", "val") if options.split == "train" else (options.split,)
     for name in wanted:
-        part, numbers = _opened(config, name, findings)
-        if part is not None:
-            part.look_through(limit=limit, threads=default_workers() + 1, progress=_stage(progress, f"{name} pictures"))
-            findings += findings_of(config, part)
-            statistics[name] = part.statistics() | numbers
-            parts.append(part)
-        elif config.data.val_share:
-            break  # the other part is of the same files
+        in_file, numbers = check_annotations(config.data, name) if isinstance(config, PoseRun) else ([], {})
+        try:
+            part = part_of(config, _open(config, name), name)
+        except (ValueError, OSError, ImportError) as error:
+            fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
+            refusal = finding("error", "open", str(error), fix, split=name)
+            # One error for one fault: the reader stops at the first of what the checks of the file count.
+            findings += same_fault(in_file, str(error)) or [refusal]
+            if config.data.val_share:
+                break  # the other part is of the same files
+            continue
+        part.look_through(limit=options.limit, threads=threads, progress=_stage(progress, f"{name} pictures"))
+        findings += [*in_file, *findings_of(config, part)]
+        statistics[name] = part.statistics() | numbers
+        parts.append(part)
     findings = told_once((*findings, *_about_run(config, parts)), config.data.val_share > 0)
-    sheet = out / SHEET_FILE
+    sheet = options.out / SHEET_FILE
     sheet.unlink(missing_ok=True)
-    if samples and parts and parts[0].split == split and parts[0].labelled:
+    if options.samples and parts and parts[0].split == options.split and parts[0].labelled:
         # How much samples are changed follows from the number of items.
         first, last = parts[0].source, parts[-1].source
-        config = fitted(config, len(first), len(last), gpu=_on_gpu(config), names=names_of(first))
-        findings += _draw(config, parts[0], sheet, samples, seed, progress)
-    report = Report(
+        config = fitted(config, len(first), len(last), gpu=gpu, names=names_of(first))
+        findings += _draw(config, parts[0], sheet, options.samples, _stage(progress, "samples"))
+    findings = [replace(one, what=option_names(one.what)) for one in findings]
+    return Report(
         data=parts[0].source.name if parts else "",
-        task=TASKS[type(config)],
-        findings=sorted_findings(replace(one, what=option_names(one.what)) for one in findings),
+        task=task_of(config),
+        findings=tuple(sorted(findings, key=lambda one: one.severity != "error")),
         statistics=statistics,
     )
-    write_json(out / REPORT_FILE, report.to_dict())
-    return report
 
 
-def _fitted(config: AnyRun, findings: list[Finding]) -> AnyRun:
+def _with_sizes(config: AnyRun, gpu: bool, findings: list[Finding]) -> AnyRun:
     """The run with the sizes that its training would find here; with its task's own where the weights are not there."""
     if not config.fit:
         return config
-    gpu = _on_gpu(config)
     try:
         return with_sizes(config, gpu=gpu)
     except (ValueError, OSError, RuntimeError) as error:
         fix = "name other weights to start from: --model.init; `hrformer models` lists them"
-        findings.append(Finding(severity="error", kind="start_weights", split="train", what=str(error), fix=fix))
+        findings.append(finding("error", "start_weights", str(error), fix, split="train"))
         return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
-def _on_gpu(config: AnyRun) -> bool:
-    return torch.cuda.is_available() and not config.runtime.cpu
-
-
-def open_part(config: AnyRun, split: Split) -> ImageSet:
-    """Open one part of a run's data.
-
-    Raises:
-        ValueError: it is not as it should be.
-    """
+def _open(config: AnyRun, split: Split) -> ImageSet:
+    """One part of a run's data."""
     if isinstance(config, ClassificationRun):
         return open_classification(config.data, split)
-    if isinstance(config, PoseRun):
-        return open_pose(config.data, split)
-    return open_segmentation(config.data, split)
-
-
-def training_transform(config: AnyRun, source: ImageSet) -> Transform:
-    """The augmentation of a run."""
-    if isinstance(config, ClassificationRun):
-        return TrainClassification(config.augment)
-    if isinstance(config, PoseRun):
-        assert isinstance(source, PoseSet)
-        return TrainPose(config.augment, source.skeleton, config.augment.codec())
-    return TrainSegmentation(config.augment)
-
-
-def _annotations(config: AnyRun, split: Split) -> tuple[list[Finding], dict[str, Any]]:
-    """Pose: what is odd in the annotation file itself, and numbers about it."""
-    if not isinstance(config, PoseRun) or (file := annotation_file(config.data, split)) is None:
-        return [], {}
-    return check_annotations(file, split, config.data.category)
-
-
-def _opened(config: AnyRun, split: Split, findings: list[Finding]) -> tuple[Part | None, dict[str, Any]]:
-    """An opened part, or findings why that fails; and numbers about its file of annotations."""
-    in_file, numbers = _annotations(config, split)
-    try:
-        part = part_of(config, open_part(config, split), split)
-    except (ValueError, OSError, ImportError) as error:
-        fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
-        refusal = Finding(severity="error", kind="open", split=split, what=option_names(str(error)), fix=fix)
-        # One error for one fault: the reader stops at the first of what the checks of the file count.
-        findings += same_fault(in_file, str(error)) or [refusal]
-        return None, numbers
-    findings += in_file
-    return part, numbers
+    return open_pose(config.data, split) if isinstance(config, PoseRun) else open_segmentation(config.data, split)
 
 
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
@@ -211,40 +151,48 @@ def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     if train is not None and len(train.source) < config.batch.total:
         what = f"one batch needs {counted(config.batch.total, 'item')}, the part has {len(train.source)}"
         fix = f"take smaller batches: --batch.total {len(train.source)} at most"
-        yield Finding(severity="error", kind="batch", split="train", what=what, fix=fix)
+        yield finding("error", "batch", what, fix, split="train")
     if isinstance(config, PoseRun) and config.evaluation.detections is not None:
         try:
             open_pose(config.data, "val", detections=config.evaluation.detections)
         except (ValueError, OSError) as error:
             fix = "correct --evaluation.detections, or leave it out to validate on labelled boxes"
-            yield Finding(severity="error", kind="detections", split="val", what=str(error), fix=fix)
+            yield finding("error", "detections", str(error), fix, split="val")
 
 
 def _draw(
-    config: AnyRun, part: Part, file: Path, samples: int, seed: int, progress: Progress | None
-) -> Iterable[Finding]:
+    config: AnyRun, part: Part, file: Path, samples: int, progress: Callable[[int, int], object]
+) -> Iterator[Finding]:
     """Write the sheet; what went wrong."""
-    source, mixer = part.source, None
-    if isinstance(config, ClassificationRun) and isinstance(source, ClassificationSet) and _mixes(config.augment):
-        mixer = BatchMixer(config.augment, len(source.classes))
+    source = part.source
+    mixer, transform = None, _transform(config, source)
+    if isinstance(config, ClassificationRun) and isinstance(source, ClassificationSet):
+        augment = config.augment
+        if max(augment.erasing, augment.mixup, augment.cutmix) > 0:
+            mixer = BatchMixer(augment, len(source.classes))
     sheet, findings = draw_samples(
         source,
-        training_transform(config, source),
+        transform,
         f"{source.name}, {part.split}" + (f", recipe {config.recipe}" if config.recipe else ""),
         samples=samples,
-        seed=seed,
-        split=part.split,
-        avoid=part.unusable,
+        seed=config.seed,
+        avoid=part.unusable(),
         mixer=mixer,
-        progress=_stage(progress, "samples"),
+        progress=progress,
     )
     if sheet is not None:
         write_picture(file, sheet)
-    return findings
+    return (replace(one, split=part.split) for one in findings)
 
 
-def _mixes(augment: ClassificationAugment) -> bool:
-    return max(augment.erasing, augment.mixup, augment.cutmix) > 0
+def _transform(config: AnyRun, source: ImageSet) -> Transform:
+    """The augmentation of a run."""
+    if isinstance(config, ClassificationRun):
+        return TrainClassification(config.augment)
+    if isinstance(config, PoseRun):
+        assert isinstance(source, PoseSet)
+        return TrainPose(config.augment, source.skeleton, config.augment.codec())
+    return TrainSegmentation(config.augment)
 
 
 @contextmanager
@@ -262,5 +210,91 @@ def _reported_notes() -> Iterator[None]:
         log.removeFilter(other)
 
 
-def _stage(progress: Progress | None, name: str) -> Callable[[int, int], object] | None:
-    return None if progress is None else lambda done, total: progress(name, done, total)
+def _stage(progress: Progress, name: str) -> Callable[[int, int], object]:
+    return lambda done, total: progress(name, done, total)
+
+
+def print_report(report: Report) -> None:
+    """Numbers by part, labels side by side, findings."""
+    say(f"{report.data or 'no data'}, {report.task}")
+    for split, numbers in report.statistics.items():
+        for line in _number_lines(split, numbers):
+            say(line)
+    rows = {
+        split: numbers.get("classes") or numbers.get("joints") or [] for split, numbers in report.statistics.items()
+    }
+    if any(rows.values()):
+        say("")
+        say(_CAPTIONS[report.task])
+        wide_console().print(_label_table(report.task, {split: table for split, table in rows.items() if table}))
+    say("")
+    for one in report.findings:
+        say(f"{one.severity}: {one.split}: {one.what}")
+        if one.where:
+            say(f"  where: {one.places}")
+        if one.fix:
+            say(f"  fix: {one.fix}")
+    if not report.findings:
+        say("nothing wrong was found")
+
+
+def _number_lines(split: str, numbers: Mapping[str, Any]) -> list[str]:
+    items, pictures, looked_at = numbers["items"], numbers["pictures"], numbers["looked_at"]
+    seen = "all looked at" if looked_at == pictures else f"{looked_at} looked at"
+    lines = [
+        f"{split}: {counted(items, 'item')} on {counted(pictures, 'picture')}, {seen}"
+        if items != pictures
+        else f"{split}: {counted(pictures, 'picture')}, {seen}"
+    ]
+    if "width" in numbers:
+        sides = "; ".join(f"{name} {_spread(numbers[name])}" for name in ("width", "height"))
+        lines.append(f"  {sides} pixels")
+        mean, std = (" ".join(f"{value:.3f}" for value in numbers[name]) for name in ("mean", "std"))
+        lines.append(f"  channels in 0..1: mean {mean}, standard deviation {std}")
+    if "void" in numbers:
+        lines.append(f"  void: {numbers['void']:.1%} of the pixels")
+    if numbers.get("box_side"):
+        lines.append(
+            f"  people looked at: {numbers['people']}, {numbers['people_per_picture']:.1f} per picture; "
+            f"longer side of the boxes {_spread(numbers['box_side'])} pixels"
+        )
+    if numbers.get("annotations"):
+        lines.append(
+            f"  annotations in the file: {numbers['annotations']}, of them {counted(numbers['crowds'], 'crowd')}, "
+            f"{numbers['without_joints']} without joints, {numbers['without_area']} without area"
+        )
+    return lines
+
+
+def _spread(values: Mapping[str, float]) -> str:
+    low, high = values["smallest"], values["largest"]
+    return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}, median {values['median']:.0f}"
+
+
+def _label_table(task: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """Classes or joints, with a bar for the first part and numbers for all."""
+    label, share, other = ("joint", "labelled", "hidden") if task == "pose" else ("class", "share", "pictures")
+    first = list(next(iter(rows.values())))
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column(label, overflow="fold")
+    table.add_column("", no_wrap=True, min_width=_BAR)
+    for split in rows:
+        table.add_column(split, justify="right")
+        table.add_column(other, justify="right")
+    by_name = [{row["name"]: row for row in part} for part in rows.values()]
+    largest = max(row[share] for row in first) or 1
+    cut = ROWS_SHOWN // 2 if len(first) > ROWS_SHOWN else len(first)
+    for number, row in enumerate([*first[:cut], *first[max(cut, len(first) - cut) :]]):
+        if number == cut:
+            table.add_row(f"… {len(first) - ROWS_SHOWN} more")
+        cells = [row["name"], "█" * round(_BAR * row[share] / largest)]
+        for named in by_name:
+            found = named.get(row["name"])
+            if found is None:
+                cells += ["–", "–"]
+            elif task == "pose":
+                cells += [f"{found[share]:.1%}", f"{found[other]:.1%}"]
+            else:
+                cells += [f"{found[share]:.2%}", str(found[other])]
+        table.add_row(*cells)
+    return table

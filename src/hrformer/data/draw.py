@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -18,20 +17,15 @@ SMALLEST_DRAWING = 480
 LEFT, RIGHT, MIDDLE = (255, 140, 0), (0, 170, 255), (90, 220, 90)
 """RGB of the person's left side, right side, and what joins or has neither."""
 
+_SHADE = (25, 25, 25)
+"""RGB around limbs and joints, so that they stand out from light pictures too."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SHIFT = 4
+"""Coordinates are drawn to a sixteenth of a pixel."""
+
 Pixels = NDArray[np.uint8]
-
-
-def _supervision() -> Any:
-    """The package that draws; networks, kernels and training do without it.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        import supervision
-    except ImportError as error:
-        raise ImportError("drawing results needs supervision: pip install supervision") from error
-    return supervision
+Color = tuple[int, int, int]
 
 
 def draw_keypoints(
@@ -67,34 +61,22 @@ def draw_keypoints(
     # Half a pixel each way: coordinate 0 is the middle of the first pixel.
     points = keypoints[shown]
     points[..., :2] = (points[..., :2] + 0.5) * factor - 0.5
-    scene = _skeletons(scene, points, names, skeleton, joint_threshold)
-    corners = boxes[shown].astype(np.float32) * factor
-    corners[:, 2:] += corners[:, :2]
-    return _labels(scene, corners, [f"{scores[i]:.2f}" for i in shown], [(40, 40, 40)] * len(shown), "top")
+    _draw_people(scene, points, names, skeleton, joint_threshold)
+    labels = [(f"{scores[i]:.2f}", (40, 40, 40)) for i in shown]
+    return _labels(scene, boxes[shown, :2] * factor, labels, centred=False)
 
 
 def draw_joints(
     pixels: Pixels,
     keypoints: NDArray[np.floating],
     *,
-    names: Sequence[str] = (),
     skeleton: Skeleton | None = None,
     joint_threshold: float = 0.2,
 ) -> Pixels:
-    """Draw people as :func:`draw_keypoints` does, but without captions and without enlarging the picture.
-
-    Args:
-        pixels: the picture.
-        keypoints: (N, K, 3), x and y in picture pixels, score.
-        names: K names, used to tell left from right.
-        skeleton: which joints to connect; None draws the joints alone.
-        joint_threshold: joints scored at or below this are left out.
-
-    Returns:
-        A new picture.
-    """
-    scene = _skeletons(np.ascontiguousarray(pixels[:, :, ::-1]), keypoints, names, skeleton, joint_threshold)
-    return np.ascontiguousarray(scene[:, :, ::-1])
+    """Draw people as :func:`draw_keypoints` does, in a new picture, without captions and without enlarging it."""
+    scene = np.array(pixels, np.uint8)
+    _draw_people(scene, keypoints, (), skeleton, joint_threshold)
+    return scene
 
 
 def draw_segmentation(
@@ -102,7 +84,7 @@ def draw_segmentation(
     mask: NDArray[np.integer],
     *,
     class_names: Sequence[str] = (),
-    palette: Sequence[tuple[int, int, int]] = (),
+    palette: Sequence[Color] = (),
     opacity: float = 0.5,
     smallest_share: float = 0.005,
 ) -> Pixels:
@@ -122,8 +104,7 @@ def draw_segmentation(
     scene, factor = _canvas(pixels)
     counts = np.bincount(mask.ravel())
     colors = [color_of(class_id, palette) for class_id in range(len(counts))]
-    # One look-up for all classes: a mask per class, as supervision's annotator wants, is slow on large pictures.
-    layer = np.array(colors, dtype=np.uint8)[mask, ::-1]
+    layer = np.array(colors, dtype=np.uint8)[mask]
     layer = np.asarray(cv2.resize(layer, (scene.shape[1], scene.shape[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
     scene = np.asarray(cv2.addWeighted(layer, opacity, scene, 1 - opacity, 0), np.uint8)
     # Places for captions need no more than screen resolution.
@@ -132,9 +113,9 @@ def draw_segmentation(
         k: mask[::step, ::step] == k for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist()
     }
     named = [k for k, region in regions.items() if region.any()]
-    spots = np.array([_middle_of_largest_region(regions[k]) for k in named], np.float32).reshape(-1, 2) * step * factor
-    texts = [class_names[k] if k < len(class_names) else str(k) for k in named]
-    return _labels(scene, np.concatenate([spots, spots], axis=1), texts, [colors[k] for k in named], "centre")
+    spots = np.array([_middle_of_largest_region(regions[k]) for k in named]).reshape(-1, 2) * step * factor
+    labels = [(class_names[k] if k < len(class_names) else str(k), colors[k]) for k in named]
+    return _labels(scene, spots, labels, centred=True)
 
 
 def draw_classification(pixels: Pixels, labels: Sequence[str], probabilities: Sequence[float]) -> Pixels:
@@ -148,7 +129,7 @@ def draw_classification(pixels: Pixels, labels: Sequence[str], probabilities: Se
     return _caption(scene, *lines)
 
 
-def color_of(class_id: int, palette: Sequence[tuple[int, int, int]] = ()) -> tuple[int, int, int]:
+def color_of(class_id: int, palette: Sequence[Color] = ()) -> Color:
     """RGB of a class: from the palette, else hues a golden-ratio turn apart, so that neighbours differ."""
     if class_id < len(palette):
         red, green, blue = palette[class_id]
@@ -159,67 +140,56 @@ def color_of(class_id: int, palette: Sequence[tuple[int, int, int]] = ()) -> tup
 
 
 def _canvas(pixels: Pixels) -> tuple[Pixels, int]:
-    """BGR copy to draw on (supervision's colours come out right on BGR), enlarged by the factor also returned."""
+    """Copy to draw on, enlarged by the factor also returned."""
     height, width = pixels.shape[:2]
     factor = max(1, -(-SMALLEST_DRAWING // max(height, width)))
-    bgr = np.ascontiguousarray(pixels[:, :, ::-1])
-    if factor > 1:
-        bgr = np.asarray(cv2.resize(bgr, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC), np.uint8)
-    return bgr, factor
+    if factor == 1:
+        return np.array(pixels, np.uint8), 1
+    size = (width * factor, height * factor)
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), np.uint8), factor
 
 
-def _skeletons(
+def _draw_people(
     scene: Pixels,
     keypoints: NDArray[np.floating],
     names: Sequence[str],
     skeleton: Skeleton | None,
     joint_threshold: float,
-) -> Pixels:
-    """Draw the people (N, K, 3) on a BGR picture."""
-    sv = _supervision()
-    points = keypoints[..., :2].astype(np.float32)
-    # supervision leaves out joints at exactly (0, 0), in all its versions.
-    points[keypoints[..., 2] <= joint_threshold] = 0
-    people = sv.KeyPoints(xy=points)
-    thickness = _line_thickness(scene)
-    for color, edges, joints in _sides(names or (skeleton.keypoints if skeleton else ()), skeleton, points.shape[1]):
-        if edges:
-            scene = sv.EdgeAnnotator(color=sv.Color(*color), thickness=thickness, edges=edges).annotate(scene, people)
-        if joints:
-            dots = sv.KeyPoints(xy=np.ascontiguousarray(points[:, joints]))
-            scene = sv.VertexAnnotator(color=sv.Color(*color), radius=thickness + 2).annotate(scene, dots)
-    return scene
+) -> None:
+    """Draw limbs, then joints, of people (N, K, 3): each first wider and dark."""
+    width = max(2, round(max(scene.shape[:2]) / 320))
+    rim, radius = max(1, round(width / 3)), round(1.5 * width)
+    colors = _colors_of_joints(names or (skeleton.keypoints if skeleton else ()), keypoints.shape[1])
+    shown = (keypoints[..., 2] > joint_threshold) & np.isfinite(keypoints[..., :2]).all(axis=-1)
+    # Far outside is as good as very far outside, which would be too much for 32 bits.
+    places = np.round(np.clip(np.where(shown[..., None], keypoints[..., :2], 0), -1e5, 1e5) * 2**_SHIFT).astype(int)
+    for person, there in zip(places.tolist(), shown, strict=True):
+        edges = [(a, b) for a, b in (skeleton.edges if skeleton else ()) if there[a] and there[b]]
+        for a, b in edges:
+            cv2.line(scene, person[a], person[b], _SHADE, width + 2 * rim, cv2.LINE_AA, _SHIFT)
+        for a, b in edges:
+            # An edge from a limb to the neck or nose belongs to the limb; one from left to right to neither.
+            sides = {colors[a], colors[b]} - {MIDDLE}
+            color = sides.pop() if len(sides) == 1 else MIDDLE
+            cv2.line(scene, person[a], person[b], color, width, cv2.LINE_AA, _SHIFT)
+    for person, there in zip(places.tolist(), shown, strict=True):
+        for joint in np.flatnonzero(there):
+            for color, size in ((_SHADE, radius + rim), (colors[joint], radius)):
+                cv2.circle(scene, person[joint], size << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
 
 
-def _line_thickness(scene: Pixels) -> int:
-    return max(2, round(max(scene.shape[:2]) / 320))
+def _colors_of_joints(names: Sequence[str], count: int) -> list[Color]:
+    """Of the side that each joint's name tells."""
+    colors = [
+        LEFT if "left" in name.lower() else RIGHT if "right" in name.lower() else MIDDLE for name in names[:count]
+    ]
+    return colors + [MIDDLE] * (count - len(colors))
 
 
 def _text_scale(scene: Pixels) -> tuple[float, int]:
     """OpenCV font scale and stroke: text about 1/45 of the longer side high."""
     scale = max(0.45, max(scene.shape[:2]) / 1300)
     return scale, max(1, round(scale * 1.6))
-
-
-def _sides(
-    names: Sequence[str], skeleton: Skeleton | None, count: int
-) -> list[tuple[tuple[int, int, int], list[tuple[int, int]], list[int]]]:
-    """Colour, edges (1-based, supervision's convention) and joints (0-based) of the middle, left and right side."""
-    sides = {"middle": MIDDLE, "left": LEFT, "right": RIGHT}
-    side_of = ["middle"] * count
-    for joint, name in enumerate(names[:count]):
-        side_of[joint] = next((side for side in ("left", "right") if side in name.lower()), "middle")
-    edges: dict[str, list[tuple[int, int]]] = {side: [] for side in sides}
-    for a, b in skeleton.edges if skeleton else ():
-        both = {side_of[a], side_of[b]}
-        # An edge from a limb to the neck or nose belongs to the limb; one from left to right to neither.
-        edges["middle" if both >= {"left", "right"} else max(both, key=("middle", "left", "right").index)].append(
-            (a + 1, b + 1)
-        )
-    return [
-        (color, edges[side], [joint for joint in range(count) if side_of[joint] == side])
-        for side, color in sides.items()
-    ]
 
 
 def _middle_of_largest_region(mask: NDArray[np.bool_]) -> tuple[int, int]:
@@ -233,45 +203,59 @@ def _middle_of_largest_region(mask: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _labels(
-    scene: Pixels,
-    corners: NDArray[np.float32],
-    texts: Sequence[str],
-    colors: Sequence[tuple[int, int, int]],
-    place: str,
+    scene: Pixels, places: NDArray[np.floating], labels: Iterable[tuple[str, Color]], *, centred: bool
 ) -> Pixels:
-    """Write ``texts`` at the boxes ``corners`` (N, 4: x1, y1, x2, y2) on coloured grounds; returns RGB."""
-    if texts:
-        sv = _supervision()
-        scale, stroke = _text_scale(scene)
-        annotator = sv.LabelAnnotator(
-            color=sv.ColorPalette([sv.Color(*c) for c in colors]),
-            text_color=sv.ColorPalette([sv.Color(*_readable_on(c)) for c in colors]),
-            text_scale=scale,
-            text_thickness=stroke,
-            text_padding=max(2, round(5 * scale)),
-            text_position=sv.Position.TOP_LEFT if place == "top" else sv.Position.CENTER,
-            smart_position=len(texts) > 1 or place == "top",
-        )
-        detections = sv.Detections(xyxy=corners, class_id=np.arange(len(texts)))
-        scene = annotator.annotate(scene, detections, labels=list(texts))
-    return np.ascontiguousarray(scene[:, :, ::-1])
+    """Write texts on grounds of their colours, clear of each other and inside the picture as far as there is room.
+
+    Args:
+        scene: written to, and returned.
+        places: (N, 2) x and y of the middle, or of the lower left corner.
+        labels: text and colour of each.
+        centred: which of the two ``places`` are.
+    """
+    scale, stroke = _text_scale(scene)
+    pad = max(2, round(5 * scale))
+    taken: list[tuple[int, int, int, int]] = []
+    for (x, y), (text, color) in zip(places.tolist(), labels, strict=True):
+        (length, ascent), descent = cv2.getTextSize(text, _FONT, scale, stroke)
+        width, height = length + 2 * pad, ascent + descent // 2 + 2 * pad
+        left, top = (x - width / 2, y - height / 2) if centred else (x, y - height)
+        left = round(max(min(left, scene.shape[1] - width), 0))
+        columns = [(low, high) for start, end, low, high in taken if start < left + width and left < end]
+        top = _free_top(round(max(min(top, scene.shape[0] - height), 0)), height, columns, scene.shape[0])
+        taken.append((left, left + width, top, top + height))
+        cv2.rectangle(scene, (left, top), (left + width - 1, top + height - 1), color, -1)
+        ink = (0, 0, 0) if _is_light(color) else (255, 255, 255)
+        cv2.putText(scene, text, (left + pad, top + pad + ascent), _FONT, scale, ink, stroke, cv2.LINE_AA)
+    return scene
 
 
-def _readable_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black on light grounds, white on dark ones (Rec. 601 luma)."""
+def _free_top(wanted: int, height: int, taken: Sequence[tuple[int, int]], room: int) -> int:
+    """Upper edge nearest to the wanted one where ``height`` rows of ``room`` are not ``taken`` (first, end)."""
+    edges = [wanted, *(end for _, end in taken), *(first - height for first, _ in taken)]
+    free = [
+        top
+        for top in edges
+        if 0 <= top <= room - height and all(top + height <= first or end <= top for first, end in taken)
+    ]
+    return min(free, key=lambda top: abs(top - wanted), default=wanted)
+
+
+def _is_light(color: Color) -> bool:
+    """Whether black is readable on it (Rec. 601 luma)."""
     red, green, blue = color
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 140
 
 
 def _caption(scene: Pixels, *lines: str) -> Pixels:
-    """Write lines on a darkened ground in the top left corner; returns RGB."""
+    """Write lines on a darkened ground in the top left corner of ``scene``, which is returned."""
     scale, stroke = _text_scale(scene)
-    font, pad = cv2.FONT_HERSHEY_SIMPLEX, round(12 * scale) + 2
-    sizes = [cv2.getTextSize(line, font, scale, stroke)[0] for line in lines]
+    pad = round(12 * scale) + 2
+    sizes = [cv2.getTextSize(line, _FONT, scale, stroke)[0] for line in lines]
     step = round(max(height for _, height in sizes) * 1.7)
     right = min(scene.shape[1], max(width for width, _ in sizes) + 2 * pad)
     bottom = min(scene.shape[0], step * len(lines) + pad)
     scene[:bottom, :right] = (scene[:bottom, :right] * 0.35).astype(np.uint8)
     for row, line in enumerate(lines):
-        cv2.putText(scene, line, (pad, step * (row + 1)), font, scale, (255, 255, 255), stroke, cv2.LINE_AA)
-    return np.ascontiguousarray(scene[:, :, ::-1])
+        cv2.putText(scene, line, (pad, step * (row + 1)), _FONT, scale, (255, 255, 255), stroke, cv2.LINE_AA)
+    return scene

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.wording import counted
+from hrformer.wording import counted, listed
 
 NAMED = 2000
 """Up to so many files each is remembered; of larger sets all names together, and so many files spread over them."""
 
 _END = 1 << 16
-_SHOWN = 3
 
 Fingerprint = dict[str, Any]
 """JSON types: "count" of the files, "names" (digest of all), "labels" (digest), "files" (digest by name)."""
@@ -61,7 +60,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collecti
         "removed": sorted({*gone, *(old.keys() - new.keys() if all_named else ())}),
         "changed": [name for name in other if name not in gone and name not in ignored],
     }
-    texts = [f"{counted(len(names), 'file')} {how} ({_few(names)})" for how, names in groups.items() if names]
+    texts = [f"{counted(len(names), 'file')} {how} ({listed(names, 3)})" for how, names in groups.items() if names]
     if not all_named and before["names"] != now["names"]:
         texts.append(f"files added, removed or renamed ({before['count']} before, {now['count']} now)")
     if before["labels"] != now["labels"]:
@@ -122,7 +121,3 @@ def _digest(parts: Iterable[bytes]) -> str:
         whole.update(part)
         whole.update(b"\0")
     return whole.hexdigest()
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -6,21 +6,18 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL import TiffImagePlugin as tiff
 
-from hrformer.data.images import ImageError, unknown_format
+from hrformer.data.images import DAMAGE, ImageError, unknown_format
 from hrformer.geometry.orientation import UPRIGHT, upright_size
-
-_ORIENTATION = 0x0112
-_WIDTH, _LENGTH = 256, 257
-"""Tags of TIFF 6.0, section 8."""
 
 _TAIL = 4096
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 """What stands near the end of whole files."""
 
-_TIFF_PIECES = ((273, 279), (324, 325))
-"""Tags of where strips and tiles begin and how long they are (TIFF 6.0, sections 3 and 15)."""
+_TIFF_PIECES = ((tiff.STRIPOFFSETS, tiff.STRIPBYTECOUNTS), (tiff.TILEOFFSETS, tiff.TILEBYTECOUNTS))
+"""Where strips and tiles begin and how long they are (TIFF 6.0, sections 3 and 15)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +49,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     name = os.fspath(path)
     try:
         with open(path, "rb") as file, Image.open(file) as image:
-            orientation = image.getexif().get(_ORIENTATION, UPRIGHT)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
             length = file.seek(0, os.SEEK_END)
             file.seek(max(length - _TAIL, 0))
             tail, end = file.read(), _ENDS.get(image.format or "", b"")
@@ -61,7 +58,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             # Pillow gives the upright size of TIFF files alone.
             tags = getattr(image, "tag_v2", {})
             return Header(
-                stored=(int(tags[_WIDTH]), int(tags[_LENGTH])) if tags else image.size,
+                stored=(int(tags[tiff.IMAGEWIDTH]), int(tags[tiff.IMAGELENGTH])) if tags else image.size,
                 orientation=orientation if orientation in range(1, 9) else UPRIGHT,
                 cut_short=not ends or length < _announced(image, file),
             )
@@ -69,7 +66,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise ImageError(unknown_format(name)) from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -17,7 +17,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from PIL import TiffImagePlugin as tiff
+
+from hrformer.geometry.orientation import UPRIGHT, upright_pixels
+from hrformer.wording import listed
 
 URL_TIMEOUT = 30.0
 """Seconds without an answer after which a download is given up."""
@@ -29,22 +33,11 @@ UNREAD = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .psd .svg".split()
 """Endings of pictures that are not read here; told where a folder holds some, such as what phones write."""
 
 _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
-_TIFF_BITS, _TIFF_MEANING = 258, 262
-"""Tags of bits per sample and of what the values mean, 0 for white at 0 (TIFF 6.0, section 8)."""
 
-_ORIENTATION = 0x0112
-_TURN_BACK = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-"""EXIF orientation -> what makes the stored picture of the upright one."""
+_INVERSE = {6: 8, 8: 6}
+"""EXIF orientation -> the one that undoes it; all others undo themselves."""
 
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 """What Pillow raises on pictures it cannot read or convert."""
 
 _MOST_BYTES = 2**31 - 1
@@ -100,8 +93,7 @@ def unread_text(files: Sequence[str]) -> str:
     if not files:
         return ""
     kinds = sorted({os.path.splitext(name)[1][1:].upper() for name in files})
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{files[0]}{more}: {' and '.join(kinds)} is not read here; save such pictures as JPEG"
+    return f"{listed(files, 1)}: {' and '.join(kinds)} is not read here; save such pictures as JPEG"
 
 
 def unknown_format(name: str) -> str:
@@ -161,7 +153,7 @@ def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     if isinstance(source, Image.Image):
         try:
             return _from_pil(source, upright)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise ImageError(f"PIL image: {error}") from error
     if isinstance(source, bytes):
         return _decode(source, "bytes", upright)
@@ -210,7 +202,7 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
         if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
             return found
         raise ImageError(unknown_format(name)) from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise ImageError(f"{name}: {error}") from error
 
 
@@ -263,32 +255,34 @@ def _download(url: str) -> bytes:
 
 def _from_pil(image: Image.Image, upright: bool) -> LoadedImage:
     # Pillow turns TIFF files while it loads them, and others only when asked.
-    turned = image.getexif().get(_ORIENTATION) if image.format == "TIFF" else None
+    turned = UPRIGHT if upright or image.format != "TIFF" else image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     plain = _as_tags_say(image)
-    if upright:
-        plain = ImageOps.exif_transpose(plain)
-    elif turned in _TURN_BACK:
-        plain.load()
-        plain = plain.transpose(_TURN_BACK[turned])
-    if plain.mode == "I":
-        values = np.asarray(plain)
+    values = _values(ImageOps.exif_transpose(plain) if upright else plain)
+    return _from_array(upright_pixels(values, _INVERSE.get(turned, turned)) if turned in range(2, 9) else values)
+
+
+def _values(image: Image.Image) -> NDArray[np.generic]:
+    """A picture of any mode as :func:`_from_array` takes it."""
+    if image.mode == "I":
+        values = np.asarray(image)
         if values.size and not 0 <= values.min() <= values.max() <= 65535:
             raise ImageError(
                 f"integer pictures must lie in 0 to 65535, got {values.min()} to {values.max()}; scale the values to "
                 "that, or save them with 8 bits"
             )
-        return _from_array(values.astype(np.uint16))
-    if plain.mode == "F" or plain.mode.startswith("I;16"):
-        return _from_array(np.asarray(plain))
-    if plain.mode in ("RGBa", "La"):
-        plain = plain.convert(plain.mode.upper())
-    return _from_array(np.asarray(plain.convert("RGBA" if plain.has_transparency_data else "RGB")))
+        return values.astype(np.uint16)
+    if image.mode == "F" or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    if image.mode in ("RGBa", "La"):
+        image = image.convert(image.mode.upper())
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
 def _as_tags_say(image: Image.Image) -> Image.Image:
     """A deep grey TIFF in 16 bits whose 0 is black, which Pillow leaves to its readers; others as they are."""
     tags = getattr(image, "tag_v2", {})
-    bits, inverted = tags.get(_TIFF_BITS, (16,))[0], tags.get(_TIFF_MEANING) == 0
+    # White at 0 is TIFF 6.0, section 8.
+    bits, inverted = tags.get(tiff.BITSPERSAMPLE, (16,))[0], tags.get(tiff.PHOTOMETRIC_INTERPRETATION) == 0
     if not image.mode.startswith("I;16") or (bits == 16 and not inverted):
         return image
     values = np.asarray(image).astype(np.uint16) << (16 - bits)

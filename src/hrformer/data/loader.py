@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.sets import DataError, ImageSet
@@ -187,19 +187,8 @@ def _stacked(values: list[Any]) -> Any:
         plain = [value.as_subclass(torch.Tensor) for value in values]
         if any(value.shape != first.shape for value in plain):
             return [value.contiguous() for value in plain]
-        if torch.utils.data.get_worker_info() is None:
-            return torch.stack(plain)
-        # Written once, straight into the memory that the main process will read.
-        shape = (len(plain), *first.shape)
-        storage = (
-            plain[0]
-            .untyped_storage()
-            ._new_shared(  # torch's own collate does the same
-                int(np.prod(shape)) * first.element_size(), device=first.device
-            )
-        )
-        out = torch.empty(0, dtype=first.dtype).set_(storage, 0, shape, torch.empty(shape, device="meta").stride())
-        return torch.stack(plain, out=out)
+        # In a worker torch writes once, straight into the memory that the main process will read.
+        return default_collate(plain)
     if isinstance(first, int | float) and not isinstance(first, bool):
         return torch.tensor(values)
     return values

@@ -15,14 +15,9 @@ from torch import Tensor
 from hrformer.geometry.affine import crop_batch, crop_matrix
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.input_spec import InputSpec
-from hrformer.geometry.tiles import ELONGATED, short_side_size
+from hrformer.geometry.tiles import ELONGATED
 
 _OPENCV_FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-_PILLOW_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 
 
 def crop_people(
@@ -108,26 +103,12 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
         new_height, new_width = max(int(target_width * height / width), spec.size[0]), target_width
     top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
     bottom, right = top + spec.size[0], left + spec.size[1]
-    picture, filter_ = Image.fromarray(pixels), _PILLOW_FILTERS[spec.interpolation]
+    picture, filter_ = Image.fromarray(pixels), Image.Resampling[spec.interpolation.upper()]
     if max(height, width) <= ELONGATED * min(height, width):
         return np.asarray(picture.resize((new_width, new_height), filter_))[top:bottom, left:right]
     # The whole would take up to a gigabyte; the part alone is rounded otherwise by at most 1 of 255.
     x, y = width / new_width, height / new_height
     return np.asarray(picture.resize(spec.size[::-1], filter_, box=(left * x, top * y, right * x, bottom * y)))
-
-
-def resize_short_side(pixels: NDArray[np.uint8], short_side: int, interpolation: str) -> NDArray[np.uint8]:
-    """Resize by OpenCV so that the short side is ``short_side``, keeping the aspect ratio (segmentation's protocol).
-
-    Args:
-        pixels: (H, W, 3) picture.
-        short_side: length of the short side afterwards, pixels.
-        interpolation: "nearest", "bilinear" or "bicubic".
-
-    Returns:
-        (H', W', 3) uint8.
-    """
-    return resize(pixels, short_side_size((pixels.shape[1], pixels.shape[0]), short_side), interpolation)
 
 
 def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:

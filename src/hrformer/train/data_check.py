@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
-from hrformer.data.inspection.files import read_headers
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, Severity
-from hrformer.data.loader import REPLACE, default_workers
+from hrformer.data.loader import default_workers
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
@@ -27,7 +26,9 @@ DECODED_PIXELS = 1_000_000_000
 """Pixels of each part that are decoded: about ten seconds on two cores."""
 
 _LEAST = 100
-_SHOWN = 5
+
+_UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
+_LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
 
 Progress = Callable[[str, int, int], object]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -68,12 +69,10 @@ def check_data(
     parts, findings, broken = [], [], {}
     for split, source in sets.items():
         part = part_of(config, source, split)
-        unreadable = _look_through(part, everything=skip, progress=progress)
+        _look_through(part, everything=skip, progress=progress)
         parts.append(part)
-        broken[split] = unreadable if skip else {}
+        broken[split] = part.unreadable() if skip else {}
         findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
-        if unreadable and not skip:
-            findings += _missed(unreadable, part)
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
     # One remark is shown: what comes of leaving files out before all others.
     findings.sort(key=lambda one: one.kind != "lost-class")
@@ -98,7 +97,7 @@ def findings_of(config: AnyRun, part: Part) -> list[Finding]:
     found = list(part.findings())
     if not config.data.skip_broken:
         return found
-    nothing = len(part.unreadable) == len(part.first_items)
+    nothing = len(part.unreadable()) == len(part.first_items)
     fix = "put good files in their place: nothing else is left of this part" if nothing else _LEFT_OUT
     severity: Severity = "error" if nothing else "warning"
     return [replace(one, severity=severity, fix=fix) if one.kind in _UNREADABLE else one for one in found]
@@ -173,9 +172,10 @@ def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | 
     """
     if not config.data.skip_broken:
         return source
-    broken = _look_through(part_of(config, source, split), everything=True, progress=progress)
-    tell_left_out(split, broken)
-    return without(source, broken)
+    part = part_of(config, source, split)
+    _look_through(part, everything=True, progress=progress)
+    tell_left_out(split, part.unreadable())
+    return without(source, part.unreadable())
 
 
 def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
@@ -184,38 +184,19 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
         _log.warning("%s: left out %s: %s", split, file, reason)
 
 
-_UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
-_LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
-
-
-def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> dict[int, tuple[str, str]]:
-    """Headers of all, and as many pictures decoded as the time allows; (file, reason) of what cannot be read."""
+def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> None:
+    """Read the headers of all, and decode as many pictures as the time allows."""
     threads, name = default_workers() + 1, f"checking {part.split}"
 
     def tell(done: int, total: int) -> None:
         if progress is not None:
             progress(name, done, total)
 
-    headers = read_headers(part.source, part.first_items, threads=threads, progress=tell)
-    count = len(part.first_items)
-    fits = count if not headers.pixels else max(DECODED_PIXELS * count // headers.pixels, _LEAST)
-    part.look_through(limit=None if everything else min(fits, count), threads=threads, progress=tell)
-    return headers.broken | part.unreadable
-
-
-def _missed(unreadable: Mapping[int, tuple[str, str]], part: Part) -> Iterator[Finding]:
-    """Broken files that were not among those decoded."""
-    files = [(file, reason) for number, (file, reason) in unreadable.items() if number not in part.unreadable]
-    if files:
-        yield Finding(
-            severity="error",
-            kind="broken-file",
-            split=part.split,
-            what=f"{counted(len(files), 'file')} cannot be read: {files[0][1]}",
-            fix=REPLACE,
-            where=tuple(file for file, _ in files[:_SHOWN]),
-            count=len(files),
-        )
+    part.read_headers(threads=threads, progress=tell)
+    limit = None
+    if part.pixels and not everything:
+        limit = max(DECODED_PIXELS * len(part.first_items) // part.pixels, _LEAST)
+    part.look_through(limit=limit, threads=threads, progress=tell)
 
 
 def _sentence(finding: Finding) -> str:

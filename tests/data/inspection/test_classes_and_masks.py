@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,16 +51,17 @@ def classes(tmp_path: Path) -> Callable[..., Part]:
 def masks(tmp_path: Path) -> Callable[..., Part]:
     """Writes masks with pictures beside them, and opens them; three classes."""
 
-    def write(*arrays: np.ndarray, split: Split = "train", crop: tuple[int, int] = (8, 8), **options) -> Part:
-        (tmp_path / "classes.txt").write_text("0 sky\n1 road\n2 car\n")
+    def write(
+        *arrays: np.ndarray, split: Split = "train", names: str = "0 sky,1 road,2 car", ignore: Any = (), **options: Any
+    ) -> Part:
+        (tmp_path / "classes.txt").write_text(names.replace(",", "\n"))
         for number, array in enumerate(arrays):
             for kind, pixels in (("images", picture()), ("labels", array)):
                 folder = tmp_path / kind / split
                 folder.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(folder / f"{number}.png"), pixels)
-        return Part(
-            open_segmentation(SegmentationSource(root=tmp_path, test="test"), split), split, crop=crop, **options
-        )
+        source = open_segmentation(SegmentationSource(root=tmp_path, test="test", ignore=ignore), split)
+        return Part(source, split, **{"crop": (8, 8)} | options)
 
     return write
 
@@ -212,37 +214,33 @@ def test_masks_that_cannot_be_used(masks: Callable[..., Part], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("rows", "fix"),
+    ("rows", "options", "fix"),
     [
-        ([(1, 2, 3, 1, 2, 3, 1, 255), (1, 1, 1, 2, 2, 2, 2, 2)], "labels count from 1: 0 is in no mask, and 3 has no"),
-        ([(1, 2, 3, 1, 2, 3, 1, 255), (0, 1, 1, 2, 2, 2, 2, 2)], "one id more than the 3 classes"),
-        ([(0, 128, 255, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0)], "0, 128, 255 look like grey levels, not ids"),
-        ([(0, 64, 191, 0, 0, 0, 0, 0)], "0, 64, 191 look like grey levels, not ids"),
-        ([(0, 38, 75, 0, 0, 0, 0, 0)], "0, 38, 75 look like grey levels, not ids"),
+        ([(1, 2, 3, 1, 2, 3, 1, 255), (1, 1, 1, 2, 2, 2, 2, 2)], {}, "labels count from 1: 0 is in no mask, and 3 has"),
+        ([(1, 2, 3, 1, 2, 3, 1, 255), (0, 1, 1, 2, 2, 2, 2, 2)], {}, "one id more than the 3 classes"),
+        ([(0, 128, 255, 0, 0, 0, 0, 0), (0, 0, 0, 0, 0, 0, 0, 0)], {}, "0, 128, 255 look like grey levels, not ids"),
+        ([(0, 64, 191, 0, 0, 0, 0, 0)], {}, "0, 64, 191 look like grey levels, not ids"),
+        ([(0, 38, 75, 0, 0, 0, 0, 0)], {}, "0, 38, 75 look like grey levels, not ids"),
         # Forgotten lines and numbers of objects are not taken for anything else.
-        ([(0, 1, 3, 4, 0, 0, 0, 0)], "name all classes in data.classes"),
-        ([(0, 7, 21, 33, 0, 0, 0, 0)], "name all classes in data.classes"),
+        ([(0, 1, 3, 4, 0, 0, 0, 0)], {}, "name all classes in data.classes"),
+        ([(0, 7, 21, 33, 0, 0, 0, 0)], {}, "name all classes in data.classes"),
+        (
+            [(0, 1, 2, 3, 0, 0, 0, 0), (0, 1, 2, 2, 0, 0, 0, 0)],
+            {"names": "0 background,1 cell"},
+            "1..3 tell single objects of one class apart",
+        ),
+        ([(0, 1, 2, 255, 0, 0, 0, 0)], {"ignore": "none"}, "leave --data.ignore none out"),
+        ([(0, 1, 2, 0, 0, 0, 0, 0)], {"names": "1 road,2 car"}, "add `0 background`"),
     ],
 )
-def test_what_unknown_ids_are(masks: Callable[..., Part], rows: list[tuple[int, ...]], fix: str) -> None:
-    found = look(masks(*(mask(*ids) for ids in rows)))
+def test_what_unknown_ids_are(
+    masks: Callable[..., Part], rows: list[tuple[int, ...]], options: dict[str, Any], fix: str
+) -> None:
+    found = look(masks(*(mask(*ids) for ids in rows), **options))
     assert found["mask-ids"].severity == "error"
     assert fix in found["mask-ids"].fix
     # Shares of classes would be those of other classes.
     assert not {"one-class", "empty-class"} & set(found)
-
-
-def test_numbers_of_objects(masks: Callable[..., Part], tmp_path: Path) -> None:
-    masks(mask(0, 1, 2, 3, 0, 0, 0, 0), mask(0, 1, 2, 2, 0, 0, 0, 0))
-    (tmp_path / "classes.txt").write_text("0 background\n1 cell\n")
-    source = open_segmentation(SegmentationSource(root=tmp_path), "train")
-    assert "1..3 tell single objects of one class apart" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
-
-
-def test_255_that_is_no_class_and_not_void(masks: Callable[..., Part], tmp_path: Path) -> None:
-    masks(mask(0, 1, 2, 255, 0, 0, 0, 0))
-    source = open_segmentation(SegmentationSource(root=tmp_path, ignore="none"), "train")
-    assert "leave --data.ignore none out" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
 
 
 def test_absent_classes_may_be_shifted_or_void(masks: Callable[..., Part]) -> None:
@@ -258,11 +256,8 @@ def test_smoothed_masks(masks: Callable[..., Part]) -> None:
     assert "edges that were smoothed in resizing" in found["mask-ids"].fix
 
 
-def test_ids_that_begin_with_one_and_background(masks: Callable[..., Part], tmp_path: Path) -> None:
-    masks(mask(0, 1, 2, 0, 0, 0, 0, 0))
-    (tmp_path / "classes.txt").write_text("1 road\n2 car\n")
-    source = open_segmentation(SegmentationSource(root=tmp_path), "train")
-    assert "add `0 background`" in look(Part(source, "train", crop=(8, 8)))["mask-ids"].fix
+def test_the_reader_says_which_ids_it_does_not_know(masks: Callable[..., Part]) -> None:
+    source = masks(mask(0, 1, 2, 0, 0, 0, 0, 0), names="1 road,2 car").source
     with pytest.raises(UnknownIds, match=r"hold the id 0, .*add the line `0 background` to .*classes\.txt") as caught:
         source.mask(0)
     assert (caught.value.unknown, caught.value.found, caught.value.listed) == ((0,), (0, 1, 2), (1, 2))

@@ -25,7 +25,7 @@ def people(data_dir: Path) -> np.ndarray:
 
 
 def findings(skeleton: Skeleton, keypoints: np.ndarray, **changes) -> list[Finding]:
-    return list(flip_findings(replace(skeleton, **changes), keypoints, "train"))
+    return list(flip_findings(replace(skeleton, **changes), keypoints))
 
 
 @pytest.mark.parametrize("count", [800, 60, 10, 0])
@@ -53,12 +53,7 @@ def test_pairs_that_contradict_the_names(people: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "pairs",
-    [
-        ((0, 6), (5, 11), *RIGHT[1:3], *RIGHT[4:]),
-        ((0, 4), (1, 5), *RIGHT[2:]),
-        (*RIGHT, (12, 13)),
-        RIGHT[:5],
-    ],
+    [((0, 6), (5, 11), *RIGHT[1:3], *RIGHT[4:]), ((0, 4), (1, 5), *RIGHT[2:]), (*RIGHT, (12, 13)), RIGHT[:5]],
     ids=["ankles with wrists", "ankle with knee", "neck with head", "shoulders not paired"],
 )
 def test_wrong_pairs_are_seen_in_the_shapes(people: np.ndarray, pairs: tuple) -> None:
@@ -107,6 +102,6 @@ def test_many_joints_stay_affordable() -> None:
     )
     keypoints = np.concatenate([points, np.full((90, count, 1), 2.0)], axis=2)
     skeleton = Skeleton(name="body", keypoints=names, flip_pairs=pairs, edges=(), sigmas=(0.1,) * count)
-    (found,) = flip_findings(skeleton, keypoints, "train")
+    (found,) = flip_findings(skeleton, keypoints)
     assert (found.severity, found.kind) == ("warning", "flip-pair-shape")
     assert found.count > len(found.where) == 5

@@ -12,8 +12,7 @@ import torch
 
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.draw import LEFT, RIGHT
-from hrformer.data.inspection.contact_sheet import TILE, Section, Tile, contact_sheet, fitted
-from hrformer.data.inspection.samples import _FlaggedPose, choose, draw_samples
+from hrformer.data.inspection.samples import TILE, Tile, _with_flags, choose, contact_sheet, draw_samples, fitted
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
@@ -25,14 +24,12 @@ from hrformer.geometry.heatmaps import HeatmapCodec
 
 
 def tile(color: tuple[int, int, int], width: int = 40, height: int = 30, caption: str = "") -> Tile:
-    return Tile(pixels=np.full((height, width, 3), color, np.uint8), caption=caption)
+    return np.full((height, width, 3), color, np.uint8), caption
 
 
 def pose(data_dir: Path, **changes: Any) -> tuple[Any, TrainPose]:
     source = PoseSource(
-        root=data_dir / "coco_tiny",
-        train_annotations="annotations/person_keypoints.json",
-        train_images=("images",),
+        root=data_dir / "coco_tiny", train_annotations="annotations/person_keypoints.json", train_images=("images",)
     )
     people, settings = open_pose(source, "train"), PoseAugment(**changes)
     codec = HeatmapCodec(input_size=settings.size, sigma=settings.sigma)
@@ -46,7 +43,7 @@ def has(pixels: np.ndarray, color: tuple[int, int, int], tolerance: int = 0) -> 
 def test_tiles_lie_in_rows_and_columns() -> None:
     red, green, blue = (250, 0, 0), (0, 250, 0), (0, 0, 250)
     rows = ((tile(red, 60), tile(green)), (tile(blue),))
-    sheet = contact_sheet("title", [Section(heading="rows", rows=rows)])
+    sheet = contact_sheet("title", [("rows", rows)])
     corners = {color: np.argwhere((sheet == color).all(axis=2)) for color in (red, green, blue)}
     assert [len(places) for places in corners.values()] == [60 * 30, 40 * 30, 40 * 30]
     (top, left), (_, beside), (below, _) = (places.min(axis=0) for places in corners.values())
@@ -56,8 +53,8 @@ def test_tiles_lie_in_rows_and_columns() -> None:
 
 
 def test_captions_are_shortened_to_their_column() -> None:
-    short = contact_sheet("t", [Section(heading="", rows=((tile((9, 9, 9), TILE, caption="a" * 10),),))])
-    long = contact_sheet("t", [Section(heading="", rows=((tile((9, 9, 9), TILE, caption="a" * 400),),))])
+    short = contact_sheet("t", [("", [[tile((9, 9, 9), TILE, caption="a" * 10)]])])
+    long = contact_sheet("t", [("", [[tile((9, 9, 9), TILE, caption="a" * 400)]])])
     assert short.shape == long.shape
     # Nothing is written right of the column, however long the caption.
     assert (long[60:, TILE + 20 :] == 255).all()
@@ -65,7 +62,7 @@ def test_captions_are_shortened_to_their_column() -> None:
 
 
 def test_legend_is_broken_into_lines() -> None:
-    section = Section(heading="", rows=((tile((9, 9, 9)),),))
+    section = ("", [[tile((9, 9, 9))]])
     entries = [(f"a rather long name, number {number}", (200, number, 0)) for number in range(12)]
     sheet = contact_sheet("t", [section], entries)
     assert sheet.shape[0] > contact_sheet("t", [section], entries[:1]).shape[0] + 60
@@ -94,7 +91,7 @@ def test_classes(data_dir: Path) -> None:
     settings = ClassificationAugment(size=(32, 32), crop="padded")
     source = open_classification(ClassificationSource(root=data_dir / "cifar10"), "val")
     done: list[tuple[int, int]] = []
-    options: dict[str, Any] = {"samples": 6, "seed": 0, "split": "val"}
+    options: dict[str, Any] = {"samples": 6, "seed": 0}
     sheet, findings = draw_samples(
         source,
         TrainClassification(settings),
@@ -116,13 +113,13 @@ def test_classes(data_dir: Path) -> None:
 def test_samples_do_not_disturb_the_generators(data_dir: Path) -> None:
     source = open_classification(ClassificationSource(root=data_dir / "cifar10"), "val")
     before = np.random.get_state()[1].copy()
-    draw_samples(source, TrainClassification(ClassificationAugment(size=(32, 32))), "t", samples=1, seed=0, split="val")
+    draw_samples(source, TrainClassification(ClassificationAugment(size=(32, 32))), "t", samples=1, seed=0)
     assert np.array_equal(before, np.random.get_state()[1])
 
 
 def test_people(data_dir: Path) -> None:
     people, transform = pose(data_dir, flip=0.0, scale=0.0, rotation=0.0, half_body=0.0, shift=0.0)
-    sheet, findings = draw_samples(people, transform, "t", samples=2, seed=0, split="train")
+    sheet, findings = draw_samples(people, transform, "t", samples=2, seed=0)
     assert findings == []
     assert sheet is not None
     picture = sheet[100:]
@@ -136,9 +133,9 @@ def test_flags_follow_the_joints_into_the_mirror_image(data_dir: Path) -> None:
     people, transform = pose(data_dir, flip=1.0)
     item = people.item(0, people.pixels(0)) | {"index": 0, "epoch": 0}
     item["visible"] = torch.arange(17.0)
-    flags = _FlaggedPose(transform)(item)["visible"].tolist()
+    flags = _with_flags(transform)(item)["visible"].tolist()
     assert flags[:5] == [0, 2, 1, 4, 3]
-    assert _FlaggedPose(replace_flip(transform, 0.0))(item)["visible"].tolist() == list(range(17))
+    assert _with_flags(replace_flip(transform, 0.0))(item)["visible"].tolist() == list(range(17))
 
 
 def replace_flip(transform: TrainPose, flip: float) -> TrainPose:
@@ -149,7 +146,7 @@ def test_masks(data_dir: Path) -> None:
     source = open_segmentation(SegmentationSource(root=data_dir / "camvid"), "val")
     # Half the size: three quarters of each crop are void.
     settings = SegmentationAugment(size=(360, 480), scale=(0.5, 0.5), aspect=(1, 1), flip=0, brightness=0)
-    sheet, findings = draw_samples(source, TrainSegmentation(settings), "t", samples=1, seed=0, split="val")
+    sheet, findings = draw_samples(source, TrainSegmentation(settings), "t", samples=1, seed=0)
     assert findings == []
     assert sheet is not None
     augmented = sheet[-400:, TILE + 24 : 2 * TILE + 24]
@@ -166,7 +163,7 @@ def test_broken_samples_are_reported(data_dir: Path, tmp_path: Path) -> None:
         (folder / f"{number}.png").write_bytes(b"broken")
     source = open_classification(ClassificationSource(root=tmp_path), "train")
     sheet, findings = draw_samples(
-        source, TrainClassification(ClassificationAugment(size=(32, 32))), "t", samples=8, seed=0, split="train"
+        source, TrainClassification(ClassificationAugment(size=(32, 32))), "t", samples=8, seed=0
     )
     assert sheet is None
     (found,) = findings

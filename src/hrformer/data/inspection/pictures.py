@@ -1,104 +1,148 @@
-"""Checks that all tasks share: pictures that can be read, their sizes and colours, copies."""
+"""Checks of pictures, which all tasks share, and of their classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from hrformer.data.inspection.report import Check, Finding, Places, Reasons, spread
+from hrformer.data.inspection.report import Finding, finding, grouped, spread
 from hrformer.data.inspection.scan import Look
 from hrformer.data.loader import REPLACE
-from hrformer.data.sets import ImageSet
+from hrformer.data.sets import ClassificationSet, ImageSet
 from hrformer.geometry.tiles import short_side_size
 from hrformer.wording import counted
 
+IMBALANCE = 10
+"""The largest class may have so many times the pictures of the smallest before it is mentioned."""
 
-class PictureCheck(Check):
-    """Reads, sizes, colours, copies.
+
+def picture_findings(
+    source: ImageSet, looks: Sequence[Look], crop: tuple[int, int] | None = None, short_side: int | None = None
+) -> Iterator[Finding]:
+    """Unreadable, small and repeated pictures.
 
     Args:
         source: the set.
-        split: part of the set.
-        crop: (height, width) that training cuts out of pictures, where enlarging them is not intended; else None.
+        looks: at its pictures.
+        crop: (height, width) that training cuts out of pictures; None where enlarging them is intended.
         short_side: what training resizes the short side to before; None for no resizing.
     """
-
-    def __init__(
-        self, source: ImageSet, split: str, crop: tuple[int, int] | None = None, short_side: int | None = None
-    ) -> None:
-        self.source, self.split, self.crop, self.short_side = source, split, crop, short_side
-        self.first_with: dict[bytes, int] = {}
-        """Number of the first item with these pixels, by their digest."""
-        self._broken, self._small, self._copies = Reasons(), Places(), Places()
-        self._widths: list[float] = []
-        self._heights: list[float] = []
-        self._smallest = crop or (0, 0)
-        self._mean, self._square = np.zeros(3), np.zeros(3)
-
-    def add(self, look: Look) -> None:
-        """Take in one picture."""
-        if look.problem or look.mean is None or look.square is None:
-            self._broken.add(look.file, look.problem)
-            return
-        width, height = look.size
-        self._widths.append(width)
-        self._heights.append(height)
-        if self.short_side is not None:
-            width, height = short_side_size(look.size, self.short_side)
-        if self.crop is not None and (height < self.crop[0] or width < self.crop[1]):
-            self._small.add(f"{look.file} ({width} x {height})")
-            self._smallest = (min(self._smallest[0], height), min(self._smallest[1], width))
-        self._mean += look.mean
-        self._square += look.square
-        first = self.first_with.setdefault(look.digest, look.index)
-        if first != look.index:
-            self._copies.add(f"{look.file} = {self.source.file(first)}")
-
-    def findings(self) -> Iterator[Finding]:
-        """Unreadable, small and repeated pictures."""
-        for reason, places in self._broken:
-            what = f"{counted(places.count, 'picture')} cannot be read: {reason}"
-            yield places.finding("error", "unreadable-picture", self.split, what, REPLACE)
-        if self._small and self.crop is not None:
-            (height, width), seen = self.crop, len(self._widths)
+    for reason, files in grouped((look.file, look.problem) for look in looks if look.problem):
+        what = f"{counted(len(files), 'picture')} cannot be read: {reason}"
+        yield finding("error", "unreadable-picture", what, REPLACE, files)
+    good = [look for look in looks if not look.problem]
+    if crop is not None:
+        height, width = crop
+        sizes = [look.size if short_side is None else short_side_size(look.size, short_side) for look in good]
+        small = [(look.file, w, h) for look, (w, h) in zip(good, sizes, strict=True) if w < width or h < height]
+        if small:
             what = (
-                f"{self._small.count} of {counted(seen, 'picture')} smaller than the training crop of "
-                f"{width} x {height}"
+                f"{len(small)} of {counted(len(good), 'picture')} smaller than the training crop of {width} x {height}"
             )
-            smallest = " ".join(map(str, self._smallest))
-            fix = f"train on a smaller crop, --augment.size {smallest} fits all; or take larger pictures"
-            yield self._small.finding("warning", "small-picture", self.split, what, fix)
-        if self._copies:
-            what = f"{counted(self._copies.count, 'picture repeats', 'pictures repeat')} another one, pixel for pixel"
-            fix = "remove the copies: what is there twice counts twice"
-            yield self._copies.finding("warning", "copies", self.split, what, fix)
-
-    def statistics(self) -> dict[str, Any]:
-        """``width``, ``height`` (smallest, median, largest), ``mean`` and ``std`` of the channels in 0..1."""
-        if not self._widths:
-            return {}
-        mean = self._mean / len(self._widths)
-        std = np.sqrt(np.maximum(self._square / len(self._widths) - mean**2, 0))
-        return {
-            "width": spread(self._widths),
-            "height": spread(self._heights),
-            "mean": [round(float(value), 4) for value in mean],
-            "std": [round(float(value), 4) for value in std],
-        }
+            height, width = min(height, *(h for *_, h in small)), min(width, *(w for _, w, _ in small))
+            fix = f"train on a smaller crop, --augment.size {height} {width} fits all; or take larger pictures"
+            yield finding("warning", "small-picture", what, fix, [f"{file} ({w} x {h})" for file, w, h in small])
+    firsts = first_with_pixels(looks)
+    copies = [f"{look.file} = {source.file(firsts[look.digest])}" for look in good if firsts[look.digest] != look.index]
+    if copies:
+        what = f"{counted(len(copies), 'picture repeats', 'pictures repeat')} another one, pixel for pixel"
+        yield finding("warning", "copies", what, "remove the copies: what is there twice counts twice", copies)
 
 
-def shared_pictures(train: PictureCheck, other: PictureCheck) -> Iterator[Finding]:
-    """Pictures of another part that training sees too."""
-    shared = Places(
-        f"{other.source.file(index)} = {train.source.file(train.first_with[digest])}"
-        for digest, index in other.first_with.items()
-        if digest in train.first_with
-    )
-    if shared:
+def first_with_pixels(looks: Sequence[Look]) -> dict[bytes, int]:
+    """Number of the first item with these pixels, by their digest."""
+    firsts: dict[bytes, int] = {}
+    for look in looks:
+        if not look.problem:
+            firsts.setdefault(look.digest, look.index)
+    return firsts
+
+
+def picture_statistics(looks: Iterable[Look]) -> dict[str, Any]:
+    """``width``, ``height`` (smallest, median, largest), ``mean`` and ``std`` of the channels in 0..1."""
+    good = [look for look in looks if not look.problem]
+    if not good:
+        return {}
+    mean, square = (np.mean([getattr(look, name) for look in good], axis=0) for name in ("mean", "square"))
+    return {
+        "width": spread(look.size[0] for look in good),
+        "height": spread(look.size[1] for look in good),
+        "mean": [round(float(value), 4) for value in mean],
+        "std": [round(float(value), 4) for value in np.sqrt(np.maximum(square - mean**2, 0))],
+    }
+
+
+def class_findings(
+    source: ClassificationSet, split: str, looks: Sequence[Look], labels: Sequence[int]
+) -> Iterator[Finding]:
+    """Labels that are no class, classes without pictures, one class only, imbalance, contradictions.
+
+    ``labels`` are those of all items, also where only some of the pictures are looked at.
+    """
+    classes, train = source.classes, split == "train"
+    outside = [
+        f"{source.file(index)} (label {label})" for index, label in enumerate(labels) if not 0 <= label < len(classes)
+    ]
+    if outside:
+        what = f"{counted(len(outside), 'label is', 'labels are')} no class; ids must lie in 0..{len(classes) - 1}"
+        fix = "correct the labels: ids count from 0; or list the names of all classes in data.classes"
+        yield finding("error", "label-range", what, fix, outside)
+    counts, listed = _readable(looks, labels), set(labels)
+    present = {name: counts[number] for number, name in enumerate(classes) if counts[number]}
+    if len(present) == 1 and train:
+        what = f"all pictures have the class {next(iter(present))!r}: there is nothing to tell apart"
+        fix = "point data.root at the folder that holds one folder per class, not at a single class"
+        yield finding("error", "one-class", what, fix)
+    lost = [name for number, name in enumerate(classes) if number in listed and not counts[number]]
+    if lost:
+        what = f"{counted(len(lost), 'class has', 'classes have')} no picture that can be read ({lost[0]})"
+        fix = "put good files in their place; otherwise these classes are not learnt, or not scored"
+        yield finding("warning", "lost-class", what, fix, lost)
+    empty = [name for number, name in enumerate(classes) if number not in listed]
+    if empty and (len(present) > 1 or not train):
+        all_ = len(classes)
+        what = f"{counted(len(empty), f'class of {all_} has', f'classes of {all_} have')} no picture"
+        fix = "add pictures of these classes, or remove them from the list of classes and from all parts"
+        yield finding("warning", "empty-class", what, fix, empty)
+    if train and len(present) > 1 and max(present.values()) > IMBALANCE * min(present.values()):
+        by_count = sorted(present, key=lambda name: present[name])
+        common = by_count[-1]
+        rare = [name for name in by_count if IMBALANCE * present[name] < present[common]]
         what = (
-            f"{counted(shared.count, 'picture')} of {other.split} can be seen in {train.split} too, pixel for pixel, "
-            "which flatters the score"
+            f"classes differ in size more than {IMBALANCE} times: {common!r} has {present[common]} pictures, "
+            f"{rare[0]!r} has {present[rare[0]]}"
         )
-        yield shared.finding("warning", "shared-picture", other.split, what, "remove them from one of the two parts")
+        fix = "collect more pictures of the rare classes, and read the score of each class, not only the mean"
+        yield finding("warning", "imbalance", what, fix, rare)
+    if contradictions := list(_contradictions(source, looks, labels)):
+        what = f"{counted(len(contradictions), 'picture occurs', 'pictures occur')} again with another class"
+        yield finding("warning", "contradiction", what, "keep each picture in one class only", contradictions)
+
+
+def _readable(looks: Iterable[Look], labels: Sequence[int]) -> Counter[int]:
+    """Pictures of each label, less those that are known not to be readable."""
+    return Counter(labels) - Counter(labels[look.index] for look in looks if look.problem)
+
+
+def _contradictions(source: ClassificationSet, looks: Sequence[Look], labels: Sequence[int]) -> Iterator[str]:
+    names, firsts = dict(enumerate(source.classes)), first_with_pixels(looks)
+    for look in looks:
+        first = firsts.get(look.digest, look.index)
+        one, other = labels[first], labels[look.index]
+        if one != other:
+            yield f"{source.file(first)} ({names.get(one, one)}) = {look.file} ({names.get(other, other)})"
+
+
+def class_statistics(source: ClassificationSet, looks: Iterable[Look], labels: Sequence[int]) -> dict[str, Any]:
+    """``classes``: rows of ``name``, ``pictures`` and ``share``."""
+    counts = _readable(looks, labels)
+    total = max(sum(counts[number] for number in range(len(source.classes))), 1)
+    return {
+        "classes": [
+            {"name": name, "pictures": counts[number], "share": round(counts[number] / total, 6)}
+            for number, name in enumerate(source.classes)
+        ]
+    }

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from hrformer.data.inspection.scan import Look
 
 Severity = Literal["error", "warning"]
 
@@ -23,7 +20,7 @@ class Finding:
     Attributes:
         severity: an "error" stops the training or makes it learn nonsense; a "warning" is worth a look.
         kind: short name that stays the same between versions, such as "unreadable-picture".
-        split: part of the set it is about.
+        split: part of the set it is about; checks of a part leave it to the part.
         what: one sentence.
         fix: what to do about it; empty where ``what`` says so.
         where: the first few files, classes or joints concerned.
@@ -32,7 +29,7 @@ class Finding:
 
     severity: Severity
     kind: str
-    split: str
+    split: str = ""
     what: str
     fix: str
     where: tuple[str, ...] = ()
@@ -43,6 +40,39 @@ class Finding:
         """``where`` as text, with the number of those that are not named."""
         more = self.count - len(self.where)
         return ", ".join(self.where) + (f" and {more} more" if self.where and more > 0 else "")
+
+
+def finding(
+    severity: Severity, kind: str, what: str, fix: str, places: Sequence[str] = (), *, split: str = ""
+) -> Finding:
+    """A finding about these places, the first of which it names."""
+    where = tuple(places[:NAMED_PLACES])
+    return Finding(severity=severity, kind=kind, split=split, what=what, fix=fix, where=where, count=len(places))
+
+
+def grouped(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Sort files by what is wrong with them, whatever numbers and file names the messages contain.
+
+    Args:
+        reasons: (file, message).
+
+    Returns:
+        The first message of each group, and its files; the largest group first.
+    """
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for name, reason in reasons:
+        reason = reason.rstrip(".")
+        pattern = re.sub(r"\S*[\d/\\]\S*", "#", reason)
+        groups.setdefault(pattern, (reason, []))[1].append(name)
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Smallest, median and largest value; empty for no values."""
+    ordered = sorted(values)
+    if not ordered:
+        return {}
+    return {"smallest": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,82 +94,8 @@ class Report:
     @property
     def errors(self) -> int:
         """Number of findings that are errors."""
-        return sum(finding.severity == "error" for finding in self.findings)
+        return sum(one.severity == "error" for one in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self) | {"errors": self.errors, "warnings": len(self.findings) - self.errors}
-
-
-def sorted_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first; otherwise in the order given."""
-    return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))
-
-
-class Places:
-    """Counts places and keeps the first few."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self.first: list[str] = []
-        self.count = 0
-        for name in names:
-            self.add(name)
-
-    def __bool__(self) -> bool:
-        return self.count > 0
-
-    def add(self, name: str) -> None:
-        """Take note of one place."""
-        self.count += 1
-        if len(self.first) < NAMED_PLACES:
-            self.first.append(name)
-
-    def finding(self, severity: Severity, kind: str, split: str, what: str, fix: str) -> Finding:
-        """A finding about these places."""
-        return Finding(
-            severity=severity, kind=kind, split=split, what=what, fix=fix, where=tuple(self.first), count=self.count
-        )
-
-
-class Reasons:
-    """Sorts files by what is wrong with them, whatever numbers and file names the messages contain."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, tuple[str, Places]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._groups)
-
-    def add(self, name: str, reason: str) -> None:
-        """Take note of one file."""
-        reason = reason.rstrip(".")
-        pattern = re.sub(r"\S*[\d/\\]\S*", "#", reason)
-        self._groups.setdefault(pattern, (reason, Places()))[1].add(name)
-
-    def __iter__(self) -> Iterator[tuple[str, Places]]:
-        """The first message of each group, and its files; the largest group first."""
-        yield from sorted(self._groups.values(), key=lambda group: -group[1].count)
-
-
-class Check(ABC):
-    """Takes in the items of one part of a set, one after another, and says in the end what it found."""
-
-    @abstractmethod
-    def add(self, look: Look) -> None:
-        """Take in one picture."""
-
-    @abstractmethod
-    def findings(self) -> Iterator[Finding]:
-        """What is wrong, once everything was taken in."""
-
-    @abstractmethod
-    def statistics(self) -> dict[str, Any]:
-        """Numbers in JSON types, once everything was taken in."""
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    """Smallest, median and largest value; empty for no values."""
-    if not values:
-        return {}
-    ordered = sorted(values)
-    return {"smallest": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]}

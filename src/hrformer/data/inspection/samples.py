@@ -1,8 +1,13 @@
-"""Samples as training gets them, with their labels drawn: what the network sees, not what the files hold."""
+"""Samples as training gets them, with their labels drawn: what the network sees, not what the files hold.
+
+Pictures and sheets are (H, W, 3) uint8 RGB.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -10,28 +15,36 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
-from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_segmentation
-from hrformer.data.inspection.contact_sheet import Color, Pixels, Section, Tile, contact_sheet, fitted
-from hrformer.data.inspection.report import Finding, Reasons
-from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, seeded
+from hrformer.data.draw import LEFT, MIDDLE, RIGHT, Color, Pixels, color_of, draw_joints, draw_segmentation
+from hrformer.data.inspection.report import Finding, finding, grouped
+from hrformer.data.inspection.scan import Progress
+from hrformer.data.loader import Batch, Item, LoaderDataset, Transform, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels
 from hrformer.data.transforms.classification import BatchMixer
-from hrformer.data.transforms.pose import PoseParams, TrainPose
+from hrformer.data.transforms.pose import TrainPose
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.wording import counted
 
 VERSIONS = 4
 """Augmented versions of each sample: the columns of the sheet after the untouched sample."""
 
-_MIXED_ROWS = 2
-_CLASS_TILE = 280
-_BOX, _HIDDEN = (255, 255, 255), (255, 255, 255)
-_VOID, _STRIPE = (0, 0, 0), (90, 90, 90)
+TILE = 480
+"""Pixels of a tile's longer side; drawings of this size are not enlarged any further."""
 
-Progress = Callable[[int, int], object]
+_CLASS_TILE, _MIXED_ROWS = 280, 2
+_WHITE, _VOID, _STRIPE = (255, 255, 255), (0, 0, 0), (90, 90, 90)
+_INK, _QUIET = (20, 20, 20), (110, 110, 110)
+_GAP, _TEXT, _LINE = 12, 20, 30
+"""Pixels between tiles, of a letter's height, and from line to line."""
+
+Tile = tuple[Pixels, str]
+"""A drawn picture, at most ``TILE`` wide and high, and the line below it."""
+
+Row = Sequence[Tile]
 
 
 def choose(source: ImageSet, count: int, seed: int, avoid: Collection[int] = ()) -> list[int]:
@@ -66,7 +79,6 @@ def draw_samples(
     *,
     samples: int,
     seed: int,
-    split: str,
     avoid: Collection[int] = (),
     mixer: BatchMixer | None = None,
     progress: Progress | None = None,
@@ -79,7 +91,6 @@ def draw_samples(
         title: of the sheet.
         samples: augmented versions in all.
         seed: of choice and augmentation; the versions are those of the first epochs with this seed.
-        split: part of the set, for the findings.
         avoid: numbers of pictures that are known to be broken.
         mixer: classification: what is done to whole batches; two rows of its results follow.
         progress: called with the number of versions done, and of all.
@@ -87,175 +98,130 @@ def draw_samples(
     Returns:
         The sheet, None if no sample could be made; and what went wrong.
     """
-    kept = _FlaggedPose(transform) if isinstance(transform, TrainPose) else transform
+    kept = _with_flags(transform) if isinstance(transform, TrainPose) else transform
     dataset = LoaderDataset(source, kept, seed)
-    drawing = _drawing(source)
-    rows: list[tuple[Tile, ...]] = []
+    rows: list[Row] = []
     batches: list[Batch] = []
-    failures = Reasons()
-    done = 0
+    failures: list[tuple[str, str]] = []
+    seen: set[int] = set()
     for index in choose(source, -(-samples // VERSIONS), seed, avoid):
         try:
-            row = [drawing.untouched(index)]
-            for epoch in range(min(VERSIONS, samples - done)):
+            row = [_untouched(source, index, seen)]
+            for epoch in range(min(VERSIONS, samples - len(batches))):
                 (batch,) = batches_of(dataset, [[Key(index, epoch)]])
-                row.append(drawing.augmented(index, batch))
+                row.append(_augmented(source, batch, seen))
                 batches.append(batch)
-                done += 1
                 if progress:
-                    progress(done, samples)
+                    progress(len(batches), samples)
         except ValueError as error:
-            failures.add(source.file(index), str(error))
+            failures.append((source.file(index), str(error)))
             continue
-        rows.append(tuple(row))
-    findings = list(_failed(failures, split))
+        rows.append(row)
+    findings = []
+    for reason, files in grouped(failures):
+        what = f"{counted(len(files), 'sample')} cannot be prepared for training: {reason}"
+        fix = "put right what the message names; training would stop at this sample"
+        findings.append(finding("error", "sample", what, fix, files))
     if not rows:
         return None, findings
-    sections = [Section(heading="as it is, then as training sees it in its first epochs", rows=tuple(rows))]
+    sections: list[tuple[str, Sequence[Row]]] = [("as it is, then as training sees it in its first epochs", rows)]
     if mixer is not None and isinstance(source, ClassificationSet) and len(batches) > 1:
-        mixed = tuple(_mixed_rows(source, mixer, batches, seed))
-        sections.append(Section(heading=f"and after what is done to whole batches: {mixer.kinds}", rows=mixed))
-    return contact_sheet(title, sections, drawing.legend()), findings
+        mixed = list(_mixed_rows(source.classes, mixer, batches, seed))
+        sections.append((f"and after what is done to whole batches: {mixer.kinds}", mixed))
+    return contact_sheet(title, sections, _legend(source, seen)), findings
 
 
-def _failed(failures: Reasons, split: str) -> Iterator[Finding]:
-    for reason, places in failures:
-        what = f"{counted(places.count, 'sample')} cannot be prepared for training: {reason}"
-        fix = "put right what the message names; training would stop at this sample"
-        yield places.finding("error", "sample", split, what, fix)
+def _untouched(source: ImageSet, index: int, seen: set[int]) -> Tile:
+    """A sample as the files have it; to ``seen`` come the ids in its mask."""
+    pixels, name = source.pixels(index), PurePath(source.file(index).rpartition("::")[2]).name
+    if isinstance(source, ClassificationSet):
+        return fitted(pixels, _CLASS_TILE)[0], f"{name} · {source.classes[source.label(index)]}"
+    if isinstance(source, SegmentationSet):
+        return _painted(source, pixels, source.mask(index), seen), name
+    assert isinstance(source, PoseSet)
+    person = source.person(index)
+    points, corners = person.keypoints, np.array([person.box[:2], person.box[:2] + person.box[2:]], np.float64)
+    shown = points[points[:, 2] > 0, :2]
+    left, top, right, bottom = _surroundings(pixels, np.concatenate([shown, corners]))
+    view, factor = fitted(pixels[top:bottom, left:right])
+    first, last = np.round((corners - (left, top)) * factor).astype(int).tolist()
+    cv2.rectangle(view, first, last, _WHITE, 2)
+    moved = (points[:, :2] + 0.5 - (left, top)) * factor - 0.5
+    caption = f"{name} · {len(shown)} of {counted(len(points), 'joint')}"
+    return _with_joints(source, view, moved, points[:, 2]), caption
 
 
-class _Drawing:
-    """How a sample of one task is drawn."""
-
-    def __init__(self, source: Any) -> None:
-        self.source = source
-
-    def untouched(self, index: int) -> Tile:
-        """The sample as the files have it."""
-        raise NotImplementedError
-
-    def augmented(self, index: int, batch: Batch) -> Tile:
-        """The sample as the loader returns it, alone in its batch."""
-        raise NotImplementedError
-
-    def legend(self) -> list[tuple[str, Color]]:
-        """Names of the colours used so far."""
-        return []
-
-    def _name(self, index: int, label: str = "") -> str:
-        name = PurePath(self.source.file(index).rpartition("::")[2]).name
-        return f"{name} · {label}" if label else name
-
-
-class _ClassDrawing(_Drawing):
-    source: ClassificationSet
-
-    def untouched(self, index: int) -> Tile:
-        pixels, _ = fitted(self.source.pixels(index), _CLASS_TILE)
-        return Tile(pixels=pixels, caption=self._name(index, self.source.classes[self.source.label(index)]))
-
-    def augmented(self, index: int, batch: Batch) -> Tile:
-        pixels, _ = fitted(as_pixels(batch["image"][0]), _CLASS_TILE)
-        return Tile(pixels=pixels, caption=self.source.classes[int(batch["label"][0])])
-
-
-class _PersonDrawing(_Drawing):
-    source: PoseSet
-
-    def untouched(self, index: int) -> Tile:
-        pixels, person = self.source.pixels(index), self.source.person(index)
-        points = person.keypoints[person.keypoints[:, 2] > 0, :2]
-        left, top, right, bottom = _surroundings(pixels, np.concatenate([points, _corners(person.box)]))
-        view, factor = fitted(pixels[top:bottom, left:right])
-        corners = np.round((_corners(person.box) - (left, top)) * factor).astype(int)
-        cv2.rectangle(view, corners[0].tolist(), corners[1].tolist(), _BOX, 2)
-        moved = (person.keypoints[:, :2] + 0.5 - (left, top)) * factor - 0.5
-        count = f"{len(points)} of {counted(len(moved), 'joint')}"
-        return Tile(pixels=self._joints(view, moved, person.keypoints[:, 2]), caption=self._name(index, count))
-
-    def augmented(self, index: int, batch: Batch) -> Tile:
-        crop, targets = as_pixels(batch["image"][0]), batch["targets"][0].numpy()
-        view, factor = fitted(crop)
-        # The cell of each map's maximum is what the network is told; a quarter-cell step is for its own maps only.
-        places = targets.reshape(len(targets), -1).argmax(axis=1)
-        cells = np.stack([places % targets.shape[2], places // targets.shape[2]], axis=1)
-        stride = np.array([crop.shape[1] / targets.shape[2], crop.shape[0] / targets.shape[1]])
-        flags = np.where(targets.max(axis=(1, 2)) > 0, batch["visible"][0].numpy(), 0)
-        moved = (cells * stride + 0.5) * factor - 0.5
-        count = f"{int((flags > 0).sum())} of {counted(len(flags), 'joint')}"
-        return Tile(pixels=self._joints(view, moved, flags), caption=count)
-
-    def _joints(self, view: Pixels, points: NDArray[np.floating], flags: NDArray[np.floating]) -> Pixels:
-        drawn = draw_joints(view, np.column_stack([points, flags])[None], skeleton=self.source.skeleton)
-        for x, y in np.round(points[flags == 1]).astype(int).tolist():
-            cv2.circle(drawn, (x, y), 2, _HIDDEN, -1, cv2.LINE_AA)
-        return drawn
-
-    def legend(self) -> list[tuple[str, Color]]:
-        sides = [("left side", LEFT), ("right side", RIGHT), ("middle", MIDDLE)]
-        return [*sides, ("white: hidden joints, and the labelled box", _BOX)]
-
-
-class _MaskDrawing(_Drawing):
-    source: SegmentationSet
-
-    def __init__(self, source: SegmentationSet) -> None:
-        super().__init__(source)
-        self._seen: set[int] = set()
-
-    def untouched(self, index: int) -> Tile:
-        return Tile(pixels=self._paint(self.source.pixels(index), self.source.mask(index)), caption=self._name(index))
-
-    def augmented(self, index: int, batch: Batch) -> Tile:
+def _augmented(source: ImageSet, batch: Batch, seen: set[int]) -> Tile:
+    """A sample as the loader returns it, alone in its batch; to ``seen`` come the ids in its mask."""
+    pixels = as_pixels(batch["image"][0])
+    if isinstance(source, ClassificationSet):
+        return fitted(pixels, _CLASS_TILE)[0], source.classes[int(batch["label"][0])]
+    if isinstance(source, SegmentationSet):
         mask = batch["mask"][0].numpy()
         void = (mask == IGNORE).mean()
-        caption = f"{void:.0%} void" if void >= 0.005 else ""
-        return Tile(pixels=self._paint(as_pixels(batch["image"][0]), mask), caption=caption)
-
-    def _paint(self, pixels: Pixels, mask: NDArray[np.uint8]) -> Pixels:
-        count = len(self.source.classes)
-        ids = np.where(mask < count, mask, count)
-        self._seen.update(np.unique(ids).tolist())
-        view, _ = fitted(pixels)
-        size = (view.shape[1], view.shape[0])
-        ids = np.asarray(cv2.resize(ids.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST))
-        colors = [color_of(number, self.source.palette) for number in range(count)]
-        drawn = draw_segmentation(view, ids, class_names=(*self.source.classes, "void"), palette=[*colors, _VOID])
-        diagonal = np.add.outer(np.arange(ids.shape[0]), np.arange(ids.shape[1]))
-        drawn[(ids == count) & (diagonal % 12 == 0)] = _STRIPE
-        return drawn
-
-    def legend(self) -> list[tuple[str, Color]]:
-        names = (*self.source.classes, "void, striped: does not count")
-        colors = [*(color_of(number, self.source.palette) for number in range(len(names) - 1)), _VOID]
-        return [(names[number], colors[number]) for number in sorted(self._seen)]
+        return _painted(source, pixels, mask, seen), f"{void:.0%} void" if void >= 0.005 else ""
+    assert isinstance(source, PoseSet)
+    targets = batch["targets"][0].numpy()
+    view, factor = fitted(pixels)
+    # The cell of each map's maximum is what the network is told; a quarter-cell step is for its own maps only.
+    rows, columns = np.divmod(targets.reshape(len(targets), -1).argmax(axis=1), targets.shape[2])
+    stride = np.array([pixels.shape[1] / targets.shape[2], pixels.shape[0] / targets.shape[1]])
+    flags = np.where(targets.max(axis=(1, 2)) > 0, batch["visible"][0].numpy(), 0)
+    moved = (np.stack([columns, rows], axis=1) * stride + 0.5) * factor - 0.5
+    caption = f"{int((flags > 0).sum())} of {counted(len(flags), 'joint')}"
+    return _with_joints(source, view, moved, flags), caption
 
 
-def _drawing(source: ImageSet) -> _Drawing:
-    if isinstance(source, ClassificationSet):
-        return _ClassDrawing(source)
-    return _PersonDrawing(source) if isinstance(source, PoseSet) else _MaskDrawing(source)  # type: ignore[arg-type]
+def _with_joints(source: PoseSet, view: Pixels, points: NDArray[np.floating], flags: NDArray[np.floating]) -> Pixels:
+    drawn = draw_joints(view, np.column_stack([points, flags])[None], skeleton=source.skeleton)
+    for x, y in np.round(points[flags == 1]).astype(int).tolist():
+        cv2.circle(drawn, (x, y), 2, _WHITE, -1, cv2.LINE_AA)
+    return drawn
 
 
-class _FlaggedPose:
+def _painted(source: SegmentationSet, pixels: Pixels, mask: NDArray[np.uint8], seen: set[int]) -> Pixels:
+    """With the colours of the classes, and void black and striped."""
+    count = len(source.classes)
+    ids = np.where(mask < count, mask, count)
+    seen.update(np.unique(ids).tolist())
+    view, _ = fitted(pixels)
+    size = (view.shape[1], view.shape[0])
+    ids = np.asarray(cv2.resize(ids.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST))
+    drawn = draw_segmentation(view, ids, class_names=(*source.classes, "void"), palette=_colors(source))
+    diagonal = np.add.outer(np.arange(ids.shape[0]), np.arange(ids.shape[1]))
+    drawn[(ids == count) & (diagonal % 12 == 0)] = _STRIPE
+    return drawn
+
+
+def _colors(source: SegmentationSet) -> list[Color]:
+    """Of the classes, and of void behind them."""
+    return [*(color_of(number, source.palette) for number in range(len(source.classes))), _VOID]
+
+
+def _legend(source: ImageSet, seen: set[int]) -> list[tuple[str, Color]]:
+    """Names of the colours that are used."""
+    if isinstance(source, PoseSet):
+        sides = [("left side", LEFT), ("right side", RIGHT), ("middle", MIDDLE)]
+        return [*sides, ("white: hidden joints, and the labelled box", _WHITE)]
+    if isinstance(source, SegmentationSet):
+        names, colors = (*source.classes, "void, striped: does not count"), _colors(source)
+        return [(names[number], colors[number]) for number in sorted(seen)]
+    return []
+
+
+def _with_flags(transform: TrainPose) -> Transform:
     """The pose transform, with the joints' flags beside the heatmaps so that hidden joints can be told."""
 
-    def __init__(self, transform: TrainPose) -> None:
-        self._transform = transform
+    def transformed(item: Mapping[str, Any]) -> Item:
+        params, flags = transform.make_params(item), item["visible"].clone()
+        for a, b in transform.skeleton.flip_pairs if params.flip else ():
+            flags[[a, b]] = flags[[b, a]]
+        return transform.apply(item, params) | {"visible": flags}
 
-    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        params: PoseParams = self._transform.make_params(item)
-        flags = item["visible"].clone()
-        if params.flip:
-            for a, b in self._transform.skeleton.flip_pairs:
-                flags[[a, b]] = flags[[b, a]]
-        return self._transform.apply(item, params) | {"visible": flags}
+    return transformed
 
 
-def _mixed_rows(
-    source: ClassificationSet, mixer: BatchMixer, batches: Sequence[Batch], seed: int
-) -> Iterator[tuple[Tile, ...]]:
+def _mixed_rows(classes: Sequence[str], mixer: BatchMixer, batches: Sequence[Batch], seed: int) -> Iterator[Row]:
     """A batch per row, of different samples."""
     spec = InputSpec()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
@@ -266,13 +232,11 @@ def _mixed_rows(
         with seeded(mixed_seed(seed, row)):
             images = normalise_planes(torch.cat([one["image"] for one in batch]), spec)
             images, targets = mixer(images, torch.cat([one["label"] for one in batch]))
-        tiles = []
-        for image, target in zip(images, targets, strict=True):
-            pixels = ((image * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-            tiles.append(
-                Tile(pixels=fitted(as_pixels(pixels), _CLASS_TILE)[0], caption=_soft_label(source.classes, target))
-            )
-        yield tuple(tiles)
+        pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        yield [
+            (fitted(as_pixels(one), _CLASS_TILE)[0], _soft_label(classes, target))
+            for one, target in zip(pixels, targets, strict=True)
+        ]
 
 
 def _soft_label(classes: Sequence[str], target: torch.Tensor) -> str:
@@ -284,11 +248,6 @@ def _soft_label(classes: Sequence[str], target: torch.Tensor) -> str:
     return ", ".join(f"{classes[number]} {shares[number]:.0%}" for number in top)
 
 
-def _corners(box: NDArray[np.floating]) -> NDArray[np.float64]:
-    """((x1, y1), (x2, y2))."""
-    return np.array([box[:2], box[:2] + box[2:]], dtype=np.float64)
-
-
 def _surroundings(pixels: Pixels, points: NDArray[np.float64]) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of a part of the picture with all points and a margin; all of it if that fails."""
     height, width = pixels.shape[:2]
@@ -297,3 +256,89 @@ def _surroundings(pixels: Pixels, points: NDArray[np.float64]) -> tuple[int, int
     left, top = (max(int(value - margin), 0) for value in low)
     right, bottom = min(int(high[0] + margin) + 1, width), min(int(high[1] + margin) + 1, height)
     return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else (0, 0, width, height)
+
+
+def fitted(pixels: Pixels, side: int = TILE) -> tuple[Pixels, float]:
+    """Resized so that the longer side is ``side``, and the factor."""
+    height, width = pixels.shape[:2]
+    factor = side / max(height, width)
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
+    rule = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(pixels, size, interpolation=rule), np.uint8), factor
+
+
+def contact_sheet(
+    title: str, sections: Sequence[tuple[str, Sequence[Row]]], legend: Iterable[tuple[str, Color]] = ()
+) -> Pixels:
+    """Lay out tiles.
+
+    Args:
+        title: first line.
+        sections: headings and rows, below each other; columns are as wide as their widest tile, rows as high as their
+            highest.
+        legend: names and colours, after the title.
+    """
+    rows = [row for _, part in sections for row in part]
+    columns = [max(tile[0].shape[1] for tile in column if tile) for column in zip_longest(*rows)]
+    width = max(sum(columns) + _GAP * (len(columns) + 1), 2 * TILE)
+    strips = [_strip(width, _GAP + _LINE, lines=[(_GAP, _GAP, title, _INK)])]
+    strips += [_strip(width, _LINE, squares, names) for squares, names in _legend_lines(legend, width)]
+    for heading, part in sections:
+        strips.append(_strip(width, _LINE + _GAP, lines=[(_GAP, 4, heading, _QUIET)]))
+        for row in part:
+            lefts = [_GAP + sum(columns[:number]) + _GAP * number for number in range(len(row))]
+            pictures = [(left, 0, pixels) for left, (pixels, _) in zip(lefts, row, strict=True)]
+            captions = [
+                (left, pixels.shape[0] + 2, _shortened(text, room), _INK)
+                for left, room, (pixels, text) in zip(lefts, columns, row, strict=False)
+            ]
+            height = max(pixels.shape[0] for pixels, _ in row) + _LINE + _GAP
+            strips.append(_strip(width, height, pictures, captions))
+    return np.vstack(strips)
+
+
+Placed = tuple[int, int, Pixels]
+Line = tuple[int, int, str, Color]
+"""Left, top, text and colour."""
+
+
+def _strip(width: int, height: int, pictures: Sequence[Placed] = (), lines: Sequence[Line] = ()) -> Pixels:
+    """White paper with pictures and lines of text; what reaches beyond its right edge is shortened."""
+    paper = Image.new("RGB", (width, height), _WHITE)
+    for left, top, pixels in pictures:
+        paper.paste(Image.fromarray(pixels), (left, top))
+    pen = ImageDraw.Draw(paper)
+    for left, top, text, color in lines:
+        pen.text((left, top), _shortened(text, width - left - _GAP), fill=color, font=_font())
+    return np.array(paper)
+
+
+def _legend_lines(legend: Iterable[tuple[str, Color]], width: int) -> list[tuple[list[Placed], list[Line]]]:
+    """Squares and names, broken into lines."""
+    lines: list[tuple[list[Placed], list[Line]]] = []
+    left = width
+    for name, color in legend:
+        length = _TEXT + 8 + round(_font().getlength(name)) + 2 * _GAP
+        if left + length > width - 2 * _GAP:
+            lines.append(([], []))
+            left = _GAP
+        square = np.full((_TEXT + 1, _TEXT + 1, 3), _QUIET, np.uint8)
+        square[1:-1, 1:-1] = color
+        lines[-1][0].append((left, 3, square))
+        lines[-1][1].append((left + _TEXT + 8, 0, name, _INK))
+        left += length
+    return lines
+
+
+def _shortened(text: str, room: int) -> str:
+    """What does not fit is taken out of the middle, where names differ least."""
+    shown, kept = text, len(text)
+    while _font().getlength(shown) > room and kept > 2:
+        kept -= 1
+        shown = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
+    return shown
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT)

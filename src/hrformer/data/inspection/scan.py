@@ -1,22 +1,34 @@
-"""Going through all pictures of a set in parallel, each decoded once."""
+"""Going through the files of a set in parallel: headers of all, and pictures and masks, each decoded once."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.headers import read_header
 from hrformer.data.label_ids import UnknownIds
 from hrformer.data.sets import ImageSet, SegmentationSet
 
+Progress = Callable[[int, int], object]
+"""Called with the number of pictures done, and of all."""
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
 _SAMPLED_PIXELS = 16_384
 """About so many pixels of each picture go into mean and standard deviation."""
+
+_TOGETHER = 64
+"""Headers are read so quickly that a thread gets so many at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -32,7 +44,7 @@ class Look:
         square: (3,) mean of the squared channels.
         problem: why the picture cannot be read; empty if it can.
         mask_size: (width, height) of the mask, if there is one.
-        class_pixels: (256,) pixels of each label, 255 being those without one; None where there is no mask.
+        class_pixels: pixels of each label that occurs, 255 being those without one; empty where there is no mask.
         mask_problem: why the mask cannot be used; empty if it can.
         unknown_ids: the ids of no class that are the reason, with all ids of the mask and of the classes.
     """
@@ -45,9 +57,14 @@ class Look:
     square: NDArray[np.float64] | None = None
     problem: str = ""
     mask_size: tuple[int, int] = (0, 0)
-    class_pixels: NDArray[np.int64] | None = None
+    class_pixels: Mapping[int, int] = field(default_factory=dict)
     mask_problem: str = ""
     unknown_ids: UnknownIds | None = None
+
+    @property
+    def unusable(self) -> bool:
+        """Whether training would stop here."""
+        return bool(self.problem or self.mask_problem or (self.class_pixels and self.mask_size != self.size))
 
     @property
     def mask_broken(self) -> bool:
@@ -71,28 +88,12 @@ def evenly(numbers: Sequence[int], limit: int | None) -> list[int]:
 
 
 def scan(source: ImageSet, items: Sequence[int], *, threads: int = 2) -> Iterator[Look]:
-    """Decode pictures and masks.
-
-    Args:
-        source: the set.
-        items: one item per picture.
-        threads: that decode; no more than a few pictures per thread are in memory.
+    """Decode pictures and masks, one item per picture.
 
     Yields:
         One look per item, in the order given. Errors of reading are part of the look.
     """
-    pool = ThreadPoolExecutor(threads)
-    pending: deque[Future[Look]] = deque()
-    try:
-        for index in items:
-            pending.append(pool.submit(look_at, source, index))
-            if len(pending) >= 4 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # After Ctrl-C nobody waits for the pictures that have not been begun.
-        pool.shutdown(cancel_futures=True)
+    return _in_threads(lambda index: look_at(source, index), items, threads)
 
 
 def look_at(source: ImageSet, index: int) -> Look:
@@ -101,16 +102,17 @@ def look_at(source: ImageSet, index: int) -> Look:
     try:
         pixels = source.pixels(index)
     except Exception as error:
-        return Look(index=index, file=file, problem=reason_of(error, file))
+        return Look(index=index, file=file, problem=_reason(error, file))
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
     mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(pixels[::step, ::step]))
-    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), None, "", None
+    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), dict[int, int](), "", None
     if isinstance(source, SegmentationSet) and source.labelled:
         try:
             mask = source.mask(index)
-            mask_size, class_pixels = (mask.shape[1], mask.shape[0]), np.bincount(mask.ravel(), minlength=256)
+            mask_size, counts = (mask.shape[1], mask.shape[0]), np.bincount(mask.ravel())
+            class_pixels = {label: int(counts[label]) for label in np.flatnonzero(counts).tolist()}
         except Exception as error:
-            mask_problem = reason_of(error, source.mask_file(index))
+            mask_problem = _reason(error, source.mask_file(index))
             unknown_ids = error if isinstance(error, UnknownIds) else None
     return Look(
         index=index,
@@ -128,7 +130,65 @@ def look_at(source: ImageSet, index: int) -> Look:
     )
 
 
-def reason_of(error: Exception, file: str) -> str:
+def read_headers(
+    source: ImageSet, items: Sequence[int], *, threads: int = 2, progress: Progress | None = None
+) -> tuple[int, dict[int, tuple[str, str]]]:
+    """Read the headers of pictures, one item per picture, and of masks; nothing is decoded that looks sound.
+
+    Returns:
+        Pixels of all pictures together, as far as files tell (members of archives have no header of their own here);
+        and (file, reason) by the number of the picture, for pictures and masks that cannot be read.
+    """
+    pixels, broken, done = 0, {}, 0
+    groups = [items[low : low + _TOGETHER] for low in range(0, len(items), _TOGETHER)]
+    for group in _in_threads(lambda some: [(one, *_read_header(source, one)) for one in some], groups, threads):
+        for index, size, file, reason in group:
+            pixels += size
+            if reason:
+                broken[source.picture(index)] = (file, reason)
+        done += len(group)
+        if progress:
+            progress(done, len(items))
+    return pixels, broken
+
+
+def _read_header(source: ImageSet, index: int) -> tuple[int, str, str]:
+    """Pixels of a picture, its file or that of its mask, and why that cannot be read."""
+    file, pixels = source.file(index), 0
+    try:
+        if "::" not in file:
+            header = read_header(file)
+            pixels = header.stored[0] * header.stored[1]
+            # Some programs leave the end out, or write something behind it.
+            if header.cut_short:
+                source.pixels(index)
+        if isinstance(source, SegmentationSet) and source.labelled:
+            file = source.mask_file(index)
+            # Masks may be drawn from outlines, or lie in archives.
+            if os.path.isfile(file) and not file.endswith(".mat") and read_header(file).cut_short:
+                source.mask(index)
+    except Exception as error:
+        return pixels, file, _reason(error, file)
+    return pixels, file, ""
+
+
+def _reason(error: Exception, file: str) -> str:
     """The error's text without the file's name, which stands beside it; its kind where the text says too little."""
     text = str(error).removeprefix(f"{file}: ")
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _in_threads(function: Callable[[Thing], Result], things: Iterable[Thing], threads: int) -> Iterator[Result]:
+    """Results in the order of the things; no more than a few per thread are in memory."""
+    pool = ThreadPoolExecutor(threads)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for thing in things:
+            pending.append(pool.submit(function, thing))
+            if len(pending) >= 4 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # After Ctrl-C nobody waits for what has not been begun.
+        pool.shutdown(cancel_futures=True)

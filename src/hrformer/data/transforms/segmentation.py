@@ -10,10 +10,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from hrformer.data.preprocess import resize, resize_short_side
+from hrformer.data.preprocess import resize
 from hrformer.data.sets import IGNORE, as_image, as_pixels
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
@@ -41,13 +39,13 @@ class SegmentationDraw:
     contrast: float
 
 
-class TrainSegmentation(v2.Transform):  # type: ignore[misc]  # torchvision has no type information
+class TrainSegmentation:
     """The augmentation of the HRFormer repository (openseg.pytorch), picture and mask alike.
 
     Short side to a fixed length where one is set, resizing by a random factor and aspect (picture bicubic, mask
     nearest), a random part of the training size, brightness, contrast. Mirroring comes first where the short side is
     set and after cutting out where it is not, as in the published runs. Where the resized picture is smaller than the
-    training size, it is put at a random place; ``extent`` says which.
+    training size, it is put at a random place; ``extent`` says which. Draws come from torch's global generator.
 
     Args:
         settings: of the augmentation.
@@ -55,37 +53,26 @@ class TrainSegmentation(v2.Transform):  # type: ignore[misc]  # torchvision has 
     """
 
     def __init__(self, settings: SegmentationAugment, ignore: int = IGNORE) -> None:
-        super().__init__()
         self.settings, self.ignore = settings, ignore
 
-    def forward(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Augment one item.
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Augment one item; see :meth:`apply` for what comes back.
 
         Args:
             item: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 and ``index``.
-
-        Returns:
-            ``image`` (3, h, w) uint8 and ``mask`` (h, w) uint8 of the training size, ``extent`` (4,) int64
-            (y0, x0, y1, x1) where the picture lies in them, and ``index``.
 
         Raises:
             ValueError: the item has no mask.
         """
         if "mask" not in item:
             raise ValueError("training needs masks, and this part of the set has none")
-        draw = self.make_params([item["image"], item["mask"]])
-        return {
-            "image": self.transform(item["image"], draw),
-            "mask": self.transform(item["mask"], draw),
-            "extent": torch.tensor(draw.extent),
-            "index": item["index"],
-        }
+        return self.apply(item, self.make_params(item))
 
-    def make_params(self, flat_inputs: list[Any]) -> SegmentationDraw:
-        """Draw for a picture of the size of the first input."""
+    def make_params(self, item: dict[str, Any]) -> SegmentationDraw:
+        """Draw for a picture of this size."""
         settings = self.settings
-        height, width = flat_inputs[0].shape[-2:]
-        flip = _chance(settings.flip)
+        height, width = item["image"].shape[-2:]
+        flip = bool(torch.rand(()) < settings.flip)
         sizes = []
         if settings.short_side is not None:
             sizes.append(short_side_size((width, height), settings.short_side))
@@ -106,13 +93,25 @@ class TrainSegmentation(v2.Transform):  # type: ignore[misc]  # torchvision has 
             contrast=_uniform(1 - settings.contrast, 1 + settings.contrast),
         )
 
-    def transform(self, values: torch.Tensor, params: SegmentationDraw) -> torch.Tensor:
-        """Move a picture (3, H, W) or a mask (H, W) as drawn; pictures also change brightness."""
-        if isinstance(values, tv_tensors.Mask):
-            return tv_tensors.Mask(torch.from_numpy(self._move(values.numpy(), params, "nearest", self.ignore)))
-        # Black for now: after normalisation it becomes 0, by the extent.
-        pixels = self._move(as_pixels(values), params, "bicubic", 0)
-        return as_image(_brightened(pixels, params))
+    def apply(self, item: dict[str, Any], draw: SegmentationDraw) -> dict[str, Any]:
+        """Do what was drawn.
+
+        Returns:
+            ``image`` (3, h, w) uint8 and ``mask`` (h, w) uint8 of the training size, ``extent`` (4,) int64
+            (y0, x0, y1, x1) where the picture lies in them, and ``index``.
+        """
+        # Black outside for now: after normalisation it becomes 0, by the extent.
+        pixels = self._move(as_pixels(item["image"]), draw, "bicubic", 0)
+        mask = self._move(item["mask"].numpy(), draw, "nearest", self.ignore)
+        if draw.brightness or draw.contrast != 1:
+            values = (np.arange(256) + draw.brightness).clip(0, 255) * draw.contrast
+            pixels = np.asarray(cv2.LUT(pixels, values.round().clip(0, 255).astype(np.uint8)), dtype=np.uint8)
+        return {
+            "image": as_image(pixels),
+            "mask": torch.from_numpy(mask),
+            "extent": torch.tensor(draw.extent),
+            "index": item["index"],
+        }
 
     def _move(
         self, values: NDArray[np.uint8], draw: SegmentationDraw, interpolation: str, outside: int
@@ -132,6 +131,15 @@ class TrainSegmentation(v2.Transform):  # type: ignore[misc]  # torchvision has 
         whole = np.full((height, width, *values.shape[2:]), outside, np.uint8)
         whole[y0:y1, x0:x1] = part
         return whole
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+def _whole(low: int, high: int) -> int:
+    """One of low..high."""
+    return int(torch.randint(low, high + 1, ()))
 
 
 class TestSegmentation:
@@ -161,30 +169,11 @@ class TestSegmentation:
             ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came.
         """
         pixels = as_pixels(item["image"])
-        original = pixels.shape[:2]
+        height, width = original = pixels.shape[:2]
         if self.size is not None:
-            pixels = resize(pixels, (self.size[1], self.size[0]), self.spec.interpolation)
+            height, width = self.size
         elif self.short_side is not None:
-            pixels = resize_short_side(pixels, self.short_side, self.spec.interpolation)
+            width, height = short_side_size((width, height), self.short_side)
+        pixels = resize(pixels, (width, height), self.spec.interpolation)
         prepared = {"image": as_image(pixels), "original": torch.tensor(original), "index": item["index"]}
         return prepared | {"mask": item["mask"]} if "mask" in item else prepared
-
-
-def _brightened(pixels: NDArray[np.uint8], draw: SegmentationDraw) -> NDArray[np.uint8]:
-    if draw.brightness == 0 and draw.contrast == 1:
-        return pixels
-    values = (np.arange(256) + draw.brightness).clip(0, 255) * draw.contrast
-    return np.asarray(cv2.LUT(pixels, values.round().clip(0, 255).astype(np.uint8)), dtype=np.uint8)
-
-
-def _chance(probability: float) -> bool:
-    return bool(torch.rand(()) < probability)
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))
-
-
-def _whole(low: int, high: int) -> int:
-    """One of low..high."""
-    return int(torch.randint(low, high + 1, ()))
