@@ -28,7 +28,7 @@ def test_what_is_no_whole_number_is_named(value: Any) -> None:
 
 def test_byte_order_marks_are_read_over(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"a": 1, "segmentation": []}), encoding="utf-8-sig")
-    assert read_json(tmp_path / "a.json", drop=("segmentation",)) == {"a": 1}
+    assert read_json(tmp_path / "a.json", shorten=("segmentation",)) == {"a": 1, "segmentation": False}
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(DataError, match=r"a\.json is not JSON"):
         read_json(tmp_path / "a.json")

@@ -216,11 +216,11 @@ def test_joints_without_names(write, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("people", "changes", "message"),
     [
-        ([person(4, 7, keypoints=[1, 1, 2])], {}, r"annotation 4 has 3 numbers in 'keypoints', not 3 x 3"),
-        ([person(4, 8)], {}, r"annotation 4 is of picture 8 \('image_id'\), which is not among the file's 'images'"),
-        ([person(4, 7, bbox=[1, 2, 3])], {}, r"annotation 4 needs a 'bbox'"),
-        ([person(4, 7, bbox=[1, 2, 3, "b"])], {}, r"annotation 4 needs a 'bbox' .* of four finite numbers"),
-        ([person(4, 7, bbox=[1, 2, 3, float("nan")])], {}, r"annotation 4 needs a 'bbox' .* of four finite numbers"),
+        ([person(4, 7, keypoints=[1, 1, 2])], {}, r"annotation 4: 'keypoints' has 3 numbers, not 3 x 3"),
+        ([person(4, 8)], {}, r"annotation 4: 'image_id' is 8, which is not among the file's 'images'"),
+        ([person(4, 7, bbox=[1, 2, 3])], {}, r"annotation 4: needs a 'bbox'"),
+        ([person(4, 7, bbox=[1, 2, 3, "b"])], {}, r"annotation 4: needs a 'bbox' .* of four finite numbers"),
+        ([person(4, 7, bbox=[1, 2, 3, float("nan")])], {}, r"annotation 4: needs a 'bbox' .* of four finite numbers"),
         ([person(4, 7, keypoints=["", 1, 2] * 3)], {}, r"annotation 4: 'keypoints' must hold numbers, .* got ''"),
         ([], {}, r"nobody is left"),
         ([person(4, 7)], {"images": []}, r"at least one picture"),
@@ -245,10 +245,10 @@ def test_wrong_files_are_named(write, people, changes, message: str) -> None:
     ("content", "message"),
     [
         ({"a": 1}, "must hold a list of detections"),
-        ([{"image_id": 7, "score": 0.5}], "detection 0 is not of the form"),
-        ([{"image_id": 7, "bbox": [1, 2, 0, 0], "score": 0.5}], "detection 0 is not of the form"),
-        ([{"image_id": 7, "bbox": [1, 2, 3], "score": 0.5}], "detection 0 is not of the form"),
-        ([{"image_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}, 3], "detection 1 is not of the form"),
+        ([{"image_id": 7, "score": 0.5}], "detection 0: must be of the form"),
+        ([{"image_id": 7, "bbox": [1, 2, 0, 0], "score": 0.5}], "detection 0: must be of the form"),
+        ([{"image_id": 7, "bbox": [1, 2, 3], "score": 0.5}], "detection 0: must be of the form"),
+        ([{"image_id": 7, "bbox": [1, 2, 3, 4], "score": 0.5}, 3], "detection 1: must be of the form"),
         ([{"image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}], "nobody is left"),
     ],
 )
