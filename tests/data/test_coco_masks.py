@@ -251,10 +251,11 @@ def test_bad_records_are_named(tmp_path: Path, record: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"images": []}, "lists no picture"),
-        ({"images": [{"id": 1}]}, "image 1: 'file_name' must be a name, got nothing"),
-        ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "two images have the id 1"),
-        ({"annotations": None}, "has a list of records 'annotations'"),
+        ({"images": []}, "'images' must hold at least one picture"),
+        ({"images": [{"id": 1}]}, "entry 0 of 'images': 'file_name' must be a name, got nothing"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "an id of its own, 1 occurs more than once"),
+        ({"annotations": None}, "'annotations' must be a list, got None"),
+        ({"annotations": [7]}, "entry 0 of 'annotations' must be an object, got 7"),
         ({"categories": [{"id": 1, "name": ""}]}, r"categories\[0\]: every category needs an id and a 'name'"),
         ({"categories": [{"id": 1, "name": "background"}]}, "1 to 254 categories beside the background, got 0"),
     ],

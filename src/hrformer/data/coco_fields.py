@@ -84,12 +84,12 @@ def whole(record: Mapping[str, Any], field: str, where: str = "", default: int |
     raise DataError(f"{where}{': ' * bool(where)}{field!r} must be a whole number, got {shown(record, field)}")
 
 
-def number(record: Mapping[str, Any], field: str, where: str) -> float:
+def number(record: Mapping[str, Any], field: str, where: str = "") -> float:
     """A finite number, also as text; arguments and errors as in :func:`whole`."""
     found = as_number(record.get(field))
     if math.isfinite(found):
         return found
-    raise DataError(f"{where}: {field!r} must be a finite number, got {shown(record, field)}")
+    raise DataError(f"{where}{': ' * bool(where)}{field!r} must be a finite number, got {shown(record, field)}")
 
 
 def as_number(value: Any) -> float:

@@ -46,13 +46,14 @@ def list_of(content: Mapping[str, Any], key: str, file: str) -> list[Any]:
     return list(rows)
 
 
-def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True) -> Pictures:
+def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, sized: bool = True) -> Pictures:
     """Read ``images``.
 
     Args:
         content: of the file.
         file: what to call the file.
         named: whether each needs a ``file_name``.
+        sized: whether a size that is no number of pixels is an error; else it counts as none.
 
     Raises:
         DataError: an entry lacks an id or a name, or holds something else; names file, entry and field.
@@ -76,20 +77,22 @@ def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True) 
     twice, times = Counter(ids).most_common(1)[0]
     if times > 1:
         raise DataError(f"{file}: each of 'images' must have an id of its own, {twice} occurs more than once")
-    sizes = [_side(image, side, where(place)) for place, image in enumerate(images) for side in ("width", "height")]
-    return Pictures(ids=tuple(ids), names=names, sizes=np.array(sizes, dtype=np.int64).reshape(-1, 2))
+    sizes = [_side(image, side) for image in images for side in ("width", "height")]
+    if sized and -1 in sizes:
+        place, second = divmod(sizes.index(-1), 2)
+        field = "height" if second else "width"
+        raise DataError(
+            f"{where(place)}: {field!r} must be a number of pixels, got {shown(images[place], field)}; leave it out, and "
+            "the picture's own counts"
+        )
+    return Pictures(ids=tuple(ids), names=names, sizes=np.maximum(sizes, 0).reshape(-1, 2))
 
 
-def _side(image: Mapping[str, Any], field: str, where: str) -> int:
-    """Pixels; 0 where nothing is said."""
+def _side(image: Mapping[str, Any], field: str) -> int:
+    """Pixels; 0 where nothing is said, -1 for what is no number of pixels."""
     value = image.get(field)
     side = 0.0 if value is None else as_number(value)
-    if 0 <= side < 2**31 and side.is_integer():
-        return int(side)
-    raise DataError(
-        f"{where}: {field!r} must be a number of pixels, got {shown(image, field)}; leave it out, and the picture's "
-        "own counts"
-    )
+    return int(side) if 0 <= side < 2**31 and side.is_integer() else -1
 
 
 def read_categories(content: Mapping[str, Any], file: str) -> list[dict[str, Any]]:

@@ -60,7 +60,8 @@ class People:
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> People:
         """Some of them, in another order."""
         columns: dict[str, Any] = {column.name: getattr(self, column.name) for column in fields(self)}
-        return People(**{name: None if values is None else values[rows] for name, values in columns.items()})
+        columns = {name: None if values is None else values[rows] for name, values in columns.items()}
+        return People(**columns)
 
     def joined(self, other: People) -> People:
         """Both, none of whom has joints."""
