@@ -203,12 +203,12 @@ def test_pictures_are_found_in_folders_of_parts(tmp_path: Path, folders: tuple[s
 def test_files_that_are_not_found(tmp_path: Path) -> None:
     write(tmp_path, thing(), file="annotations/instances_default.json")
     with pytest.raises(
-        DataError, match=r"no annotation file of the val part, only instances_default\.json .*val_share"
+        DataError, match=r"no labels of the validation part, only .*instances_default\.json; .*\.val_share"
     ):
         opened(tmp_path, "val")
     write(tmp_path, thing(), file="annotations/train_1.json")
     write(tmp_path, thing(), file="annotations/train_2.json")
-    with pytest.raises(DataError, match=r"one annotation file of the train part .*found annotations/train_1\.json, "):
+    with pytest.raises(DataError, match=r"several files .*annotations/train_1\.json, .*SegmentationSource\.masks"):
         opened(tmp_path)
     (tmp_path / "images/train/a.jpg").unlink()
     with pytest.raises(
@@ -263,7 +263,7 @@ def test_bad_records_are_named(tmp_path: Path, record: dict[str, Any], message: 
 def test_bad_tables_are_named(tmp_path: Path, tables: dict[str, Any], message: str) -> None:
     write(tmp_path, **tables)
     with pytest.raises(DataError, match=message):
-        opened(tmp_path, format="coco")
+        opened(tmp_path, format="coco", masks="annotations/instances_train.json")
 
 
 def test_changed_outlines_are_changed_labels(tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_wrong_detections_are_named(write, tmp_path: Path, content: Any, message
 
 def test_missing_files_and_pictures(write, tmp_path: Path) -> None:
     source = write([person(1, 7), person(2, 9)])
-    with pytest.raises(DataError, match=r"has no part 'test': PoseSource\.test_annotations is empty"):
+    with pytest.raises(DataError, match=r"no labels of the test part.* name the file in PoseSource\.test_annotations"):
         open_pose(source, "test")
     with pytest.raises(DataError, match=r"none\.json: no such file"):
         open_pose(replace(source, val_annotations="none.json"), "val")

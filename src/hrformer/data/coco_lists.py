@@ -82,8 +82,8 @@ def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, 
         place, second = divmod(sizes.index(-1), 2)
         field = "height" if second else "width"
         raise DataError(
-            f"{where(place)}: {field!r} must be a number of pixels, got {shown(images[place], field)}; leave it out, and "
-            "the picture's own counts"
+            f"{where(place)}: {field!r} must be a number of pixels, got {shown(images[place], field)}; leave it out, "
+            "and the picture's own counts"
         )
     return Pictures(ids=tuple(ids), names=names, sizes=np.maximum(sizes, 0).reshape(-1, 2))
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.annotation_files import annotation_file
 from hrformer.data.class_lists import means_void, void_ids
 from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
 from hrformer.data.coco_lists import list_of, read_pictures
@@ -21,7 +22,6 @@ from hrformer.data.coco_outlines import Outline, box_outline, draw, read_outline
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import IGNORE, DataError, Note

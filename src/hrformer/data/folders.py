@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
 from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
-from hrformer.data.instance_files import annotation_file, has_outlines, instance_files
 from hrformer.data.mask_files import MaskFiles, part_name
 from hrformer.data.mask_layout import find_pairs
 from hrformer.data.sets import DataError, SegmentationSet

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hrformer.data.annotation_files import labels_file
 from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, whole
 from hrformer.data.coco_labels import read_content
 from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.report import Finding, Places
-from hrformer.data.pose_files import labels_file
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource, Split
 from hrformer.wording import counted
