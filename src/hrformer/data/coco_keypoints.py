@@ -87,7 +87,7 @@ class CocoPeople(PoseSet):
             detections = detections if detections.is_file() else source.root / detections
             found = _read_detections(detections, pictures, {one["id"] for one in categories}, box_threshold, file)
         elif labels is not None:
-            found = labels.labels.people
+            found = labels.people
             if not len(found):
                 raise DataError(labels.nobody(content))
         else:
@@ -99,10 +99,10 @@ class CocoPeople(PoseSet):
         self.file_names, self._paths = PackedNames(pictures.names), PackedNames(every_path.values())
         if labels is not None:
             unplaced, labels = labels, labels.placed(used, self._paths.__getitem__, source.clip, source.exif)
-            self.notes = labels.labels.notes
+            self.notes = labels.notes
             for note in self.notes:
                 _log.warning("%s", note.text, extra={"kind": note.kind})
-            found = found if detections is not None else labels.labels.people
+            found = found if detections is not None else labels.people
             if not len(found):
                 raise DataError(unplaced.nobody(content))
         self._people, self._labels = found.take(np.argsort(found.picture, kind="stable")), labels

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread, relative_units
 from hrformer.data.coco_fields import read_json, whole
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_categories, read_pictures
-from hrformer.data.coco_records import Labels, People, PeopleReader
+from hrformer.data.coco_records import People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
 from hrformer.data.sets import DataError, Note
 from hrformer.wording import counted, listed
@@ -40,14 +40,20 @@ class CocoLabels:
     Attributes:
         pictures: of the file.
         categories: those looked at.
-        labels: who is in the pictures.
+        people: no crowds, with a labelled joint: those that training sees.
+        crowds: with joints, all 0 where they have none.
+        bare: people without joints; together with the crowds they count neither way in scoring.
         file: what to call it in messages.
+        notes: what was put right.
     """
 
     pictures: Pictures
     categories: list[dict[str, Any]]
-    labels: Labels
+    people: People
+    crowds: People
+    bare: People
     file: str
+    notes: tuple[Note, ...] = ()
 
     @classmethod
     def read(
@@ -65,8 +71,9 @@ class CocoLabels:
         """
         known = [one["id"] for one in read_categories(content, file)]
         reader = PeopleReader(pictures, [one["id"] for one in categories], known, num_keypoints, file)
-        labels = reader.read(list_of(content, "annotations", file))
-        return cls(pictures=pictures, categories=categories, labels=labels, file=file)
+        people, crowds, bare, notes = reader.read(list_of(content, "annotations", file))
+        everybody = {"people": people, "crowds": crowds, "bare": bare}
+        return cls(pictures=pictures, categories=categories, file=file, notes=tuple(notes), **everybody)
 
     def placed(self, used: Sequence[int], path_of: Callable[[int], str], clip: str, exif: Exif) -> CocoLabels:
         """Boxes and joints on the pixels that training sees, boxes clipped to the picture.
@@ -80,16 +87,16 @@ class CocoLabels:
         Raises:
             DataError: a picture has another size than the file says, or boxes are written in another way.
         """
-        canvas, people = canvas_of(self.pictures, used, path_of, exif, self.file), self.labels.people
+        canvas, people = canvas_of(self.pictures, used, path_of, exif, self.file), self.people
         sizes = canvas.sizes[people.picture]
         if relative := relative_units(people.box, people.joints, sizes, self.file):
             raise DataError(relative)
         odd = [*_copies(people, self.file), *_misread(people, sizes, self.file)]
-        people, crowds, bare = (canvas.turned(one) for one in (people, self.labels.crowds, self.labels.bare))
+        for table in (people, self.crowds, self.bare):
+            canvas.turn(table)
         people, outside = _clipped(people, canvas.upright[people.picture], clip, self.file)
-        notes = (*self.labels.notes, *canvas.notes, *odd, *outside)
-        labels = Labels(people=people, crowds=crowds, bare=bare, notes=notes)
-        return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), labels=labels)
+        notes = (*self.notes, *canvas.notes, *odd, *outside)
+        return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), people=people, notes=notes)
 
     def nobody(self, content: Mapping[str, Any]) -> str:
         """Why there is nobody to train on or to score, where that is so: what applied to how many annotations.
@@ -104,9 +111,9 @@ class CocoLabels:
         counts = {
             f"of category_id {found}, and those looked at are of {', '.join(map(str, taken))}: correct 'category_id', "
             "or name the category in PoseSource.category": len(foreign),
-            "crowds: write 'iscrowd' 0 for single people": len(self.labels.crowds),
-            "without a labelled joint: label them, joints count with flag 1 or 2": len(self.labels.bare),
-            "with box and joints outside of the picture: correct them": len(self.labels.people),
+            "crowds: write 'iscrowd' 0 for single people": len(self.crowds),
+            "without a labelled joint: label them, joints count with flag 1 or 2": len(self.bare),
+            "with box and joints outside of the picture: correct them": len(self.people),
         }
         counts["of pictures that 'images' does not list: add these"] = len(rows) - sum(counts.values())
         everybody = counted(len(rows), "annotation")
@@ -116,37 +123,33 @@ class CocoLabels:
 
     def truth(self) -> dict[str, list[dict[str, Any]]]:
         """Everybody in COCO's form, in the order of the file: what scores compare with."""
-        labels = self.labels
-        rows = [*self._records(labels.people, 0), *self._records(labels.crowds, 1), *self._records(labels.bare, 0)]
         images = [
             {"id": number, "file_name": name, "width": width, "height": height}
             for number, name, (width, height) in zip(
                 self.pictures.ids, self.pictures.names, self.pictures.sizes.tolist(), strict=True
             )
         ]
-        annotations = [record for _, record in sorted(rows, key=lambda one: one[0])]
-        return {"images": images, "annotations": annotations, "categories": [dict(one) for one in self.categories]}
-
-    def _records(self, people: People, crowd: int) -> list[tuple[int, dict[str, Any]]]:
-        shape = (len(people), self.labels.people.joints.shape[1], 3)
-        joints = np.zeros(shape) if people.keypoints is None else people.keypoints
-        counts = (joints[..., 2] > 0).sum(axis=1)
-        return [
-            (
-                int(people.row[n]),
-                {
-                    "id": int(people.number[n]),
-                    "image_id": self.pictures.ids[people.picture[n]],
-                    "category_id": int(people.category[n]),
+        annotations: dict[int, dict[str, Any]] = {}
+        for table, crowd in ((self.people, 0), (self.crowds, 1), (self.bare, 0)):
+            no_joints = np.zeros((len(table), *self.people.joints.shape[1:]))
+            joints = no_joints if table.keypoints is None else table.keypoints
+            counts = (joints[..., 2] > 0).sum(axis=1)
+            for n, row in enumerate(table.row.tolist()):
+                annotations[row] = {
+                    "id": int(table.number[n]),
+                    "image_id": self.pictures.ids[table.picture[n]],
+                    "category_id": int(table.category[n]),
                     "iscrowd": crowd,
                     "keypoints": joints[n].ravel().tolist(),
                     "num_keypoints": int(counts[n]),
-                    "area": float(people.area[n]),
-                    "bbox": people.box[n].tolist(),
-                },
-            )
-            for n in range(len(people))
-        ]
+                    "area": float(table.area[n]),
+                    "bbox": table.box[n].tolist(),
+                }
+        return {
+            "images": images,
+            "annotations": [annotations[row] for row in sorted(annotations)],
+            "categories": [dict(one) for one in self.categories],
+        }
 
 
 def _copies(people: People, file: str) -> list[Note]:

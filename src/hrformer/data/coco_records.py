@@ -75,23 +75,6 @@ class People:
         return self.keypoints
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Labels:
-    """Everybody of the categories looked at.
-
-    Attributes:
-        people: no crowds, with a labelled joint: those that training sees.
-        crowds: with joints, all 0 where they have none.
-        bare: people without joints; together with the crowds they count neither way in scoring.
-        notes: what was put right.
-    """
-
-    people: People
-    crowds: People
-    bare: People
-    notes: tuple[Note, ...] = ()
-
-
 def integers(values: Sequence[int]) -> NDArray[Any]:
     """(N,) int64, or Python's own integers where 64 bits do not hold them."""
     try:
@@ -147,8 +130,12 @@ class PeopleReader:
         self._people, self._crowds, self._bare = _Group(), _Group(), _Group()
         self._foreign = 0
 
-    def read(self, records: Sequence[Any]) -> Labels:
+    def read(self, records: Sequence[Any]) -> tuple[People, People, People, list[Note]]:
         """Everybody in ``annotations``, put right.
+
+        Returns:
+            People with a labelled joint, whom training sees; crowds, with joints, all 0 where they have none; people
+            without joints, who like crowds count neither way in scoring; and what was put right.
 
         Raises:
             DataError: an annotation is not as it should be; names the annotation and the field.
@@ -214,7 +201,7 @@ class PeopleReader:
             raise DataError(f"'keypoints' must hold numbers, or null for joints without label, got {odd}")
         return numbers  # type: ignore[return-value]
 
-    def _put_right(self) -> Labels:
+    def _put_right(self) -> tuple[People, People, People, list[Note]]:
         joints = self._length // 3
         (people, claimed, outlined), (crowds, *_), (bare, claimed_bare, _) = (
             group.people(joints) for group in (self._people, self._crowds, self._bare)
@@ -243,7 +230,7 @@ class PeopleReader:
             what = counted(self._foreign, "annotation")
             text = f"{self._file}: {what} of categories that the file does not list; left out"
             notes.append(Note(kind="unknown-category", text=text))
-        return Labels(people=people, crowds=crowds, bare=bare, notes=tuple(notes))
+        return people, crowds, bare, notes
 
 
 def _claimed(one: Mapping[str, Any]) -> int:

@@ -45,8 +45,8 @@ class Canvas:
         swapped = swaps_sides(self.orientations)[:, None]  # type: ignore[arg-type, index]
         return np.where(swapped, self.sizes[:, ::-1], self.sizes)
 
-    def turned(self, people: People) -> People:
-        """The people with boxes and joints turned upright, in place."""
+    def turn(self, people: People) -> None:
+        """Turn boxes and joints upright."""
         orientations = self.orientations[people.picture]
         for row in np.flatnonzero(orientations != UPRIGHT).tolist():
             orientation, (width, height) = int(orientations[row]), self.sizes[people.picture[row]].tolist()
@@ -55,7 +55,6 @@ class Canvas:
                 shown = people.keypoints[row, :, 2] > 0
                 points = people.keypoints[row, shown, :2]
                 people.keypoints[row, shown, :2] = upright_points(points, (width, height), orientation)
-        return people
 
 
 def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif, file: str) -> Canvas:
