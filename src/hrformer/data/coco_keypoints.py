@@ -166,7 +166,7 @@ def _read_detections(
         pictures: of the annotations.
         categories: ids of those to take.
         threshold: boxes scored below it are left out.
-        annotations: the file with the pictures, for messages.
+        annotations: the file that lists the pictures.
 
     Raises:
         DataError: it is not of this form (file and entry are named), or nobody is left.
@@ -180,11 +180,12 @@ def _read_detections(
             picture, category, score, box = _detection(one, default)
         except DataError as error:
             raise DataError(f"{file}: detection {row}: {error}") from error
-        if category in categories and score >= threshold:
-            place = places.get(picture)
-            unknown += place is None
-            if place is not None:
-                rows.append((row, place, category, score, *box))
+        if category not in categories or score < threshold:
+            continue
+        if picture in places:
+            rows.append((row, places[picture], category, score, *box))
+        else:
+            unknown += 1
     if unknown:
         text = "%s: %s of pictures that %s does not list; left out"
         _log.warning(text, file, counted(unknown, "detection"), annotations)

@@ -81,8 +81,8 @@ class CocoLabels:
         Args:
             used: places of the pictures whose headers count.
             path_of: path of the picture at a place.
-            clip: see ``PoseSource``.
-            exif: see ``PoseSource``.
+            clip: as ``exif`` see ``PoseSource``.
+            exif: how to take EXIF orientations.
 
         Raises:
             DataError: a picture has another size than the file says, or boxes are written in another way.
@@ -99,11 +99,7 @@ class CocoLabels:
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), people=people, notes=notes)
 
     def nobody(self, content: Mapping[str, Any]) -> str:
-        """Why there is nobody to train on or to score, where that is so: what applied to how many annotations.
-
-        Args:
-            content: that the labels were read from.
-        """
+        """Why there is nobody to train on or to score: what applied to how many annotations of the file's content."""
         rows, taken = list_of(content, "annotations", self.file), [one["id"] for one in self.categories]
         kinds = [whole(one, "category_id", self.file, taken[0]) for one in rows]
         foreign = [kind for kind in kinds if kind not in taken]
@@ -220,16 +216,15 @@ def _clipped(people: People, sizes: NDArray[np.int64], clip: str, file: str) -> 
 def truth_of(annotations: str | Path | Mapping[str, Any], num_keypoints: int) -> dict[str, list[dict[str, Any]]]:
     """Labels of a file, or of its content, put right as an opened set puts them, but for what pictures tell.
 
-    Args:
-        annotations: in COCO's keypoint format.
-        num_keypoints: K of the people to take.
+    People of so many keypoints are taken, if there are several kinds.
 
     Raises:
         DataError: they are not as they should be.
     """
-    mapped = isinstance(annotations, Mapping)
-    file = "the annotations" if mapped else str(annotations)
-    content = annotations if isinstance(annotations, Mapping) else read_content(Path(annotations))
+    if isinstance(annotations, Mapping):
+        file, content = "the annotations", annotations
+    else:
+        file, content = str(annotations), read_content(Path(annotations))
     pictures = read_pictures(content, file, named=False)
     categories = people_categories(content, file, num_keypoints=num_keypoints)
     return CocoLabels.read(content, pictures, categories, num_keypoints, file).truth()

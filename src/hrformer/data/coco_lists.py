@@ -47,13 +47,7 @@ def list_of(content: Mapping[str, Any], key: str, file: str) -> list[Any]:
 
 
 def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, sized: bool = True) -> Pictures:
-    """Read ``images``.
-
-    Args:
-        content: of the file.
-        file: what to call the file.
-        named: whether each needs a ``file_name``.
-        sized: whether a size that is no number of pixels is an error; else it counts as none.
+    """Read ``images``; without ``named`` they may lack names, without ``sized`` a size that is none counts as not said.
 
     Raises:
         DataError: an entry lacks an id or a name, or holds something else; names file, entry and field.
@@ -123,7 +117,7 @@ def people_categories(
 
     Args:
         content: of the file.
-        file: what to call it.
+        file: its name in messages.
         chosen: name or id of the only one; empty takes those with joints, or where none names joints the one called
             person.
         num_keypoints: of several kinds of joints take those of so many, where that is known.

@@ -119,7 +119,7 @@ class PeopleReader:
         categories: ids of those to look at.
         known: ids of all categories of the file.
         num_keypoints: K.
-        file: what to call it in messages.
+        file: its name in messages.
     """
 
     def __init__(

@@ -58,24 +58,15 @@ class Canvas:
 
 
 def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif, file: str) -> Canvas:
-    """Compare sizes.
-
-    Args:
-        pictures: of the file.
-        used: places of those to look at.
-        path_of: path of the picture at a place.
-        exif: see ``PoseSource``.
-        file: what to call it in messages.
+    """Compare the file's sizes with the headers of those pictures, given by their places, that are used.
 
     Raises:
         DataError: a picture has another size than the file says.
     """
     headers = _headers(pictures, used, path_of)
     places = np.fromiter(headers, dtype=np.int64)
-    stored, upright = (
-        np.array(side, dtype=np.int64).reshape(-1, 2)
-        for side in ([one.stored for one in headers.values()], [one.size for one in headers.values()])
-    )
+    stored = np.array([one.stored for one in headers.values()], dtype=np.int64).reshape(-1, 2)
+    upright = np.array([one.size for one in headers.values()], dtype=np.int64).reshape(-1, 2)
     orientation = np.array([one.orientation for one in headers.values()], dtype=np.int64)
     given = pictures.sizes[places]
     told, as_stored, as_upright = (given > 0).all(axis=1), _same(given, stored), _same(given, upright)
