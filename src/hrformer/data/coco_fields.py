@@ -94,11 +94,9 @@ def number(record: Mapping[str, Any], field: str, where: str = "") -> float:
 
 def as_number(value: Any) -> float:
     """A number, also as text; NaN for whatever is none."""
-    if type(value) is float:
-        return value
     if isinstance(value, str):
         value = _float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
         return float(value)
@@ -115,7 +113,9 @@ def number_or_nan(value: Any) -> float | None:
 
 def flat_joints(joints: Any) -> Any:
     """Joints nested as ``[[x, y, flag], ...]`` in one list, as COCO has them; whatever else as it is."""
-    nested = isinstance(joints, list | tuple) and all(isinstance(one, list | tuple) and len(one) == 3 for one in joints)
+    if not isinstance(joints, (list, tuple)) or not joints or not isinstance(joints[0], (list, tuple)):
+        return joints
+    nested = all(isinstance(joint, (list, tuple)) and len(joint) == 3 for joint in joints)
     return [value for joint in joints for value in joint] if nested else joints
 
 

@@ -84,10 +84,13 @@ def integers(values: Sequence[int]) -> NDArray[Any]:
 
 
 class _Group:
-    """Some of the people while they are read: a tuple of numbers for each, and the joints in one row."""
+    """Some of the people while they are read."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[Any, ...]] = []
+        self.numbers: list[int] = []
+        self.categories: list[int] = []
+        self.rows: list[tuple[float, ...]] = []
+        """Place in the file, picture, claimed number of joints, whether there is an outline, area and box of each."""
         self.joints = array("d")
 
     def people(self, num_keypoints: int) -> tuple[People, NDArray[np.int64], NDArray[np.bool_]]:
@@ -95,20 +98,19 @@ class _Group:
 
         The joints are not copied, those of COCO are 60 MB.
         """
-        row, picture, number, category, claimed, outlined, area, *box = (
-            zip(*self.rows, strict=True) if self.rows else [()] * 11
-        )
+        table = np.array(self.rows, dtype=np.float64).reshape(-1, 9)
+        row, picture, claimed, outlined = table[:, :4].T.astype(np.int64)
         people = People(
-            row=np.array(row, dtype=np.int64),
-            picture=np.array(picture, dtype=np.int64),
-            number=integers(number),
-            category=integers(category),
-            box=np.array(box, dtype=np.float64).T.copy(),
-            area=np.array(area, dtype=np.float64),
+            row=row,
+            picture=picture,
+            number=integers(self.numbers),
+            category=integers(self.categories),
+            box=table[:, 5:].copy(),
+            area=table[:, 4].copy(),
             score=np.ones(len(row)),
             keypoints=np.asarray(self.joints).reshape(-1, num_keypoints, 3),
         )
-        return people, np.array(claimed, dtype=np.int64), np.array(outlined, dtype=bool)
+        return people, claimed, outlined.astype(bool)
 
 
 class PeopleReader:
@@ -141,7 +143,7 @@ class PeopleReader:
             DataError: an annotation is not as it should be; names the annotation and the field.
         """
         for row, one in enumerate(records):
-            if not isinstance(one, Mapping):
+            if type(one) is not dict and not isinstance(one, Mapping):
                 raise DataError(f"{self._file}: entry {row} of 'annotations' must be an object, got {one!r:.80}")
             try:
                 self._add(row, one)
@@ -168,19 +170,20 @@ class PeopleReader:
             )
         if picture is None:
             return  # nobody misses crowds, or people without joints
-        number, outlined = whole(one, "id", default=row), bool(one.get("segmentation"))
-        group.rows.append((row, picture, number, category, _claimed(one), outlined, _area(one), *_box(one)))
+        group.numbers.append(whole(one, "id", default=row))
+        group.categories.append(category)
+        group.rows.append((row, picture, _claimed(one), bool(one.get("segmentation")), _area(one), *_box(one)))
         if group is not self._bare:
             group.joints.extend(joints or [0] * self._length)
 
     def _joints(self, one: Mapping[str, Any]) -> Sequence[float]:
         """The 3 K numbers of a record, NaN for null; empty where there are none."""
         values, joints = flat_joints(one.get("keypoints")), self._length // 3
-        if isinstance(values, np.ndarray):
-            values = values.ravel().tolist()
         if values is None:
             return []
-        if not isinstance(values, list | tuple):
+        if isinstance(values, np.ndarray):
+            values = values.ravel().tolist()
+        if not isinstance(values, (list, tuple)):
             raise DataError(f"'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}")
         if len(values) not in (0, self._length):
             if any(isinstance(value, list | tuple | Mapping) for value in values):
@@ -245,9 +248,9 @@ def _claimed(one: Mapping[str, Any]) -> int:
 def _box(one: Mapping[str, Any]) -> Sequence[float]:
     """NaN four times where there is none."""
     box = one.get("bbox")
-    if box is None or (isinstance(box, list | tuple) and not box):
+    if box is None or (isinstance(box, (list, tuple)) and not box):
         return (math.nan,) * 4
-    if isinstance(box, list | tuple | np.ndarray) and len(box) == 4:
+    if isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4:
         values = box if {*map(type, box)} <= _PLAIN else [as_number(value) for value in box]
         # The sum of finite numbers is finite, and sooner found.
         if math.isfinite(sum(values)):
