@@ -224,6 +224,7 @@ def test_files_that_are_not_found(tmp_path: Path) -> None:
         (thing([], bbox=None), r"annotation 7: 'segmentation' is \[\]: it must be polygons"),
         (thing([[1, 2, 3, 4, 5]]), r"annotation 7: 'segmentation' must be polygons .* in pairs, got \[1, 2, 3, 4, 5\]"),
         (thing([[1, 2, "x", 4, 5, 6]]), r"annotation 7: 'segmentation' must be polygons"),
+        (thing([[1, 2, 10**400, 4, 5, 6]]), r"annotation 7: 'segmentation' must be polygons"),
         (thing("text"), r"annotation 7: 'segmentation' must be polygons"),
         (
             thing([[0, 0, 9e9, 0, 5, 5]]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource
@@ -166,11 +164,6 @@ def test_both_layouts_of_coco(tmp_path: Path, data_dir: Path, folder: str) -> No
     assert people.pixels(0).shape == (425, 640, 3)
 
 
-def test_names_may_hold_the_folder(write) -> None:
-    images = [{"id": 7, "file_name": "images/val/7.png", "width": 20, "height": 16}]
-    assert len(open_pose(write([person(1, 7)], images=images), "val")) == 1
-
-
 def test_a_list_of_pictures_needs_detections(write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write(None, categories=[{"id": 3, "name": "dog"}, {"id": 1, "name": "person"}])
     source = replace(source, test_annotations="val.json", test_images=("images/val",))
@@ -216,13 +209,10 @@ def test_joints_without_names(write, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("people", "changes", "message"),
     [
-        ([person(4, 7, keypoints=[1, 1, 2])], {}, r"annotation 4: 'keypoints' has 3 numbers, not 3 x 3"),
         ([person(4, 8)], {}, r"annotation 4: 'image_id' is 8, which is not among the file's 'images'"),
         ([person(4, 7, bbox=[1, 2, 3])], {}, r"annotation 4: needs a 'bbox'"),
         ([person(4, 7, bbox=[1, 2, 3, "b"])], {}, r"annotation 4: needs a 'bbox' .* of four finite numbers"),
         ([person(4, 7, bbox=[1, 2, 3, float("nan")])], {}, r"annotation 4: needs a 'bbox' .* of four finite numbers"),
-        ([person(4, 7, keypoints=["", 1, 2] * 3)], {}, r"annotation 4: 'keypoints' must hold numbers, .* got ''"),
-        ([], {}, r"nobody is left"),
         ([person(4, 7)], {"images": []}, r"at least one picture"),
         (
             [person(4, 7)],
@@ -277,12 +267,3 @@ def test_missing_files_and_pictures(write, tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text("{")
     with pytest.raises(DataError, match=r"val\.json is not JSON"):
         open_pose(source, "val")
-
-
-def test_the_file_is_left_as_it_is(write) -> None:
-    people = [person(1, 7), person(2, 9)]
-    before = copy.deepcopy(people)
-    source = write(people)
-    text = (source.root / "val.json").read_text()
-    assert isinstance(open_pose(source, "val"), CocoPeople)
-    assert (people, (source.root / "val.json").read_text()) == (before, text)
