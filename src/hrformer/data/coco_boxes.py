@@ -140,7 +140,7 @@ def _holds(first: Boxes, last: Boxes, low: NDArray[np.float64], high: NDArray[np
     return ((low >= first - slack) & (high <= last + slack)).all(axis=1)
 
 
-def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int64], file: str) -> str:
+def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:
     """What to say of a file whose boxes or joints are shares or percent of the picture; empty for pixels.
 
     Shares in the joints alone are left to the inspection, which sees them person by person.
@@ -149,7 +149,6 @@ def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[
         boxes: (N, 4).
         keypoints: (N, K, 3), with a labelled joint in everybody.
         sizes: (N, 2) (width, height) of the pictures, 0 where unknown.
-        file: what to call it.
     """
     if not len(boxes) or sizes.min() <= 2:
         return ""
@@ -179,7 +178,7 @@ def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[
             odd = next((one for one in misread(pixel_boxes, pixel_joints, sizes) if one.everywhere), None)
             more = f"; and the boxes are {odd.spelling}, so write {odd.remedy} then" if odd else ""
             return (
-                f"{file}: {' and '.join(map(repr, fields))} of {everybody} end at {farthest:g}{''.join(others)}, in "
+                f"{' and '.join(map(repr, fields))} of {everybody} end at {farthest:g}{''.join(others)}, in "
                 f"pictures of {sizes.min()} pixels and more: {unit} of the picture instead of pixels. Multiply "
                 f"{sides[0]} by the picture's width{part}, {sides[1]} by its height{part}{more}"
             )

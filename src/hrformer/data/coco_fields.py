@@ -8,7 +8,8 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def read_json(file: Path, *, shorten: tuple[str, ...] = ()) -> Any:
         if isinstance(error, json.JSONDecodeError) and not error.doc.strip():
             raise DataError(f"{file} is empty; write or export it again") from error
         raise DataError(f"{file} is not JSON: {error}") from error
+
+
+@contextmanager
+def told_of(file: str) -> Iterator[None]:
+    """Names the file in errors that name record and field only.
+
+    Raises:
+        DataError: whatever the context raised, with the file before it.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def whole(record: Mapping[str, Any], field: str, where: str = "", default: int | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_boxes import boxes_around, clipped, joint_extents, misread, relative_units
-from hrformer.data.coco_fields import read_json, whole
+from hrformer.data.coco_fields import read_json, told_of, whole
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_categories, read_pictures
 from hrformer.data.coco_records import People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
@@ -70,10 +70,15 @@ class CocoLabels:
             DataError: an annotation is not as it should be.
         """
         known = [one["id"] for one in read_categories(content, file)]
-        reader = PeopleReader(pictures, [one["id"] for one in categories], known, num_keypoints, file)
-        people, crowds, bare, notes = reader.read(list_of(content, "annotations", file))
-        everybody = {"people": people, "crowds": crowds, "bare": bare}
-        return cls(pictures=pictures, categories=categories, file=file, notes=tuple(notes), **everybody)
+        reader = PeopleReader(pictures, [one["id"] for one in categories], known, num_keypoints)
+        records = list_of(content, "annotations", file)
+        with told_of(file):
+            people, crowds, bare, notes = reader.read(records)
+        labels = cls(pictures=pictures, categories=categories, people=people, crowds=crowds, bare=bare, file=file)
+        return replace(labels, notes=labels._named(notes))
+
+    def _named(self, notes: Iterable[Note]) -> tuple[Note, ...]:
+        return tuple(replace(note, text=f"{self.file}: {note.text}") for note in notes)
 
     def placed(self, used: Sequence[int], path_of: Callable[[int], str], clip: str, exif: Exif) -> CocoLabels:
         """Boxes and joints on the pixels that training sees, boxes clipped to the picture.
@@ -87,15 +92,17 @@ class CocoLabels:
         Raises:
             DataError: a picture has another size than the file says, or boxes are written in another way.
         """
-        canvas, people = canvas_of(self.pictures, used, path_of, exif, self.file), self.people
-        sizes = canvas.sizes[people.picture]
-        if relative := relative_units(people.box, people.joints, sizes, self.file):
-            raise DataError(relative)
-        odd = [*_copies(people, self.file), *_misread(people, sizes, self.file)]
+        people = self.people
+        with told_of(self.file):
+            canvas = canvas_of(self.pictures, used, path_of, exif)
+            sizes = canvas.sizes[people.picture]
+            if relative := relative_units(people.box, people.joints, sizes):
+                raise DataError(relative)
+            odd = [*_copies(people), *_misread(people, sizes)]
         for table in (people, self.crowds, self.bare):
             canvas.turn(table)
-        people, outside = _clipped(people, canvas.upright[people.picture], clip, self.file)
-        notes = (*self.notes, *canvas.notes, *odd, *outside)
+        people, outside = _clipped(people, canvas.upright[people.picture], clip)
+        notes = self.notes + self._named([*canvas.notes, *odd, *outside])
         return replace(self, pictures=replace(self.pictures, sizes=canvas.upright), people=people, notes=notes)
 
     def nobody(self, content: Mapping[str, Any]) -> str:
@@ -148,7 +155,7 @@ class CocoLabels:
         }
 
 
-def _copies(people: People, file: str) -> list[Note]:
+def _copies(people: People) -> list[Note]:
     """People with picture, box and joints of another one: perfect predictions find only one of two in scoring."""
     joints = people.joints
     # Copies come to stand behind each other, as sorting by all numbers would have it, in a tenth of the memory.
@@ -162,14 +169,14 @@ def _copies(people: People, file: str) -> list[Note]:
         return []
     first = int(copies.argmin())
     text = (
-        f"{file}: {counted(len(copies), 'annotation')} of {counted(len(people), 'person', 'people')} with the picture, "
+        f"{counted(len(copies), 'annotation')} of {counted(len(people), 'person', 'people')} with the picture, "
         f"box and joints of another one, such as number {people.row[copies[first]]} in 'annotations', a copy of "
         f"annotation {people.number[originals[first]]}; counted as people of their own in training and scoring"
     )
     return [Note(kind="copies", text=text)]
 
 
-def _misread(people: People, sizes: NDArray[np.int64], file: str) -> list[Note]:
+def _misread(people: People, sizes: NDArray[np.int64]) -> list[Note]:
     """What is to be said of boxes that fit their joints in another spelling; a DataError where it is the file's."""
     notes = []
     for one in misread(people.box, people.joints, sizes):
@@ -177,7 +184,7 @@ def _misread(people: People, sizes: NDArray[np.int64], file: str) -> list[Note]:
         (width, height), box = sizes[first], ", ".join(f"{value:g}" for value in people.box[first])
         low, high = (corner[0] for corner in joint_extents(people.joints[[first]]))
         text = (
-            f"{file}: 'bbox' of {len(one.rows)} of {counted(len(people), 'person', 'people')} does not suit their "
+            f"'bbox' of {len(one.rows)} of {counted(len(people), 'person', 'people')} does not suit their "
             f"joints as [x, y, width, height], and fits as {one.spelling}, such as [{box}] of annotation "
             f"{people.number[first]} in {width} x {height} pixels, with joints from ({low[0]:g}, {low[1]:g}) to "
             f"({high[0]:g}, {high[1]:g}); write {one.remedy}"
@@ -190,7 +197,7 @@ def _misread(people: People, sizes: NDArray[np.int64], file: str) -> list[Note]:
     return notes
 
 
-def _clipped(people: People, sizes: NDArray[np.int64], clip: str, file: str) -> tuple[People, list[Note]]:
+def _clipped(people: People, sizes: NDArray[np.int64], clip: str) -> tuple[People, list[Note]]:
     """People with what the picture holds of their boxes; instead of boxes outside, one around the joints."""
     boxes, everybody = clipped(people.box, sizes, clip), counted(len(people), "person", "people")
     outside, notes = ~(boxes[:, 2:] > 0).all(axis=1), []
@@ -199,13 +206,13 @@ def _clipped(people: People, sizes: NDArray[np.int64], clip: str, file: str) -> 
     lost = np.asarray(~(boxes[:, 2:] > 0).all(axis=1))
     if (outside & ~lost).any():
         text = (
-            f"{file}: of the 'bbox' of {int((outside & ~lost).sum())} of {everybody} nothing lies in the picture; the "
+            f"of the 'bbox' of {int((outside & ~lost).sum())} of {everybody} nothing lies in the picture; the "
             "box around their labelled joints, grown by 10 % of its longer side, stands in"
         )
         notes.append(Note(kind="box-outside", text=text))
     if lost.any():
         text = (
-            f"{file}: box and joints of {int(lost.sum())} of {everybody} lie outside the picture, such as those of "
+            f"box and joints of {int(lost.sum())} of {everybody} lie outside the picture, such as those of "
             f"annotation {people.number[lost][0]}; left out of training and scoring"
         )
         notes.append(Note(kind="person-outside", text=text))

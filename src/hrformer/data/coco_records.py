@@ -1,7 +1,7 @@
 """People of a file in COCO's keypoint format, put right once for training, scoring and inspection.
 
 Labelling tools differ in how they write numbers, areas, boxes and joints without label; what is meant is taken, and
-said once per file. Whatever has no meaning is an error that names file, record and field. N people, K joints.
+said once per file. Whatever has no meaning is an error that names record and field. N people, K joints.
 """
 
 from __future__ import annotations
@@ -121,13 +121,12 @@ class PeopleReader:
         categories: ids of those to look at.
         known: ids of all categories of the file.
         num_keypoints: K.
-        file: its name in messages.
     """
 
     def __init__(
-        self, pictures: Pictures, categories: Collection[int], known: Collection[int], num_keypoints: int, file: str
+        self, pictures: Pictures, categories: Collection[int], known: Collection[int], num_keypoints: int
     ) -> None:
-        self._places, self._file, self._length = pictures.places(), file, 3 * num_keypoints
+        self._places, self._length = pictures.places(), 3 * num_keypoints
         self._taken, self._known, self._default = frozenset(categories), frozenset(known), min(categories)
         self._people, self._crowds, self._bare = _Group(), _Group(), _Group()
         self._foreign = 0
@@ -144,14 +143,14 @@ class PeopleReader:
         """
         for row, one in enumerate(records):
             if type(one) is not dict and not isinstance(one, Mapping):
-                raise DataError(f"{self._file}: entry {row} of 'annotations' must be an object, got {one!r:.80}")
+                raise DataError(f"entry {row} of 'annotations' must be an object, got {one!r:.80}")
             try:
                 self._add(row, one)
             except (DataError, OverflowError) as error:
                 number = one.get("id")
                 where = f"at place {row}" if number is None else f"{number!s:.40}"
                 what = error if isinstance(error, DataError) else "'bbox' or 'keypoints' hold too large a number"
-                raise DataError(f"{self._file}: annotation {where}: {what}") from error
+                raise DataError(f"annotation {where}: {what}") from error
         return self._put_right()
 
     def _add(self, row: int, one: Mapping[str, Any]) -> None:
@@ -210,14 +209,14 @@ class PeopleReader:
             group.people(joints) for group in (self._people, self._crowds, self._bare)
         )
         for table in (people, crowds):
-            _clean(table, self._file)
+            _clean(table)
         everybody, bare = len(people) + len(bare), replace(bare, keypoints=None)
         counts = (people.joints[..., 2] > 0).sum(axis=1)
         wrong = int(((claimed != _UNSAID) & (claimed != counts)).sum() + (claimed_bare > 0).sum())
         if not counts.all():
             bare = bare.joined(replace(people.take(counts == 0), keypoints=None))
             people, outlined = people.take(counts > 0), outlined[counts > 0]
-        notes = [*_put_boxes(people, self._file), *_put_areas(people, outlined, self._file)]
+        notes = [*_put_boxes(people), *_put_areas(people, outlined)]
         for table in (crowds, bare):
             # A box without extent excuses no result nearby, as if the person were not there.
             table.box[np.isnan(table.box)] = 0
@@ -225,13 +224,13 @@ class PeopleReader:
             table.area[lacking] = MASK_SHARE * np.prod(np.maximum(table.box[lacking, 2:], 0), axis=1)
         if wrong:
             text = (
-                f"{self._file}: 'num_keypoints' of {wrong} of {counted(everybody, 'person', 'people')} is not the "
+                f"'num_keypoints' of {wrong} of {counted(everybody, 'person', 'people')} is not the "
                 "number of their labelled joints; the flags in 'keypoints' are counted"
             )
             notes.insert(0, Note(kind="num-keypoints", text=text))
         if self._foreign:
             what = counted(self._foreign, "annotation")
-            text = f"{self._file}: {what} of categories that the file does not list; left out"
+            text = f"{what} of categories that the file does not list; left out"
             notes.append(Note(kind="unknown-category", text=text))
         return people, crowds, bare, notes
 
@@ -272,44 +271,44 @@ def _area(one: Mapping[str, Any]) -> float:
     )
 
 
-def _refuse(people: People, wrong: Any, what: str, file: str) -> None:
+def _refuse(people: People, wrong: Any, what: str) -> None:
     """Name the first of those that are wrong, and how many more there are; nothing where none is."""
     if wrong.any():
         more = int(wrong.sum()) - 1
         others = f" (and {counted(more, 'more annotation')})" if more else ""
-        raise DataError(f"{file}: annotation {people.number[wrong][0]}: {what}{others}")
+        raise DataError(f"annotation {people.number[wrong][0]}: {what}{others}")
 
 
-def _clean(people: People, file: str) -> None:
+def _clean(people: People) -> None:
     """Take joints that are partly or wholly NaN as not labelled."""
     finite = np.isfinite(people.joints)
     if not finite.all():
         endless = np.isinf(people.joints).any(axis=(1, 2))
-        _refuse(people, endless, "'keypoints' must be finite numbers of pixels", file)
+        _refuse(people, endless, "'keypoints' must be finite numbers of pixels")
         people.joints[~finite.all(axis=2)] = 0
     odd = ~np.isin(people.joints[..., 2], (0, 1, 2))
     if odd.any():
         flag = people.joints[..., 2][odd][0]
         what = f"the flags in 'keypoints' must be 0 (not labelled), 1 (hidden) or 2 (visible), got {flag:g}"
-        _refuse(people, odd.any(axis=1), what, file)
+        _refuse(people, odd.any(axis=1), what)
 
 
-def _put_boxes(people: People, file: str) -> list[Note]:
+def _put_boxes(people: People) -> list[Note]:
     """Give people without a box one around their joints."""
     flat = ~(people.box[:, 2:] > 0).all(axis=1)
     if not flat.any():
         return []
     people.box[flat] = boxes_around(people.joints[flat])
     remedy = "needs a 'bbox' [x, y, width, height] with a width and height above 0, since the labelled joints do not "
-    _refuse(people, ~(people.box[:, 2:] > 0).all(axis=1), f"{remedy}span one", file)
+    _refuse(people, ~(people.box[:, 2:] > 0).all(axis=1), f"{remedy}span one")
     text = (
-        f"{file}: no 'bbox' with width and height in {int(flat.sum())} of {counted(len(people), 'person', 'people')}; "
+        f"no 'bbox' with width and height in {int(flat.sum())} of {counted(len(people), 'person', 'people')}; "
         "the box around their labelled joints, grown by 10 % of its longer side, stands in"
     )
     return [Note(kind="flat-box", text=text)]
 
 
-def _put_areas(people: People, outlined: NDArray[np.bool_], file: str) -> list[Note]:
+def _put_areas(people: People, outlined: NDArray[np.bool_]) -> list[Note]:
     """Put the usual share of the box in place of areas that are none; masks may be small shares of their boxes."""
     whole_box = np.prod(people.box[:, 2:], axis=1)
     lacking = ~(people.area > 0)
@@ -322,7 +321,7 @@ def _put_areas(people: People, outlined: NDArray[np.bool_], file: str) -> list[N
     counts = ((lacking, "without an area above 0"), (senseless, "with an area that does not fit the box"))
     told = ", ".join(f"{int(rows.sum())} {what}" for rows, what in counts if rows.any())
     text = (
-        f"{file}: 'area' of {int(odd.sum())} of {counted(len(people), 'person', 'people')}: {told}; {MASK_SHARE} x "
+        f"'area' of {int(odd.sum())} of {counted(len(people), 'person', 'people')}: {told}; {MASK_SHARE} x "
         "width x height of the box stands in, in training and scoring"
     )
     return [Note(kind="no-area", text=text)]

@@ -57,7 +57,7 @@ class Canvas:
                 people.keypoints[row, shown, :2] = upright_points(points, (width, height), orientation)
 
 
-def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif, file: str) -> Canvas:
+def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif) -> Canvas:
     """Compare the file's sizes with the headers of those pictures, given by their places, that are used.
 
     Raises:
@@ -75,13 +75,13 @@ def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], 
         place = int(places[wrong][0])
         share = f"{int(wrong.sum())} of {counted(len(places), 'picture')} looked at so"
         header = headers[place]
-        raise DataError(f"{file}: {_wrong_size(pictures, place, header, path_of(place), exif, share)}")
+        raise DataError(_wrong_size(pictures, place, header, path_of(place), exif, share))
     sizes, orientations = pictures.sizes.copy(), np.full(len(pictures.ids), UPRIGHT)
     sizes[places] = stored if exif == "ignore" else upright
     turned = orientation != UPRIGHT
     if exif == "ignore":
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, places[turned])} stored turned and read as stored, "
+            f"EXIF orientation: {_some(pictures, places[turned])} stored turned and read as stored, "
             f"labels as they stand, by PoseSource.exif {exif}"
         )
         notes = [Note(kind="exif-ignored", text=text)] if turned.any() else []
@@ -91,7 +91,7 @@ def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], 
     guessed = exif == "apply" or bool(on_stored.any() and not on_upright.any())
     lying = on_stored | unknown if guessed else on_stored
     sizes[places[lying]], orientations[places[lying]] = stored[lying], orientation[lying]
-    notes = _notes(pictures, places[on_stored], places[unknown], guessed, file)
+    notes = _notes(pictures, places[on_stored], places[unknown], guessed)
     return Canvas(sizes=sizes, orientations=orientations, notes=tuple(notes))
 
 
@@ -141,14 +141,12 @@ def _wrong_size(pictures: Pictures, place: int, header: Header, path: str, exif:
     return text
 
 
-def _notes(
-    pictures: Pictures, stored: NDArray[np.int64], unknown: NDArray[np.int64], guessed: bool, file: str
-) -> list[Note]:
+def _notes(pictures: Pictures, stored: NDArray[np.int64], unknown: NDArray[np.int64], guessed: bool) -> list[Note]:
     """What is to be said of turned pictures, whose places are given."""
     notes, options = [], "PoseSource.exif ignore|apply: read the pictures as stored, or turn"
     if len(stored):
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, stored)} stored turned and labelled on the stored pixels, as "
+            f"EXIF orientation: {_some(pictures, stored)} stored turned and labelled on the stored pixels, as "
             "width and height in the file tell; boxes and joints were turned upright with the picture. "
             f"{options} labels wherever the size does not tell, too"
         )
@@ -156,7 +154,7 @@ def _notes(
     if len(unknown):
         done = "taken as lying on the stored pixels and turned upright" if guessed else "taken as upright"
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, unknown)} stored turned, whose size does not tell whether the "
+            f"EXIF orientation: {_some(pictures, unknown)} stored turned, whose size does not tell whether the "
             f"labels are for the stored pixels or the upright picture; {done}. {options} the labels"
         )
         notes.append(Note(kind="exif-unknown", text=text))
