@@ -184,6 +184,15 @@ def test_files_are_found(tmp_path: Path, file: str, names: list[str] | None) -> 
     assert np.array_equal(named.mask(index), square())
 
 
+@pytest.mark.parametrize("file", ["annotations/instances_monday.json", "monday/labels.json", "result.json"])
+def test_files_of_parts_with_names_of_their_own(tmp_path: Path, file: str) -> None:
+    write(tmp_path, thing(), file=file)
+    for other in ("annotations/instances_train.json", "annotations/captions_monday.json"):
+        write(tmp_path, file=other)
+    source = opened(tmp_path, train="monday", images="images/train")
+    assert source.mask_file(0) == f"{tmp_path / file}::image 1"
+
+
 @pytest.mark.parametrize("folders", [("Train", "Validation"), ("train2017", "val2017"), ("train", "valid")])
 def test_pictures_are_found_in_folders_of_parts(tmp_path: Path, folders: tuple[str, str]) -> None:
     for folder, split in zip(folders, ("train", "val"), strict=True):

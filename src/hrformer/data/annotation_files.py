@@ -156,8 +156,9 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
         return named
     found = [one for one in coco_files(source.root) if not _OTHER_KINDS.search(one.path.name)]
     if part != split:
-        inner = {one.path: one.path.relative_to(source.root).as_posix() for one in found}
-        found = [AnnotationFile(path=file, part=split) for file in inner if part.lower() in words_of(inner[file])]
+        ours = {one.path for one in found if part.lower() in words_of(str(one.path.relative_to(source.root)))}
+        others = [one for one in found if one.path not in ours and one.part != split]
+        found = [*others, *(AnnotationFile(path=file, part=split) for file in sorted(ours))]
     prefer = [has_outlines, lambda file: "instances" in file.name]
     return _only_one(source, split, found, prefer, "SegmentationSource.masks")
 
