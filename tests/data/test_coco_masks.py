@@ -265,7 +265,7 @@ def test_bad_records_are_named(tmp_path: Path, record: dict[str, Any], message: 
         ({"images": [{"id": 1}]}, "entry 0 of 'images': 'file_name' must be a name, got nothing"),
         ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "an id of its own, 1 occurs more than once"),
         ({"annotations": None}, "'annotations' must be a list, got None"),
-        ({"annotations": [7]}, "entry 0 of 'annotations' must be an object, got 7"),
+        ({"annotations": [7]}, "entry 0 of 'annotations' must be an object such as .*, got 7"),
         ({"categories": [{"id": 1, "name": ""}]}, r"categories\[0\]: every category needs an id and a 'name'"),
         ({"categories": [{"id": 1, "name": "background"}]}, "1 to 254 categories beside the background, got 0"),
     ],

@@ -21,13 +21,13 @@ from hrformer.wording import counted, listed
 _NAMED = 5
 
 
-def read_content(file: Path) -> dict[str, Any]:
-    """Content of a file in COCO's form; of outlines only whether there is one, since they are most of COCO's files.
+def read_content(file: Path, *, outlines: bool = False) -> dict[str, Any]:
+    """Content of a file in COCO's form; without ``outlines``, most of COCO's files, only whether a record has one.
 
     Raises:
         DataError: it cannot be read, or holds something else.
     """
-    content = read_json(file, shorten=("segmentation",))
+    content = read_json(file, shorten=() if outlines else ("segmentation",))
     if not isinstance(content, dict):
         raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
     return content

@@ -38,11 +38,16 @@ def list_of(content: Mapping[str, Any], key: str, file: str) -> list[Any]:
     """One of the lists of a file.
 
     Raises:
-        DataError: it is no list.
+        DataError: it is no list, or holds something else than objects.
     """
     rows = content.get(key)
     if not isinstance(rows, list | tuple):
         raise DataError(f"{file} is not in COCO's format: {key!r} must be a list, got {shown(content, key)}")
+    for place, one in enumerate(rows):
+        if type(one) is not dict and not isinstance(one, Mapping):
+            raise DataError(
+                f"{file}: entry {place} of {key!r} must be an object such as {{'id': 1, ...}}, got {one!r:.80}"
+            )
     return list(rows)
 
 
@@ -61,8 +66,6 @@ def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, 
 
     names: list[str] = []
     for place, image in enumerate(images):
-        if not isinstance(image, Mapping):
-            raise DataError(f"{where(place)} must be an object with 'id' and 'file_name', got {image!r:.80}")
         name = image.get("file_name")
         if not (isinstance(name, str) and name.strip()) and (named or name is not None):
             raise DataError(f"{where(place)}: 'file_name' must be a name, got {shown(image, 'file_name')}")
@@ -99,8 +102,6 @@ def read_categories(content: Mapping[str, Any], file: str) -> list[dict[str, Any
     categories = []
     for place, one in enumerate(entries or [{"id": 1, "name": "person"}]):
         where = f"{file}: entry {place} of 'categories'"
-        if not isinstance(one, Mapping):
-            raise DataError(f"{where} must be an object with 'id', 'name' and 'keypoints', got {one!r:.80}")
         joints = one.get("keypoints")
         if joints is not None and not isinstance(joints, list | tuple):
             raise DataError(f"{where}: 'keypoints' must be a list of joint names, got {shown(one, 'keypoints')}")

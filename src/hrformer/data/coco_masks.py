@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from hrformer.data.annotation_files import annotation_file
 from hrformer.data.class_lists import means_void, void_ids
-from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
+from hrformer.data.coco_fields import as_number, number, shown, whole
+from hrformer.data.coco_labels import read_content
 from hrformer.data.coco_lists import list_of, read_pictures
 from hrformer.data.coco_outlines import Outline, box_outline, draw, read_outline
 from hrformer.data.coco_pictures import find_pictures, picture_folders
@@ -126,15 +127,8 @@ class _PackedObjects:
 
 
 def _read(file: Path) -> dict[str, list[Mapping[str, Any]]]:
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
-    tables = {key: list_of(content, key, str(file)) for key in ("images", "annotations", "categories")}
-    for key, table in tables.items():
-        odd = next((place for place, one in enumerate(table) if not isinstance(one, Mapping)), None)
-        if odd is not None:
-            raise DataError(f"{file}: entry {odd} of {key!r} must be an object, got {table[odd]!r:.80}")
-    return tables
+    content = read_content(file, outlines=True)
+    return {key: list_of(content, key, str(file)) for key in ("images", "annotations", "categories")}
 
 
 def _classes(

@@ -131,7 +131,7 @@ class PeopleReader:
         self._people, self._crowds, self._bare = _Group(), _Group(), _Group()
         self._foreign = 0
 
-    def read(self, records: Sequence[Any]) -> tuple[People, People, People, list[Note]]:
+    def read(self, records: Sequence[Mapping[str, Any]]) -> tuple[People, People, People, list[Note]]:
         """Everybody in ``annotations``, put right.
 
         Returns:
@@ -142,8 +142,6 @@ class PeopleReader:
             DataError: an annotation is not as it should be; names the annotation and the field.
         """
         for row, one in enumerate(records):
-            if type(one) is not dict and not isinstance(one, Mapping):
-                raise DataError(f"entry {row} of 'annotations' must be an object, got {one!r:.80}")
             try:
                 self._add(row, one)
             except (DataError, OverflowError) as error:
