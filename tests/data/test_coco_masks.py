@@ -184,6 +184,15 @@ def test_files_are_found(tmp_path: Path, file: str, names: list[str] | None) -> 
     assert np.array_equal(named.mask(index), square())
 
 
+@pytest.mark.parametrize("file", ["annotations/instances_monday.json", "monday/labels.json", "result.json"])
+def test_files_of_parts_with_names_of_their_own(tmp_path: Path, file: str) -> None:
+    write(tmp_path, thing(), file=file)
+    for other in ("annotations/instances_train.json", "annotations/captions_monday.json"):
+        write(tmp_path, file=other)
+    source = opened(tmp_path, train="monday", images="images/train")
+    assert source.mask_file(0) == f"{tmp_path / file}::image 1"
+
+
 @pytest.mark.parametrize("folders", [("Train", "Validation"), ("train2017", "val2017"), ("train", "valid")])
 def test_pictures_are_found_in_folders_of_parts(tmp_path: Path, folders: tuple[str, str]) -> None:
     for folder, split in zip(folders, ("train", "val"), strict=True):
@@ -203,12 +212,12 @@ def test_pictures_are_found_in_folders_of_parts(tmp_path: Path, folders: tuple[s
 def test_files_that_are_not_found(tmp_path: Path) -> None:
     write(tmp_path, thing(), file="annotations/instances_default.json")
     with pytest.raises(
-        DataError, match=r"no annotation file of the val part, only instances_default\.json .*val_share"
+        DataError, match=r"no labels of the validation part, only .*instances_default\.json; .*\.val_share"
     ):
         opened(tmp_path, "val")
     write(tmp_path, thing(), file="annotations/train_1.json")
     write(tmp_path, thing(), file="annotations/train_2.json")
-    with pytest.raises(DataError, match=r"one annotation file of the train part .*found annotations/train_1\.json, "):
+    with pytest.raises(DataError, match=r"several files .*annotations/train_1\.json, .*SegmentationSource\.masks"):
         opened(tmp_path)
     (tmp_path / "images/train/a.jpg").unlink()
     with pytest.raises(
@@ -224,6 +233,7 @@ def test_files_that_are_not_found(tmp_path: Path) -> None:
         (thing([], bbox=None), r"annotation 7: 'segmentation' is \[\]: it must be polygons"),
         (thing([[1, 2, 3, 4, 5]]), r"annotation 7: 'segmentation' must be polygons .* in pairs, got \[1, 2, 3, 4, 5\]"),
         (thing([[1, 2, "x", 4, 5, 6]]), r"annotation 7: 'segmentation' must be polygons"),
+        (thing([[1, 2, 10**400, 4, 5, 6]]), r"annotation 7: 'segmentation' must be polygons"),
         (thing("text"), r"annotation 7: 'segmentation' must be polygons"),
         (
             thing([[0, 0, 9e9, 0, 5, 5]]),
@@ -251,10 +261,11 @@ def test_bad_records_are_named(tmp_path: Path, record: dict[str, Any], message: 
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"images": []}, "lists no picture"),
-        ({"images": [{"id": 1}]}, "image 1: 'file_name' must be a name, got nothing"),
-        ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "two images have the id 1"),
-        ({"annotations": None}, "has a list of records 'annotations'"),
+        ({"images": []}, "'images' must hold at least one picture"),
+        ({"images": [{"id": 1}]}, "entry 0 of 'images': 'file_name' must be a name, got nothing"),
+        ({"images": [{"id": 1, "file_name": "a.jpg"}] * 2}, "an id of its own, 1 occurs more than once"),
+        ({"annotations": None}, "'annotations' must be a list, got None"),
+        ({"annotations": [7]}, "entry 0 of 'annotations' must be an object such as .*, got 7"),
         ({"categories": [{"id": 1, "name": ""}]}, r"categories\[0\]: every category needs an id and a 'name'"),
         ({"categories": [{"id": 1, "name": "background"}]}, "1 to 254 categories beside the background, got 0"),
     ],
@@ -262,7 +273,7 @@ def test_bad_records_are_named(tmp_path: Path, record: dict[str, Any], message: 
 def test_bad_tables_are_named(tmp_path: Path, tables: dict[str, Any], message: str) -> None:
     write(tmp_path, **tables)
     with pytest.raises(DataError, match=message):
-        opened(tmp_path, format="coco")
+        opened(tmp_path, format="coco", masks="annotations/instances_train.json")
 
 
 def test_changed_outlines_are_changed_labels(tmp_path: Path) -> None:

@@ -186,20 +186,6 @@ def test_large_sets_are_sampled_until_something_is_odd(write, monkeypatch: pytes
     assert hits(people) == [True] * 6
 
 
-@pytest.mark.parametrize(("whole", "told"), [(1, "shares"), (100, "percent")])
-def test_coordinates_relative_to_the_picture_are_told(write, tmp_path: Path, whole: int, told: str) -> None:
-    source = write(*[((400, 300), 1, (400, 300))] * 5)
-    content = json.loads((tmp_path / "val.json").read_text())
-    for row in content["annotations"]:
-        row["bbox"] = [0.1 * whole, 0.1 * whole, 0.6 * whole, 0.7 * whole]
-        row["keypoints"] = [
-            value for x, y in ((0.2, 0.3), (0.5, 0.5), (0.6, 0.7)) for value in (x * whole, y * whole, 2)
-        ]
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=rf"val\.json: 'keypoints' and 'bbox' of all 5 people end at .*: {told} of the"):
-        open_pose(source, "val")
-
-
 POINTS = ((0.2, 0.3), (0.5, 0.5), (0.6, 0.7))
 
 

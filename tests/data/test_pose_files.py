@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.data.pose_files import labels_file
+from hrformer.data.annotation_files import labels_file
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import DataError
 from hrformer.data.sources import PoseSource
@@ -84,7 +84,7 @@ def test_parts_of_tools(tmp_path: Path, layout: str, same_names: bool, caplog: p
     ]
     assert Path(val.file(0)).relative_to(tmp_path).as_posix() == val_at.format(names["val"][0])
     assert ("taken for the labels" in caplog.text) == (layout != "ours")
-    with pytest.raises(DataError, match=r"has no part 'test'.*The JSON files there are "):
+    with pytest.raises(DataError, match=r"no labels of the test part.*The JSON files there are "):
         open_pose(source, "test")
 
 

@@ -1,4 +1,4 @@
-"""Boxes of N labelled people: around their joints, in another spelling by mistake, and clipped to the picture."""
+"""Boxes of N labelled people: around their joints, in another spelling or unit by mistake, clipped to the picture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.geometry.boxes import clip_boxes_mmpose, clip_boxes_official
+from hrformer.wording import counted
 
 GROWN_BY = 0.1
 """A box around joints is grown on every side by this share of its longer side, as those of LSPET are."""
@@ -24,7 +25,22 @@ _CLEAR, _UNEVEN, _EVEN, _ENOUGH = 0.02, 3, 0.45, 0.25
 and so many times what three quarters of the file stay below. For a whole file: as a share of what is possible, and as a
 sum; LSPET and people17 are at -1 as they are, and above 0.8 written as corners."""
 
+_UNITS = {1: "shares", 100: "percent"}
+"""How far a picture reaches in numbers that are no pixels."""
+
+_FEWEST, _LARGE, _SURE = 3, 250, 3.9
+"""So many people or more within 100 pixels of the corner of pictures whose sides are at least so long are no chance, if
+that is the power of ten against it for people who lie anywhere: five in 250 x 250 pixels, three in 500 x 500."""
+
+_ROUNDING, _OUTSIDE, _MOST = 1.01, 1.2, 0.95
+"""How far most numbers, and the others, may pass the whole: tools round, and a joint or two lie beyond the edge."""
+
+_AGREE, _DIFFER = 0.7, 0.5
+"""Of more people box and joints must fit once they are pixels, and of fewer as they stand."""
+
 _CLIP_RULES = {"official": clip_boxes_official, "mmpose": clip_boxes_mmpose}
+
+Boxes = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -59,7 +75,7 @@ def boxes_around(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([low - margin, size + 2 * margin], axis=1)
 
 
-def misread(boxes: NDArray[np.floating], keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> Iterator[Misread]:
+def misread(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> Iterator[Misread]:
     """Boxes that are corners, or middle and size.
 
     Args:
@@ -69,10 +85,10 @@ def misread(boxes: NDArray[np.floating], keypoints: NDArray[np.float64], sizes: 
     """
     low, high = joint_extents(keypoints)
     limits = np.where(sizes > 0, sizes, np.inf)
-    corners, everywhere = _corners(boxes, low, high, limits)
-    if len(corners):
-        text = "corners [x1, y1, x2, y2]"
-        yield Misread(spelling=text, remedy="[x1, y1, x2 - x1, y2 - y1]", rows=corners, everywhere=everywhere)
+    rows, everywhere = _corners(boxes, low, high, limits)
+    if len(rows):
+        text, remedy = "corners [x1, y1, x2, y2]", "[x1, y1, x2 - x1, y2 - y1]"
+        yield Misread(spelling=text, remedy=remedy, rows=rows, everywhere=everywhere)
     start, size = boxes[:, :2], boxes[:, 2:]
     plain = _holds(start, start + size, low, high)
     first, last = start - size / 2, start + size / 2
@@ -82,15 +98,13 @@ def misread(boxes: NDArray[np.floating], keypoints: NDArray[np.float64], sizes: 
     nearer = (np.abs(start - middle) <= np.abs(start + size / 2 - middle)).all(axis=1)
     rows = np.flatnonzero(~plain & inside & nearer & _holds(first, last, low, high))
     if len(rows) >= max(NAMED_SHARE * len(boxes), 1):
-        text = "middle and size [cx, cy, width, height]"
+        text, remedy = "middle and size [cx, cy, width, height]", "[cx - width / 2, cy - height / 2, width, height]"
         many = len(rows) > max(MISREAD_SHARE * len(boxes), int(plain.sum()))
-        yield Misread(
-            spelling=text, remedy="[cx - width / 2, cy - height / 2, width, height]", rows=rows, everywhere=many
-        )
+        yield Misread(spelling=text, remedy=remedy, rows=rows, everywhere=many)
 
 
 def _corners(
-    boxes: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64], limits: NDArray[np.float64]
+    boxes: Boxes, low: NDArray[np.float64], high: NDArray[np.float64], limits: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], bool]:
     """Rows of the boxes that are corners, and whether all of the file are.
 
@@ -106,8 +120,8 @@ def _corners(
     cut = np.abs(ends - limits) <= _SLACK
     tells = (high - low >= side / 2) & (~cut | cut.all(axis=1, keepdims=True))
     middle = (low + high) / 2
-    gain = np.abs(first + last / 2 - middle) - np.abs((first + last) / 2 - middle)
-    gains = np.where(tells, gain / side, 0).sum(axis=1)
+    off = np.abs(first + last / 2 - middle)
+    gains = np.where(tells, (off - np.abs((first + last) / 2 - middle)) / side, 0).sum(axis=1)
     most = np.where(tells, first / (2 * side), 0).sum(axis=1)
     beyond = (ends > limits + _SLACK).any(axis=1) & (gains > 0)
     sure = fits & (beyond | ((ends > 1.1 * limits).any(axis=1) & (gains >= 0)))
@@ -115,25 +129,76 @@ def _corners(
     even = fits.sum() > (1 - MISREAD_SHARE) * count and total > max(_EVEN * float(most[fits].sum()), _ENOUGH)
     if even or sure.sum() > MISREAD_SHARE * count:
         return np.flatnonzero(fits & (gains >= 0)), True
-    usual = float(np.quantile(np.abs(first + last / 2 - middle) / np.maximum(last, _SLACK), 0.75)) if count else 0.0
+    usual = float(np.quantile(off / np.maximum(last, _SLACK), 0.75)) if count else 0.0
     rows = np.flatnonzero(fits & (sure | (gains > max(_CLEAR, _UNEVEN * usual))))
     return rows if sure.any() or len(rows) >= NAMED_SHARE * count else rows[:0], False
 
 
-def holds_joints(boxes: NDArray[np.floating], keypoints: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) whether boxes (N, 4) hold the labelled joints (N, K, 3), but for a tenth of their longer side."""
-    return _holds(boxes[:, :2], boxes[:, :2] + boxes[:, 2:], *joint_extents(keypoints))
-
-
-def _holds(
-    first: NDArray[np.floating], last: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _holds(first: Boxes, last: Boxes, low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether boxes from ``first`` to ``last`` hold the joints, but for a tenth of their longer side."""
     slack = np.maximum(_SLACK, GROWN_BY * np.abs(last - first).max(axis=1))[:, None]
     return ((low >= first - slack) & (high <= last + slack)).all(axis=1)
 
 
-def clipped(boxes: NDArray[np.floating], sizes: NDArray[np.int64], rule: str) -> NDArray[np.float64]:
+def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:
+    """What to say of a file whose boxes or joints are shares or percent of the picture; empty for pixels.
+
+    Shares in the joints alone are left to the inspection, which sees them person by person.
+
+    Args:
+        boxes: (N, 4).
+        keypoints: (N, K, 3), with a labelled joint in everybody.
+        sizes: (N, 2) (width, height) of the pictures, 0 where unknown.
+    """
+    if not len(boxes) or sizes.min() <= 2:
+        return ""
+    numbers = {"keypoints": keypoints[..., :2][keypoints[..., 2] > 0], "bbox": boxes}
+    for whole, unit in _UNITS.items():
+        fields = [field for field, values in numbers.items() if _within(values, whole)]
+        if not fields:
+            continue
+        scale = sizes / whole
+        pixel_boxes = boxes * np.tile(scale, 2) if "bbox" in fields else boxes
+        pixel_joints = keypoints * np.insert(scale, 2, 1, axis=1)[:, None] if "keypoints" in fields else keypoints
+        if unit == "shares":
+            believed = "bbox" in fields
+        else:
+            many = len(boxes) >= _FEWEST and sizes.min() >= _LARGE
+            believed = many and float(np.log10(sizes.prod(axis=1) / whole**2).sum()) > _SURE
+            if len(fields) == 1:
+                fits = float(_hold_either_way(pixel_boxes, pixel_joints).mean())
+                plain = _holds(boxes[:, :2], boxes[:, :2] + boxes[:, 2:], *joint_extents(keypoints))
+                believed = fits > _AGREE and (believed or float(plain.mean()) < _DIFFER)
+        if believed:
+            farthest, part = max(float(numbers[field].max()) for field in fields), "" if whole == 1 else f" / {whole}"
+            everybody = f"{'all ' * (len(boxes) > 1)}{counted(len(boxes), 'person', 'people')}"
+            sides = ("x and width", "y and height") if "bbox" in fields else ("x", "y")
+            others = [f", unlike {field!r}" for field in numbers if field not in fields]
+            # Boxes as those of YOLO are not even corner and size.
+            odd = next((one for one in misread(pixel_boxes, pixel_joints, sizes) if one.everywhere), None)
+            more = f"; and the boxes are {odd.spelling}, so write {odd.remedy} then" if odd else ""
+            return (
+                f"{' and '.join(map(repr, fields))} of {everybody} end at {farthest:g}{''.join(others)}, in "
+                f"pictures of {sizes.min()} pixels and more: {unit} of the picture instead of pixels. Multiply "
+                f"{sides[0]} by the picture's width{part}, {sides[1]} by its height{part}{more}"
+            )
+    return ""
+
+
+def _within(values: Boxes, whole: int) -> bool:
+    """Whether numbers end where the whole does."""
+    most, last = float(np.quantile(values, _MOST)), float(values.max())
+    return most <= whole * _ROUNDING and last <= whole * _OUTSIDE and (whole == 1 or last > whole / 2)
+
+
+def _hold_either_way(boxes: Boxes, keypoints: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N,) whether boxes hold the labelled joints, read as corner and size, or as middle and size."""
+    start, size = boxes[:, :2], boxes[:, 2:]
+    extents = joint_extents(keypoints)
+    return _holds(start, start + size, *extents) | _holds(start - size / 2, start + size / 2, *extents)
+
+
+def clipped(boxes: Boxes, sizes: NDArray[np.int64], rule: str) -> NDArray[np.float64]:
     """Boxes (N, 4) clipped to their pictures, (N, 2) (width, height), by "official", "mmpose" or "none".
 
     A side of 0 means that nothing is left; boxes on pictures of unknown size, 0, stay as they are.

@@ -8,7 +8,8 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,19 @@ _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
 
 
-def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...] = ()) -> Any:
+def read_json(file: Path, *, shorten: tuple[str, ...] = ()) -> Any:
     """Content of a JSON file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
     Args:
         file: to read.
-        drop: fields to leave out of every record while parsing: outlines of masks are most of COCO's files.
-        shorten: fields of which only whether they hold anything is kept, True or False.
+        shorten: fields of which only whether they hold anything is kept, True or False, in every record.
 
     Raises:
         DataError: it cannot be read, or is not JSON.
     """
-    unwanted = (*_NOT_NEEDED, *drop)
 
     def needed(record: dict[str, Any]) -> dict[str, Any]:
-        for key in unwanted:
+        for key in _NOT_NEEDED:
             record.pop(key, None)
         for key in shorten:
             if key in record:
@@ -59,23 +58,36 @@ def read_json(file: Path, *, drop: tuple[str, ...] = (), shorten: tuple[str, ...
         raise DataError(f"{file} is not JSON: {error}") from error
 
 
-def whole(record: Mapping[str, Any], field: str, where: str, default: int | None = None) -> int:
+@contextmanager
+def told_of(file: str) -> Iterator[None]:
+    """Names the file in errors that name record and field only.
+
+    Raises:
+        DataError: whatever the context raised, with the file before it.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def whole(record: Mapping[str, Any], field: str, where: str = "", default: int | None = None) -> int:
     """A whole number, also written as ``1.0`` or ``"1"``, of any size.
 
     Args:
         record: that holds it.
         field: its name.
-        where: file and record for the message, such as "train.json: annotation 7".
+        where: file and record for the message, such as "train.json: annotation 7"; empty where a caller adds them.
         default: where the field is missing or null; None makes that an error.
 
     Raises:
         DataError: it is missing without a default, or no whole number.
     """
     value = record.get(field)
+    if type(value) is int:
+        return value
     if value is None and default is not None:
         return default
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     if isinstance(value, str):
         try:
             return int(value)
@@ -83,27 +95,22 @@ def whole(record: Mapping[str, Any], field: str, where: str, default: int | None
             value = _float(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise DataError(f"{where}: {field!r} must be a whole number, got {shown(record, field)}")
+    raise DataError(f"{where}{': ' * bool(where)}{field!r} must be a whole number, got {shown(record, field)}")
 
 
-def number(record: Mapping[str, Any], field: str, where: str, default: float | None = None) -> float:
+def number(record: Mapping[str, Any], field: str, where: str = "") -> float:
     """A finite number, also as text; arguments and errors as in :func:`whole`."""
-    value = record.get(field)
-    if value is None and default is not None:
-        return default
-    found = as_number(value)
+    found = as_number(record.get(field))
     if math.isfinite(found):
         return found
-    raise DataError(f"{where}: {field!r} must be a finite number, got {shown(record, field)}")
+    raise DataError(f"{where}{': ' * bool(where)}{field!r} must be a finite number, got {shown(record, field)}")
 
 
 def as_number(value: Any) -> float:
     """A number, also as text; NaN for whatever is none."""
-    if type(value) is float:
-        return value
     if isinstance(value, str):
         value = _float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan
     try:
         return float(value)
@@ -120,7 +127,9 @@ def number_or_nan(value: Any) -> float | None:
 
 def flat_joints(joints: Any) -> Any:
     """Joints nested as ``[[x, y, flag], ...]`` in one list, as COCO has them; whatever else as it is."""
-    nested = isinstance(joints, list | tuple) and joints and all(_is_triple(joint) for joint in joints)
+    if not isinstance(joints, (list, tuple)) or not joints or not isinstance(joints[0], (list, tuple)):
+        return joints
+    nested = all(isinstance(joint, (list, tuple)) and len(joint) == 3 for joint in joints)
     return [value for joint in joints for value in joint] if nested else joints
 
 
@@ -134,10 +143,6 @@ def said(value: Any) -> str:
     parts = value if isinstance(value, list | tuple) else [value]
     commas = [one.strip() for one in parts if isinstance(one, str) and _COMMA.fullmatch(one)]
     return f"{value!r:.80}" + (f" (numbers have a decimal point: {commas[0].replace(',', '.')})" if commas else "")
-
-
-def _is_triple(joint: Any) -> bool:
-    return isinstance(joint, list | tuple) and len(joint) == 3
 
 
 def _float(text: str) -> float:

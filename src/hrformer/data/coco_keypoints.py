@@ -6,24 +6,26 @@ A file is parsed once and kept as arrays: about 500 bytes for each of COCO's 150
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.coco_detections import read_detections
-from hrformer.data.coco_fields import flat_joints
+from hrformer.data.coco_fields import as_number, flat_joints, read_json, whole
 from hrformer.data.coco_labels import CocoLabels, read_content
-from hrformer.data.coco_lists import list_of, people_categories, read_pictures
+from hrformer.data.coco_lists import Pictures, people_categories, read_pictures
 from hrformer.data.coco_pictures import find_pictures
+from hrformer.data.coco_records import People, integers
 from hrformer.data.images import load_image
 from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import DataError, Note, Person, PoseSet
+from hrformer.data.sets import DataError, Person, PoseSet
 from hrformer.data.sources import PoseSource
 from hrformer.geometry.skeleton_inference import skeleton_of
 from hrformer.geometry.skeletons import COCO17
+from hrformer.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class CocoPeople(PoseSet):
         box_threshold: float = 0.0,
     ) -> None:
         content = read_content(file)
-        pictures = read_pictures(list_of(content, "images", str(file)), str(file))
+        pictures = read_pictures(content, str(file))
         categories = people_categories(content, str(file), source.category)
         try:
             self.skeleton = skeleton_of(_with_names(categories[0], content, source, file), str(file), **_given(source))
@@ -75,9 +77,7 @@ class CocoPeople(PoseSet):
         self.annotations: Path | None = file if "annotations" in content else None
         self.image_ids: tuple[int, ...] = pictures.ids
         self.name = source.name or source.root.resolve().name
-        self.notes: tuple[Note, ...] = ()
-        self._upright, self._names = source.exif != "ignore", pictures.names
-        ids = {category["id"] for category in categories}
+        self._upright, self._ids = source.exif != "ignore", pictures.ids
         labels = None
         if self.annotations is not None:
             labels = CocoLabels.read(content, pictures, categories, self.skeleton.num_keypoints, str(file))
@@ -85,35 +85,27 @@ class CocoPeople(PoseSet):
             detections = source.detections
         if detections is not None:
             detections = detections if detections.is_file() else source.root / detections
-            found = read_detections(detections, pictures, ids, box_threshold, file)
+            found = _read_detections(detections, pictures, {one["id"] for one in categories}, box_threshold, file)
         elif labels is not None:
-            found = labels.labels.people
+            found = labels.people
+            if not len(found):
+                raise DataError(labels.nobody(content))
         else:
             raise DataError(f"{file} lists pictures without labels: name a file of boxes in PoseSource.detections")
-        if not len(found):
-            if labels is not None and detections is None:
-                raise DataError(labels.nobody(content))
-            raise DataError(
-                f"{detections}: nobody is left; detections need a picture of {file}, a category_id of {sorted(ids)} "
-                f"and a score of at least {box_threshold}"
-            )
         used = np.unique(found.picture).tolist()
-        paths = dict.fromkeys(range(len(pictures.names)), "")
         names = [pictures.names[place] for place in used]
-        paths |= zip(
-            used, find_pictures(names, folders, source.root, file, skip_broken=source.skip_broken), strict=True
-        )
-        self.file_names, self._paths = PackedNames(pictures.names), PackedNames(paths.values())
+        paths = find_pictures(names, folders, source.root, file, skip_broken=source.skip_broken)
+        every_path = dict.fromkeys(range(len(pictures.names)), "") | dict(zip(used, paths, strict=True))
+        self.file_names, self._paths = PackedNames(pictures.names), PackedNames(every_path.values())
         if labels is not None:
             unplaced, labels = labels, labels.placed(used, self._paths.__getitem__, source.clip, source.exif)
-            self.notes = labels.labels.notes
+            self.notes = labels.notes
             for note in self.notes:
                 _log.warning("%s", note.text, extra={"kind": note.kind})
-            found = found if detections is not None else labels.labels.people
+            found = found if detections is not None else labels.people
             if not len(found):
                 raise DataError(unplaced.nobody(content))
-        self._people = found.take(np.argsort(found.picture, kind="stable"))
-        self._labels, self._ids = labels, pictures.ids
+        self._people, self._labels = found.take(np.argsort(found.picture, kind="stable")), labels
         self._last: tuple[str, NDArray[np.uint8]] | None = None
 
     def __len__(self) -> int:
@@ -168,3 +160,66 @@ def _with_names(category: dict[str, Any], content: Mapping[str, Any], source: Po
         return category
     _log.warning("%s does not name its joints; COCO's 17 are assumed. Set PoseSource.skeleton for others", file)
     return {**category, "keypoints": list(COCO17.keypoints)}
+
+
+def _read_detections(
+    file: Path, pictures: Pictures, categories: Collection[int], threshold: float, annotations: Path
+) -> People:
+    """Boxes in single precision, the reference's: with labelled boxes in double its numbers come out bit for bit.
+
+    Args:
+        file: a list of ``image_id``, ``bbox``, ``score``, and ``category_id`` where there are several.
+        pictures: of the annotations.
+        categories: ids of those to take.
+        threshold: boxes scored below it are left out.
+        annotations: the file that lists the pictures.
+
+    Raises:
+        DataError: it is not of this form (file and entry are named), or nobody is left.
+    """
+    records = read_json(file)
+    if not isinstance(records, list):
+        raise DataError(f"{file} must hold a list of detections, as COCO's results format has it")
+    places, default, rows, unknown = pictures.places(), min(categories), [], 0
+    for row, one in enumerate(records):
+        try:
+            picture, category, score, box = _detection(one, default)
+        except DataError as error:
+            raise DataError(f"{file}: detection {row}: {error}") from error
+        if category not in categories or score < threshold:
+            continue
+        if picture in places:
+            rows.append((row, places[picture], category, score, *box))
+        else:
+            unknown += 1
+    if unknown:
+        text = "%s: %s of pictures that %s does not list; left out"
+        _log.warning(text, file, counted(unknown, "detection"), annotations)
+    if not rows:
+        raise DataError(
+            f"{file}: nobody is left; detections need a picture of {annotations}, a category_id of "
+            f"{sorted(categories)} and a score of at least {threshold}"
+        )
+    places_in_file, picture_places, kinds, scores, *boxes = zip(*rows, strict=True)
+    return People(
+        row=np.array(places_in_file),
+        picture=np.array(picture_places),
+        number=np.full(len(rows), -1),
+        category=integers(kinds),
+        box=np.array(boxes, dtype=np.float64).T.astype(np.float32),
+        area=np.zeros(len(rows)),
+        score=np.array(scores, dtype=np.float64),
+    )
+
+
+def _detection(one: Any, default: int) -> tuple[int, int, float, list[float]]:
+    """Picture, category, score, and box."""
+    if isinstance(one, Mapping) and "image_id" in one:
+        category, score, box = whole(one, "category_id", default=default), as_number(one.get("score")), one.get("bbox")
+        numbers = [as_number(value) for value in box] if isinstance(box, list) and len(box) == 4 else [math.nan]
+        if math.isfinite(score) and math.isfinite(sum(numbers)) and min(numbers[2:]) >= 0 and max(numbers[2:]) > 0:
+            return whole(one, "image_id"), category, score, numbers
+    raise DataError(
+        "must be of the form {'image_id': 785, 'category_id': 1, 'bbox': [x, y, width, height], 'score': 0.9}, got "
+        f"{one!r:.160}"
+    )

@@ -4,21 +4,25 @@ Label Studio and others write them: polygons, or run lengths, compressed or not.
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hrformer.data.annotation_files import annotation_file
 from hrformer.data.class_lists import means_void, void_ids
-from hrformer.data.coco_fields import as_number, number, read_json, shown, whole
-from hrformer.data.coco_outlines import Outlines, OutlineWriter
+from hrformer.data.coco_fields import as_number, number, shown, whole
+from hrformer.data.coco_labels import read_content
+from hrformer.data.coco_lists import list_of, read_pictures
+from hrformer.data.coco_outlines import Outline, box_outline, draw, read_outline
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.instance_files import annotation_file
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.sets import IGNORE, DataError, Note
@@ -53,38 +57,36 @@ class CocoMasks(PictureFiles):
     def __init__(self, source: SegmentationSource, split: Split) -> None:
         part = part_name(source, split)
         self.annotations = file = annotation_file(source, split, part)
-        content = _tables(file)
+        content = _read(file)
         numbers, self.classes = _classes(content, file, source, split)
-        images = _images(content["images"], file)
-        names = [image["file_name"] for image in images.values()]
+        listed = read_pictures(content, str(file), sized=False)
+        order = sorted(range(len(listed.ids)), key=lambda place: (listed.names[place], listed.ids[place]))
+        names = [listed.names[place] for place in order]
         folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
         advice = "SegmentationSource.images says where they are"
-        paths = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
-        pictures = [Path(path) for path in paths]
+        pictures = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
         self.name = source.root.expanduser().resolve().name
-        self._pictures = PackedNames(map(str, pictures))
-        self._ids = list(images)
-        headers = {} if all(_size(image) for image in images.values()) else dict(zip(images, pictures, strict=True))
+        self._pictures, self._ids = PackedNames(pictures), [listed.ids[place] for place in order]
         self._upright = source.exif != "ignore"
         self._sizes = [
-            _size(image) or self._read_size(headers[key], source.skip_broken) for key, image in images.items()
+            (width, height) if width and height else self._read_size(picture, source.skip_broken)
+            for picture, (width, height) in zip(pictures, listed.sizes[order].tolist(), strict=True)
         ]
         self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif, self._refuse_size)
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
-        self._outlines, notes = _outlines(
-            content["annotations"], file, numbers, dict(zip(self._ids, self._sizes, strict=True))
-        )
+        sizes = dict(zip(self._ids, self._sizes, strict=True))
+        self._objects, notes = _read_objects(content["annotations"], file, numbers, sizes)
         self.notes = (*self._turns.notes, *notes)
         for note in self.notes:
             _log.warning("%s", note.text)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The mask, drawn on the picture's size in the file and turned upright where the outlines are as stored."""
-        mask = self._outlines.draw(index, self._sizes[index], self._rest)
+        mask = draw(self._objects[index], self._sizes[index], self._rest)
         turn = self._turns.of(index, self._pictures[index], self._sizes[index])
         return mask if turn == UPRIGHT else upright_pixels(mask, turn)
 
-    def _read_size(self, picture: Path, skip_broken: bool) -> tuple[int, int]:
+    def _read_size(self, picture: str, skip_broken: bool) -> tuple[int, int]:
         try:
             header = read_header(picture)
         except ImageError:
@@ -107,39 +109,30 @@ class CocoMasks(PictureFiles):
         return f"{self.annotations}::image {self._ids[index]}"
 
 
-def _tables(file: Path) -> dict[str, list[dict[str, Any]]]:
-    content = read_json(file)
-    for name in ("images", "annotations", "categories"):
-        table = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(table, list) or not all(isinstance(record, dict) for record in table):
-            raise DataError(f"{file}: a COCO file has a list of records {name!r}; this one has none")
-    if not content["images"]:
-        raise DataError(f"{file}: lists no picture")
-    tables: dict[str, list[dict[str, Any]]] = content
-    return tables
+class _PackedObjects:
+    """Class number and outline of the objects of each picture, in one block of memory that worker processes share.
+
+    Args:
+        pickled: the objects of each picture.
+    """
+
+    def __init__(self, pickled: Iterable[Sequence[bytes]]) -> None:
+        joined = [b"".join(objects) for objects in pickled]
+        self._block, self._ends = b"".join(joined), np.cumsum([0, *map(len, joined)], dtype=np.int64)
+
+    def __getitem__(self, picture: int) -> Iterator[tuple[int, Outline]]:
+        stream = io.BytesIO(self._block[self._ends[picture] : self._ends[picture + 1]])
+        while stream.tell() < len(stream.getbuffer()):
+            yield pickle.load(stream)
 
 
-def _images(records: list[dict[str, Any]], file: Path) -> dict[int, dict[str, Any]]:
-    """Pictures by id, sorted by their names."""
-    images: dict[int, dict[str, Any]] = {}
-    for place, record in enumerate(records):
-        key = whole(record, "id", f"{file}: images[{place}]")
-        if key in images:
-            raise DataError(f"{file}: two images have the id {key}; every picture needs one of its own")
-        if not isinstance(record.get("file_name"), str) or not record["file_name"].strip():
-            raise DataError(f"{file}: image {key}: 'file_name' must be a name, got {shown(record, 'file_name')}")
-        images[key] = record
-    return dict(sorted(images.items(), key=lambda item: (item[1]["file_name"], item[0])))
-
-
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(width, height) of the record; None where it says nothing of use."""
-    width, height = (as_number(image.get(side)) for side in ("width", "height"))
-    return (int(width), int(height)) if 1 <= width <= 1e6 and 1 <= height <= 1e6 else None
+def _read(file: Path) -> dict[str, list[Mapping[str, Any]]]:
+    content = read_content(file, outlines=True)
+    return {key: list_of(content, key, str(file)) for key in ("images", "annotations", "categories")}
 
 
 def _classes(
-    content: Mapping[str, list[dict[str, Any]]], file: Path, source: SegmentationSource, split: Split
+    content: Mapping[str, list[Mapping[str, Any]]], file: Path, source: SegmentationSource, split: Split
 ) -> tuple[dict[int, int], tuple[str, ...]]:
     """Class number, or ``IGNORE``, by category id; and the names of the classes."""
     names: dict[int, str] = {}
@@ -152,16 +145,16 @@ def _classes(
                 f"name {name!r}"
             )
         names[key] = name
-    if parent := _unused_parent(content, file, source, split):
-        _log.info("%s: the category %r only names a group and is left out", file, names.pop(parent[0]))
-    asked = (
-        {*void_ids(source)} if source.ignore == "none" or IGNORE in source.ignore else {*void_ids(source)} - {IGNORE}
-    )
+    parent = _unused_parent(content, source, split)
+    if parent is not None:
+        _log.info("%s: the category %r only names a group and is left out", file, names.pop(parent))
+    void = {*void_ids(source)}
+    if source.ignore != "none" and IGNORE not in source.ignore:
+        void.discard(IGNORE)
     numbers: dict[int, int] = {}
     classes = ["background"]
-    for key in sorted(names):
-        name = names[key]
-        if key in asked or means_void(name):
+    for key, name in sorted(names.items()):
+        if key in void or means_void(name):
             numbers[key] = IGNORE
         elif name.lower() in _BACKGROUND:
             numbers[key], classes[0] = 0, name
@@ -174,89 +167,106 @@ def _classes(
 
 
 def _unused_parent(
-    content: Mapping[str, list[dict[str, Any]]], file: Path, source: SegmentationSource, split: Split
-) -> tuple[int] | None:
+    content: Mapping[str, list[Mapping[str, Any]]], source: SegmentationSource, split: Split
+) -> int | None:
     """Id of the group that Roboflow lists as the first category, if no part has an object of it."""
-    first, *others = sorted(content["categories"], key=lambda record: whole(record, "id", str(file)))
-    key = whole(first, "id", str(file))
-    if not others or any(record.get("supercategory") != first.get("name") for record in others):
+    first, *others = sorted(content["categories"], key=lambda record: whole(record, "id")) or [{}]
+    group = first.get("name")
+    if not others or any(record.get("supercategory") != group for record in others):
         return None
-    if first.get("supercategory") == first.get("name"):
+    if first.get("supercategory") == group:
         return None
-    tables = [content["annotations"]]
+    key, tables = whole(first, "id"), [content["annotations"]]
     for part in ("train", "val"):
         # The classes of all parts must be the same.
         if part != split and getattr(source, part):
             try:
-                tables.append(_tables(annotation_file(source, part, getattr(source, part)))["annotations"])
+                tables.append(_read(annotation_file(source, part, getattr(source, part)))["annotations"])
             except DataError:
                 continue
     used = any(as_number(record.get("category_id")) == key for table in tables for record in table)
-    return None if used else (key,)
+    return None if used else key
 
 
-def _outlines(
-    records: list[dict[str, Any]], file: Path, numbers: Mapping[int, int], sizes: Mapping[int, tuple[int, int]]
-) -> tuple[Outlines, list[Note]]:
-    places = {key: place for place, key in enumerate(sizes)}
-    writer = OutlineWriter()
-    boxes_only = crowds = 0
+def _read_objects(
+    records: list[Mapping[str, Any]], file: Path, numbers: Mapping[int, int], sizes: Mapping[int, tuple[int, int]]
+) -> tuple[_PackedObjects, list[Note]]:
+    """Objects of each picture, and what was put right.
+
+    Args:
+        records: ``annotations``.
+        file: that holds them.
+        numbers: class number by category.
+        sizes: (width, height) by the id of the picture; 0 for those that cannot be read.
+
+    Raises:
+        DataError: a record is not as it should be, all are boxes, or polygons are in shares of the picture.
+    """
+    pickled: dict[int, list[bytes]] = {image: [] for image in sizes}
+    crowds, boxes, flat, drawn, farthest = 0, 0, 0, False, 0.0
     for place, record in enumerate(records):
-        where = f"{file}: annotation {record.get('id', f'number {place}')}"
-        image, category = whole(record, "image_id", where), whole(record, "category_id", where)
-        if image not in sizes:
-            raise DataError(f"{where}: 'image_id' {image} is not among the images of the file")
-        if category not in numbers:
-            known = ", ".join(map(str, sorted(numbers)[:20]))
-            raise DataError(f"{where}: 'category_id' {category} is not among the categories of the file: {known}")
-        if not all(sizes[image]):
-            continue  # nobody will see a mask of a picture that cannot be read
-        outline = record.get("segmentation")
-        crowd = bool(whole(record, "iscrowd", where, 0))
-        crowds += crowd
-        label = IGNORE if crowd else numbers[category]
-        if outline:
-            writer.add(places[image], label, outline, sizes[image], where)
-        else:
-            boxes_only += 1
-            writer.add_box(places[image], _box(record, where), sizes[image])
-    if boxes_only and boxes_only == len(records):
+        try:
+            image, category = whole(record, "image_id"), whole(record, "category_id")
+            if image not in sizes:
+                raise DataError(f"'image_id' {image} is not among the images of the file")
+            if category not in numbers:
+                known = ", ".join(map(str, sorted(numbers)[:20]))
+                raise DataError(f"'category_id' {category} is not among the categories of the file: {known}")
+            if not all(sizes[image]):
+                continue  # nobody will see a mask of a picture that cannot be read
+            crowd, outline = whole(record, "iscrowd", default=0) != 0, record.get("segmentation")
+            label = IGNORE if crowd or not outline else numbers[category]
+            shape = read_outline(outline, sizes[image]) if outline else box_outline(_box(record), sizes[image])
+        except DataError as error:
+            raise DataError(f"{file}: annotation {record.get('id', f'number {place}')}: {error}") from error
+        if isinstance(shape, list):
+            flat += sum(len(polygon) < 6 for polygon in shape)
+            shape = [polygon for polygon in shape if len(polygon) >= 6]
+            farthest = max(farthest, *map(max, shape), 0.0)
+        crowds, boxes = crowds + crowd, boxes + (not outline)
+        drawn |= label != IGNORE and len(shape) > 0
+        pickled[image].append(pickle.dumps((label, shape)))
+    if boxes and boxes == len(records):
         raise DataError(
-            f"{file}: {counted(boxes_only, 'annotation')} and no outline in 'segmentation', only boxes; segmentation "
-            "needs polygons or run lengths: label the objects with the tool's polygon or brush, and export again"
+            f"{file}: {counted(boxes, 'annotation')} and no outline in 'segmentation', only boxes; segmentation needs "
+            "polygons or run lengths: label the objects with the tool's polygon or brush, and export again"
         )
-    writer.check_units(file)
-    if not writer.drawn:
-        what = f"none of {counted(len(records), 'annotation')} gives pixels of a class" if records else "no annotations"
+    if 0 < farthest <= 1 and max(map(max, sizes.values())) > 4:
+        raise DataError(
+            f"{file}: 'segmentation': all polygons lie between 0 and 1; they must be in pixels, not in shares of width "
+            "and height: multiply x by the width and y by the height"
+        )
+    return _PackedObjects(pickled.values()), _notes(file, len(records), crowds, boxes, flat, drawn)
+
+
+def _notes(file: Path, total: int, crowds: int, boxes: int, flat: int, drawn: bool) -> list[Note]:
+    """What is to be said of so many annotations, if nothing is ``drawn`` as a class only that."""
+    if not drawn:
+        what = f"none of {counted(total, 'annotation')} gives pixels of a class" if total else "no annotations"
         counts = (
             (crowds, "with iscrowd 1: crowds count as void"),
-            (boxes_only, "with a box and no outline"),
-            (writer.left_out, "with a polygon of fewer than three points"),
+            (boxes, "with a box and no outline"),
+            (flat, "with a polygon of fewer than three points"),
         )
         reasons = ", ".join(f"{count} {reason}" for count, reason in counts if count)
-        return writer.pack(len(places)), [
-            Note(kind="no-object", text=f"{file}: {what}{f' ({reasons})' * bool(reasons)}")
-        ]
+        return [Note(kind="no-object", text=f"{file}: {what}{f' ({reasons})' * bool(reasons)}")]
     notes = []
-    if boxes_only:
+    if boxes:
         text = (
-            f"{file}: a box and no outline in 'segmentation' of {boxes_only} of {counted(len(records), 'object')}; the "
-            "pixels of such a box count as void"
+            f"{file}: a box and no outline in 'segmentation' of {boxes} of {counted(total, 'object')}; the pixels of "
         )
-        notes.append(Note(kind="box-only", text=text))
-    if writer.left_out:
-        text = f"{file}: {counted(writer.left_out, 'polygon')} of fewer than three points; left out"
+        notes.append(Note(kind="box-only", text=f"{text}such a box count as void"))
+    if flat:
+        text = f"{file}: {counted(flat, 'polygon')} of fewer than three points; left out"
         notes.append(Note(kind="flat-outline", text=text))
-    return writer.pack(len(places)), notes
+    return notes
 
 
-def _box(record: Mapping[str, Any], where: str) -> tuple[float, float, float, float]:
+def _box(record: Mapping[str, Any]) -> list[float]:
     box = record.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         raise DataError(
-            f"{where}: 'segmentation' is {shown(record, 'segmentation')}: it must be polygons [[x, y, x, y, ...], ...] "
-            "or run lengths {'size', 'counts'}"
+            f"'segmentation' is {shown(record, 'segmentation')}: it must be polygons [[x, y, x, y, ...], ...] or run "
+            "lengths {'size', 'counts'}"
         )
-    values = {str(place): value for place, value in enumerate(box)}
-    x, y, width, height = (number(values, key, f"{where}: 'bbox'") for key in values)
-    return x, y, width, height
+    return [number({"bbox": value}, "bbox") for value in box]

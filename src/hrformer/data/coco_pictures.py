@@ -10,20 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES, UNREAD, unread_below, unread_text
-from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, walked, words_of
+from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, ROBOFLOW_MARK, folders_in, part_of, walked, words_of
 from hrformer.data.sets import DataError
 from hrformer.data.sources import Split
+from hrformer.wording import listed
 
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")
 """What Label Studio puts before the name of an uploaded file; a year or a word of these letters is none."""
-
-_EXPORT = re.compile(r"_[A-Za-z]{3,4}\.rf\.[0-9A-Za-z]{8,}$")
-"""What Roboflow puts behind the name of an exported file: "x.jpg" becomes "x_jpg.rf.0a1b2c3d.jpg"."""
 
 _DEEPEST = 6
 """Folders below the root that are searched by name."""
@@ -86,19 +85,16 @@ def find_pictures(
     lost = [place for place, path in enumerate(paths) if path is None]
     for place in lost:
         paths[place] = search.elsewhere(names[place])
-    missing = [name for name, path in zip(names, paths, strict=True) if path is None]
+    missing = [names[place] for place in lost if paths[place] is None]
     if missing and not (skip_broken and len(missing) < len(names)):
         raise DataError(search.complaint(missing, len(names)))
-    found = [
-        os.path.join(search.folders[0], name) if path is None else path for name, path in zip(names, paths, strict=True)
-    ]
-    lost = [place for place in lost if paths[place] is not None]
-    if lost:
+    elsewhere = [place for place in lost if paths[place] is not None]
+    found = [path or os.path.join(search.folders[0], name) for name, path in zip(names, paths, strict=True)]
+    if elsewhere:
         _require_different(names, found, file, advice)
-        first = lost[0]
         _log.info(
             "%s: %d of its %d pictures are not where it says and were found by their names, such as %s at %s",
-            *(file, len(lost), len(names), names[first], found[first]),
+            *(file, len(elsewhere), len(names), names[elsewhere[0]], found[elsewhere[0]]),
         )
     return found
 
@@ -127,7 +123,6 @@ class _Search:
         self._advice, self._source = advice, advice.partition(".")[0]
         self._listed: dict[str, set[str]] = {}
         self._loose: dict[str, dict[str, list[str]]] = {}
-        self._below: dict[str, list[str]] | None = None
 
     def as_it_stands(self, name: str) -> str | None:
         """Path of the name in the first folder that has it."""
@@ -159,25 +154,21 @@ class _Search:
 
     def complaint(self, missing: Sequence[str], total: int) -> str:
         """What to say about missing pictures."""
-        there = sorted({path for paths in self._index().values() for path in paths})
+        there = sorted({path for paths in self._index.values() for path in paths})
         held = f"pictures ({len(there)} in all), such as {', '.join(there[:_SHOWN])}" if there else "no pictures"
         above = self.root.resolve().parent
         beside = [one for one in folders_in(above, 2) if PICTURE_WORDS & {*words_of(one.relative_to(above).parts[0])}]
         if beside and _Search(beside, self.root, self.file, self._advice).elsewhere(missing[0]):
             # As with annotations/ for the root, beside images/.
             held += f"; it is in {above}, which {self._source}.root should be"
+        stems = {_stem(plain_name(name).rpartition("/")[2]) for name in missing}
+        unread = [one for one in unread_below(self.root) if _stem(os.path.basename(one)) in stems]
         return (
             f"{self.root} lacks {len(missing)} of the {total} pictures of {self.file}, such as {missing[0]}, which is "
             f"in none of {self._asked}, nor by its name anywhere below {self.root}, where there are {held}; fetch the "
             f"missing ones, remove them from the file, or leave them out with {self._source}.skip_broken. "
-            f"{self._unread(missing)}{self._advice}"
+            f"{f'{unread_text(unread)}. ' if unread else ''}{self._advice}"
         )
-
-    def _unread(self, missing: Sequence[str]) -> str:
-        """What to say where missing pictures are there in a format that is not read."""
-        stems = {os.path.splitext(plain_name(name).rpartition("/")[2])[0].casefold() for name in missing}
-        files = [one for one in unread_below(self.root) if Path(one).stem.casefold() in stems]
-        return f"{unread_text(files)}. " if files else ""
 
     def _names(self, folder: str) -> set[str]:
         if folder not in self._listed:
@@ -199,24 +190,28 @@ class _Search:
 
     def _anywhere(self, whole: str, name: str) -> str | None:
         last = whole.rpartition("/")[2]
-        options = _narrowed(self._index().get(_stem(last), []), last)
+        options = _narrowed(self._index.get(_stem(last), []), last)
         for tail in _tails(whole):
             ending = f"/{tail}".casefold()
             if fits := [path for path in options if path.replace(os.sep, "/").casefold().endswith(ending)]:
                 options = fits
                 break
         if len(options) > 1:
-            raise DataError(
-                f"{self.file} lists the picture {name}, which could be any of {', '.join(sorted(options)[:_SHOWN])}"
-                f"{' and more' if len(options) > _SHOWN else ''}; {self._advice}"
-            )
+            could = listed(sorted(options), _SHOWN)
+            raise DataError(f"{self.file} lists the picture {name}, which could be any of {could}; {self._advice}")
         return options[0] if options else None
 
+    @cached_property
     def _index(self) -> dict[str, list[str]]:
         """Paths of all pictures below the root, by their names without ending."""
-        if self._below is None:
-            self._below = _by_stem((path, os.path.basename(path)) for path in _below(self.root))
-        return self._below
+        top, found = os.fspath(self.root), []
+        for place, folders, files in walked(top):
+            deep = len(Path(place).relative_to(top).parts)
+            # A mask has its picture's name, so that folders of masks count no more than hidden ones.
+            fitting = [one for one in folders if not one.startswith(".") and MASK_WORDS.isdisjoint(words_of(one))]
+            folders[:] = fitting if deep < _DEEPEST else []
+            found += [os.path.join(place, name) for name in files if not name.startswith(".")]
+        return _by_stem((path, os.path.basename(path)) for path in found)
 
 
 def _require_different(names: Sequence[str], found: Sequence[str], file: Path, advice: str) -> None:
@@ -231,32 +226,19 @@ def _require_different(names: Sequence[str], found: Sequence[str], file: Path, a
             )
 
 
-def _below(root: Path) -> Iterator[str]:
-    top = os.fspath(root)
-    for place, folders, files in walked(top):
-        deep = len(Path(place).relative_to(top).parts)
-        folders[:] = [name for name in folders if _may_hold_pictures(name)] if deep < _DEEPEST else []
-        yield from (os.path.join(place, name) for name in files if not name.startswith("."))
-
-
-def _may_hold_pictures(folder: str) -> bool:
-    # A mask has its picture's name.
-    return not folder.startswith(".") and MASK_WORDS.isdisjoint(words_of(folder))
-
-
-def _by_stem(named: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+def _by_stem(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Pictures by name without ending, in lower case; those of Roboflow also without its mark."""
     found: dict[str, list[str]] = {}
     for value, name in named:
         if os.path.splitext(name)[1].lower() in SUFFIXES:
-            for stem in {(whole := _stem(name)), _EXPORT.sub("", whole)}:
+            for stem in {_stem(name), _stem(ROBOFLOW_MARK.sub("", name))}:
                 found.setdefault(stem, []).append(value)
     return found
 
 
 def _narrowed(options: list[str], name: str) -> list[str]:
     """Of files that fit loosely those that fit best."""
-    rules: tuple[Callable[[str], bool], ...] = (
+    rules = (
         lambda one: os.path.basename(one) == name,
         lambda one: os.path.basename(one).casefold() == name.casefold(),
         lambda one: os.path.basename(one).startswith(f"{os.path.splitext(name)[0]}."),

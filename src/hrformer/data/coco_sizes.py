@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
 from hrformer.data.sets import DataError, Note
 from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, upright_points
-from hrformer.wording import counted
+from hrformer.wording import counted, listed
 
 Exif = Literal["auto", "apply", "ignore"]
 
@@ -45,63 +45,58 @@ class Canvas:
         swapped = swaps_sides(self.orientations)[:, None]  # type: ignore[arg-type, index]
         return np.where(swapped, self.sizes[:, ::-1], self.sizes)
 
-    def turned(self, people: People) -> People:
-        """The people with boxes and joints turned upright."""
+    def turn(self, people: People) -> None:
+        """Turn boxes and joints upright."""
         orientations = self.orientations[people.picture]
-        rows = np.flatnonzero(orientations != UPRIGHT).tolist()
-        if not rows:
-            return people
-        for row in rows:
+        for row in np.flatnonzero(orientations != UPRIGHT).tolist():
             orientation, (width, height) = int(orientations[row]), self.sizes[people.picture[row]].tolist()
             people.box[row] = upright_boxes(people.box[row], (width, height), orientation)
             if people.keypoints is not None:
                 shown = people.keypoints[row, :, 2] > 0
                 points = people.keypoints[row, shown, :2]
                 people.keypoints[row, shown, :2] = upright_points(points, (width, height), orientation)
-        return people
 
 
-@dataclass(kw_only=True, slots=True)
-class _Found:
-    """Places of pictures by what their header says of the labels."""
-
-    stored: list[int] = field(default_factory=list)
-    upright: list[int] = field(default_factory=list)
-    unknown: list[int] = field(default_factory=list)
-    ignored: list[int] = field(default_factory=list)
-    wrong: list[int] = field(default_factory=list)
-
-
-def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif, file: str) -> Canvas:
-    """Compare sizes.
-
-    Args:
-        pictures: of the file.
-        used: places of those to look at.
-        path_of: path of the picture at a place.
-        exif: see ``PoseSource``.
-        file: what to call it in messages.
+def canvas_of(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str], exif: Exif) -> Canvas:
+    """Compare the file's sizes with the headers of those pictures, given by their places, that are used.
 
     Raises:
         DataError: a picture has another size than the file says.
     """
     headers = _headers(pictures, used, path_of)
+    places = np.fromiter(headers, dtype=np.int64)
+    stored = np.array([one.stored for one in headers.values()], dtype=np.int64).reshape(-1, 2)
+    upright = np.array([one.size for one in headers.values()], dtype=np.int64).reshape(-1, 2)
+    orientation = np.array([one.orientation for one in headers.values()], dtype=np.int64)
+    given = pictures.sizes[places]
+    told, as_stored, as_upright = (given > 0).all(axis=1), _same(given, stored), _same(given, upright)
+    wrong = told & ~as_stored & (~as_upright | (exif == "ignore"))
+    if wrong.any():
+        place = int(places[wrong][0])
+        share = f"{int(wrong.sum())} of {counted(len(places), 'picture')} looked at so"
+        header = headers[place]
+        raise DataError(_wrong_size(pictures, place, header, path_of(place), exif, share))
     sizes, orientations = pictures.sizes.copy(), np.full(len(pictures.ids), UPRIGHT)
-    found = _Found()
-    for place, header in headers.items():
-        given = (int(sizes[place, 0]), int(sizes[place, 1]))
-        _sort(found, place, given, header, exif)
-        sizes[place] = header.stored if exif == "ignore" else header.size
-    if found.wrong:
-        raise DataError(_wrong_sizes(pictures, found.wrong, headers, path_of, exif, file, len(headers)))
-    turned = list(found.stored)
-    guessed = exif == "apply" or (found.stored and not found.upright)
-    if guessed:
-        turned += found.unknown
-    for place in turned:
-        sizes[place], orientations[place] = headers[place].stored, headers[place].orientation
-    notes = _notes(pictures, found, bool(guessed), exif, file)
+    sizes[places] = stored if exif == "ignore" else upright
+    turned = orientation != UPRIGHT
+    if exif == "ignore":
+        text = (
+            f"EXIF orientation: {_some(pictures, places[turned])} stored turned and read as stored, "
+            f"labels as they stand, by PoseSource.exif {exif}"
+        )
+        notes = [Note(kind="exif-ignored", text=text)] if turned.any() else []
+        return Canvas(sizes=sizes, orientations=orientations, notes=tuple(notes))
+    unknown = turned & (~told | _same(stored, upright))
+    on_stored, on_upright = turned & ~unknown & as_stored, turned & ~unknown & ~as_stored
+    guessed = exif == "apply" or bool(on_stored.any() and not on_upright.any())
+    lying = on_stored | unknown if guessed else on_stored
+    sizes[places[lying]], orientations[places[lying]] = stored[lying], orientation[lying]
+    notes = _notes(pictures, places[on_stored], places[unknown], guessed)
     return Canvas(sizes=sizes, orientations=orientations, notes=tuple(notes))
+
+
+def _same(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.asarray((one == other).all(axis=1))
 
 
 def _headers(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], str]) -> dict[int, Header]:
@@ -116,47 +111,22 @@ def _headers(pictures: Pictures, used: Sequence[int], path_of: Callable[[int], s
                 except ImageError:
                     continue  # whoever decodes it says what is wrong with it
 
-    places = np.asarray(used, dtype=np.int64)
-    lacking = places[(pictures.sizes[places] < 1).any(axis=1)].tolist()
+    given, places = pictures.sizes, np.asarray(used, dtype=np.int64)
+    lacking = places[(given[places] < 1).any(axis=1)].tolist()
     step = len(used) // SAMPLED if len(used) > MOST_READ else 1
     read([*used[::step], *lacking])
-    given = pictures.sizes
     if step > 1 and any(one.orientation != UPRIGHT or one.stored != tuple(given[at]) for at, one in found.items()):
         read(used)
     return found
 
 
-def _sort(found: _Found, place: int, given: tuple[int, int], header: Header, exif: Exif) -> None:
-    said = min(given) > 0
-    if exif == "ignore":
-        if said and given != header.stored:
-            found.wrong.append(place)
-        elif header.orientation != UPRIGHT:
-            found.ignored.append(place)
-    elif said and given not in (header.stored, header.size):
-        found.wrong.append(place)
-    elif header.orientation != UPRIGHT:
-        if not said or header.stored == header.size:
-            found.unknown.append(place)
-        else:
-            (found.stored if given == header.stored else found.upright).append(place)
-
-
-def _wrong_sizes(
-    pictures: Pictures,
-    wrong: Sequence[int],
-    headers: dict[int, Header],
-    path_of: Callable[[int], str],
-    exif: Exif,
-    file: str,
-    looked_at: int,
-) -> str:
-    place = wrong[0]
-    header, (width, height) = headers[place], pictures.sizes[place].tolist()
+def _wrong_size(pictures: Pictures, place: int, header: Header, path: str, exif: Exif, share: str) -> str:
+    """What to say of a picture that has another size than the file says, and what to do."""
+    width, height = pictures.sizes[place].tolist()
     real = header.stored if exif == "ignore" else header.size
     text = (
-        f"{file}: 'width' and 'height' of {pictures.names[place]} are {width} x {height}, but {path_of(place)} is "
-        f"{real[0]} x {real[1]} pixels ({len(wrong)} of {counted(looked_at, 'picture')} looked at so); "
+        f"'width' and 'height' of {pictures.names[place]} are {width} x {height}, but {path} is {real[0]} x {real[1]} "
+        f"pixels ({share}); "
     )
     if exif == "ignore" and (width, height) == header.size:
         return text + "its labels are for the picture turned by its EXIF orientation, so set PoseSource.exif auto"
@@ -171,34 +141,26 @@ def _wrong_sizes(
     return text
 
 
-def _notes(pictures: Pictures, found: _Found, guessed: bool, exif: Exif, file: str) -> list[Note]:
-    notes = []
-    if found.stored:
+def _notes(pictures: Pictures, stored: NDArray[np.int64], unknown: NDArray[np.int64], guessed: bool) -> list[Note]:
+    """What is to be said of turned pictures, whose places are given."""
+    notes, options = [], "PoseSource.exif ignore|apply: read the pictures as stored, or turn"
+    if len(stored):
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.stored)} stored turned and labelled on the stored "
-            "pixels, as width and height in the file tell; boxes and joints were turned upright with the picture. "
-            "PoseSource.exif ignore|apply: read the pictures as stored, or turn labels wherever the size "
-            "does not tell, too"
+            f"EXIF orientation: {_some(pictures, stored)} stored turned and labelled on the stored pixels, as "
+            "width and height in the file tell; boxes and joints were turned upright with the picture. "
+            f"{options} labels wherever the size does not tell, too"
         )
         notes.append(Note(kind="exif-turned", text=text))
-    if found.unknown:
+    if len(unknown):
         done = "taken as lying on the stored pixels and turned upright" if guessed else "taken as upright"
         text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.unknown)} stored turned, whose size does not tell "
-            f"whether the labels are for the stored pixels or the upright picture; {done}. "
-            "PoseSource.exif ignore|apply: read the pictures as stored, or turn the labels"
+            f"EXIF orientation: {_some(pictures, unknown)} stored turned, whose size does not tell whether the "
+            f"labels are for the stored pixels or the upright picture; {done}. {options} the labels"
         )
         notes.append(Note(kind="exif-unknown", text=text))
-    if found.ignored:
-        text = (
-            f"{file}: EXIF orientation: {_some(pictures, found.ignored)} stored turned and read as stored, "
-            f"labels as they stand, by PoseSource.exif {exif}"
-        )
-        notes.append(Note(kind="exif-ignored", text=text))
     return notes
 
 
-def _some(pictures: Pictures, places: Sequence[int]) -> str:
-    names = ", ".join(pictures.names[place] for place in places[:_NAMED])
-    more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-    return f"{counted(len(places), 'picture')} ({names}{more})"
+def _some(pictures: Pictures, places: NDArray[np.int64]) -> str:
+    names = listed((pictures.names[place] for place in places), _NAMED)
+    return f"{counted(len(places), 'picture')} ({names})"

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from hrformer.data.annotation_files import instance_files
 from hrformer.data.images import SUFFIXES
-from hrformer.data.instance_files import instance_files
 from hrformer.data.mask_files import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import mmap
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hrformer.data.annotation_files import coco_files, has_joints, has_outlines
 from hrformer.data.images import SUFFIXES
 from hrformer.data.mask_layout import folders_below, holds, kind_of
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import folders_in, part_of
-from hrformer.data.pose_files import has_joints, json_files
 from hrformer.data.sets import DataError
 
-_OUTLINE = re.compile(rb'"segmentation"\s*:\s*(?:\[\s*[\[\d]|\{)')
 _NAMED = 3
 
 
@@ -65,11 +63,11 @@ def require_classes(folder: Path, classes: Sequence[str]) -> None:
 def _kinds(root: Path) -> dict[str, str]:
     """Tasks that a set looks made for, and by what; the likeliest first."""
     found: dict[str, str] = {}
-    labels = [file for file in json_files(root) if has_joints(file) is not None]
+    labels = [one.path for one in coco_files(root)]
     for file in labels:
         if has_joints(file):
             found.setdefault("pose", f"keypoints ({file.relative_to(root)})")
-        if _has_outlines(file):
+        if has_outlines(file, drawn=True):
             found.setdefault("segmentation", f"outlines of objects ({file.relative_to(root)})")
     folders = list(folders_below(root))
     masks = [one.path for one in folders if one.kind == "masks" and holds(one.path, MASK_SUFFIXES)]
@@ -87,8 +85,3 @@ def _class_folders(root: Path) -> list[str]:
         if len(filled) > 1 and all(kind_of(Path(one.name)) != "pictures" for one in filled):
             return [one.relative_to(root).as_posix() for one in filled]
     return []
-
-
-def _has_outlines(file: Path) -> bool:
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return _OUTLINE.search(text) is not None

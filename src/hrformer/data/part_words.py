@@ -25,6 +25,9 @@ MASK_WORDS = frozenset(
 )
 """By which a folder or file says that it holds labels."""
 
+ROBOFLOW_MARK = re.compile(r"(_[A-Za-z]{3,4})?\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
+"""What Roboflow puts into the name of each copy that it exports: "x.jpg" becomes "x_jpg.rf.0a1b2c3d.jpg"."""
+
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from hrformer.data.annotation_files import labels_file, usual_file
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.coco_pictures import picture_folders, plain_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
-from hrformer.data.pose_files import labels_file, usual_file
 from hrformer.data.sets import DataError, PoseSet
 from hrformer.data.sources import PoseSource, Split
 from hrformer.data.val_share import split_part
@@ -24,7 +24,7 @@ def open_pose(
     """Read one part of a pose set.
 
     Args:
-        source: where it lies; its files are found as :func:`hrformer.data.pose_files.labels_file` and
+        source: where it lies; its files are found as :func:`hrformer.data.annotation_files.labels_file` and
             :func:`hrformer.data.coco_pictures.find_pictures` say.
         split: which part.
         detections: file of person boxes to take instead of the labelled people, as it stands or relative to the

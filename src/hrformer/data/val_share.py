@@ -6,18 +6,16 @@ import hashlib
 import logging
 import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hrformer.data.part_words import ROBOFLOW_MARK
 from hrformer.data.sets import DataError, ImageSet
 from hrformer.data.sources import Split
 from hrformer.data.views import AnySet, chosen
 from hrformer.wording import counted
 
 _SALT = b"hrformer val"
-_ROBOFLOW = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
-"""What Roboflow puts into the names of the copies that it makes of one picture."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
     members: dict[int, dict[str, list[int]]] = {}
     for place, name in enumerate(names):
         group = members.setdefault(groups[place] if groups is not None else 0, {})
-        group.setdefault(_ROBOFLOW.sub("", name), []).append(place)
+        group.setdefault(ROBOFLOW_MARK.sub(r"\1", name), []).append(place)
     kept: list[int] = []
     for group in members.values():
         order = sorted(group, key=_draw)
