@@ -72,8 +72,8 @@ def fetch_weights(entry: WeightEntry) -> Path:
         return _download(entry, destination)
     except Exception as error:  # the hub's client raises what its transport does, which differs between versions
         url = hf_hub_url(*entry.hub_location) if entry.hub_location else entry.url
-        reason = f"no connection ({error.reason})" if type(error) is URLError else str(error) or type(error).__name__
-        message = f"cannot download {url}: {reason.strip().splitlines()[0].rstrip('.')}. "
+        reason = f"no connection ({error.reason})" if type(error) is URLError else str(error).strip()
+        message = f"cannot download {url}: {(reason or type(error).__name__).splitlines()[0].rstrip('.')}. "
         message += f"To go on without the network, put the file at {destination} by hand."
         if names := [bundled.name for bundled in list_bundled() if bundled.task == entry.task]:
             message += f" The package holds weights for {entry.task} that need no network: {', '.join(names)}."

@@ -71,21 +71,13 @@ def _scalar(dtype: _DType, data: bytes = b"") -> Any:
     return None if values is None else values.reshape(-1)[0].item()
 
 
-def _no_bytes(*args: Any) -> bytes:
-    return b""  # how protocol 2 writes an empty bytes object
-
-
-def _reconstruct(*args: Any) -> _Array:
-    return _Array()
-
-
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    r"numpy\.(_?core)\.multiarray\._reconstruct": _reconstruct,
+    r"numpy\.(_?core)\.multiarray\._reconstruct": _Array,
     r"numpy\.(_?core)\.multiarray\.scalar": _scalar,
     r"numpy\.ndarray": _Array,
     r"numpy\.dtype": _DType,
     r"numpy\.dtypes\.\w+": _DType,
-    r"builtins\.bytes": _no_bytes,
+    r"builtins\.bytes": lambda *args: b"",  # how protocol 2 writes an empty bytes object
     # Configurations, logged values and paths of yacs, mmcv, mmengine, easydict, omegaconf and argparse.
     r"(yacs|mmcv|mmengine|addict|easydict|omegaconf)\..+": _Record,
     r"argparse\.Namespace|pathlib\.\w*Path|collections\.defaultdict|types\.SimpleNamespace": _Record,

@@ -101,7 +101,7 @@ class Recognised:
 
 
 def recognise(file: WeightFile, published: WeightEntry | None = None, model: VisionModel | None = None) -> Recognised:
-    """Name the layout, model and task of a file, and collect its settings.
+    """Assign the entries of a file to our names, and name its layout, model and task.
 
     Args:
         file: the weights.

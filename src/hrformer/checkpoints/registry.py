@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from safetensors import safe_open
@@ -67,16 +67,6 @@ class WeightEntry:
     source: str
     score: str
     origin: Origin
-
-    def __post_init__(self) -> None:
-        if self.origin not in get_args(Origin):
-            raise ValueError(f"origin of {self.name!r} must be one of {get_args(Origin)}, got {self.origin!r}")
-        if self.task is not None and self.task not in get_args(Task):
-            raise ValueError(f"task of {self.name!r} must be None or one of {get_args(Task)}, got {self.task!r}")
-        if self.sha256_prefix is not None and not re.fullmatch(r"[0-9a-f]{8,64}", self.sha256_prefix):
-            raise ValueError(
-                f"sha256_prefix of {self.name!r} must be 8 to 64 lower-case hex digits, got {self.sha256_prefix!r}"
-            )
 
     @property
     def filename(self) -> str:

@@ -49,8 +49,8 @@ def _layout_settings(found: Recognised) -> tuple[dict[str, Any], dict[str, str]]
     elif found.format == "hrnet-segmentation-plain":
         # Their configurations: corners aligned for ADE20K and COCO-Stuff, not for the other sets.
         settings["upsample"] = "bilinear_aligned" if found.num_outputs in (150, 171) else "bilinear_to_size"
-        why = "as the repository's runs without OCR on data with this many classes; the file does not say"
-        assumed["upsample"] = why
+        assumed["upsample"] = "as the repository's runs without OCR on data with this many classes; "
+        assumed["upsample"] += "the file does not say"
     elif not settings:
         # A file without a head cannot tell its task; a last fusion with one row is at least a pose model's.
         pose = found.single_output
@@ -149,7 +149,7 @@ def choose_settings(
         raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
     same_use = model.task in (None, found.task)
     known, reasons = file_settings(found) if same_use else ({}, {})
-    if isinstance(model.backbone, TimmClassifier) and not known:
+    if same_use and not known and isinstance(model.backbone, TimmClassifier):
         known, reasons = {"input_size": model.info.input_spec.size}, {"input_size": "timm's files do not say"}
     if found.family == "hrformer" and not found.has_tables:
         known["position_bias"] = False
