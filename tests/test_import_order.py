@@ -40,7 +40,6 @@ REQUIRED = {
     "timm": "timm",
     "numpy": "numpy",
     "safetensors": "safetensors",
-    "filelock": "filelock",
     "huggingface_hub": "huggingface-hub",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",

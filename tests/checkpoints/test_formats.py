@@ -10,8 +10,10 @@ import timm
 import torch
 
 import layouts
-from hrformer.checkpoints.formats import Arranged, arrange, mmpose_names, translate, window_of
+from hrformer.checkpoints.formats import mmpose_names, our_name, window_of
 from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.checkpoints.recognise import Recognised, arrange
+from hrformer.checkpoints.weight_files import WeightFile
 from hrformer.zoo import create_model
 
 GOLDENS = {
@@ -27,19 +29,22 @@ def keys_of(parity_dir: Path, name: str) -> dict[str, tuple[int, ...]]:
     return {row[0]: tuple(row[1]) for row in rows}
 
 
+def entries(*keys: str) -> Recognised:
+    """Where entries of these names go."""
+    return arrange(WeightFile(tensors=dict.fromkeys(keys, torch.zeros(1))))
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_reference_keys_cover_the_model_exactly(parity_dir: Path, name: str) -> None:
     variant, task, options = GOLDENS[name]
     shapes = keys_of(parity_dir, name)
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    arranged = arrange(shapes)
+    found = arrange(WeightFile(tensors=tensors))
     state = create_model(variant, task, **options).state_dict()  # type: ignore[arg-type]
-    assert set(arranged.sources) == set(state)
-    assert {key: tuple(value.shape) for key, value in state.items()} == {
-        key: arranged.shape(tensors, key) for key in state
-    }
-    assert not arranged.unexpected
-    assert set(arranged.ignored.values()) <= {"index buffer, computed from the window size"}
+    assert set(found.sources) == set(state)
+    assert {key: tuple(value.shape) for key, value in state.items()} == {key: found.shape(key) for key in state}
+    assert not found.unexpected
+    assert set(found.ignored.values()) <= {"index buffer, computed from the window size"}
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -78,15 +83,14 @@ def test_mmpose_names_are_mmposes(parity_dir: Path) -> None:
 
 def test_query_key_value_join_in_this_order() -> None:
     keys = [f"stage2.0.branches.0.0.attn.attn.{letter}_proj.bias" for letter in "vqk"]
-    arranged = arrange(keys)
     tensors = {key: torch.full((2,), float("qkv".index(key[-11]))) for key in keys}
-    joined = arranged.value(tensors, "backbone.stage2.0.branches.0.0.attn.qkv.bias")
+    joined = arrange(WeightFile(tensors=tensors)).value("backbone.stage2.0.branches.0.0.attn.qkv.bias")
     assert joined.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_missing_projection_is_an_error() -> None:
     with pytest.raises(CheckpointError, match=r"query, key and value.*k_proj"):
-        arrange(["stage2.0.branches.0.0.attn.attn.k_proj.bias", "stage2.0.branches.0.0.attn.attn.q_proj.bias"])
+        entries("stage2.0.branches.0.0.attn.attn.k_proj.bias", "stage2.0.branches.0.0.attn.attn.q_proj.bias")
 
 
 @pytest.mark.parametrize(
@@ -110,15 +114,15 @@ def test_a_missing_projection_is_an_error() -> None:
     ],
 )
 def test_translation(key: str, name: str) -> None:
-    assert translate(key) == (name, None)
+    assert our_name(key) == name
 
 
 @pytest.mark.parametrize(
     "key", ["fc.weight", "head.fc.weight", "blocks.0.attn.qkv.weight", "stage5.0.x.weight", "conv3.weight"]
 )
 def test_foreign_names_are_unexpected(key: str) -> None:
-    assert translate(key) is None
-    assert arrange([key]) == Arranged(unexpected=[key])
+    assert our_name(key) is None
+    assert entries(key).unexpected == [key]
 
 
 @pytest.mark.parametrize(
@@ -132,13 +136,13 @@ def test_foreign_names_are_unexpected(key: str) -> None:
     ],
 )
 def test_ignored_names_have_a_reason(key: str, reason: str) -> None:
-    assert reason in arrange([key]).ignored[key]
+    assert reason in entries(key).ignored[key]
 
 
 def test_a_second_entry_for_one_name_is_reported() -> None:
-    arranged = arrange(["backbone.conv1.weight", "module.conv1.weight"])
-    assert arranged.sources == {"backbone.conv1.weight": ["backbone.conv1.weight"]}
-    assert arranged.ignored == {
+    found = entries("backbone.conv1.weight", "module.conv1.weight")
+    assert found.sources == {"backbone.conv1.weight": ["backbone.conv1.weight"]}
+    assert found.ignored == {
         "module.conv1.weight": "second entry for backbone.conv1.weight, after backbone.conv1.weight"
     }
 

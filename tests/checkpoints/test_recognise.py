@@ -10,13 +10,12 @@ import pytest
 import torch
 
 import layouts
-from hrformer.checkpoints import origins
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
-from hrformer.checkpoints.formats import arrange
-from hrformer.checkpoints.origins import Family
+from hrformer.checkpoints.formats import HABITS, Family
 from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.checkpoints.recognise import Recognised, recognise
 from hrformer.checkpoints.registry import find_weights
+from hrformer.checkpoints.settings import file_notes, file_settings
 from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task
 from hrformer.zoo import create_model
@@ -28,12 +27,12 @@ def state(name: str, task: Task | None, **options: Any) -> State:
 
 
 def known(source: Any) -> Recognised:
-    file = read_weights(source)
-    return recognise(file, arrange(file.tensors))
+    return recognise(read_weights(source))
 
 
 def implied(found: Recognised) -> dict[str, Any]:
-    return {name: s.value for name, s in found.settings.items() if not s.assumption}
+    settings, assumed = file_settings(found)
+    return {name: value for name, value in settings.items() if name not in assumed}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +62,8 @@ def test_official_classification(nano: dict[Task | None, State]) -> None:
     assert found.model == "hrformer_nano"
     values = {"position_bias": True, "upsample": "nearest", "channel_order": "RGB", "interpolation": "bicubic"}
     assert implied(found) == values
-    assert found.settings["input_size"].value == (224, 224)
-    assert "does not say" in found.settings["input_size"].assumption
+    assert file_settings(found)[0]["input_size"] == (224, 224)
+    assert "does not say" in file_settings(found)[1]["input_size"]
 
 
 def test_official_pose(nano: dict[Task | None, State]) -> None:
@@ -72,7 +71,7 @@ def test_official_pose(nano: dict[Task | None, State]) -> None:
     assert (found.format, found.task, found.num_outputs) == ("official-pose", "pose", 17)
     values = {"position_bias": False, "upsample": "bilinear", "channel_order": "RGB", "decoder": "official"}
     assert implied(found) == values
-    assert found.settings["input_size"].value == (256, 192)
+    assert file_settings(found)[0]["input_size"] == (256, 192)
 
 
 def test_official_segmentation_wants_bgr(nano: dict[Task | None, State]) -> None:
@@ -81,8 +80,8 @@ def test_official_segmentation_wants_bgr(nano: dict[Task | None, State]) -> None
     assert (found.format, found.task, found.num_outputs) == ("official-segmentation", "segmentation", 19)
     values = {"position_bias": True, "upsample": "nearest", "channel_order": "BGR", "interpolation": "bicubic"}
     assert implied(found) == values
-    assert found.settings["dataset"].value == "Cityscapes"
-    assert found.settings["dataset"].assumption
+    assert file_settings(found)[0]["dataset"] == "Cityscapes"
+    assert file_settings(found)[1]["dataset"]
 
 
 def test_official_segmentation_that_records_its_pixels(nano: dict[Task | None, State]) -> None:
@@ -101,12 +100,12 @@ def test_mmpose(nano: dict[Task | None, State]) -> None:
     new, old = (known(layouts.mmpose(nano["pose"], head=head)) for head in ("head.", "keypoint_head."))
     assert (new.format, old.format) == ("mmpose-1.x", "mmpose-0.x")
     assert implied(new) == {"upsample": "bilinear", "channel_order": "RGB", "decoder": "mmpose"}
-    assert old.settings["decoder"].value == "mmpose"
-    assert old.settings["decoder"].assumption
+    assert file_settings(old)[0]["decoder"] == "mmpose"
+    assert file_settings(old)[1]["decoder"]
     for found in (new, old):
-        assert found.settings["position_bias"].value is True
-        assert "2022-02-26" in found.settings["position_bias"].assumption
-        assert "DARK" in found.notes[0]
+        assert file_settings(found)[0]["position_bias"] is True
+        assert "2022-02-26" in file_settings(found)[1]["position_bias"]
+        assert "DARK" in file_notes(found)[0]
 
 
 def test_mmpose_without_tables_has_no_bias(nano: dict[Task | None, State]) -> None:
@@ -170,11 +169,11 @@ def test_joints_of_mmpose_files() -> None:
         "sigmas": [0.1, 0.1, 0.1],
     }
     names = layouts.mmpose(state("hrformer_nano", "pose", num_keypoints=3))
-    skeleton = known({"state_dict": names, "meta": {"dataset_meta": meta}}).settings["skeleton"].value
+    skeleton = file_settings(known({"state_dict": names, "meta": {"dataset_meta": meta}}))[0]["skeleton"]
     assert skeleton.keypoints == ("top", "left", "right")
     assert skeleton.flip_pairs == ((1, 2),)
     broken = known({"state_dict": names, "meta": {"dataset_meta": meta | {"sigmas": [0.1]}}})
-    assert "skeleton" not in broken.settings
+    assert "skeleton" not in file_settings(broken)[0]
 
 
 @pytest.mark.parametrize(
@@ -196,27 +195,21 @@ def test_published_files_are_known_by_their_hash(
     path = tmp_path / "renamed.bin"
     torch.save({"state_dict": layouts.mmpose(nano["pose"])}, path)
     prefix = find_weights(name).sha256_prefix
-    monkeypatch.setattr("hrformer.checkpoints.weight_files.sha256_of", lambda _: f"{prefix}{'0' * 56}")
+    monkeypatch.setattr("hrformer.checkpoints.recognise.sha256_of", lambda _: f"{prefix}{'0' * 56}")
     found = known(path)
     assert implied(found)["position_bias"] is bias
     assert implied(found).get("input_size") == size
     assert implied(found)["upsample"] == ("bilinear" if size else "nearest")
-    assert not found.notes
-
-
-def test_the_known_hashes_are_the_recipes() -> None:
-    assert find_weights("hrformer_small_coco_256x192_no_bias").sha256_prefix == "b657896f"
-    assert find_weights("hrformer_small_coco_384x288_no_bias").sha256_prefix == "4b52b078"
-    assert find_weights("hrformer_base_coco_256x192_no_bias").sha256_prefix == "66cee214"
+    assert not file_notes(found)
 
 
 def test_backbones_cannot_tell_their_task(nano: dict[Task | None, State]) -> None:
     found = known(layouts.official(nano[None], prefix=""))
     assert (found.format, found.task, found.single_output) == ("official-backbone", None, False)
     assert implied(found) == {}
-    assert found.settings["position_bias"].value is True
-    assert found.settings["upsample"].value == "nearest"
-    assert "does not tell its task" in found.settings["upsample"].assumption
+    assert file_settings(found)[0]["position_bias"] is True
+    assert file_settings(found)[0]["upsample"] == "nearest"
+    assert "does not tell its task" in file_settings(found)[1]["upsample"]
     assert known(layouts.mmpose(nano[None])).format == "mmpose-backbone"
 
 
@@ -224,7 +217,7 @@ def test_a_pose_backbone_has_one_output(nano: dict[Task | None, State]) -> None:
     body = {key: value for key, value in nano["pose"].items() if key.startswith("backbone.")}
     found = known(layouts.official(body))
     assert found.single_output
-    assert (found.settings["position_bias"].value, found.settings["upsample"].value) == (False, "bilinear")
+    assert (file_settings(found)[0]["position_bias"], file_settings(found)[0]["upsample"]) == (False, "bilinear")
 
 
 @pytest.mark.parametrize(
@@ -270,14 +263,14 @@ def test_hrnet_segmentation_without_ocr(w18: dict[Task | None, State]) -> None:
         found = known(layouts.hrnet(state("hrnet_w18", "segmentation", num_classes=classes, head="fcn")))
         assert (found.format, found.task, found.num_outputs) == ("hrnet-segmentation-plain", "segmentation", classes)
         assert found.options == {"head": "fcn"}
-        assert found.settings["upsample"].value == mode
-        assert "the file does not say" in found.settings["upsample"].assumption
+        assert file_settings(found)[0]["upsample"] == mode
+        assert "the file does not say" in file_settings(found)[1]["upsample"]
 
 
 def test_openseg_without_ocr_gives_its_backbone(w18: dict[Task | None, State]) -> None:
     found = known(layouts.hrnet(w18[None]) | {"cls_head.3.weight": torch.zeros(19, 512, 1, 1)})
     assert found.task is None
-    assert "no counterpart here" in found.notes[0]
+    assert "no counterpart here" in file_notes(found)[0]
 
 
 def test_options_come_from_shapes() -> None:
@@ -295,7 +288,7 @@ def test_other_networks_are_named() -> None:
 
 
 def test_every_layout_with_habits_says_how_to_read_pixels() -> None:
-    for (layout, family), habits in origins._HABITS.items():
+    for (layout, family), habits in HABITS.items():
         assert habits["channel_order"] in ("RGB", "BGR"), layout
         assert re.fullmatch("hrformer|hrnet", family)
         assert "upsample" in habits

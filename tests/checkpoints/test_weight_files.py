@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import resource
 import stat
@@ -32,7 +31,6 @@ def test_suffixes_do_not_matter(tmp_path: Path) -> None:
         assert all(torch.equal(file.tensors[key], value) for key, value in TENSORS.items())
         assert file.metadata == ({"k": "v"} if name == "x.pth" else {})
         assert file.label == name
-        assert file.sha256() == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema"])
@@ -74,7 +72,7 @@ def test_parameters_lose_their_gradient() -> None:
         (b"PK\x03\x04" + bytes(100), "damaged or was not written by torch.save"),
         (b"\x80\x02" + bytes(100), "damaged or was not written by torch.save"),
         (b"\x7fELF" + bytes(100), "of another kind"),
-        (b"\xff" * 7 + b"\x00{" + bytes(50), r"header should be \d+ bytes of JSON, the whole file has 59"),
+        (b"\xff" * 7 + b"\x00{" + bytes(50), "damaged safetensors"),
         ((20).to_bytes(8, "little") + b'{"a": not JSON     }', "damaged safetensors"),
     ],
 )

@@ -13,24 +13,22 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from hrformer.checkpoints.file_facts import FORMAT, header_of, own_info
-from hrformer.checkpoints.formats import arrange, mmpose_names
-from hrformer.checkpoints.load_report import LoadReport
-from hrformer.checkpoints.load_settings import Decision, current_settings, decide, new_info
-from hrformer.checkpoints.matching import match
+from hrformer.checkpoints.formats import mmpose_names
+from hrformer.checkpoints.header import FORMAT, header_of
+from hrformer.checkpoints.matching import LoadReport, match
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, inspect, recognise
+from hrformer.checkpoints.recognise import Recognised, own_info, recognise
 from hrformer.checkpoints.registry import WeightEntry
-from hrformer.checkpoints.weight_files import WeightFile, read_weights, stored_tensor
+from hrformer.checkpoints.settings import choose_settings, current_settings, file_notes, new_info
+from hrformer.checkpoints.weight_files import read_weights, stored_tensor
 from hrformer.files import sha256_of, write_file
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
 from hrformer.models.attention import WindowAttention
 from hrformer.models.fusion import UpsampleMode
-from hrformer.models.model import ModelInfo, Task, VisionModel
+from hrformer.models.model import Task, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.zoo import VARIANTS, create_model
 
@@ -80,7 +78,7 @@ def load_checkpoint(
         "decoder": decoder,
     }
     given = {name: value for name, value in settings.items() if value is not None}
-    return _load(model, read_weights(source), given, published, strict)
+    return _load(model, recognise(read_weights(source), published, model), given, strict)
 
 
 def load_model(
@@ -112,14 +110,19 @@ def load_model(
     overrides = {key: value for key, value in overrides.items() if value is not None or key == "task"}
     name = name or (published.model if published and published.model not in VARIANTS else None)
     if name is not None and name not in VARIANTS and own_info(file) is None:
-        count = published.num_classes if published else 0
-        defaults = {"task": "classification"} | ({"num_classes": count} if count else {})
+        defaults: dict[str, Any] = {"task": "classification"}
+        if published and published.num_classes:
+            defaults["num_classes"] = published.num_classes
         model = create_model(name, **(defaults | overrides))
+        found = recognise(file, published, model)
     else:
-        model = _build(file, recognise(file, arrange(file.tensors), published), name, overrides)
+        found = recognise(file, published)
+        model = _build(found, name, overrides)
+        if found.family == "timm":  # now that the model's names are known
+            found = recognise(file, published, model)
     if "skeleton" in given and model.task == "pose":
         given["skeleton"] = read_skeleton(given["skeleton"], model.info.num_classes)
-    report = _load(model, file, given, published, strict)
+    report = _load(model, found, given, strict)
     if strict and report.fresh:
         raise CheckpointError(
             f"{report.source} ({report.format}) has no weights for {', '.join(report.fresh)} of a model for "
@@ -129,11 +132,11 @@ def load_model(
     return model.eval(), report
 
 
-def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dict[str, Any]) -> VisionModel:
+def _build(found: Recognised, name: str | None, overrides: dict[str, Any]) -> VisionModel:
+    """A fresh model as the file implies, unless the caller says otherwise."""
     name = name or found.model
     if not name:
-        known = ", ".join(VARIANTS)
-        raise CheckpointError(f"{file.label} holds {found.shape}, which is none of {known}")
+        raise CheckpointError(f"{found.file.label} holds {found.network}, which is none of {', '.join(VARIANTS)}")
     options = dict(found.options)
     task: Task | None = overrides.pop("task", found.task)
     if task != found.task:
@@ -142,48 +145,40 @@ def _build(file: WeightFile, found: Recognised, name: str | None, overrides: dic
         options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
     if task is None and found.single_output:
         raise CheckpointError(
-            f"{file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' and "
-            "strict=False for a model with a fresh head"
+            f"{found.file.label} holds the backbone of a pose model, with one output, and no head; give task='pose' "
+            "and strict=False for a model with a fresh head"
         )
     return create_model(name, task, **(options | overrides))
 
 
-def _load(
-    model: VisionModel, file: WeightFile, given: dict[str, Any], published: WeightEntry | None, strict: bool
-) -> LoadReport:
-    arranged, found = inspect(model, file, published)
-    decision = decide(model, found, given)
-    bias = decision.values.get("position_bias", False)
-    fit = match(model, file, arranged, found, position_bias=bias, strict=strict)
-    info = new_info(model, file.label, found, decision, fit.fresh)
-    _apply(model, fit.values, decision, info)
+@torch.no_grad()
+def _load(model: VisionModel, found: Recognised, given: dict[str, Any], strict: bool) -> LoadReport:
+    """Change the model once everything is checked."""
+    values, implied, assumed = choose_settings(model, found, given)
+    fit = match(model, found, position_bias=values.get("position_bias", False), strict=strict)
+    info = new_info(model, found, values, given.get("skeleton"), fresh_layers=bool(fit.fresh))
+    state = model.state_dict()
+    for name, tensor in fit.values.items():
+        state[name].copy_(tensor)
+    if isinstance(model.backbone, HighResolutionTrunk):
+        model.set_upsample(values["upsample"])
+        if "position_bias" in values:
+            model.backbone.set_position_bias(values["position_bias"])
+    model.info = info
     return LoadReport(
-        source=file.label,
+        source=found.file.label,
         format=found.format,
         used=tuple(fit.used),
         converted=fit.converted,
         ignored=fit.ignored,
         missing=tuple(fit.missing),
-        unexpected=(*arranged.unexpected, *fit.extra),
+        unexpected=(*found.unexpected, *(key for keys in fit.extra.values() for key in keys)),
         fresh=tuple(fit.fresh),
-        implied=decision.implied,
-        assumed=decision.assumed,
-        given={name: getattr(value, "name", value) for name, value in decision.given.items()},
-        notes=(*found.notes, *fit.notes),
+        implied=implied,
+        assumed=assumed,
+        given={name: getattr(value, "name", value) for name, value in given.items()},
+        notes=(*file_notes(found), *fit.notes),
     )
-
-
-@torch.no_grad()
-def _apply(model: VisionModel, tensors: Mapping[str, Tensor], decision: Decision, info: ModelInfo) -> None:
-    """Change the model; everything was checked before."""
-    state = model.state_dict()
-    for name, tensor in tensors.items():
-        state[name].copy_(tensor)
-    if isinstance(model.backbone, HighResolutionTrunk):
-        model.set_upsample(decision.values["upsample"])
-        if "position_bias" in decision.values:
-            model.backbone.set_position_bias(decision.values["position_bias"])
-    model.info = info
 
 
 def save_checkpoint(

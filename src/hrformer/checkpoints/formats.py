@@ -1,50 +1,56 @@
-"""Names of weights in other code bases, translated to ours and back.
+"""Other code bases: their names for our weights, what their networks expect, and what their files write down.
 
 One set of rules covers all layouts, since they never contradict each other: the HRFormer repository (three tasks),
 mmpose 0.x and 1.x, HRNet's three repositories, openseg, mmsegmentation, timm's HRNet, and our own names. Facts from the
-state dicts of those code bases; see ``hrformer.checkpoints.recognise`` for what a layout implies beyond names.
+state dicts of those code bases. A new layout needs its names here, a mark in ``layout_of`` and a line in ``HABITS``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from hrformer.checkpoints.pickles import CheckpointError
+from hrformer.geometry.skeletons import Skeleton, skeleton_for
 from hrformer.models.attention import relative_position_index
+from hrformer.models.model import Task
 
-_WRAPPER = re.compile(r"(?:module\.|_orig_mod\.|model\.)+")
+Family = Literal["hrformer", "hrnet", "timm"]
+
+_WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 _TRUNK = re.compile(r"(?:backbone\.)?((?:conv[12]|bn[12]|layer1|transition[123]|stage[234])\..+)")
-_PARTS = {"q": 0, "k": 1, "v": 2}
 
 # Within the trunk, in this order.
 _TRUNK_NAMES = (
-    (re.compile(r"\.fuse_layers\."), ".fuse.paths."),
-    (re.compile(r"\.attn\.attn\."), ".attn."),
-    (re.compile(r"\.attn\.out_proj\."), ".attn.proj."),
-    (re.compile(r"(\.branches\.\d+\.\d+)\.mlp\."), r"\1.ffn."),
+    (r"\.fuse_layers\.", ".fuse.paths."),
+    (r"\.attn\.attn\.", ".attn."),
+    (r"\.attn\.out_proj\.", ".attn.proj."),
+    (r"(\.branches\.\d+\.\d+)\.mlp\.", r"\1.ffn."),
 )
 
 # Convolution, [BN, ReLU], convolution, [BN, ReLU]: others nest BN and ReLU, ours counts them.
 _FLAT_INDEX = {"0": "0", "1": "1", "2": "3", "3": "4"}
 _ATTENTION = {"f_pixel": "pixel", "f_object": "object", "f_down": "value", "f_up": "up"}
 
-_HEADS = (
-    (re.compile(r"(?:keypoint_head|head)\.(final_layer\.(?:weight|bias))"), r"head.\1"),
-    (re.compile(r"(?:head\.)?((?:incre_modules|downsamp_modules|final_layer|classifier)\..+)"), r"head.\1"),
-    (re.compile(r"(head\.(?:aux|pixel|attention|merge)\..+)"), r"\1"),
-    (re.compile(r"conv3x3(?:_ocr)?\.([01])(?:\.0)?\.(\w+)"), r"head.pixel.\1.\2"),
-    (re.compile(r"aux_head\.([01])(?:\.0)?\.(\w+)"), r"head.aux.\1.\2"),
-    (re.compile(r"aux_head\.[23]\.(\w+)"), r"head.aux.3.\1"),
-    (re.compile(r"ocr_distri_head\.conv_bn_dropout\.([01])(?:\.0)?\.(\w+)"), r"head.merge.\1.\2"),
-    (re.compile(r"cls_head\.(weight|bias)"), r"head.classifier.\1"),
-    (re.compile(r"(?:head\.)?(last_layer\.[013]\..+)"), r"head.\1"),
+_HEADS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"(?:keypoint_head|head)\.(final_layer\.(?:weight|bias))", r"head.\1"),
+    (r"(?:head\.)?((?:incre_modules|downsamp_modules|final_layer|classifier)\..+)", r"head.\1"),
+    (r"(head\.(?:aux|pixel|attention|merge)\..+)", r"\1"),
+    (r"conv3x3(?:_ocr)?\.([01])(?:\.0)?\.(\w+)", r"head.pixel.\1.\2"),
+    (r"aux_head\.([01])(?:\.0)?\.(\w+)", r"head.aux.\1.\2"),
+    (r"aux_head\.[23]\.(\w+)", r"head.aux.3.\1"),
+    (r"ocr_distri_head\.conv_bn_dropout\.([01])(?:\.0)?\.(\w+)", r"head.merge.\1.\2"),
+    (
+        r"ocr_distri_head\.object_context_block\.(f_pixel|f_object|f_down|f_up)\.([0-3])(?:\.0)?\.(\w+)",
+        lambda match: f"head.attention.{_ATTENTION[match[1]]}.{_FLAT_INDEX[match[2]]}.{match[3]}",
+    ),
+    (r"cls_head\.(weight|bias)", r"head.classifier.\1"),
+    (r"(?:head\.)?(last_layer\.[013]\..+)", r"head.\1"),
+    (r"decode_head\..+", lambda match: f"head.{_mmseg_name(match[0])}"),
 )
-_OCR_ATTENTION = re.compile(r"ocr_distri_head\.object_context_block\.(f_\w+)\.([0-3])(?:\.0)?\.(\w+)")
 
 # mmsegmentation nests convolution and BN in modules of their own: "0.conv", "0.bn", "1.conv", "1.bn" are 0, 1, 3, 4.
 _NESTED = re.compile(r"(?:\.([01]))?\.(conv|bn)(?=\.\w+$)")
@@ -67,122 +73,221 @@ NO_OCR_HEAD = "head of openseg's segmentation without OCR, for which there is no
 """Reason to ignore; the file is recognised by it too."""
 
 _IGNORED = (
-    (re.compile(r".*\.relative_position_index"), "index buffer, computed from the window size"),
-    (re.compile(r"loss\..+|criterion\..+"), "part of the training loss"),
-    (re.compile(r"data_preprocessor\..+"), "pixel statistics, which the input specification holds"),
-    (re.compile(r"auxiliary_head\..+"), "a head that mmsegmentation uses in training only"),
-    (re.compile(r".*\btotal_(ops|params)"), "left there by a profiler"),
-    (re.compile(r"cls_head\.\d+\..+"), NO_OCR_HEAD),
+    (r".*\.relative_position_index", "index buffer, computed from the window size"),
+    (r"loss\..+|criterion\..+", "part of the training loss"),
+    (r"data_preprocessor\..+", "pixel statistics, which the input specification holds"),
+    (r"auxiliary_head\..+", "a head that mmsegmentation uses in training only"),
+    (r".*\btotal_(ops|params)", "left there by a profiler"),
+    (r"cls_head\.\d+\..+", NO_OCR_HEAD),
 )
 
 OUTPUT_LAYERS = ("head.classifier", "head.final_layer", "head.aux.3", "head.last_layer.3")
 """Layers whose outputs are the classes or keypoints."""
 
+_RGB: dict[str, Any] = {"channel_order": "RGB"}
+_BGR: dict[str, Any] = {"channel_order": "BGR"}
+_NEAREST: dict[str, Any] = {"upsample": "nearest"}
+HABITS: Mapping[tuple[str, Family], Mapping[str, Any]] = {
+    ("official-classification", "hrformer"): {**_RGB, **_NEAREST, "position_bias": True, "interpolation": "bicubic"},
+    ("official-pose", "hrformer"): {**_RGB, "upsample": "bilinear", "position_bias": False, "decoder": "official"},
+    # Pixels are BGR there, the statistics stay in RGB order.
+    ("official-segmentation", "hrformer"): {**_BGR, **_NEAREST, "position_bias": True, "interpolation": "bicubic"},
+    ("mmpose-0.x", "hrformer"): {**_RGB, "upsample": "bilinear", "decoder": "mmpose"},
+    ("mmpose-1.x", "hrformer"): {**_RGB, "upsample": "bilinear", "decoder": "mmpose"},
+    ("mmpose-0.x", "hrnet"): {**_RGB, **_NEAREST, "decoder": "mmpose"},
+    ("mmpose-1.x", "hrnet"): {**_RGB, **_NEAREST, "decoder": "mmpose"},
+    ("hrnet-classification", "hrnet"): {**_RGB, **_NEAREST, "interpolation": "bilinear"},
+    ("hrnet-pose", "hrnet"): {**_RGB, **_NEAREST, "decoder": "official"},
+    ("hrnet-segmentation", "hrnet"): {**_RGB, "upsample": "bilinear_aligned", "interpolation": "bilinear"},
+    ("hrnet-segmentation-plain", "hrnet"): {**_RGB, "upsample": "bilinear_to_size", "interpolation": "bilinear"},
+    ("mmsegmentation", "hrnet"): {**_RGB, "upsample": "bilinear", "interpolation": "bilinear"},
+    ("openseg", "hrnet"): {**_BGR, "upsample": "bilinear_aligned", "interpolation": "bicubic"},
+}
+"""(layout, family) -> what a network of that code base expects beyond names and shapes, from reading that code."""
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arranged:
-    """Every entry of a state dict assigned to one of our names, or to a reason why not.
+DATASETS = {
+    19: ("Cityscapes", (512, 1024)),
+    59: ("PASCAL-Context", (520, 520)),
+    150: ("ADE20K", (520, 520)),
+    171: ("COCO-Stuff-10K", (520, 520)),
+}
+"""Number of classes -> data set and training crop (height, width) of the published segmentation runs."""
 
-    Attributes:
-        sources: our name -> the entries it is made of, in order; query, key and value make up one.
-        renamed: entries whose name differs by more than a prefix, or that are joined with others.
-        ignored: entry -> reason.
-        unexpected: entries with a name that no layout has.
+MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}
+"""The same of mmsegmentation's runs."""
+
+
+def our_name(key: str) -> str | None:
+    """Our name for an entry of any known layout; query, key and value keep their ending ".q_proj." and so on.
+
+    None means that no layout has such a name.
     """
-
-    sources: dict[str, list[str]] = field(default_factory=dict)
-    renamed: set[str] = field(default_factory=set)
-    ignored: dict[str, str] = field(default_factory=dict)
-    unexpected: list[str] = field(default_factory=list)
-
-    def shape(self, tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
-        """Shape that our ``name`` gets from the file, or None where the file lacks it."""
-        if name not in self.sources:
-            return None
-        shapes = [tensors[key].shape for key in self.sources[name]]
-        return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if shapes[0] else ()
-
-    def value(self, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-        """Tensor for our ``name``."""
-        keys = self.sources[name]
-        return tensors[keys[0]] if len(keys) == 1 else torch.cat([tensors[key] for key in keys])
-
-
-def translate(key: str) -> tuple[str, int | None] | str | None:
-    """Our name for an entry of any known layout.
-
-    Returns:
-        (name, part): part 0, 1, 2 for query, key, value of a packed product, else None. Or a reason to ignore the
-        entry. Or None: no layout has such a name.
-    """
-    key = _WRAPPER.sub("", key, count=1) if _WRAPPER.match(key) else key
-    for pattern, reason in _IGNORED:
-        if pattern.fullmatch(key):
-            return reason
+    key = _WRAPPER.sub("", key)
     if match := _TRUNK.fullmatch(key):
         name = f"backbone.{match[1]}"
         for pattern, replacement in _TRUNK_NAMES:
-            name = pattern.sub(replacement, name)
-        if split := re.fullmatch(r"(.+\.attn)\.([qkv])_proj\.(\w+)", name):
-            return f"{split[1]}.qkv.{split[3]}", _PARTS[split[2]]
-        return name, None
-    if match := _OCR_ATTENTION.fullmatch(key):
-        if match[1] in _ATTENTION:
-            return f"head.attention.{_ATTENTION[match[1]]}.{_FLAT_INDEX[match[2]]}.{match[3]}", None
-        return None
-    if key.startswith("decode_head."):
-        plain = _NESTED.sub(lambda m: f".{3 * int(m[1] or 0) + (m[2] == 'bn')}", key)
-        match = _MMSEG_HEAD.fullmatch(plain)
-        # Under its own name a layer that our heads lack counts as one too many.
-        known = match and not (match[1].endswith("convs") and match[2].startswith(("3", "4")))
-        return (f"head.{_MMSEG[match[1]]}.{match[2]}" if match and known else f"head.{key}"), None
-    for pattern, replacement in _HEADS:
-        if match := pattern.fullmatch(key):
-            return match.expand(replacement), None
+            name = re.sub(pattern, replacement, name)
+        return name
+    for rule, new in _HEADS:
+        if match := re.fullmatch(rule, key):
+            return new(match) if callable(new) else match.expand(new)
     return None
 
 
-def arrange(keys: Iterable[str]) -> Arranged:
-    """Assign entries of a published or own state dict to our names.
+def _mmseg_name(key: str) -> str:
+    plain = _NESTED.sub(lambda match: f".{3 * int(match[1] or 0) + (match[2] == 'bn')}", key)
+    match = _MMSEG_HEAD.fullmatch(plain)
+    # Under its own name a layer that our heads lack counts as one too many.
+    known = match and not (match[1].endswith("convs") and match[2].startswith(("3", "4")))
+    return f"{_MMSEG[match[1]]}.{match[2]}" if match and known else key
 
-    Raises:
-        CheckpointError: one of query, key and value is there without the others.
+
+def renamed(key: str, name: str) -> bool:
+    """Whether our name differs from the entry's by more than a prefix."""
+    return not name.endswith(_WRAPPER.sub("", key))
+
+
+def reason_to_ignore(key: str) -> str | None:
+    """Why an entry is of no use here; None for entries that are."""
+    key = _WRAPPER.sub("", key)
+    return next((reason for pattern, reason in _IGNORED if re.fullmatch(pattern, key)), None)
+
+
+def layout_of(keys: Iterable[str], names: Collection[str], family: Family, task: Task | None) -> str:
+    """Which code base writes such files.
+
+    Args:
+        keys: the file's entries.
+        names: ours for them.
+        family: of the network.
+        task: of the head in the file.
+
+    Returns:
+        Code base and task, such as "official-pose" or "mmpose-1.x"; "hrformer" for our own.
     """
-    arranged = Arranged()
-    parts: dict[str, dict[int, str]] = {}
-    for key in keys:
-        place = translate(key)
-        if place is None:
-            arranged.unexpected.append(key)
-        elif isinstance(place, str):
-            arranged.ignored[key] = place
-        elif place[1] is not None:
-            parts.setdefault(place[0], {})[place[1]] = key
-            arranged.renamed.add(key)
-        elif place[0] in arranged.sources:
-            arranged.ignored[key] = f"second entry for {place[0]}, after {arranged.sources[place[0]][0]}"
-        else:
-            arranged.sources[place[0]] = [key]
-            if not place[0].endswith(_WRAPPER.sub("", key, count=1)):
-                arranged.renamed.add(key)
-    for name, found in parts.items():
-        if sorted(found) != [0, 1, 2]:
-            raise CheckpointError(f"{name} needs query, key and value projections; the file has only {found.values()}")
-        arranged.sources[name] = [found[part] for part in range(3)]
-    return arranged
+    keys = [_WRAPPER.sub("", key) for key in keys]
+
+    def any_starts_with(prefix: str) -> bool:
+        return any(key.startswith(prefix) for key in keys)
+
+    if family == "timm" or any(".fuse.paths." in key for key in keys):
+        return "hrformer"
+    if task == "segmentation" and any_starts_with("decode_head."):
+        return "mmsegmentation"
+    if family == "hrformer":
+        official = any(".q_proj." in key for key in keys) or task in ("classification", "segmentation")
+        if official or task is None:
+            return f"{'official' if official else 'mmpose'}-{task or 'backbone'}"
+    if task == "pose" and any_starts_with("keypoint_head."):
+        return "mmpose-0.x"
+    if task == "pose":
+        return "mmpose-1.x" if any_starts_with("head.") else "hrnet-pose"
+    if task == "segmentation" and any_starts_with("conv3x3."):
+        return "openseg"
+    if "head.last_layer.0.weight" in names:
+        return "hrnet-segmentation-plain"
+    return f"hrnet-{task or 'backbone'}"
 
 
-def arrange_timm(keys: Iterable[str], names: Iterable[str]) -> Arranged:
-    """Assign entries of a timm state dict to the names of a wrapped timm model, which only add a prefix."""
-    arranged = Arranged()
-    known = set(names)
-    for key in keys:
-        name = key if key in known else f"backbone.net.{key}"
-        if name in known:
-            arranged.sources[name] = [key]
-        else:
-            arranged.unexpected.append(key)
-    return arranged
+def recorded_settings(extras: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings written down in the configuration beside the weights, by name.
+
+    Known are the text that mmpose and the official pose code store under ``meta``, the configuration object of the
+    official classification code, and the dictionary of the official segmentation code.
+    """
+    facts: dict[str, Any] = {}
+    text = _dig(extras, "meta", "cfg") or _dig(extras, "meta", "config")
+    if isinstance(text, str):
+        facts |= _config_text(text)
+    side = _dig(extras, "config", "DATA", "IMG_SIZE")
+    if isinstance(side, int) and side > 0:
+        facts["input_size"] = (side, side)
+    config = extras.get("config_dict")
+    order = _dig(config, "data", "input_mode")
+    if order in ("RGB", "BGR"):
+        facts["channel_order"] = order
+    crop = _dig(config, "train", "data_transformer", "input_size")
+    if _is_size(crop):
+        facts["input_size"] = (crop[1], crop[0])
+    name = _dig(config, "dataset")
+    if isinstance(name, str) and name:
+        facts["dataset"] = name
+    meta = _dig(extras, "meta", "dataset_meta")
+    if isinstance(meta, Mapping):
+        facts |= _dataset_meta(meta)
+    return facts
+
+
+def _dig(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)
+
+
+def _config_text(text: str) -> dict[str, Any]:
+    """Crop size (mmpose: width, height; mmsegmentation: height, width), position bias and codec of a configuration."""
+    facts: dict[str, Any] = {}
+    size = re.search(r"\b(?:input_size|image_size)'?\s*[=:]\s*(?:np\.array\()?[\[(]\s*(\d+)\s*,\s*(\d+)", text)
+    if size:
+        facts["input_size"] = (int(size[2]), int(size[1]))
+    if crop := re.search(r"\bcrop_size'?\s*[=:]\s*\(\s*(\d+)\s*,\s*(\d+)", text):
+        facts["input_size"] = (int(crop[1]), int(crop[2]))
+    if bias := re.search(r"\bwith_rpe'?\s*[=:]\s*(True|False)", text):
+        facts["position_bias"] = bias[1] == "True"
+    return facts | _codec(text)
+
+
+def _codec(text: str) -> dict[str, Any]:
+    """What mmpose decodes with; a codec that this package lacks comes by its name, which ``ModelInfo`` refuses."""
+
+    def value(names: str, pattern: str) -> str | None:
+        found = re.search(rf"\b(?:{names})['\"]?\s*[=:]\s*['\"]?(?:[\w.]*\.)?({pattern})\b", text)
+        return found[1] if found else None
+
+    facts: dict[str, Any] = {}
+    codec = value("type", r"(?:UDP|Megvii)Heatmap|MSRAHeatmap")
+    if lacking := value("target_type|heatmap_type", "CombinedTarget|combined") or value("post_process", "megvii"):
+        facts["decoder"] = "CombinedTarget" if lacking == "combined" else lacking
+    elif codec == "MegviiHeatmap":
+        facts["decoder"] = codec
+    elif codec == "UDPHeatmap" or (codec is None and value("use_udp", "True")):
+        facts["decoder"] = "udp"
+    elif value("unbiased|unbiased_decoding", "True") or value("post_process", "unbiased"):
+        facts["decoder"] = "dark"
+    if facts:
+        facts["blur_kernel"] = int(value("blur_kernel_size|modulate_kernel", r"\d+") or 11)
+    if shift := value("shift_heatmap", "True|False"):
+        facts["shift_heatmap"] = shift == "True"
+    return facts
+
+
+def _dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Data set and joints from mmpose 1.x."""
+    facts: dict[str, Any] = {}
+    dataset = meta.get("dataset_name")
+    if isinstance(dataset, str) and dataset:
+        facts["dataset"] = dataset
+    names = meta.get("keypoint_id2name")
+    if isinstance(names, Mapping) and names:
+        if dataset == "coco" and len(names) == 17:
+            return facts | {"skeleton": skeleton_for(17)}
+        try:
+            flips = [int(i) for i in meta["flip_indices"]]
+            facts["skeleton"] = Skeleton(
+                name=str(dataset or "mmpose"),
+                keypoints=tuple(str(names[i]) for i in sorted(names)),
+                flip_pairs=tuple((i, j) for i, j in enumerate(flips) if i < j),
+                edges=tuple((int(a), int(b)) for a, b in meta["skeleton_links"]),
+                sigmas=tuple(float(s) for s in meta["sigmas"]),
+                upper_body=tuple(int(i) for i in meta.get("upper_body_ids", ())),
+            )
+        except (KeyError, TypeError, ValueError):
+            pass  # an incomplete description is no description
+    return facts
 
 
 def mmpose_names(state: Mapping[str, Tensor], *, position_bias: bool, whole: bool) -> dict[str, Tensor]:

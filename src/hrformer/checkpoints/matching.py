@@ -1,17 +1,19 @@
-"""Fit the entries of a file to the state dict of a model, without touching the model."""
+"""What becomes of every name of a file and a model, without touching the model, and the report of it."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hrformer.checkpoints.formats import OUTPUT_LAYERS, Arranged, window_of
+from hrformer.checkpoints.formats import OUTPUT_LAYERS, window_of
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised
-from hrformer.checkpoints.weight_files import WeightFile
+from hrformer.checkpoints.recognise import TABLE, Recognised
 from hrformer.models.attention import resize_bias_table
 from hrformer.models.blocks import BN_EPS
 from hrformer.models.model import VisionModel
@@ -19,18 +21,75 @@ from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.timm_backbones import TimmClassifier
 from hrformer.wording import listed
 
-_TABLE = ".relative_position_bias_table"
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadReport:
+    """Outcome of loading one file into one model.
+
+    Attributes:
+        source: the file's name.
+        format: layout it was recognised as.
+        used: entries taken over under the same name, wrapper prefixes aside.
+        converted: entry -> our name: renamed, joined (query, key, value) or resized (bias tables).
+        ignored: entry -> reason.
+        missing: our names that the file lacks and the task does not need.
+        unexpected: entries that belong nowhere.
+        fresh: layers that keep the values they had, because the file has none that fit.
+        implied: settings that the file implies.
+        assumed: setting -> value and reason, where the file cannot tell.
+        given: settings chosen by the caller.
+        notes: anything else worth knowing.
+    """
+
+    source: str
+    format: str
+    used: tuple[str, ...] = ()
+    converted: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    implied: Mapping[str, Any] = field(default_factory=dict)
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source}: {self.format}; entries used {len(self.used)}, converted {len(self.converted)}, "
+            f"ignored {len(self.ignored)}, missing but not needed {len(self.missing)}, "
+            f"unexpected {len(self.unexpected)}"
+        ]
+        lines += [f"  ignored, {count}: {reason}" for reason, count in Counter(self.ignored.values()).most_common()]
+        if self.unexpected:
+            lines.append(f"  unexpected: {listed(self.unexpected, 8)}")
+        if self.fresh:
+            lines.append(f"  fresh, not from the file: {listed(self.fresh, 8)}")
+        for title, values in (("implied", self.implied), ("given", self.given)):
+            if values:
+                lines.append(f"  {title}: {', '.join(f'{name} {value}' for name, value in values.items())}")
+        lines += [f"  assumed: {name} {text}" for name, text in self.assumed.items()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+class MismatchError(CheckpointError):
+    """A file does not fit the model; ``misfits`` are our names of what is missing, too much or of another shape."""
+
+    def __init__(self, message: str, misfits: set[str]) -> None:
+        super().__init__(message)
+        self.misfits = misfits
 
 
 @dataclass(kw_only=True, slots=True)
 class Match:
-    """Result; see ``LoadReport`` for the names.
+    """What becomes of every name of model and file; see ``LoadReport`` for the fields of that name.
 
     Attributes:
         values: our name -> tensor to copy into the model.
         lacking: our names that the task needs and the file lacks.
         wrong: our name -> shapes in words, where file and model differ.
-        extra: entries with a known name that the model has no place for.
+        extra: our name -> entries with a known name that the model has no place for.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -38,110 +97,86 @@ class Match:
     converted: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    fresh: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
+    notes: dict[str, None] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
     wrong: dict[str, str] = field(default_factory=dict)
-    extra: list[str] = field(default_factory=list)
-
-    def start_fresh(self, layer: str) -> None:
-        """Note a layer once."""
-        if layer not in self.fresh:
-            self.fresh.append(layer)
+    extra: dict[str, list[str]] = field(default_factory=dict)
 
 
-def match(
-    model: VisionModel, file: WeightFile, arranged: Arranged, found: Recognised, *, position_bias: bool, strict: bool
-) -> Match:
+def match(model: VisionModel, found: Recognised, *, position_bias: bool, strict: bool) -> Match:
     """Decide for every name of model and file what becomes of it.
 
     Args:
         model: only read.
-        file: the weights.
-        arranged: its entries under our names.
-        found: what the file is.
+        found: the file.
         position_bias: whether the model will add the bias; if not, tables may be missing.
         strict: raise where the task's needs are not met; otherwise such layers stay fresh.
 
     Raises:
-        CheckpointError: listing both sides.
+        MismatchError: listing both sides.
     """
-    result = Match(ignored=file.skipped | arranged.ignored)
+    result = Match(ignored=found.file.skipped | found.ignored)
     state = model.state_dict()
     has_head = model.head is None or model.task == found.task
-    outputs = _output_layers(model)
     for name, own in state.items():
         if name.startswith("head.") and not has_head:
-            result.start_fresh("head")
+            result.fresh["head"] = None
         else:
-            _fit(result, name, own, file, arranged, outputs, position_bias)
+            _place(result, name, own, found, _output_layers(model), position_bias)
+    for name, keys in found.sources.items():
+        if name not in state:
+            if reason := _reason_to_ignore(model, found, name, has_head):
+                result.ignored |= dict.fromkeys(keys, reason)
+            else:
+                result.extra[name] = keys
     if found.absolute_norms:
         for name in result.values:
             if name.endswith(".weight") and f"{name.removesuffix('weight')}running_mean" in state:
                 result.values[name] = result.values[name].abs() + BN_EPS
-    for name, keys in arranged.sources.items():
-        if name not in state:
-            reason = _reason_to_ignore(model, found, name, has_head)
-            if reason:
-                result.ignored |= dict.fromkeys(keys, reason)
-            else:
-                result.extra += keys
-    if strict and (result.lacking or result.wrong or result.extra):
-        raise CheckpointError(_mismatch(model, file, found, result))
-    for name in [*result.lacking, *result.wrong]:
-        result.start_fresh(name.rpartition(".")[0])
-    if not any(name.startswith("backbone.") for name in result.values):
-        raise CheckpointError(_mismatch(model, file, found, result))
+    misfits = {*result.lacking, *result.wrong, *result.extra}
+    if (strict and misfits) or not any(name.startswith("backbone.") for name in result.values):
+        raise MismatchError(_mismatch(model, found, result), misfits)
+    result.fresh |= dict.fromkeys(name.rpartition(".")[0] for name in (*result.lacking, *result.wrong))
     return result
 
 
-def _fit(
-    result: Match,
-    name: str,
-    own: Tensor,
-    file: WeightFile,
-    arranged: Arranged,
-    outputs: tuple[str, ...],
-    position_bias: bool,
+def _place(
+    result: Match, name: str, own: Tensor, found: Recognised, outputs: tuple[str, ...], position_bias: bool
 ) -> None:
     """Place one name of the model."""
-    shape = arranged.shape(file.tensors, name)
-    if shape is None and _bias_left_out(arranged, name):
+    shape, layer = found.shape(name), name.rpartition(".")[0]
+    if shape is None and _bias_left_out(found, name):
         result.values[name] = torch.zeros_like(own)
         result.missing.append(name)
         return
     if shape is None:
         # Files of PyTorch 0.4 have no batch counters.
-        needed = not name.endswith(".num_batches_tracked") and (position_bias or not name.endswith(_TABLE))
+        needed = not name.endswith(".num_batches_tracked") and (position_bias or not name.endswith(TABLE))
         (result.lacking if needed else result.missing).append(name)
         return
-    keys, layer = arranged.sources[name], name.rpartition(".")[0]
+    keys = found.sources[name]
     if shape == tuple(own.shape):
-        result.values[name] = arranged.value(file.tensors, name)
-        for key in keys:
-            if key in arranged.renamed:
-                result.converted[key] = name
-            else:
-                result.used.append(key)
-    elif name.endswith(_TABLE) and shape[1:] == tuple(own.shape[1:]):
-        old, new = window_of(file.tensors[keys[0]]), window_of(own)
-        result.values[name] = resize_bias_table(file.tensors[keys[0]], new)
+        result.values[name] = found.value(name)
+        result.used += [key for key in keys if key not in found.renamed]
+        result.converted |= {key: name for key in keys if key in found.renamed}
+    elif name.endswith(TABLE) and shape[1:] == tuple(own.shape[1:]):
+        table, window = found.value(name), window_of(own)
+        result.values[name] = resize_bias_table(table, window)
         result.converted[keys[0]] = name
-        note = f"bias tables resized from window {old} to {new}"
-        if note not in result.notes:
-            result.notes.append(note)
+        result.notes[f"bias tables resized from window {window_of(table)} to {window}"] = None
     elif layer in outputs and shape[1:] == tuple(own.shape[1:]):
-        result.start_fresh(layer)
+        result.fresh[layer] = None
         result.ignored |= dict.fromkeys(keys, f"{shape[0]} classes or keypoints, the model has {own.shape[0]}")
     else:
         result.wrong[name] = f"{shape} in the file, {tuple(own.shape)} in the model"
 
 
-def _bias_left_out(arranged: Arranged, name: str) -> bool:
+def _bias_left_out(found: Recognised, name: str) -> bool:
     """Whether mmsegmentation has no such bias: those before a BN, which are 0 then."""
     layer = name.removesuffix(".0.bias")
-    weight = arranged.sources.get(f"{layer}.0.weight", [""])[0]
-    return layer != name and "decode_head." in weight and f"{layer}.1.running_mean" in arranged.sources
+    weight = found.sources.get(f"{layer}.0.weight", [""])[0]
+    return layer != name and "decode_head." in weight and f"{layer}.1.running_mean" in found.sources
 
 
 def _output_layers(model: VisionModel) -> tuple[str, ...]:
@@ -163,14 +198,14 @@ def _reason_to_ignore(model: VisionModel, found: Recognised, name: str, has_head
     return ""
 
 
-def _mismatch(model: VisionModel, file: WeightFile, found: Recognised, result: Match) -> str:
+def _mismatch(model: VisionModel, found: Recognised, result: Match) -> str:
     task = f"for {model.task}" if model.task else "as a bare backbone"
-    what = f"{found.format}" + (f": {found.shape}" if found.shape else "")
-    lines = [f"{file.label} ({what}) does not fit {model.info.name} {task}"]
+    what = f"{found.format}" + (f": {found.network}" if found.network else "")
+    lines = [f"{found.file.label} ({what}) does not fit {model.info.name} {task}"]
     if result.lacking:
         lines.append(f"  {len(result.lacking)} in the model, not in the file: {listed(result.lacking, 8)}")
-    if result.extra:
-        lines.append(f"  {len(result.extra)} in the file, not in the model: {listed(result.extra, 8)}")
+    if extra := [key for keys in result.extra.values() for key in keys]:
+        lines.append(f"  {len(extra)} in the file, not in the model: {listed(extra, 8)}")
     if result.wrong:
         shapes = [f"{name} {words}" for name, words in result.wrong.items()]
         lines.append(f"  {len(shapes)} of another shape: {listed(shapes, 4)}")

@@ -1,26 +1,27 @@
 """Read files written by ``torch.save`` without running anything they contain.
 
 ``torch.load(weights_only=True)`` does the work. Many published files hold a configuration object beside the tensors,
-which it refuses. Here such objects become plain dictionaries: the names that a file refers to are read from its
-pickle code first, those of well-known configuration classes and of numpy arrays are mapped to stand-ins of this
-module, and everything else stays refused. No class or function that a file names is ever imported.
+which it refuses by name. Names of well-known configuration classes and of numpy arrays are then mapped to stand-ins of
+this module, so that such objects become plain dictionaries; everything else stays refused. No class or function that a
+file names is ever imported.
 """
 
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
+
+from hrformer.wording import listed
 
 
 class CheckpointError(ValueError):
@@ -70,21 +71,13 @@ def _scalar(dtype: _DType, data: bytes = b"") -> Any:
     return None if values is None else values.reshape(-1)[0].item()
 
 
-def _no_bytes(*args: Any) -> bytes:
-    return b""  # how protocol 2 writes an empty bytes object
-
-
-def _reconstruct(*args: Any) -> _Array:
-    return _Array()
-
-
 _STAND_INS: dict[str, Callable[..., Any]] = {
-    r"numpy\.(_?core)\.multiarray\._reconstruct": _reconstruct,
+    r"numpy\.(_?core)\.multiarray\._reconstruct": _Array,
     r"numpy\.(_?core)\.multiarray\.scalar": _scalar,
     r"numpy\.ndarray": _Array,
     r"numpy\.dtype": _DType,
     r"numpy\.dtypes\.\w+": _DType,
-    r"builtins\.bytes": _no_bytes,
+    r"builtins\.bytes": lambda *args: b"",  # how protocol 2 writes an empty bytes object
     # Configurations, logged values and paths of yacs, mmcv, mmengine, easydict, omegaconf and argparse.
     r"(yacs|mmcv|mmengine|addict|easydict|omegaconf)\..+": _Record,
     r"argparse\.Namespace|pathlib\.\w*Path|collections\.defaultdict|types\.SimpleNamespace": _Record,
@@ -92,11 +85,9 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
     r"builtins\.(getattr|list|dict|int|float|str|bool|object|slice|range|tuple)|typing\.\w+": _Record,
 }
 
-# What torch itself allows; only needed to name the others in a refusal.
-_HARMLESS = re.compile(
-    r"torch\.(\w+|_utils\.\w+|_tensor\.\w+|nn\.parameter\.Parameter|storage\.\w+|serialization\._get_layout)"
-    r"|collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(set|complex|bytearray)"
-)
+# How torch names what it refuses: "GLOBAL x.y was not an allowed global", "GLOBAL x.y whose module x is blocked".
+_REFUSED = re.compile(r"GLOBAL (\S+) (?:was not|whose module)")
+_MOST_STAND_INS = 200  # far more than any configuration has classes
 
 _DAMAGE = (
     *(RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, AttributeError),
@@ -112,8 +103,6 @@ _SANDBOX = (
 def load_pickle(path: Path) -> Any:
     """Content of a file written by ``torch.save``, tensors on the CPU, memory-mapped where the format allows it.
 
-    PyTorch skips the checksums of a zip archive, so they are compared here.
-
     Args:
         path: zip or legacy format.
 
@@ -122,86 +111,56 @@ def load_pickle(path: Path) -> Any:
     """
     try:
         zipped = zipfile.is_zipfile(path)
-        names = _globals(path, zipped)
-        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-            (function, name) for name in sorted(names) if (function := _stand_in(name)) is not None
-        ]
-        with torch.serialization.safe_globals(stand_ins):
-            content = _load(path, zipped)
-    except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from error
-    except _DAMAGE as error:
-        raise CheckpointError(f"{path} is damaged or was not written by torch.save: {_first_line(error)}") from error
-    return _plain(content)
+        if zipped:
+            _check_archive(path)
+        return _plain(_load(path, zipped))
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        if refused := _REFUSED.search(str(error)):
+            problem = f"{path} is refused: reading it would run code it names ({refused[1]}). {_SANDBOX}"
+        else:
+            problem = f"{path} is damaged or was not written by torch.save: {_first_line(error)}"
+        raise CheckpointError(problem) from error
 
 
-def _load(path: Path, zipped: bool) -> Any:
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    # torch goes by the suffix of a path; an open file has none
-    with path.open("rb") as file:
-        return torch.load(file, map_location="cpu", weights_only=True)
+def _check_archive(path: Path) -> None:
+    """Compare the checksums of a zip archive, which PyTorch skips, and refuse archives of other kinds.
 
-
-def _stand_in(name: str) -> Callable[..., Any] | None:
-    return next((value for pattern, value in _STAND_INS.items() if re.fullmatch(pattern, name)), None)
-
-
-def _globals(path: Path, zipped: bool) -> set[str]:
-    """Classes and functions that a file's pickle code names; none of them is touched."""
-    if not zipped:
-        with path.open("rb") as file:
-            return _legacy_globals(file)
+    Raises:
+        ValueError: saying what is wrong.
+    """
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         if any("/code/" in member for member in members):
             raise ValueError("a TorchScript program; save its state_dict() with torch.save instead")
-        name = next((member for member in members if member.endswith("/data.pkl") or member == "data.pkl"), None)
-        if name is None:
-            raise ValueError(f"a zip archive without data.pkl, holding {', '.join(members[:3]) or 'nothing'}")
+        if not any(member.endswith("/data.pkl") or member == "data.pkl" for member in members):
+            raise ValueError(f"a zip archive without data.pkl, holding {listed(members, 3) or 'nothing'}")
         if bad := archive.testzip():
             raise ValueError(f"the checksum of {bad} does not match its bytes; get the file again")
-        with archive.open(name) as file:
-            return set(_named_globals(file))
 
 
-def _legacy_globals(file: IO[bytes]) -> set[str]:
-    """Magic number, protocol and system come first, each as a pickle of its own; then the object."""
-    names: set[str] = set()
-    for _ in range(4):
-        names.update(_named_globals(file))
-    return names
-
-
-def _named_globals(file: IO[bytes]) -> Iterator[str]:
-    strings: list[str] = []
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name in ("GLOBAL", "INST"):
-                module, _, name = str(argument).partition(" ")
-                yield f"{ {'__builtin__': 'builtins'}.get(module, module) }.{name}".replace(" ", "")
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:])
-            elif isinstance(argument, str):
-                strings.append(argument)
-    except (ValueError, struct.error) as error:
-        raise RuntimeError(f"its pickle code ends early or is invalid ({error})") from error
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
-    names = sorted(
-        name
-        for name in _globals(path, zipfile.is_zipfile(path))
-        if not _HARMLESS.fullmatch(name) and _stand_in(name) is None
-    )
-    if not names:
-        return CheckpointError(f"{path} cannot be read with weights_only=True: {_first_line(error)}. {_SANDBOX}")
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return CheckpointError(f"{path} is refused: reading it would run code it names ({shown}). {_SANDBOX}")
+def _load(path: Path, zipped: bool) -> Any:
+    """Load with a stand-in for every known name that torch refuses, one more in each attempt."""
+    stand_ins: dict[str, Callable[..., Any]] = {}
+    while True:
+        try:
+            with torch.serialization.safe_globals([(function, name) for name, function in stand_ins.items()]):
+                if path.suffix != ".safetensors":
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+                with path.open("rb") as file:  # torch goes by the suffix of a path; an open file has none
+                    return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            refused = _REFUSED.search(str(error))
+            name = refused[1] if refused else ""
+            name = name if "." in name else f"builtins.{name}"  # torch leaves that out
+            function = next((value for pattern, value in _STAND_INS.items() if re.fullmatch(pattern, name)), None)
+            if function is None or name in stand_ins or len(stand_ins) == _MOST_STAND_INS:
+                raise
+            stand_ins[name] = function
 
 
 def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = str(error).strip() or type(error).__name__
+    text = text.rpartition("WeightsUnpickler error: ")[2].splitlines()[0]
     # torch's own advice is to switch the protection off
     return re.split(r"\.? (?:In PyTorch 2\.6|Please use `torch|Please file|This file can)", text)[0][:300]
 

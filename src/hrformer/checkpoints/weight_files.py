@@ -1,9 +1,8 @@
-"""Weight files on disk: opened by what their first bytes say, written so that a half-written one is never seen."""
+"""Weight files on disk: opened by what their first bytes say, and every value checked."""
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hrformer.checkpoints.pickles import CheckpointError, load_pickle
-from hrformer.files import sha256_of
 from hrformer.wording import listed
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
 """Names under which training code stores the weights, in order of preference."""
 
 _LEARNT = ("weight", "bias", "running_mean", "running_var")
-
-_BESIDE = "stored beside the weights; not weights of the network"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +31,6 @@ class WeightFile:
         extras: what lay beside the weights, such as a configuration.
         skipped: entries that are not tensors -> why they are left out.
         path: None for a state dict given in memory.
-        cache: keeps the digest once it is known.
     """
 
     tensors: dict[str, Tensor]
@@ -43,18 +38,11 @@ class WeightFile:
     extras: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     path: Path | None = None
-    cache: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def label(self) -> str:
         """The file's name without its folder, for messages and records."""
         return "state dict" if self.path is None else self.path.name
-
-    def sha256(self) -> str:
-        """Hex digest of the file; empty for a state dict in memory."""
-        if self.path is not None and "sha256" not in self.cache:
-            self.cache["sha256"] = sha256_of(self.path)
-        return self.cache.get("sha256", "")
 
 
 def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
@@ -67,23 +55,18 @@ def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
         FileNotFoundError: no such file.
         CheckpointError: not a weight file, damaged, refused, without tensors, or with values that cannot be weights.
     """
-    file = _read(source)
+    if isinstance(source, Mapping):
+        file = _unwrap(source, None)
+    else:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; give the weight file in it")
+        if not path.exists():
+            raise FileNotFoundError(f"no weight file {path}")
+        file = _read_safetensors(path) if _is_safetensors(path) else _unwrap(load_pickle(path), path)
     if faults := [words for item in file.tensors.items() if (words := _fault(*item))]:
         raise CheckpointError(f"{file.label} is damaged or its training diverged: {listed(faults, 4)}")
     return file
-
-
-def _read(source: str | Path | Mapping[str, Any]) -> WeightFile:
-    if isinstance(source, Mapping):
-        return _unwrap(source, None)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; give the weight file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no weight file {path}")
-    if _is_safetensors(path):
-        return _read_safetensors(path)
-    return _unwrap(load_pickle(path), path)
 
 
 def _fault(name: str, value: Tensor) -> str:
@@ -108,26 +91,19 @@ def _is_safetensors(path: Path) -> bool:
 
     A safetensors file starts with the length of its header, 8 bytes little endian, then the header, a JSON object.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
         raise CheckpointError(f"{path} is empty")
     if start[8:9] == b"{" or (path.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\x02")):
-        length = struct.unpack("<Q", start[:8].ljust(8, b"\0"))[0]
-        if start[8:9] != b"{" or length > size - 8:
-            raise CheckpointError(
-                f"{path} is a damaged safetensors file: its header should be {length} bytes of JSON, "
-                f"the whole file has {size} bytes"
-            )
         return True
     if start[:2] == b"PK" or start[:1] == b"\x80":
         return False
-    hints = {
-        b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with git lfs pull",
-        b"<": "a web page; the download was answered with HTML or XML",
-    }
-    what = next((hint for prefix, hint in hints.items() if start.lstrip().startswith(prefix)), "of another kind")
+    what = "of another kind"
+    if start.startswith(b"version https://git-lfs"):
+        what = "a Git LFS pointer; fetch the file itself with git lfs pull"
+    elif start.lstrip().startswith(b"<"):
+        what = "a web page; the download was answered with HTML or XML"
     raise CheckpointError(f"{path} is not a weight file but {what}; expected safetensors or a torch.save file")
 
 
@@ -145,24 +121,20 @@ def _read_safetensors(path: Path) -> WeightFile:
 
 def _unwrap(content: Any, path: Path | None) -> WeightFile:
     """Follow wrappers down to the first mapping of names to tensors."""
-    where = str(path or "the state dict")
     extras: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    while isinstance(content, Mapping):
-        wrapper = next((name for name in WRAPPERS if _has_tensors(content.get(name))), None)
-        if wrapper is None:
-            break
-        beside = {str(name): value for name, value in content.items() if name != wrapper}
-        skipped |= {
-            name: f"other weights; those under {wrapper!r} are read" if _has_tensors(value) else _BESIDE
-            for name, value in beside.items()
-        }
-        extras |= beside
+    while wrapper := _wrapper_of(content):
+        for name, value in content.items():
+            if name != wrapper:
+                extras[str(name)] = value
+                other = f"other weights; those under {wrapper!r} are read"
+                beside = "stored beside the weights; not weights of the network"
+                skipped[str(name)] = other if _has_tensors(value) else beside
         content = content[wrapper]
     if not _has_tensors(content):
         found = f"entries {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) else type(content)
         raise CheckpointError(
-            f"{where} holds no state dict, only {found or 'nothing'}; expected names and tensors, "
+            f"{path or 'the state dict'} holds no state dict, only {found or 'nothing'}; expected names and tensors, "
             f"or these under one of {', '.join(WRAPPERS)}"
         )
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
@@ -170,11 +142,18 @@ def _unwrap(content: Any, path: Path | None) -> WeightFile:
     return WeightFile(tensors=tensors, extras=extras, skipped=skipped, path=path)
 
 
+def _wrapper_of(content: Any) -> str | None:
+    """The first of ``WRAPPERS`` under which a mapping holds tensors."""
+    if not isinstance(content, Mapping):
+        return None
+    return next((name for name in WRAPPERS if _has_tensors(content.get(name))), None)
+
+
 def _has_tensors(value: Any) -> bool:
     """Whether a mapping holds tensors, itself or inside a wrapper."""
     if not isinstance(value, Mapping):
         return False
-    return any(isinstance(v, Tensor) for v in value.values()) or any(_has_tensors(value.get(w)) for w in WRAPPERS)
+    return any(isinstance(v, Tensor) for v in value.values()) or _wrapper_of(value) is not None
 
 
 def stored_tensor(value: Tensor, half: bool) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
 from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
-from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
 from hrformer.data.mask_files import MaskFiles, part_name
 from hrformer.data.mask_layout import find_pairs, own_part
 from hrformer.data.other_tasks import telling_task

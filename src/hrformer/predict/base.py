@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrformer.checkpoints.load_report import LoadReport
+from hrformer.checkpoints.matching import LoadReport
 from hrformer.data.images import LoadedImage, Picture, Pictures, is_single
 from hrformer.data.preprocess import normalise
 from hrformer.models.model import ModelInfo, VisionModel, find_device

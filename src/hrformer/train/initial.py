@@ -13,11 +13,9 @@ from torch import Tensor
 
 from hrformer.checkpoints.checkpoint import load_checkpoint
 from hrformer.checkpoints.formats import OUTPUT_LAYERS
-from hrformer.checkpoints.load_report import LoadReport
-from hrformer.checkpoints.load_settings import decide
-from hrformer.checkpoints.matching import match
+from hrformer.checkpoints.matching import LoadReport, MismatchError
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, inspect
+from hrformer.checkpoints.recognise import Recognised, recognise
 from hrformer.checkpoints.registry import WeightEntry
 from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task, VisionModel
@@ -57,7 +55,7 @@ def load_first_weights(model: VisionModel, config: ModelConfig) -> LoadReport:
     head = _copies(model, ("head.",))
     try:
         report = load_checkpoint(model, path, published=entry)
-    except CheckpointError as error:
+    except MismatchError as error:
         note = _require_backbone(model, path, entry, config, error)
         report = load_checkpoint(model, path, published=entry, strict=False)
         if note:
@@ -91,19 +89,18 @@ def _take_named_rows(
     Returns:
         The report, with a note on what was taken.
     """
-    file = read_weights(path)
-    arranged, found = inspect(model, file, entry)
+    found = recognise(read_weights(path), entry, model)
     theirs = output_names(found.info, found.task, found.num_outputs)
     if found.task != model.task or not names or not theirs or names == theirs:
         return report
     same = [(row, theirs.index(name)) for row, name in enumerate(names) if name in theirs]
     ours, others = [row for row, _ in same], [row for _, row in same]
     for name, own in model.state_dict().items():
-        shape = arranged.shape(file.tensors, name)
+        shape = found.shape(name)
         if name.rpartition(".")[0] in OUTPUT_LAYERS and shape == (len(theirs), *own.shape[1:]):
             # As many outputs of other names would have been taken for the file's.
             own.copy_(first[name])
-            own[ours] = arranged.value(file.tensors, name)[others].to(own)
+            own[ours] = found.value(name)[others].to(own)
     kind = "joints" if model.task == "pose" else "classes"
     note = f"{len(same)} of the {len(names)} {kind} are known to the file by name and start from its weights"
     note += f"; the other {len(names) - len(same)} start fresh" if len(same) < len(names) else ""
@@ -141,7 +138,7 @@ def _put_back(model: VisionModel, parts: Iterable[dict[str, Tensor]]) -> None:
 
 
 def _require_backbone(
-    model: VisionModel, path: Path, entry: WeightEntry | None, config: ModelConfig, error: CheckpointError
+    model: VisionModel, path: Path, entry: WeightEntry | None, config: ModelConfig, error: MismatchError
 ) -> str:
     """Raise unless only the head, or the coarse outputs that pose models lack, do not fit.
 
@@ -151,12 +148,8 @@ def _require_backbone(
     Raises:
         CheckpointError: with the mismatch, and the option that would help where it is known.
     """
-    file = read_weights(path)
-    arranged, found = inspect(model, file, entry)
-    bias = decide(model, found, {}).values.get("position_bias", False)
-    fit = match(model, file, arranged, found, position_bias=bias, strict=False)
-    extra = {name for name, keys in arranged.sources.items() if not set(fit.extra).isdisjoint(keys)}
-    misfits = {*fit.lacking, *fit.wrong, *extra}
+    found = recognise(read_weights(path), entry, model)
+    misfits = error.misfits
     if any(not name.startswith("head.") and not _COARSE_OUTPUTS.match(name) for name in misfits):
         other = found.model and found.model != config.name
         hint = f"\n  give --model.name {found.model}, or other weights with --model.init" if other else ""
@@ -179,9 +172,9 @@ def _without(
     report: LoadReport, model: VisionModel, path: Path, entry: WeightEntry | None, parts: Collection[str]
 ) -> LoadReport:
     """The report, with the entries of parts that stay fresh among those left out."""
-    arranged, _ = inspect(model, read_weights(path), entry)
+    sources = recognise(read_weights(path), entry, model).sources
     prefixes = tuple(prefix for part in parts for prefix in _prefixes(model, part))
-    keys = {key for name, found in arranged.sources.items() if name.startswith(prefixes) for key in found}
+    keys = {key for name, found in sources.items() if name.startswith(prefixes) for key in found}
     reason = f"of {' and '.join(parts)}, which {'starts' if len(parts) == 1 else 'start'} fresh"
     fresh = [layer for layer in report.fresh if not f"{layer}.".startswith(prefixes)]
     return replace(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hrformer.checkpoints.download import DownloadError, resolve_weights
-from hrformer.checkpoints.formats import arrange
 from hrformer.checkpoints.pickles import CheckpointError
 from hrformer.checkpoints.recognise import Recognised, recognise
 from hrformer.checkpoints.registry import WeightEntry, find_weights, list_weights
@@ -75,13 +74,13 @@ def find_start(model: ModelConfig, task: Task, *, gpu: bool) -> Start:
     path, entry = first_weights_file(model.init, task)
     file = read_weights(path)
     try:
-        found = recognise(file, arrange(file.tensors), entry)
+        found = recognise(file, entry)
     except CheckpointError:
         # Not a network of ours: only the registry, or the user, can say which of timm's.
-        found = Recognised(format="timm", family="timm")
+        found = Recognised(file=file)
     name = model.name or found.model or (entry.model if entry else "")
     if not name:
-        shape = found.shape or "not one of HRFormer or HRNet"
+        shape = found.network or "not one of HRFormer or HRNet"
         raise ValueError(f"model.init: {model.init} is {shape}; say which network it is of, with --model.name")
     if found.task != task:
         return Start(model=replace(model, name=name), size=_own_size(task, gpu=gpu))

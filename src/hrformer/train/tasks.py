@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrformer.checkpoints.load_report import LoadReport
+from hrformer.checkpoints.matching import LoadReport
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
