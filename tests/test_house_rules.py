@@ -173,7 +173,9 @@ def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> 
         metadata = archive.read(f"{about}/METADATA").decode()
         scripts = archive.read(f"{about}/entry_points.txt").decode()
     weights = (SOURCE / "hrformer" / "weights").glob("hrformer_nano_*")
-    wanted = {str(path.relative_to(SOURCE)) for path in [*FILES, *weights, SOURCE / "hrformer" / "py.typed"]}
+    pages = (SOURCE / "hrformer" / "train").glob("summary.*")
+    beside = [*weights, *pages, SOURCE / "hrformer" / "py.typed"]
+    wanted = {str(path.relative_to(SOURCE)) for path in [*FILES, *beside]}
     assert wanted <= held
     assert {name.split("/")[0] for name in held} == {"hrformer", about}
     assert f"{about}/licenses/LICENSE" in held
