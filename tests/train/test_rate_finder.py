@@ -45,9 +45,7 @@ def test_suggestion_is_a_tenth_of_the_lowest() -> None:
 def test_a_loss_that_never_falls_gives_no_rate(
     classification_run: ClassificationRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "hrformer.train.rate_finder.moving_average", lambda losses, keep: [1.0 + k for k in range(len(losses))]
-    )
+    monkeypatch.setattr("hrformer.train.rate_finder._smoothed", lambda losses: float(len(losses)))
     with pytest.raises(ValueError, match="fell at none of 11 rates"):
         find_rate(classification_run, updates=20)
 

@@ -11,8 +11,7 @@ from hrformer.train.summary_charts import (
     Curve,
     lacking,
     line_chart,
-    moving_average,
-    moving_median,
+    running_median,
 )
 
 
@@ -85,13 +84,13 @@ def test_colours_are_those_of_the_page() -> None:
     assert not re.search("#[0-9a-f]{6}", drawn.svg.replace("#000000", ""))
 
 
-def test_smoothing_has_no_bias() -> None:
-    assert moving_average([2.0, 2.0], keep=0.9) == pytest.approx([2.0, 2.0])
-    assert moving_average([1.0, 3.0], keep=0.5) == pytest.approx([1.0, (0.5 * 1 + 3) / 1.5])
-
-
-def test_moving_median_ignores_an_outlier() -> None:
-    assert moving_median([1.0, 1.0, 99.0, 1.0], 3) == [1.0] * 4
+def test_running_median_ignores_what_stands_alone() -> None:
+    points = [(1, 1.0), (2, 1.0), (3, 99.0), (4, math.inf), (5, 1.0)]
+    assert running_median(points) == [(1, 1.0), (2, 1.0), (3, 1.0), (5, 1.0)]
+    assert running_median([]) == []
+    many = running_median([(x, float(x)) for x in range(10_000)])
+    assert 250 < len(many) < 350
+    assert many[-1] == (9999, pytest.approx(9999 - 333 / 2, abs=1))
 
 
 @pytest.mark.parametrize(

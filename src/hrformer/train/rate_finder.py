@@ -20,7 +20,6 @@ from hrformer.train.control import StopSignals, mean_of
 from hrformer.train.loop import Loop
 from hrformer.train.machine import Machine
 from hrformer.train.optim import set_rate, set_training
-from hrformer.train.summary_charts import moving_average
 
 PICTURE = "learning_rate.png"
 
@@ -124,7 +123,7 @@ class _Search(Loop):
             if not math.isfinite(loss):
                 break
             losses.append(loss)
-            smoothed = moving_average(losses, keep=SMOOTHING)
+            smoothed.append(_smoothed(losses))
             progress("rate", update + 1, updates)
             if stop.requested:
                 return None
@@ -143,6 +142,12 @@ class _Search(Loop):
             chosen=optim.lr,
             unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
         )
+
+
+def _smoothed(losses: list[float]) -> float:
+    """Exponential mean of all so far, corrected for its start."""
+    weights = SMOOTHING ** np.arange(len(losses))[::-1]
+    return float((weights * losses).sum() / weights.sum())
 
 
 def _places(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[int, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path, PurePath
+from statistics import median
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
@@ -17,15 +19,7 @@ from hrformer.files import write_file
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.progress import duration_text, label_of, number_text, share_text
-from hrformer.train.summary_charts import (
-    Chart,
-    Curve,
-    Point,
-    lacking,
-    line_chart,
-    moving_average,
-    moving_median,
-)
+from hrformer.train.summary_charts import Chart, Curve, Point, lacking, line_chart, running_median
 from hrformer.train.summary_pictures import ValidationPicture, choose_items, draw_examples, predict_examples
 from hrformer.train.summary_record import STATES, RunRecord, read_record
 from hrformer.train.trackers import flat
@@ -100,16 +94,21 @@ def write_summary(
         kept |= {name: list(group) for name, group in given.items() if group is not None}
         stored = _STORED.dump_json(kept)
         write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
-    try:
-        from jinja2 import Environment, FileSystemLoader
-    except ImportError:
-        return out / FILE
-    templates = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    pages.filters |= {"label": label_of, "cell": _cell, "share": share_text, "date": _date, "fact": _fact}
-    text = pages.get_template(FILE).render(_contents(out, read_record(out), kept))
-    write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
+    if find_spec("jinja2") is not None:
+        text = _template().render(_contents(out, read_record(out), kept))
+        write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
     return out / FILE
+
+
+@cache
+def _template() -> Any:
+    """The page's, which lies beside this file as its style does."""
+    from jinja2 import Environment, FileSystemLoader
+
+    beside = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=beside, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"label": label_of, "cell": _cell, "share": share_text, "date": _date, "fact": _fact}
+    return templates.get_template(FILE)
 
 
 def _kept_pictures(out: Path) -> _Pictures:
@@ -149,7 +148,7 @@ def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
         "verb": _VERBS.get(last.get("task", "")),
         "tiles": list(_tiles(record)),
         "lacking": lacking(),
-        "charts": [] if lacking() else [chart for chart in _charts(record) if chart],
+        "charts": [chart for chart in _charts(record) if chart] if not lacking() else [],
         "columns": [("best and last", last)] if one else [("best", best), ("last", last)],
         "counts": {key: value for key, value in last.get("scores", {}).items() if isinstance(value, int)},
         "tables": [_item_table(kind, rows) for kind, rows in kinds if rows],
@@ -175,16 +174,15 @@ def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield f"best {label_of(main)}", share_text(best["value"]), more
         if last["update"] != best["update"]:
             yield f"last {label_of(main)}", share_text(last["value"]), f"after update {last['update']}"
-    if losses := _smoothed(record.values("loss")):
+    if losses := running_median(record.values("loss")):
         update, value = losses[-1]
-        yield "training loss", f"{value:.4g}", f"smoothed, after update {update}"
+        yield "training loss", f"{value:.4g}", f"running median, after update {update}"
     share = f"{record.update / record.total:.0%}, " if record.total else ""
     yield "updates", f"{record.update}", f"of {record.total}: {share}epoch {record.epoch:.4g}"
     parts = len(record.of("start"))
     yield "time", duration_text(record.seconds), f"in {parts} parts" if parts > 1 else "validation included"
-    if rates := _finite(record.values("images_per_second")):
-        middle = moving_median([y for _, y in rates], len(rates))[-1]
-        yield "training rate", f"{middle:.4g}", "images/s, median"
+    if rates := [y for _, y in record.values("images_per_second") if math.isfinite(y)]:
+        yield "training rate", f"{median(rates):.4g}", "images/s, median"
 
 
 def _charts(record: RunRecord) -> Iterator[Chart | None]:
@@ -196,12 +194,10 @@ def _charts(record: RunRecord) -> Iterator[Chart | None]:
     ]
     best = (record.best["update"], record.best["value"]) if record.best else None
     yield chart("Validation scores", scored[::-1], show=lambda y: f"{100 * y:.3g} %", log=False, best=best)
-    names = record.losses[:MOST_CURVES]
-    curves = [Curve(name="as logged", points=record.values("loss"), faint=True)]
-    for color, name in enumerate(names):
-        label = label_of(name) + (", smoothed" if len(names) == 1 else "")
-        curves.append(Curve(name=label, points=_smoothed(record.values(name)), color=color))
-    yield chart("Training loss", curves, show="{:.4g}".format)
+    losses = _with_median(record.values("loss"))
+    for color, name in enumerate(record.losses[1:MOST_CURVES], start=1):
+        losses.append(Curve(name=label_of(name), points=running_median(record.values(name)), color=color))
+    yield chart("Training loss", losses, show="{:.4g}".format)
     rates = Curve(name="learning rate", points=record.values("lr"))
     yield chart("Learning rate", [rates], show=partial(number_text, "lr"), from_zero=True)
     yield chart("Gradient norm", _with_median(record.values("grad_norm")), show="{:.4g}".format)
@@ -210,25 +206,8 @@ def _charts(record: RunRecord) -> Iterator[Chart | None]:
 
 
 def _with_median(points: Sequence[Point]) -> list[Curve]:
-    fine = _finite(points)
-    middles = moving_median([y for _, y in fine], _span(fine))
-    middle = [(x, y) for (x, _), y in zip(fine, middles, strict=True)]
+    middle = running_median(points)
     return [Curve(name="as logged", points=points, faint=True), Curve(name="running median", points=middle)]
-
-
-def _smoothed(points: Sequence[Point]) -> list[Point]:
-    fine = _finite(points)
-    means = moving_average([y for _, y in fine], keep=1 - 2 / (_span(fine) + 1))
-    return [(x, y) for (x, _), y in zip(fine, means, strict=True)]
-
-
-def _finite(points: Iterable[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(y)]
-
-
-def _span(points: Sequence[Any]) -> int:
-    """Points to smooth over: a thirtieth of them."""
-    return max(len(points) // 30, 5)
 
 
 def _item_table(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

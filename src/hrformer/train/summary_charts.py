@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
@@ -178,8 +178,9 @@ def _for_page(svg: str, inside: str) -> str:
 def _titles(curves: Sequence[Curve], until: float, show: Callable[[float], str]) -> str:
     """Invisible strips that tell the values in their middle to whoever points at them."""
     tables = [(curve.name, dict(curve.points)) for curve in curves]
-    updates = sorted({x for curve in curves for x, _ in curve.points if x <= until})
-    step = math.ceil(len(updates) / MOST_TITLES)
+    # The curve on top is the one that people look at.
+    updates = [x for x, _ in curves[-1].points if x <= until]
+    step = max(math.ceil(len(updates) / MOST_TITLES), 1)
     chosen = updates[step // 2 :: step]
     middles = [LEFT + x / until * (WIDTH - LEFT - RIGHT) for x in chosen]
     edges = [LEFT, *((a + b) / 2 for a, b in pairwise(middles)), WIDTH - RIGHT]
@@ -193,20 +194,9 @@ def _titles(curves: Sequence[Curve], until: float, show: Callable[[float], str])
     return "".join(strips)
 
 
-def moving_average(values: Iterable[float], keep: float) -> list[float]:
-    """Exponential mean of all values so far, without a bias towards the first ones.
-
-    Args:
-        values: finite numbers.
-        keep: weight of a value beside that of the next one.
-    """
-    total, weight, means = 0.0, 0.0, []
-    for value in values:
-        total, weight = total * keep + value, weight * keep + 1
-        means.append(total / weight)
-    return means
-
-
-def moving_median(values: Sequence[float], span: int) -> list[float]:
-    """Median of the last ``span`` values: single outliers leave no trace."""
-    return [median(values[max(end - span, 0) : end]) for end in range(1, len(values) + 1)]
+def running_median(points: Sequence[Point]) -> list[Point]:
+    """Medians of a thirtieth of the values each, in which single outliers leave no trace, at about 300 places."""
+    fine = [(x, y) for x, y in points if math.isfinite(y)]
+    span, step = max(len(fine) // 30, 5), max(len(fine) // 300, 1)
+    ends = range(len(fine), 0, -step)[::-1]
+    return [(fine[end - 1][0], median(y for _, y in fine[max(end - span, 0) : end])) for end in ends]
