@@ -21,6 +21,8 @@ from hrformer.train.summary_pictures import ValidationPicture, draw_examples
 from hrformer.train.summary_record import read_record
 from hrformer.train.versions import write_versions
 
+pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
+
 VOID = frozenset({"meta", "img", "br"})
 CLASSES = ("sky", "road", "car <&>")
 

@@ -14,10 +14,11 @@ from hrformer.train.summary_charts import (
     running_median,
 )
 
+pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
+
 
 def chart(*points: tuple[float, float], until: float = 10, **options) -> Chart:
     """A chart with one curve."""
-    pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
     found = line_chart("x", [Curve(name="a <b>", points=points)], until=until, show="{:.3g}".format, **options)
     assert found is not None
     return found
@@ -47,7 +48,6 @@ def test_wide_positive_ranges_get_a_logarithmic_axis() -> None:
 
 @pytest.mark.parametrize("points", [[], [(1, math.nan)]])
 def test_nothing_to_draw_is_no_figure(points: list) -> None:
-    pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
     assert line_chart("x", [Curve(name="a", points=points)], until=1, show=str) is None
 
 
