@@ -57,6 +57,7 @@ OPTIONAL = frozenset(
         "datasets",
         "faster_coco_eval",
         "gradio",
+        "jinja2",
         "litserve",
         "matplotlib",
         "mlflow",

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hrformer.train import progress
-from hrformer.train.progress import Speed, duration_text, label_of, number_text, share_text, speed_text
+from hrformer.train.progress import Speed, duration_text, label_of, number_text, score_text, share_text
 
 
 class Clock:
@@ -34,12 +34,12 @@ def test_rate_of_steady_work_is_exact_and_leaves_out_the_first_update(clock: Clo
     work(speed, clock, 1, 60.0)
     assert math.isnan(speed.rate)
     assert math.isnan(speed.seconds_left)
-    assert speed_text(speed) == "– images/s, – left"
+    assert str(speed) == "– images/s, – left"
     work(speed, clock, 9, 0.5)
     assert speed.rate == pytest.approx(20)
     assert speed.window() == pytest.approx(20)
     assert speed.seconds_left == pytest.approx(900 / 20)
-    assert speed_text(speed) == "20.0 images/s, 0:00:45 left"
+    assert str(speed) == "20.0 images/s, 0:00:45 left"
 
 
 def test_work_beside_the_training_lengthens_the_estimate_but_not_the_rate(clock: Clock) -> None:
@@ -77,6 +77,7 @@ def test_nothing_is_left_at_the_end(clock: Clock) -> None:
         (number_text("lr", 0.0), "0"),
         (number_text("loss", 0.123456), "0.1235"),
         (share_text(0.1234), "12.3 %"),
+        (score_text("mean_iou", 0.1234), "mean IoU 12.3 %"),
         (share_text(-1.0), "not defined"),
         (share_text(math.nan), "not defined"),
         (duration_text(3723.4), "1:02:03"),

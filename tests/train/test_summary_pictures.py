@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,13 @@ from hrformer.evaluate.protocols import (
 )
 from hrformer.predict.predictors import load
 from hrformer.train.summary_pictures import (
+    CLASS_SIDE,
     LONG_SIDE,
     OFFSET,
     PERSON_SIDE,
     WRONG,
     Panel,
-    choose,
+    choose_items,
     draw_examples,
     predict_examples,
 )
@@ -57,7 +59,7 @@ def example(source: ImageSet, index: int, prediction: Any) -> Example:
 
 
 def decoded(panel: Panel) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(panel.jpeg, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
+    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(panel.jpeg), np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1]
     assert (pixels.shape[1], pixels.shape[0]) == panel.size
     return pixels
 
@@ -73,7 +75,7 @@ def test_classification_names_both_classes(pictures: ClassificationSet) -> None:
     assert right.name == Path(pictures.file(0)).name
     assert right.score == 0.25
     (panel,) = right.panels
-    assert panel.size == (160, 160)
+    assert panel.size == (CLASS_SIDE, CLASS_SIDE)
     small = cv2.resize(decoded(panel), (32, 32), interpolation=cv2.INTER_AREA)
     assert np.abs(small.astype(int) - pictures.pixels(0)).mean() < 6
 
@@ -141,12 +143,12 @@ def test_large_pictures_become_small_and_unlabelled_ones_have_two_panels(
 
 
 def test_chosen_items_are_fixed_and_on_different_pictures(people: PoseSet, data_dir: Path) -> None:
-    assert choose(people, 5, 0) == choose(people, 5, 0) == sorted(set(choose(people, 5, 0)))
-    assert choose(people, 5, 0) != choose(people, 5, 1)
+    assert choose_items(people, 5, 0) == choose_items(people, 5, 0) == sorted(set(choose_items(people, 5, 0)))
+    assert choose_items(people, 5, 0) != choose_items(people, 5, 1)
     root = data_dir / "coco_tiny"
     source = PoseSource(root=root, val_annotations="annotations/person_keypoints.json", val_images=("images",))
     crowd = open_pose(source, "val")
-    chosen = choose(crowd, 50, 0)
+    chosen = choose_items(crowd, 50, 0)
     assert len({crowd.picture(index) for index in chosen}) == len(chosen) < len(crowd)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from hrformer.benchmark.records import UNITS, Document, Record
-from hrformer.train.summary_charts import Axis, log_ticks, ticks
 
 WIDTH = 860
 NAMES, VALUES = 330, 150
@@ -22,6 +22,31 @@ STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#222}.title{font-weight:600;font-size:15px}.quiet{fill:#666}"
     ".grid{stroke:#ddd}.axis{stroke:#888}.spread{stroke:#222;stroke-width:1.5}.curve{fill:none;stroke-width:2}"
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Axis:
+    """A range of values and where it lies on the page.
+
+    Attributes:
+        low: value at ``start``.
+        high: value at ``end``.
+        start: coordinate.
+        end: coordinate.
+        log: whether equal factors have equal lengths.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def place(self, value: float) -> float:
+        """Coordinate of a value."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        share = ((math.log(value) if self.log else value) - low) / (high - low)
+        return self.start + share * (self.end - self.start)
 
 
 def draw(document: Document, title: str) -> str:
@@ -179,3 +204,22 @@ def _grid(across: Axis, up: Axis, unit: str, xs: Sequence[float], over: str) -> 
 
 def _cut(name: str, most: int = 48) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers within a range."""
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten within a range, with 2 and 5 times them where there are few."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    wide = math.log10(high / low)
+    factors = (1, 2, 5) if wide < 2.5 else (1,)
+    found = [factor * 10.0**power for power in decades for factor in factors]
+    found = [value for value in found if low * 0.999 <= value <= high * 1.001]
+    return found[:: max(1, round(len(found) / 6))]

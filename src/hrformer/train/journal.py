@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,24 +21,19 @@ import numpy as np
 
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
-from hrformer.train.progress import (
-    PLAIN_SECONDS,
-    Counter,
-    Display,
-    Speed,
-    duration_text,
-    label_of,
-    share_text,
-    speed_text,
-    values_text,
-)
+from hrformer.train.progress import Speed, duration_text, label_of, share_text, training_bars, values_text
+from hrformer.train.summary_charts import lacking
 from hrformer.train.trackers import Trackers
 from hrformer.train.versions import versions
 from hrformer.wording import counted
 
 EVENTS_FILE, TEXT_FILE = "metrics.jsonl", "log.txt"
 
-_OWN_FIELDS = frozenset({"event", "update", "epoch", "time"})
+PLAIN_SECONDS = 30.0
+"""Seconds between two lines of text about the training at least."""
+
+_WORDS = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
+"""Python's signs for what JSON lacks, and the strings that stand in the log."""
 
 
 class Journal:
@@ -52,7 +47,6 @@ class Journal:
         batch: samples per update, over all processes.
         main: whether this is the main process.
         first_update: updates done before; what the log holds of later ones is cut off, since they come again.
-        every: updates between two lines of ``metrics.jsonl``; see :meth:`due`.
         trackers: names of accelerate's trackers to send scalars to.
         config: of the run, in JSON types, for the trackers.
         accelerator: made with ``log_with=trackers``; may be None without trackers.
@@ -70,16 +64,16 @@ class Journal:
         *,
         main: bool = True,
         first_update: int = 0,
-        every: int = 20,
         trackers: Sequence[str] = (),
         config: Mapping[str, Any],
         accelerator: Any | None = None,
         quiet: bool = False,
     ) -> None:
-        self.out, self.total_updates, self.batch, self.every = out, total_updates, batch, every
-        self.main, self.first_update = main, first_update
-        self._trackers = Trackers(accelerator, trackers, out, first_update, config)
-        self._display = Display(total_updates, first_update, quiet or not main)
+        self.out, self.total_updates, self.batch = out, total_updates, batch
+        self.main, self.first_update, self.config = main, first_update, config
+        self._trackers = Trackers(accelerator, trackers if main else (), out)
+        self._bars = training_bars(quiet or not main)
+        self._bar = self._bars.add_task("training", total=total_updates, completed=first_update, status="")
         self._speed = Speed((total_updates - first_update) * batch)
         self._place = (first_update, 0.0)
         self._status = self._score = ""
@@ -94,30 +88,23 @@ class Journal:
             for event in read_events(self.out):
                 self._place = (event["update"], event["epoch"])
                 if event["event"] == "validation" and event.get("best"):
-                    self._best = _number(event.get("value"))
-            self._trackers.start()
-            self._display.start()
+                    self._best = event["value"]
+            self._trackers.start(self.first_update, self.config)
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.main:
-            return
         if error is not None and not self._ended:
             stopped = isinstance(error, KeyboardInterrupt)
-            text = " ".join(str(error).split())
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
             # A full disk, for one, takes no last line either; the error itself is on its way to the user.
             with suppress(OSError):
-                self.end(
-                    interrupted="interrupt" if stopped else "", error=f"{type(error).__name__}: {text}".rstrip(": ")
-                )
-        self._display.stop()
+                self.end(interrupted="interrupt" if stopped else "", error="" if stopped else text)
+        if not self._bars.disable:
+            self._bars.stop()
         self._trackers.finish()
-
-    def due(self, update: int) -> bool:
-        """Whether a line of the log is due after so many updates."""
-        return update % self.every == 0 or update == self.total_updates
 
     def start(self, **fields: Any) -> None:
         """Note the beginning, with the versions it runs on.
@@ -133,6 +120,8 @@ class Journal:
         verb = f"taken up again after update {update}" if update else "started"
         facts = ", ".join(f"{label_of(name)} {value}" for name, value in told.items() if name != "resumed")
         self.note(f"{verb}: {facts}")
+        if lacking():
+            self.note(lacking())
 
     def tick(self, samples: int | None = None, *, update: int | None = None, epoch: float = 0.0) -> None:
         """One update is done; call it after each, it costs next to nothing.
@@ -142,11 +131,11 @@ class Journal:
             update: how many are done, for the end of the run; None keeps what the last line said.
             epoch: how often the training set was passed, with its fraction.
         """
-        if self.main:
-            if update is not None:
-                self._place = (update, epoch)
-            self._speed.tick(self.batch if samples is None else samples)
-            self._display.advance(self._speed, self._status)
+        if update is not None:
+            self._place = (update, epoch)
+        self._speed.tick(self.batch if samples is None else samples)
+        if not self._bars.disable:
+            self._bars.update(self._bar, advance=1, status=f"{self._speed}  {self._status}".rstrip())
 
     def log(self, update: int, epoch: float, values: Mapping[str, float]) -> None:
         """Note values averaged since the last line. On screen and in ``log.txt`` there is a line every half minute.
@@ -156,8 +145,6 @@ class Journal:
             epoch: how often the training set was passed, with its fraction.
             values: "loss" and its parts by name, "lr", and "grad_norm" where it is known. "images_per_second" is added.
         """
-        if not self.main:
-            return
         self._place = (update, epoch)
         told = dict(values) | {"images_per_second": round(self._speed.window(), 2)}
         self._write("train", update, epoch, told)
@@ -168,17 +155,20 @@ class Journal:
             self._last_line = monotonic()
             share = update / max(self.total_updates, 1)
             line = f"update {update}/{self.total_updates} ({share:.0%}, epoch {epoch:.2f})  {values_text(values)}  "
-            self._say(line + speed_text(self._speed), shown=not self._display.has_bar)
+            self._say(f"{line}{self._speed}", shown=self._bars.disable)
 
     @contextmanager
-    def aside(self, title: str) -> Iterator[Counter]:
+    def aside(self, title: str) -> Iterator[Callable[[int, int], object]]:
         """Work that is no training, such as validation: it has a bar of its own and does not count in the rate.
 
         Yields:
             To be called with how many items are done and how many there are.
         """
-        with self._display.aside(title) as count:
-            yield count
+        bar = self._bars.add_task(title, total=None, visible=False, status="")
+        try:
+            yield lambda done, total: self._bars.update(bar, completed=done, total=total, visible=True)
+        finally:
+            self._bars.remove_task(bar)
         self._speed.skip()
 
     def validation(self, update: int, epoch: float, evaluation: Evaluation, best: bool) -> None:
@@ -190,8 +180,6 @@ class Journal:
             evaluation: of the model at this point.
             best: whether its main score is the highest so far.
         """
-        if not self.main:
-            return
         self._place = (update, epoch)
         fields = {
             "task": evaluation.task,
@@ -207,28 +195,29 @@ class Journal:
         }
         self._write("validation", update, epoch, fields)
         self._trackers.log(update, "validation", evaluation.scores)
-        before = "" if self._best is None else share_text(self._best)
-        if best:
-            self._best = evaluation.value
-            # The gain may be smaller than what is printed.
-            than = "a little less" if before == share_text(evaluation.value) else before
-            verdict = "best so far" + (f" ({than} before)" if before else "")
-        else:
-            verdict = f"the best is {before}" if before else "not the best"
-        name = label_of(evaluation.main)
-        self._score = f"best {name} {share_text(self._best)}" if self._best is not None else ""
+        name, value = label_of(evaluation.main), share_text(evaluation.value)
         took = f"{counted(evaluation.items, 'item')} in {duration_text(evaluation.seconds)}"
         if update:
-            self.note(f"validation after update {update}: {name} {share_text(evaluation.value)}, {verdict}; {took}")
+            self.note(f"validation after update {update}: {name} {value}, {self._verdict(value, best)}; {took}")
         else:
-            constant = _constant_text(evaluation)
-            self.note(f"{name} {share_text(evaluation.value)} before training{constant}; {took}")
+            self.note(f"{name} {value} before training{_constant_text(evaluation)}; {took}")
+        if best:
+            self._best = evaluation.value
+        self._score = f"best {name} {share_text(self._best)}" if self._best is not None else ""
         self._speed.skip()
+
+    def _verdict(self, value: str, best: bool) -> str:
+        """A score beside the best one before."""
+        before = "" if self._best is None else share_text(self._best)
+        if not best:
+            return f"the best is {before}" if before else "not the best"
+        # The gain may be smaller than what is printed.
+        than = "a little less" if before == value else before
+        return "best so far" + (f" ({than} before)" if before else "")
 
     def note(self, text: str) -> None:
         """Say something in passing: on screen and in ``log.txt``."""
-        if self.main:
-            self._say(text, shown=True)
+        self._say(text)
 
     def end(self, *, interrupted: str = "", error: str = "", **fields: Any) -> None:
         """Note the end.
@@ -238,30 +227,31 @@ class Journal:
             error: what made it fail; empty if nothing did.
             fields: facts about the end, in JSON types.
         """
-        if not self.main:
-            return
         self._ended = True
-        state = "interrupted" if interrupted else "failed" if error else "finished"
-        reasons = {name: text for name, text in (("interrupted", interrupted), ("error", error)) if text}
+        state, reason = "interrupted" if interrupted else "failed" if error else "finished", interrupted or error
+        reasons = {"interrupted" if interrupted else "error": reason} if reason else {}
         self._write("end", *self._place, {"state": state} | reasons | fields)
-        reason = interrupted or error
         self.note(f"{state} after update {self._place[0]}/{self.total_updates}" + (f": {reason}" if reason else ""))
 
     def _write(self, event: str, update: int, epoch: float, fields: Mapping[str, Any]) -> None:
-        if taken := _OWN_FIELDS & fields.keys():
-            raise ValueError(f"{', '.join(sorted(taken))} cannot be a name of a value; the log uses it itself")
-        line = {"event": event, "update": update, "epoch": round(epoch, 6), "time": _now()} | _json_types(fields)
-        _append(self.out / EVENTS_FILE, json.dumps(line, ensure_ascii=False, allow_nan=False))
+        if not self.main:
+            return
+        line = {"event": event, "update": update, "epoch": round(epoch, 6), "time": _now(), **fields}
+        # Twice, since numbers that JSON lacks become words on the way back only.
+        plain = json.loads(json.dumps(line, default=_plain), parse_constant=_WORDS.get)
+        _append(self.out / EVENTS_FILE, json.dumps(plain, ensure_ascii=False, allow_nan=False))
 
-    def _say(self, text: str, *, shown: bool) -> None:
+    def _say(self, text: str, *, shown: bool = True) -> None:
+        if not self.main:
+            return
         _append(self.out / TEXT_FILE, "\n".join(f"{_now()} {line}" for line in text.splitlines()))
         if shown:
-            self._display.say(text)
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def read_events(out: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` that are whole, in their order; none where there is no file."""
-    return [event for _, event in _lines(out / EVENTS_FILE)]
+    """The lines of ``metrics.jsonl`` that are whole, in their order and with numbers for "nan", "inf" and "-inf"."""
+    return [_numbers(event) for _, event in _lines(out / EVENTS_FILE)]
 
 
 def cut_events(out: Path, update: int) -> None:
@@ -309,22 +299,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _number(value: Any) -> float | None:
-    """A number of the log, "nan" included."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+def _plain(value: Any) -> Any:
+    """What JSON cannot hold as one of its types: numbers of numpy, and paths."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def _json_types(value: Any) -> Any:
-    """Plain JSON types; numbers that JSON lacks become strings."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(name): _json_types(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_types(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
+def _numbers(value: Any) -> Any:
+    """Values of the log with numbers in place of the strings that stand for them."""
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value

@@ -305,7 +305,8 @@ class Loop(Run):
             state.best, state.best_update, self.best_evaluation = evaluation.value, state.update, evaluation
         self.journal.validation(state.update, state.update / self.per_epoch, evaluation, best=best)
         if self.machine.main:
-            write_summary(self.out)
+            with self.journal.aside("page"):
+                write_summary(self.out)
         if best:
             self.write_weights("best.safetensors", evaluation)
         return True

@@ -26,12 +26,6 @@ from rich.text import Text
 SMOOTHING_SECONDS = 30.0
 """Time constant of the smoothed rate."""
 
-PLAIN_SECONDS = 30.0
-"""Seconds between two plain lines at least."""
-
-Counter = Callable[[int, int], object]
-"""Called with how many items are done and how many there are."""
-
 _LABELS = {
     "mean_iou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
@@ -85,121 +79,66 @@ class Speed:
     def __init__(self, samples: int) -> None:
         self._left = samples
         # The first update waits for workers and caches, and for compilation, so it counts for nothing.
-        self._mark: float | None = None
-        self._start = 0.0
+        self._start = self._mark = math.nan
         self._busy = 0.0
-        self._recent_samples = self._recent_seconds = 0.0
-        self._window_samples = self._window_seconds = 0.0
+        # (samples, seconds): fading away, and since the last line of the log.
+        self._recent, self._window = (0.0, 0.0), (0.0, 0.0)
 
     def tick(self, samples: int) -> None:
         """So many samples were done since the last call."""
-        now = monotonic()
         self._left = max(self._left - samples, 0)
-        if self._mark is None:
-            self._start = self._mark = now
+        now, before = monotonic(), self._mark
+        self._mark = now
+        if math.isnan(before):
+            self._start = now
             return
-        seconds, self._mark = now - self._mark, now
+        seconds = now - before
         fading = math.exp(-seconds / SMOOTHING_SECONDS)
-        self._recent_samples = self._recent_samples * fading + samples
-        self._recent_seconds = self._recent_seconds * fading + seconds
-        self._window_samples += samples
-        self._window_seconds += seconds
+        self._recent = (self._recent[0] * fading + samples, self._recent[1] * fading + seconds)
+        self._window = (self._window[0] + samples, self._window[1] + seconds)
         self._busy += seconds
 
     def skip(self) -> None:
         """The time since the last :meth:`tick` was spent on something else."""
-        if self._mark is not None:
+        if not math.isnan(self._mark):
             self._mark = monotonic()
 
     def window(self) -> float:
         """Average rate since the last call of this; NaN where nothing was done."""
-        rate = self._window_samples / self._window_seconds if self._window_seconds > 0 else math.nan
-        self._window_samples = self._window_seconds = 0.0
-        return rate
+        (samples, seconds), self._window = self._window, (0.0, 0.0)
+        return samples / seconds if seconds > 0 else math.nan
 
     @property
     def rate(self) -> float:
         """Smoothed samples per second; NaN before the first tick."""
-        return self._recent_samples / self._recent_seconds if self._recent_seconds > 0 else math.nan
+        samples, seconds = self._recent
+        return samples / seconds if seconds > 0 else math.nan
 
     @property
     def seconds_left(self) -> float:
         """At this rate, with as large a share of other work, such as validation, as there was so far; NaN at first."""
-        if not self._busy > 0:
-            return math.nan
-        return self._left / self.rate * (monotonic() - self._start) / self._busy
+        return self._left / self.rate * (monotonic() - self._start) / self._busy if self._busy > 0 else math.nan
+
+    def __str__(self) -> str:
+        """Rate and time left."""
+        rate = f"{self.rate:.1f}" if math.isfinite(self.rate) else "–"
+        return f"{rate} images/s, {duration_text(self.seconds_left)} left"
 
 
-class Display:
-    """A bar on a terminal, and a plain line now and then elsewhere; on standard error.
+def training_bars(quiet: bool) -> Progress:
+    """Bars for a training and what is done beside it, on standard error; nothing is shown where that is no terminal.
 
-    Args:
-        total_updates: length of the run.
-        first_update: updates done before.
-        quiet: show nothing.
+    Tasks have a field "status", the text behind their bar; while it is empty, rate and time left stand there.
     """
-
-    def __init__(self, total_updates: int, first_update: int, quiet: bool) -> None:
-        self.total_updates = total_updates
-        self._done = first_update
-        self._console = Console(stderr=True, quiet=quiet)
-        self._progress: Progress | None = None
-        self._bar: TaskID | None = None
-
-    def start(self) -> None:
-        """Begin to show the bar, where there is a terminal."""
-        if not self._console.is_terminal or self._console.quiet:
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TaskProgressColumn(),
-            MofNCompleteColumn(),
-            _Status(table_column=Column(no_wrap=False)),
-        )
-        self._progress = Progress(*columns, console=self._console, refresh_per_second=4)
-        self._bar = self._progress.add_task("training", total=self.total_updates, completed=self._done, status="")
-        self._progress.start()
-
-    def stop(self) -> None:
-        """Leave the bar as it is."""
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
-
-    def say(self, text: str) -> None:
-        """Print a line as it is, above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    @property
-    def has_bar(self) -> bool:
-        """Whether a bar shows how far the run is."""
-        return self._progress is not None
-
-    def advance(self, speed: Speed, status: str) -> None:
-        """One more update is done."""
-        self._done += 1
-        if self._progress and self._bar is not None:
-            self._progress.update(self._bar, completed=self._done, status=f"{speed_text(speed)}  {status}".rstrip())
-
-    @contextmanager
-    def aside(self, title: str) -> Iterator[Counter]:
-        """A second bar, for work beside the training; yields what is to be called with (done, total)."""
-        if not self._progress:
-            yield lambda done, total: None
-            return
-        progress, start = self._progress, monotonic()
-        bar = progress.add_task(title, total=None, completed=0, status="", visible=False)
-
-        def count(done: int, total: int) -> None:
-            rate = done / max(monotonic() - start, 1e-9)
-            status = f"{rate:.1f} images/s, {duration_text((total - done) / rate if rate else math.nan)} left"
-            progress.update(bar, completed=done, total=total, status=status, visible=True)
-
-        try:
-            yield count
-        finally:
-            progress.remove_task(bar)
+    console = Console(stderr=True, quiet=quiet)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        _Status(table_column=Column(no_wrap=False)),
+    )
+    return Progress(*columns, console=console, refresh_per_second=4, disable=quiet or not console.is_terminal)
 
 
 @contextmanager
@@ -243,13 +182,11 @@ class _Status(ProgressColumn):
     """Gives way on narrow terminals: of all columns it alone may shrink, and its line is cut instead of broken."""
 
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields["status"]), no_wrap=True, overflow="ellipsis")
-
-
-def speed_text(speed: Speed) -> str:
-    """Rate and time left."""
-    rate = f"{speed.rate:.1f}" if math.isfinite(speed.rate) else "–"
-    return f"{rate} images/s, {duration_text(speed.seconds_left)} left"
+        text = task.fields["status"]
+        if not text and task.speed:
+            left = math.nan if task.time_remaining is None else task.time_remaining
+            text = f"{task.speed:.1f} images/s, {duration_text(left)} left"
+        return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def values_text(values: Mapping[str, float]) -> str:

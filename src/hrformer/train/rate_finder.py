@@ -5,7 +5,7 @@ for Training Neural Networks", WACV 2017, section 3.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +27,10 @@ UPDATES = 100
 LOWEST, HIGHEST = 1e-6, 1.0
 """Rates of the first and the last update."""
 
-_FEWEST = 10
-_SMOOTHING, _RUNAWAY = 0.9, 4.0
+FEWEST = 10
+"""Updates before the loss can be called a runaway."""
+
+SMOOTHING, RUNAWAY = 0.9, 4.0
 """Share of the past in the smoothed loss, and how far above its lowest value that may rise: fast.ai's rule, with 0.9 in
 place of 0.98, which is too slow for 100 updates (https://docs.fast.ai)."""
 
@@ -86,8 +88,8 @@ def find_rate(
             several processes.
         DataError: the data is not as it should be.
     """
-    if updates < 2 * _FEWEST:
-        raise ValueError(f"a search needs at least {2 * _FEWEST} updates, got {updates}")
+    if updates < 2 * FEWEST:
+        raise ValueError(f"a search needs at least {2 * FEWEST} updates, got {updates}")
     config = replace(
         config,
         schedule=ScheduleConfig(updates=updates),
@@ -110,11 +112,10 @@ def find_rate(
 
 class _Search(Loop):
     def run(self, stop: StopSignals, updates: int, progress: Callable[[str, int, int], object]) -> RateSearch | None:
-        batches, losses, rates = self.batches(), [], []
-        smoothed: list[float] = []
+        batches, losses, smoothed = self.batches(), list[float](), list[float]()
+        rates = np.geomspace(LOWEST, HIGHEST, updates)
         set_training(self.model, self.frozen)
-        for update in range(updates):
-            rate = LOWEST * (HIGHEST / LOWEST) ** (update / (updates - 1))
+        for update, rate in enumerate(rates.tolist()):
             set_rate(self.optimizer, rate)
             self.one_update(batches)
             loss = mean_of(self.window_of_all())["loss"]
@@ -122,45 +123,43 @@ class _Search(Loop):
             if not math.isfinite(loss):
                 break
             losses.append(loss)
-            rates.append(rate)
             smoothed.append(_smoothed(losses))
             progress("rate", update + 1, updates)
             if stop.requested:
                 return None
-            ran_away = len(smoothed) > _FEWEST and smoothed[-1] > _RUNAWAY * min(smoothed)
-            if ran_away:
+            if len(losses) > FEWEST and smoothed[-1] > RUNAWAY * min(smoothed):
                 break
-        lowest, steepest = _places(rates, smoothed)
+        rates = rates[: len(losses)]
+        lowest, steepest = _places(rates, np.array(smoothed))
         optim, batch = self.config.optim, self.config.batch.total
         return RateSearch(
-            rates=np.array(rates),
+            rates=rates,
             losses=np.array(losses),
             smoothed=np.array(smoothed),
-            lowest=rates[lowest],
-            steepest=rates[steepest],
+            lowest=float(rates[lowest]),
+            steepest=float(rates[steepest]),
             batch=batch,
             chosen=optim.lr,
             unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
         )
 
 
-def _smoothed(losses: Sequence[float]) -> float:
+def _smoothed(losses: list[float]) -> float:
     """Exponential mean of all so far, corrected for its start."""
-    weights = _SMOOTHING ** np.arange(len(losses))[::-1]
+    weights = SMOOTHING ** np.arange(len(losses))[::-1]
     return float((weights * losses).sum() / weights.sum())
 
 
-def _places(rates: Sequence[float], smoothed: Sequence[float]) -> tuple[int, int]:
+def _places(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[int, int]:
     """Updates of the lowest smoothed loss, and of its steepest fall before that."""
     # The first losses stand alone, so that their mean says little.
-    settled = np.array(smoothed[_FEWEST // 2 :])
-    lowest = int(np.argmin(settled)) + _FEWEST // 2 if len(settled) else 0
-    if lowest <= _FEWEST // 2:
+    lowest = FEWEST // 2 + int(np.argmin(smoothed[FEWEST // 2 :])) if len(smoothed) > FEWEST // 2 else 0
+    if lowest <= FEWEST // 2:
         raise ValueError(
             f"the loss fell at none of {len(rates)} rates from {LOWEST:g} on, so none can be suggested: the start "
             "weights may know all there is to learn, or look at the data with `hrformer inspect data`"
         )
-    slopes = np.gradient(np.array(smoothed[: lowest + 1]), np.log(rates[: lowest + 1]))
+    slopes = np.gradient(smoothed[: lowest + 1], np.log(rates[: lowest + 1]))
     return lowest, int(np.argmin(slopes))
 
 
@@ -172,7 +171,6 @@ def draw_search(search: RateSearch, file: Path) -> None:
         OSError: the file cannot be written.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("the picture of a rate search needs matplotlib: pip install 'hrformer[train]'") from error
@@ -188,5 +186,4 @@ def draw_search(search: RateSearch, file: Path) -> None:
     axes.set_ylim(low - 0.15 * (high - low), high + 0.6 * (high - low) + 1e-12)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
     write_file(file, lambda part: figure.savefig(part, format="png"))

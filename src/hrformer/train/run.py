@@ -227,7 +227,6 @@ class Run:
             config.batch.total,
             main=machine.main,
             first_update=self.state.update,
-            every=config.log.every_updates,
             trackers=config.log.trackers,
             config=to_dict(config),
             accelerator=machine.accelerator,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path, PurePath
+from statistics import median
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from hrformer.data.sets import ImageSet
 from hrformer.evaluate.protocols import Evaluation
@@ -16,23 +19,28 @@ from hrformer.files import write_file
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.progress import duration_text, label_of, number_text, share_text
-from hrformer.train.summary_charts import Series, line_chart, running_median, smoothed
-from hrformer.train.summary_pictures import ValidationPicture, choose, draw_examples, predict_examples
-from hrformer.train.summary_record import STATES, RunRecord, number, read_record
-from hrformer.train.summary_store import store_pictures, stored_pictures
-from hrformer.train.summary_tables import date_text, fact_section, score_section
+from hrformer.train.summary_charts import Chart, Curve, Point, lacking, line_chart, running_median
+from hrformer.train.summary_pictures import ValidationPicture, choose_items, draw_examples, predict_examples
+from hrformer.train.summary_record import STATES, RunRecord, read_record
+from hrformer.train.trackers import flat
 
-FILE = "summary.html"
+FILE, PICTURES_FILE = "summary.html", "pictures.json"
 
 MOST_CURVES = 4
-"""Curves of validation scores in one chart."""
+"""Curves of validation scores, and of losses, in one chart."""
 
-_STYLE = Path(__file__).with_name("summary.css")
 _OWN_SCORE = {
-    "classification": "the probability given to the true class",
-    "pose": "the object keypoint similarity (OKS), over the labelled joints",
-    "segmentation": "the mean IoU of the picture by itself",
+    "classification": "The number is the probability given to the true class.",
+    "pose": "The number is the object keypoint similarity (OKS), over the labelled joints.",
+    "segmentation": "The number is the mean IoU of the picture by itself.",
 }
+
+_VERBS = {"classification": "classify", "pose": "pose", "segmentation": "segment"}
+"""What ``hrformer predict`` calls the tasks."""
+
+_Pictures = dict[str, list[ValidationPicture]]
+# JSON has no NaN.
+_STORED = TypeAdapter(_Pictures, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 def summarise(
@@ -53,10 +61,11 @@ def summarise(
     Raises:
         DataError: a picture cannot be read.
     """
-    # The same pictures in all runs, whatever their seeds, so that pages can be laid side by side.
-    chosen = choose(source, config.log.pictures, seed=0) if model is not None else []
-    examples = predict_examples(model, source, chosen, config.evaluation) if model is not None and chosen else []
-    worst = evaluation.worst[: config.log.pictures] if evaluation is not None else ()
+    examples, count = [], config.log.pictures
+    if model is not None and count:
+        # The same pictures in all runs, whatever their seeds, so that pages can be laid side by side.
+        examples = predict_examples(model, source, choose_items(source, count, seed=0), config.evaluation)
+    worst = evaluation.worst[:count] if evaluation is not None else ()
     return write_summary(out, pictures=draw_examples(source, examples), worst=draw_examples(source, worst))
 
 
@@ -68,6 +77,9 @@ def write_summary(
 ) -> Path:
     """Write ``summary.html`` from what lies in a run directory, also while the run goes on.
 
+    The pictures are kept in ``pictures.json``, so that the page can be written again without the model and the data.
+    Nothing is written without jinja2.
+
     Args:
         out: run directory; ``metrics.jsonl``, ``config.json`` and ``versions.json`` are read, each if it is there.
         pictures: some of the validation set; None keeps those of the last call.
@@ -76,181 +88,150 @@ def write_summary(
     Returns:
         The page's path.
     """
-    groups: dict[str, Sequence[ValidationPicture]] = dict(stored_pictures(out))
-    given = {name: group for name, group in (("pictures", pictures), ("worst", worst)) if group is not None}
-    if given:
-        groups |= given
-        store_pictures(out, groups)
-    text = summary_page(read_record(out), out.resolve().name, groups.get("pictures", ()), groups.get("worst", ()))
-    write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
+    kept = _kept_pictures(out)
+    if pictures is not None or worst is not None:
+        given = {"pictures": pictures, "worst": worst}
+        kept |= {name: list(group) for name, group in given.items() if group is not None}
+        stored = _STORED.dump_json(kept)
+        write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
+    if find_spec("jinja2") is not None:
+        text = _template().render(_contents(out, read_record(out), kept))
+        write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
     return out / FILE
 
 
-def summary_page(
-    record: RunRecord, name: str, pictures: Sequence[ValidationPicture], worst: Sequence[ValidationPicture]
-) -> str:
-    """The page's HTML.
+@cache
+def _template() -> Any:
+    """The page's, which lies beside this file as its style does."""
+    from jinja2 import Environment, FileSystemLoader
 
-    Args:
-        record: of the run.
-        name: of the run directory.
-        pictures: some of the validation set.
-        worst: its worst.
-    """
-    title = str(record.config.get("recipe") or "") or _model(record) or name
-    own = _OWN_SCORE.get(str(record.last.get("task")), "")
-    about = f" The number is {own}." if own else ""
-    return "\n".join(
-        filter(
-            None,
-            [
-                "<!doctype html>",
-                '<html lang="en"><head><meta charset="utf-8">',
-                '<meta name="viewport" content="width=device-width, initial-scale=1">',
-                f"<title>{escape(title)}: {escape(name)}</title>",
-                f"<style>{_STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
-                _head(record, title, name),
-                _charts(record),
-                score_section(record),
-                _gallery("Validation pictures", f"Always the same items of the validation set.{about}", pictures),
-                _gallery("Worst examples", f"The items with the lowest score of their own, worst first.{about}", worst),
-                fact_section(record),
-                "</main></body></html>\n",
-            ],
-        )
-    )
+    beside = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(loader=beside, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"label": label_of, "cell": _cell, "share": share_text, "date": _date, "fact": _fact}
+    return templates.get_template(FILE)
 
 
-def _head(record: RunRecord, title: str, name: str) -> str:
-    config, state = record.config, record.state
-    root = PurePath(str(_under(config, "data", "root") or ".")).name
-    about = [_model(record), root, f"seed {config['seed']}" if "seed" in config else "", f"run directory {name}"]
-    last = record.events[-1] if record.events else {}
-    reason = str(last.get("interrupted") or last.get("error") or "") if state in ("interrupted", "failed") else ""
-    said = STATES[state] + (f": {reason}" if reason else "")
-    when = f"as of {date_text(last.get('time'))}" if last else "nothing is noted yet"
-    tiles = "".join(
-        f"<div><span>{escape(label)}</span><b>{escape(value)}</b><span>{escape(more)}</span></div>"
-        for label, value, more in _tiles(record)
-    )
-    return (
-        f'<header><h1>{escape(title)}</h1><p class="quiet">{escape(" · ".join(filter(None, about)))}</p>'
-        f'<p><span class="state {state}">{escape(said)}</span> <span class="quiet small">{escape(when)}</span></p>'
-        f'<div class="tiles">{tiles}</div></header>'
-    )
+def _kept_pictures(out: Path) -> _Pictures:
+    """Those written last; none where there is no such file, or it is not whole."""
+    try:
+        return _STORED.validate_json((out / PICTURES_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
-def _tiles(record: RunRecord) -> Iterable[tuple[str, str, str]]:
+def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
+    """What the template shows."""
+    config, last, best, weights = record.config, record.last, record.best, out / "best.safetensors"
+    name, recipe = out.resolve().name, str(config.get("recipe") or "")
+    model = str(record.start.get("model") or flat(config).get("model.name") or "")
+    root = PurePath(str(flat(config).get("data.root") or ".")).name
+    about = [model, root, f"seed {config['seed']}" if "seed" in config else "", f"run directory {name}"]
+    end = record.events[-1] if record.events else {}
+    reason = end.get("interrupted") or end.get("error")
+    one = not best or best["update"] == last["update"]
+    scores = (best or last).get("scores", {})
+    kinds = (("class", scores.get("per_class")), ("joint", scores.get("per_joint")))
+    sittings = {
+        _date(start["time"]): f"taken up again after update {start['update']}" if start.get("resumed") else "started"
+        for start in record.of("start")
+    }
+    own = ("event", "update", "epoch", "time", "versions", "resumed")
+    facts = {label_of(key): value for key, value in record.start.items() if key not in own}
+    return {
+        "record": record,
+        "title": recipe or model or name,
+        "name": name,
+        "about": [part for part in about if part],
+        "state": STATES[record.state] + (f": {reason}" if reason else ""),
+        "end": end,
+        "weights": str(weights) if weights.exists() and last else "",
+        "verb": _VERBS.get(last.get("task", "")),
+        "tiles": list(_tiles(record)),
+        "lacking": lacking(),
+        "charts": [chart for chart in _charts(record) if chart] if not lacking() else [],
+        "columns": [("best and last", last)] if one else [("best", best), ("last", last)],
+        "counts": {key: value for key, value in last.get("scores", {}).items() if isinstance(value, int)},
+        "tables": [_item_table(kind, rows) for kind, rows in kinds if rows],
+        "own_score": _OWN_SCORE.get(last.get("task", ""), ""),
+        "pictures": kept.get("pictures", ()),
+        "worst": kept.get("worst", ()),
+        "facts": {
+            "Run": facts | sittings,
+            "Configuration": flat(config),
+            "Versions and machine": record.versions or record.start.get("versions", {}),
+        },
+        "now": datetime.now(UTC).isoformat(),
+    }
+
+
+def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
     """What it is, the number, and what belongs to it."""
     best, last = record.best, record.last
     if best:
-        main, value = str(best["main"]), number(best["value"])
-        more = f"after update {best['update']}"
-        interval = best.get("intervals", {}).get(main)
-        if interval:
-            level = number(best.get("confidence", 0.95))
-            more += f"; {level:.0%} interval {' to '.join(share_text(number(end)) for end in interval)}"
-        yield f"best {label_of(main)}", share_text(value), more
+        main, more = best["main"], f"after update {best['update']}"
+        if interval := best.get("intervals", {}).get(main):
+            more += f"; {best.get('confidence', 0.95):.0%} interval {' to '.join(map(share_text, interval))}"
+        yield f"best {label_of(main)}", share_text(best["value"]), more
         if last["update"] != best["update"]:
-            yield f"last {label_of(main)}", share_text(number(last["value"])), f"after update {last['update']}"
-    losses = record.values("loss")
-    if losses:
-        update, value = smoothed(losses, _span(losses))[-1]
-        yield "training loss", f"{value:.4g}", f"smoothed, after update {update:.0f}"
+            yield f"last {label_of(main)}", share_text(last["value"]), f"after update {last['update']}"
+    if losses := running_median(record.values("loss")):
+        update, value = losses[-1]
+        yield "training loss", f"{value:.4g}", f"running median, after update {update}"
     share = f"{record.update / record.total:.0%}, " if record.total else ""
     yield "updates", f"{record.update}", f"of {record.total}: {share}epoch {record.epoch:.4g}"
     parts = len(record.of("start"))
     yield "time", duration_text(record.seconds), f"in {parts} parts" if parts > 1 else "validation included"
-    if math.isfinite(record.rate):
-        yield "training rate", f"{record.rate:.4g}", "images/s, median"
+    if rates := [y for _, y in record.values("images_per_second") if math.isfinite(y)]:
+        yield "training rate", f"{median(rates):.4g}", "images/s, median"
 
 
-def _charts(record: RunRecord) -> str:
-    raw, losses = record.values("loss"), record.losses
-    curves = [Series(name="as logged", points=raw, faint=True)] if raw else []
-    for color, name in enumerate(losses[:MOST_CURVES]):
-        points = record.values(name)
-        label = f"{label_of(name)}, smoothed" if len(losses) == 1 else label_of(name)
-        curves.append(Series(name=label, points=smoothed(points, _span(points)), color=color))
-    scores = [name for name in record.score_names() if any(0 <= y <= 1 for _, y in record.scores(name))]
+def _charts(record: RunRecord) -> Iterator[Chart | None]:
+    chart = partial(line_chart, until=record.update, resumed=record.resumes)
+    scores = [name for name in record.score_names if any(0 <= y <= 1 for _, y in record.scores(name))]
     scored = [
-        Series(name=label_of(name), points=record.scores(name), color=color, dots=color == 0)
+        Curve(name=label_of(name), points=record.scores(name), color=color, dots=color == 0)
         for color, name in enumerate(scores[:MOST_CURVES])
     ]
-    best = (int(record.best["update"]), number(record.best["value"])) if record.best else None
-    chart = partial(line_chart, until=record.update, marks=record.resumes)
-    norms, rates, speeds = (record.values(name) for name in ("grad_norm", "lr", "images_per_second"))
-    figures = [
-        chart("Validation scores", scored[::-1], show=share_text, tick=_percent, log=False, best=best),
-        chart("Training loss", curves, show="{:.4g}".format),
-        chart(
-            "Learning rate",
-            [Series(name="learning rate", points=rates)],
-            show=partial(number_text, "lr"),
-            from_zero=True,
-        ),
-        chart("Gradient norm", _with_median(norms), show="{:.4g}".format),
-        chart("Training rate, images/s", _with_median(speeds), show="{:.4g}".format, from_zero=True),
-    ]
-    shown = "".join(figures)
-    again = '<p class="quiet small">Dotted: the run was taken up again.</p>' if record.resumes else ""
-    return f'<section><h2>Curves</h2>{again}<div class="charts">{shown}</div></section>' if shown else ""
+    best = (record.best["update"], record.best["value"]) if record.best else None
+    yield chart("Validation scores", scored[::-1], show=lambda y: f"{100 * y:.3g} %", log=False, best=best)
+    losses = _with_median(record.values("loss"))
+    for color, name in enumerate(record.losses[1:MOST_CURVES], start=1):
+        losses.append(Curve(name=label_of(name), points=running_median(record.values(name)), color=color))
+    yield chart("Training loss", losses, show="{:.4g}".format)
+    rates = Curve(name="learning rate", points=record.values("lr"))
+    yield chart("Learning rate", [rates], show=partial(number_text, "lr"), from_zero=True)
+    yield chart("Gradient norm", _with_median(record.values("grad_norm")), show="{:.4g}".format)
+    speeds = _with_median(record.values("images_per_second"))
+    yield chart("Training rate, images/s", speeds, show="{:.4g}".format, from_zero=True)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.3g}%"
+def _with_median(points: Sequence[Point]) -> list[Curve]:
+    middle = running_median(points)
+    return [Curve(name="as logged", points=points, faint=True), Curve(name="running median", points=middle)]
 
 
-def _with_median(points: Sequence[tuple[float, float]]) -> list[Series]:
-    return [
-        Series(name="as logged", points=points, faint=True),
-        Series(name="running median", points=running_median(points, _span(points))),
-    ]
+def _item_table(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row per class or joint; the first share stands first and has a bar."""
+    columns = [name for name in rows[0] if name != "name"]
+    # A distance is no score: a long bar would look good.
+    shares = [c for c in columns if c != "distance" and any(isinstance(row.get(c), float) for row in rows)]
+    columns.sort(key=lambda column: column not in shares[:1])
+    return {"kind": kind, "columns": columns, "bar": shares[0] if shares else "", "rows": rows}
 
 
-def _span(points: Sequence[Any]) -> int:
-    """Points to smooth over: a thirtieth of them."""
-    return max(len(points) // 30, 5)
+def _cell(value: Any) -> str:
+    """A score or count of a table."""
+    if isinstance(value, float):
+        return share_text(value)
+    return "–" if value is None else str(value)
 
 
-def _gallery(title: str, about: str, pictures: Sequence[ValidationPicture]) -> str:
-    if not pictures:
-        return ""
-    legend = dict(entry for picture in pictures for entry in picture.legend)
-    entries = "".join(
-        f'<li><i style="background: rgb{color}"></i>{escape(name)}</li>' for name, color in legend.items()
-    )
-    most = max(len(picture.panels) for picture in pictures)
-    size = "of1" if most == 1 else "of2" if most == 2 else "of4"
-    return (
-        f'<section><h2>{title}</h2><p class="quiet small">{escape(about)}</p>'
-        + (f'<ul class="legend">{entries}</ul>' if entries else "")
-        + f'<div class="items {size}">{"".join(_item(picture) for picture in pictures)}</div></section>'
-    )
+def _fact(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value) or "none"
+    return "none" if value is None or value == "" else str(value)
 
 
-def _item(picture: ValidationPicture) -> str:
-    panels = []
-    for panel in picture.panels:
-        data = base64.b64encode(panel.jpeg).decode()
-        words = escape(f"{picture.name}, {panel.title or picture.text}")
-        title = f"<span>{escape(panel.title)}</span>" if panel.title else ""
-        width, height = panel.size
-        image = f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="{words}">'
-        panels.append(f"<div>{image}{title}</div>")
-    score = f"<b>{share_text(picture.score)}</b> " if math.isfinite(picture.score) else ""
-    text = f"{escape(picture.text)}<br>" if picture.text else ""
-    caption = f'{score}{text}<span title="{escape(picture.file)}">{escape(picture.name)}</span>'
-    return f'<figure><div class="panels">{"".join(panels)}</div><figcaption>{caption}</figcaption></figure>'
-
-
-def _model(record: RunRecord) -> str:
-    return str(record.start.get("model") or _under(record.config, "model", "name") or "")
-
-
-def _under(values: Mapping[str, Any], *names: str) -> Any:
-    """What lies at the end of a path through nested mappings; None where it breaks off."""
-    found: Any = values
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+def _date(text: str) -> str:
+    """A time of the log for people: day and minute, UTC."""
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"

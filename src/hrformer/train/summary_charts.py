@@ -1,39 +1,66 @@
-"""Curves as inline SVG: axes, ticks, legend, and the numbers as a title wherever the pointer rests. No script."""
+"""Curves as SVG for the summary page, drawn by matplotlib; their colours are the page's, light or dark."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 Point = tuple[float, float]
 
-WIDTH, HEIGHT = 440, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
+WIDTH, HEIGHT = 440, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 8, 36
 """Size of a chart and the margins of its field, in units of about a pixel."""
 
-MOST_POINTS = 300
-"""Points of one curve that are drawn; of more, the lowest and highest of each stretch."""
-
 MOST_TITLES = 100
-"""Stretches of a chart that show numbers under the pointer."""
+"""Places of a chart that show numbers under the pointer."""
 
 LOG_SPAN = 30.0
 """Positive values that span more than this factor get a logarithmic axis."""
 
+COLORS = {
+    "c0": "#2f6fb3",
+    "c1": "#c9691a",
+    "c2": "#2b8a57",
+    "c3": "#8557b8",
+    "text": "#22211f",
+    "quiet": "#68655f",
+    "line": "#dedad2",
+}
+"""Variables of the page's style, and what stands for each of them while matplotlib draws."""
+
+STYLE: dict[Any, Any] = {
+    # What a screen cannot show is left out: long runs have more points than a page should hold.
+    "path.simplify_threshold": 0.6,
+    "font.size": 11,
+    "font.family": "DejaVu Sans",
+    # Words stay words, in the page's own type.
+    "svg.fonttype": "none",
+    **dict.fromkeys(("axes.spines.left", "axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), COLORS["quiet"]),
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": COLORS["line"],
+    "ytick.major.size": 0,
+    "xaxis.labellocation": "right",
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Series:
+class Curve:
     """One curve.
 
     Attributes:
         name: for the legend.
         points: (update, value), in order; values that are not finite are gaps.
-        color: number of a colour of the page's style, 0 to 4.
+        color: number of a colour of the page's style, 0 to 3.
         faint: a thin, pale line.
         dots: mark each point.
     """
@@ -46,232 +73,130 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Axis:
-    """A range of values and where it lies on the page.
+class Chart:
+    """A figure of the page.
 
     Attributes:
-        low: value at ``start``.
-        high: value at ``end``.
-        start: coordinate.
-        end: coordinate.
-        log: whether equal factors have equal lengths.
+        title: what stands above it.
+        curves: for its legend.
+        svg: the drawing.
+        log: whether the vertical axis is logarithmic.
     """
 
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
+    title: str
+    curves: Sequence[Curve]
+    svg: str
+    log: bool
 
-    def place(self, value: float) -> float:
-        """Coordinate of a value."""
-        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        share = ((math.log(value) if self.log else value) - low) / (high - low)
-        return self.start + share * (self.end - self.start)
+
+def lacking() -> str:
+    """What the page does without on this machine, and the remedy; empty where it is whole."""
+    remedy = "pip install 'hrformer[train]'"
+    if find_spec("jinja2") is None:
+        return f"summary.html is not written, since jinja2 is not installed: {remedy}"
+    if find_spec("matplotlib") is None:
+        return f"summary.html has no curves, since matplotlib is not installed: {remedy}"
+    return ""
 
 
 def line_chart(
     title: str,
-    series: Sequence[Series],
+    curves: Sequence[Curve],
     *,
     until: float,
     show: Callable[[float], str],
-    tick: Callable[[float], str] | None = None,
     from_zero: bool = False,
     log: bool = True,
     best: Point | None = None,
-    marks: Sequence[float] = (),
-) -> str:
-    """A figure with one chart over updates, or nothing where no series has a point.
+    resumed: Sequence[float] = (),
+) -> Chart | None:
+    """Draw curves over updates; None where no curve has a point.
 
     Args:
-        title: above the chart.
-        series: curves; later ones lie above.
+        title: of the figure.
+        curves: later ones lie above.
         until: last update of the horizontal axis, which starts at 0.
-        show: text of a value, under the pointer.
-        tick: text of a value at the axis; None for ``show``.
+        show: text of a value.
         from_zero: whether the vertical axis starts at 0.
         log: let the axis be logarithmic where values span more than ``LOG_SPAN``.
         best: a point to ring.
-        marks: updates at which to draw a vertical line: where the run was taken up again.
+        resumed: where to draw dotted lines: updates after which the run was taken up again.
+
+    Raises:
+        ImportError: matplotlib is not installed.
     """
-    series = [one for one in series if any(math.isfinite(y) for _, y in one.points)]
-    if not series:
-        return ""
-    across = Axis(low=0, high=max(until, 1), start=LEFT, end=WIDTH - RIGHT)
-    up = _vertical([y for one in series for _, y in one.points if math.isfinite(y)], from_zero, log)
-    legend = "".join(
-        f'<li><i class="c{one.color}{" faint" if one.faint else ""}"></i>{escape(one.name)}</li>'
-        for one in sorted(series, key=lambda one: (not one.faint, one.color))
-    )
-    note = ' <span class="quiet">logarithmic</span>' if up.log else ""
-    inside = [
-        *_grid(across, up, tick or show),
-        *(
-            f'<line class="mark" x1="{_n(x)}" x2="{_n(x)}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-            for x in _places(across, marks)
-        ),
-        *(_curve(one, across, up) for one in series),
-        _ring(best, across, up) if best else "",
-        *_titles(series, across, show),
-    ]
-    return (
-        f'<figure class="chart"><h3>{escape(title)}{note}</h3>'
-        + (f'<ul class="legend">{legend}</ul>' if len(series) > 1 else "")
-        + f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} over updates">'
-        + "".join(inside)
-        + "</svg></figure>"
-    )
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    values = [y for curve in curves for _, y in curve.points if math.isfinite(y)]
+    if not values:
+        return None
+    low, high, until = min(values), max(values), max(until, 1)
+    log = log and not from_zero and low > 0 and high / low > LOG_SPAN
+    # The salt keeps names inside the drawing apart from those of the page's other charts.
+    with rc_context(STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
+        field = (LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT)
+        axes = figure.add_axes(field, xlim=(0, until), xlabel="updates", yscale="log" if log else "linear")
+        for update in resumed:
+            axes.axvline(update, color=COLORS["quiet"], linewidth=1, linestyle=":")
+        for curve in curves:
+            _draw(axes, curve)
+        if best is not None and math.isfinite(best[1]):
+            axes.plot(*best, "o", markersize=11, fillstyle="none", color=COLORS["text"], clip_on=False)
+        if from_zero:
+            axes.set_ylim(bottom=min(low, 0.0))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        few_powers = log and math.log10(high / low) < 2.5
+        log_ticks = LogLocator(subs=(1, 2, 5) if few_powers else (1,), numticks=7)
+        axes.yaxis.set_major_locator(log_ticks if log else MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    return Chart(title=title, curves=curves, svg=_for_page(file.getvalue(), _titles(curves, until, show)), log=log)
 
 
-def smoothed(points: Sequence[Point], span: int) -> list[Point]:
-    """Exponential moving average over about ``span`` points, without a bias towards the first ones.
-
-    Values that are not finite are left out of the average and stay gaps.
-    """
-    keep, total, weight = 1 - 2 / (span + 1), 0.0, 0.0
-    result = []
-    for x, y in points:
-        if math.isfinite(y):
-            total, weight = total * keep + y, weight * keep + 1
-            result.append((x, total / weight))
-        else:
-            result.append((x, math.nan))
-    return result
+def _draw(axes: Any, curve: Curve) -> None:
+    x, y = zip(*curve.points, strict=True) if curve.points else ((), ())
+    marker = "." if curve.dots and len(x) <= MOST_TITLES else ""
+    width, alpha = (1.0, 0.35) if curve.faint else (1.8, 1.0)
+    axes.plot(x, y, color=COLORS[f"c{curve.color}"], marker=marker, linewidth=width, alpha=alpha)
 
 
-def running_median(points: Sequence[Point], span: int) -> list[Point]:
-    """Median of the last ``span`` finite values: single outliers leave no trace."""
-    result, recent = [], deque[float](maxlen=span)
-    for x, y in points:
-        if math.isfinite(y):
-            recent.append(y)
-        result.append((x, median(recent) if recent else math.nan))
-    return result
+def _for_page(svg: str, inside: str) -> str:
+    """The drawing without what only a file of its own needs, in the page's colours, and with more inside."""
+    svg = re.sub(r' (id="[\w.]+_\d+"|xmlns(:xlink)?="[^"]*")', "", svg[svg.index("<svg") :])
+    for name, color in COLORS.items():
+        svg = svg.replace(color, f"var(--{name})")
+    return svg.replace("</svg>", f"{inside}</svg>")
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About ``count`` round numbers within a range."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten within a range, with 2 and 5 times them where there are few."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    wide = math.log10(high / low)
-    factors = (1, 2, 5) if wide < 2.5 else (1,)
-    found = [factor * 10.0**power for power in decades for factor in factors]
-    found = [value for value in found if low * 0.999 <= value <= high * 1.001]
-    return found[:: max(1, round(len(found) / 6))]
-
-
-def count_text(value: float) -> str:
-    """A number of updates, short: 500, 1500, 20k, 1.5M."""
-    for limit, unit in ((1e6, "M"), (1e4, "k")):
-        if value >= limit:
-            return f"{value / (1e6 if unit == 'M' else 1e3):.4g}{unit}"
-    return f"{value:.4g}"
-
-
-def _vertical(values: Sequence[float], from_zero: bool, log: bool) -> Axis:
-    low, high = min(values), max(values)
-    if log and not from_zero and low > 0 and high / low > LOG_SPAN:
-        return Axis(low=low * 0.9, high=high * 1.1, start=HEIGHT - BOTTOM, end=TOP, log=True)
-    if from_zero:
-        low = min(low, 0.0)
-    room = 0.05 * (high - low) or 0.1 * abs(high) or 1.0
-    floor = low if from_zero and low == 0 else low - room
-    return Axis(low=floor, high=high + room, start=HEIGHT - BOTTOM, end=TOP)
-
-
-def _grid(across: Axis, up: Axis, tick: Callable[[float], str]) -> Iterable[str]:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    for value in log_ticks(up.low, up.high) if up.log else ticks(up.low, up.high):
-        y = _n(up.place(value))
-        yield f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y}" dy=".35em" text-anchor="end">{escape(tick(value))}</text>'
-    for value in ticks(across.low, across.high):
-        x = across.place(value)
-        # A number at the very end would be cut off.
-        anchor = "end" if x > right - 12 else "middle"
-        yield f'<line class="tick" x1="{_n(x)}" x2="{_n(x)}" y1="{bottom}" y2="{bottom + 4}"/>'
-        place = WIDTH - 2 if anchor == "end" else x
-        yield f'<text x="{_n(place)}" y="{bottom + 15}" text-anchor="{anchor}">{count_text(value)}</text>'
-    yield f'<line class="tick" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
-    yield f'<text class="name" x="{right}" y="{HEIGHT - 4}" text-anchor="end">updates</text>'
-
-
-def _curve(series: Series, across: Axis, up: Axis) -> str:
-    path, circles, pen = [], [], "M"
-    for x, y in _thinned(series.points):
-        if not math.isfinite(y):
-            pen = "M"
-            continue
-        place = f"{_n(across.place(x))} {_n(up.place(y))}"
-        path.append(f"{pen}{place}")
-        pen = "L"
-        if series.dots:
-            horizontal, vertical = place.split()
-            circles.append(f'<circle class="c{series.color}" cx="{horizontal}" cy="{vertical}" r="2.5"/>')
-    faint = " faint" if series.faint else ""
-    shown = circles if len(circles) <= MOST_TITLES else []
-    return f'<path class="c{series.color}{faint}" d="{"".join(path)}"/>{"".join(shown)}'
-
-
-def _ring(point: Point, across: Axis, up: Axis) -> str:
-    if not math.isfinite(point[1]):
-        return ""
-    return f'<circle class="ring" cx="{_n(across.place(point[0]))}" cy="{_n(up.place(point[1]))}" r="6"/>'
-
-
-def _places(across: Axis, values: Sequence[float]) -> list[float]:
-    return [across.place(value) for value in values if across.low <= value <= across.high]
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    """At most about ``MOST_POINTS``; what sticks out is kept."""
-    if len(points) <= MOST_POINTS:
-        return list(points)
-    size = math.ceil(2 * len(points) / MOST_POINTS)
-    kept: list[Point] = []
-    for start in range(0, len(points), size):
-        stretch = [point for point in points[start : start + size] if math.isfinite(point[1])]
-        if len(stretch) < 2:
-            kept += stretch or [points[start]]
-        else:
-            ends = {min(stretch, key=_value), max(stretch, key=_value)}
-            kept += sorted(ends)
-    # The last value is the one people look for.
-    return kept if kept[-1] == points[-1] else [*kept, points[-1]]
-
-
-def _value(point: Point) -> float:
-    return point[1]
-
-
-def _titles(series: Sequence[Series], across: Axis, show: Callable[[float], str]) -> Iterable[str]:
-    """Invisible strips, each with the values in the middle of it."""
-    xs = sorted({x for one in series for x, _ in one.points})
-    size = math.ceil(len(xs) / MOST_TITLES)
-    chosen = xs[size // 2 :: size]
-    tables = [dict(one.points) for one in series]
-    edges = [across.start, *(across.place((a + b) / 2) for a, b in pairwise(chosen)), across.end]
-    for number, x in enumerate(chosen):
-        lines = [f"after update {x:.0f}"]
-        for one, table in zip(series, tables, strict=True):
-            if x in table:
-                lines.append(f"{one.name}: {show(table[x]) if math.isfinite(table[x]) else table[x]}")
-        left, width = edges[number], edges[number + 1] - edges[number]
-        yield (
-            f'<rect class="hit" x="{_n(left)}" y="{TOP}" width="{_n(width)}" height="{HEIGHT - TOP - BOTTOM}">'
+def _titles(curves: Sequence[Curve], until: float, show: Callable[[float], str]) -> str:
+    """Invisible strips that tell the values in their middle to whoever points at them."""
+    tables = [(curve.name, dict(curve.points)) for curve in curves]
+    # The curve on top is the one that people look at.
+    updates = [x for x, _ in curves[-1].points if x <= until]
+    step = max(math.ceil(len(updates) / MOST_TITLES), 1)
+    chosen = updates[step // 2 :: step]
+    middles = [LEFT + x / until * (WIDTH - LEFT - RIGHT) for x in chosen]
+    edges = [LEFT, *((a + b) / 2 for a, b in pairwise(middles)), WIDTH - RIGHT]
+    strips, height = [], HEIGHT - TOP - BOTTOM
+    for x, (left, right) in zip(chosen, pairwise(edges), strict=True):
+        lines = [f"after update {x:.0f}", *(f"{name}: {show(table[x])}" for name, table in tables if x in table)]
+        strips.append(
+            f'<rect class="hit" fill="none" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" height="{height}">'
             f"<title>{escape(chr(10).join(lines))}</title></rect>"
         )
+    return "".join(strips)
 
 
-def _n(value: float) -> str:
-    """A coordinate, with as many digits as can be seen."""
-    return f"{value:.1f}".removesuffix(".0")
+def running_median(points: Sequence[Point]) -> list[Point]:
+    """Medians of a thirtieth of the values each, in which single outliers leave no trace, at about 300 places."""
+    fine = [(x, y) for x, y in points if math.isfinite(y)]
+    span, step = max(len(fine) // 30, 5), max(len(fine) // 300, 1)
+    ends = range(len(fine), 0, -step)[::-1]
+    return [(fine[end - 1][0], median(y for _, y in fine[max(end - span, 0) : end])) for end in ends]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.evaluate.evaluate import network_for, scores_for
-from hrformer.evaluate.inference import Precision, in_eval_mode
+from hrformer.evaluate.inference import in_eval_mode
 from hrformer.evaluate.protocols import Example, Protocol
 from hrformer.evaluate.scores import NO_INTERVALS
 from hrformer.models.model import VisionModel
@@ -27,15 +28,19 @@ Pixels = NDArray[np.uint8]
 Legend = tuple[tuple[str, tuple[int, int, int]], ...]
 
 LONG_SIDE = 480
-"""Pixels of the longer side of a picture in the page; classification's are smaller."""
+"""Pixels of the longer side of a picture in the page."""
+
+CLASS_SIDE = 224
+"""The same in classification, where a picture stands alone."""
 
 PERSON_SIDE = 400
 """The same for a person: two stand side by side, and lines must stay visible."""
 
 JPEG_QUALITY = 85
 
-WRONG, OFFSET = (235, 40, 60), (255, 60, 220)
-"""RGB of wrong pixels, and of the lines from where a joint was seen to where it is."""
+WRONG, UNLABELLED, OFFSET = (255, 255, 255), (0, 0, 0), (255, 60, 220)
+"""RGB of wrong pixels, which no class has for its own, of pixels without a label, and of the lines from where a joint
+was seen to where it is."""
 
 _FARTHEST = 1e6
 """Pixels beyond which OpenCV cannot draw; a network whose weights are not finite puts its joints there."""
@@ -47,12 +52,12 @@ class Panel:
 
     Attributes:
         title: what it shows.
-        jpeg: the file's bytes.
+        jpeg: the file's bytes in base64.
         size: (width, height) in pixels.
     """
 
     title: str
-    jpeg: bytes
+    jpeg: str
     size: tuple[int, int]
 
 
@@ -80,7 +85,7 @@ class ValidationPicture:
         return PurePath(self.file).name
 
 
-def choose(source: ImageSet, count: int, seed: int) -> list[int]:
+def choose_items(source: ImageSet, count: int, seed: int) -> list[int]:
     """Numbers of at most ``count`` items on different pictures, the same for the same set and seed; in order."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, len(source)))
     chosen: dict[int, int] = {}
@@ -91,14 +96,7 @@ def choose(source: ImageSet, count: int, seed: int) -> list[int]:
     return sorted(chosen.values())
 
 
-def predict_examples(
-    model: VisionModel,
-    source: ImageSet,
-    indices: Sequence[int],
-    protocol: Protocol,
-    *,
-    precision: Precision = "fp32",
-) -> list[Example]:
+def predict_examples(model: VisionModel, source: ImageSet, indices: Sequence[int], protocol: Protocol) -> list[Example]:
     """What a model says about some items, and how good each is by itself.
 
     The model comes back in the mode it was in, and the random generators as they were.
@@ -108,7 +106,6 @@ def predict_examples(
         source: labelled items.
         indices: numbers of the items.
         protocol: of the set's task.
-        precision: of the forward pass.
 
     Returns:
         One per item, in the order given; its score is NaN where it has no label.
@@ -117,27 +114,22 @@ def predict_examples(
         hrformer.data.sets.DataError: an item cannot be read; the message names it.
         ValueError: model, set and protocol do not fit together, or the set has no labels.
     """
-    network = network_for(model, source, protocol, precision=precision)
+    network = network_for(model, source, protocol)
     scores = scores_for(source, protocol, len(source), NO_INTERVALS)
     dataset = LoaderDataset(source, network.transform(), seed=0)
     step = protocol.batch_size
     order = [[Key(index, 0) for index in indices[low : low + step]] for low in range(0, len(indices), step)]
-    found: dict[int, tuple[float | None, object]] = {}
+    examples = []
     with in_eval_mode(model), seeded(0), torch.inference_mode():
         for batch in batches_of(dataset, order):
             predictions = network.predict(batch)
             own = scores.update(batch, predictions)
-            for index, score, prediction in zip(batch["index"].tolist(), own, predictions, strict=True):
-                found[index] = (score, scores.shown(prediction))
-    return [
-        Example(
-            index=index,
-            file=source.file(index),
-            score=math.nan if (score := found[index][0]) is None else score,
-            prediction=found[index][1],
-        )
-        for index in indices
-    ]
+            for index, score, said in zip(batch["index"].tolist(), own, predictions, strict=True):
+                score = math.nan if score is None else score
+                examples.append(
+                    Example(index=index, file=source.file(index), score=score, prediction=scores.shown(said))
+                )
+    return examples
 
 
 def draw_examples(source: ImageSet, examples: Sequence[Example]) -> list[ValidationPicture]:
@@ -163,7 +155,7 @@ def _classified(source: ClassificationSet, example: Example) -> ValidationPictur
     true, said = source.label(example.index), int(example.prediction)
     names = source.classes
     text = f"{names[true]}, recognised" if said == true else f"{names[true]}, taken for {names[said]}"
-    panel = _panel("", _resized(source.pixels(example.index), low=LONG_SIDE // 3, high=LONG_SIDE // 2))
+    panel = _panel("", _resized(source.pixels(example.index), CLASS_SIDE))
     return ValidationPicture(file=example.file, score=example.score, text=text, panels=(panel,))
 
 
@@ -172,7 +164,7 @@ def _posed(source: PoseSet, example: Example) -> ValidationPicture:
     label, said = (np.array(points, dtype=np.float64) for points in (person.keypoints, example.prediction))
     left, top, right, bottom = _surroundings(pixels, person.box, label, said)
     scale = PERSON_SIDE / max(right - left, bottom - top)
-    canvas = _scaled(pixels[top:bottom, left:right], scale)
+    canvas = _resized(pixels[top:bottom, left:right], PERSON_SIDE)
     for points in (label, said):
         points[:, :2] = (points[:, :2] + 0.5 - (left, top)) * scale - 0.5
     sane = (np.abs(said[:, :2]) < _FARTHEST).all(axis=1)
@@ -205,57 +197,53 @@ def _surroundings(pixels: Pixels, box: NDArray[np.floating], *people: NDArray[An
 
 
 def _segmented(source: SegmentationSet, example: Example) -> ValidationPicture:
-    pixels = _resized(source.pixels(example.index), low=LONG_SIDE, high=LONG_SIDE)
-    size = pixels.shape[1], pixels.shape[0]
-    said = _nearest(np.asarray(example.prediction), size)
+    pixels = _resized(source.pixels(example.index), LONG_SIDE)
+    said = _fitted(np.asarray(example.prediction), pixels)
     panels, shown = [_panel("picture", pixels)], set(np.unique(said).tolist())
+    legend: Legend = ()
     if source.labelled:
-        label = _nearest(source.mask(example.index), size)
+        label = _fitted(source.mask(example.index), pixels)
         shown |= set(np.unique(label).tolist())
         panels.append(_panel("label", _painted(source, pixels, label)))
+        # What all pictures have comes first, so that the legends of several fit together.
+        legend = (("wrong", WRONG), ("not labelled", UNLABELLED))
     panels.append(_panel("prediction", _painted(source, pixels, said)))
     if source.labelled:
         panels.append(_panel("errors", _errors(pixels, label, said)))
-    # What all pictures have comes first, so that the legends of several fit together.
-    legend: Legend = (("wrong", WRONG), ("not labelled", (0, 0, 0))) if source.labelled else ()
-    count = len(source.classes)
-    legend += tuple((source.classes[k], color_of(k, source.palette)) for k in sorted(shown) if k < count)
+    legend += tuple(
+        (name, color_of(number, source.palette)) for number, name in enumerate(source.classes) if number in shown
+    )
     return ValidationPicture(file=example.file, score=example.score, panels=tuple(panels), legend=legend)
 
 
 def _painted(source: SegmentationSet, pixels: Pixels, mask: NDArray[np.integer]) -> Pixels:
     """Class colours over the picture, black where there is no class."""
     count = len(source.classes)
-    colors = [*(color_of(number, source.palette) for number in range(count)), (0, 0, 0)]
+    colors = [*(color_of(number, source.palette) for number in range(count)), UNLABELLED]
     ids = np.where(mask == IGNORE, count, mask)
     # No class covers more than the whole picture: none is named inside it, since the page has a legend.
     return draw_segmentation(pixels, ids, palette=colors, opacity=0.6, smallest_share=2.0)
 
 
 def _errors(pixels: Pixels, label: NDArray[np.integer], said: NDArray[np.integer]) -> Pixels:
-    """The picture in pale grey, red where the prediction is wrong, black where there is no label."""
+    """The picture in dark grey, white where the prediction is wrong, black where there is no label."""
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    drawn = np.repeat((grey // 2 + 110).astype(np.uint8)[:, :, None], 3, axis=2)
-    drawn[(label != said) & (label != IGNORE)] = WRONG
-    drawn[label == IGNORE] = 0
+    drawn = np.repeat((grey // 3 + 50).astype(np.uint8)[:, :, None], 3, axis=2)
+    drawn[label != said] = WRONG
+    drawn[label == IGNORE] = UNLABELLED
     return drawn
 
 
-def _nearest(mask: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.int32]:
-    resized = cv2.resize(mask.astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
-    return np.asarray(resized).astype(np.int32)
+def _fitted(mask: NDArray[np.integer], pixels: Pixels) -> NDArray[np.integer]:
+    """A mask in the size of a picture."""
+    size = pixels.shape[1], pixels.shape[0]
+    return np.asarray(cv2.resize(mask.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST))
 
 
-def _resized(pixels: Pixels, *, low: int, high: int) -> Pixels:
-    """Longer side at least ``low``, by a whole factor, and at most ``high``."""
-    longest = max(pixels.shape[:2])
-    if longest < low:
-        return _scaled(pixels, -(-low // longest))
-    return _scaled(pixels, high / longest) if longest > high else pixels
-
-
-def _scaled(pixels: Pixels, scale: float) -> Pixels:
-    height, width = (max(round(side * scale), 1) for side in pixels.shape[:2])
+def _resized(pixels: Pixels, side: int) -> Pixels:
+    """With a longer side of so many pixels."""
+    scale = side / max(pixels.shape[:2])
+    height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
     rule = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=rule), np.uint8)
 
@@ -264,4 +252,4 @@ def _panel(title: str, pixels: Pixels) -> Panel:
     done, data = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
         raise ValueError("OpenCV could not encode a picture as JPEG")
-    return Panel(title=title, jpeg=data.tobytes(), size=(pixels.shape[1], pixels.shape[0]))
+    return Panel(title=title, jpeg=base64.b64encode(data.tobytes()).decode(), size=(pixels.shape[1], pixels.shape[0]))

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from hrformer.train.journal import read_events
@@ -16,8 +16,8 @@ from hrformer.train.journal import read_events
 Event = Mapping[str, Any]
 Point = tuple[float, float]
 
-OTHER_VALUES = ("lr", "grad_norm", "images_per_second")
-"""Values of a line that are no losses."""
+NO_LOSSES = frozenset({"event", "update", "epoch", "time", "lr", "grad_norm", "images_per_second"})
+"""Values of a training line that are no losses."""
 
 STATES = {
     "finished": "finished",
@@ -42,9 +42,9 @@ class RunRecord:
     versions: Mapping[str, Any]
 
     def of(self, kind: str) -> list[Event]:
-        """Events of one kind; of several for one update the last. Starts and ends are all kept."""
+        """Events of one kind; of several for one update the last. Starts are all kept."""
         found = [event for event in self.events if event["event"] == kind]
-        return list({event["update"]: event for event in found}.values()) if kind in ("train", "validation") else found
+        return found if kind == "start" else list({event["update"]: event for event in found}.values())
 
     @property
     def state(self) -> str:
@@ -56,17 +56,17 @@ class RunRecord:
     @property
     def start(self) -> Event:
         """The last beginning; empty if none is noted."""
-        return next(iter(reversed(self.of("start"))), {})
+        return (self.of("start") or [{}])[-1]
 
     @property
     def update(self) -> int:
         """Updates done."""
-        return max((int(event["update"]) for event in self.events), default=0)
+        return max((event["update"] for event in self.events), default=0)
 
     @property
     def epoch(self) -> float:
         """How often the training set was passed."""
-        return max((number(event["epoch"]) for event in self.events), default=0.0)
+        return max((event["epoch"] for event in self.events), default=0.0)
 
     @property
     def total(self) -> int:
@@ -76,76 +76,52 @@ class RunRecord:
     @property
     def resumes(self) -> list[int]:
         """Updates after which the run was taken up again."""
-        return [int(event["update"]) for event in self.of("start") if event.get("resumed")]
+        return [event["update"] for event in self.of("start") if event.get("resumed")]
 
     @property
     def seconds(self) -> float:
         """Time spent between beginnings and what follows them; of what was cut off and done again, nothing."""
-        total, begun, last = 0.0, None, None
-        for event in self.events:
-            when = _time(event)
-            if when is None:
-                continue
-            if event["event"] == "start":
-                total += last - begun if begun is not None and last is not None else 0.0
-                begun = when
-            last = when
-        return total + (last - begun if begun is not None and last is not None else 0.0)
-
-    @property
-    def rate(self) -> float:
-        """Median of the training rate in images per second; NaN where none is noted."""
-        rates = [y for _, y in self.values("images_per_second") if math.isfinite(y)]
-        return median(rates) if rates else math.nan
+        begins = [number for number, event in enumerate(self.events) if event["event"] == "start"]
+        times = [datetime.fromisoformat(event["time"]).timestamp() for event in self.events]
+        return sum(times[end - 1] - times[begin] for begin, end in pairwise([*begins, len(times)]))
 
     @property
     def best(self) -> Event:
         """The validation with the highest main score, the first of equals; empty where there is none."""
-        scored = [event for event in self.of("validation") if math.isfinite(number(event.get("value")))]
-        return max(scored, key=lambda event: number(event["value"]), default={})
+        scored = [event for event in self.of("validation") if math.isfinite(event["value"])]
+        return max(scored, key=lambda event: event["value"], default={})
 
     @property
     def last(self) -> Event:
         """The last validation; empty where there is none."""
-        return next(iter(reversed(self.of("validation"))), {})
+        return (self.of("validation") or [{}])[-1]
 
     @property
     def losses(self) -> list[str]:
         """Names of the losses, "loss" first."""
-        names = {name: None for event in self.of("train") for name in event if name not in OTHER_VALUES}
-        own = [name for name in names if name not in ("event", "update", "epoch", "time", "loss")]
-        return [*(["loss"] if "loss" in names else []), *own]
+        names = dict.fromkeys(name for event in self.of("train") for name in event if name not in NO_LOSSES)
+        return sorted(names, key=lambda name: name != "loss")
 
     def values(self, name: str) -> list[Point]:
-        """(update, value) of the lines that have it."""
-        return [(int(event["update"]), number(event[name])) for event in self.of("train") if name in event]
+        """(update, value) of the training lines that have it."""
+        return [(event["update"], event[name]) for event in self.of("train") if name in event]
+
+    @property
+    def score_names(self) -> list[str]:
+        """Scores that are shares, the main one first."""
+        names = [name for name, value in self.last.get("scores", {}).items() if isinstance(value, float)]
+        return sorted(names, key=lambda name: name != self.last["main"])
 
     def scores(self, name: str) -> list[Point]:
         """(update, value) of the validations that have this score; COCO's -1 becomes NaN."""
-        found = [(int(e["update"]), e["scores"].get(name)) for e in self.of("validation") if "scores" in e]
-        return [(update, y if (y := number(value)) >= 0 else math.nan) for update, value in found if value is not None]
-
-    def score_names(self) -> list[str]:
-        """Scores that are shares, the main one first."""
-        last = self.last
-        names = [name for name, value in last.get("scores", {}).items() if isinstance(value, float)]
-        main = str(last.get("main", ""))
-        return sorted(names, key=lambda name: name != main)
+        found = [(event["update"], event["scores"].get(name)) for event in self.of("validation")]
+        return [(update, value if value >= 0 else math.nan) for update, value in found if value is not None]
 
 
 def read_record(out: Path) -> RunRecord:
     """Read a run directory as it is now."""
-    return RunRecord(
-        events=read_events(out), config=_read_json(out / "config.json"), versions=_read_json(out / "versions.json")
-    )
-
-
-def number(value: Any) -> float:
-    """A number of the log; what is none is NaN."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+    config, versions = (_read_json(out / name) for name in ("config.json", "versions.json"))
+    return RunRecord(events=read_events(out), config=config, versions=versions)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -154,11 +130,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _time(event: Event) -> float | None:
-    """Seconds since 1970, or None for what is no date."""
-    try:
-        return datetime.fromisoformat(str(event.get("time"))).timestamp()
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""TensorBoard, Weights & Biases, MLflow and others, through accelerate; a run taken up again goes on in its place."""
+"""TensorBoard, Weights & Biases and MLflow, through accelerate; a run taken up again goes on in its place."""
 
 from __future__ import annotations
 
@@ -15,18 +15,8 @@ from hrformer.files import write_file
 
 PROJECT = "hrformer"
 
-# Tracker of accelerate -> module, and what to ask pip for.
-PACKAGES = {
-    "tensorboard": ("tensorboard", "tensorboard"),
-    "wandb": ("wandb", "wandb"),
-    "mlflow": ("mlflow", "mlflow"),
-    "comet_ml": ("comet_ml", "comet-ml"),
-    "aim": ("aim", "aim"),
-    "clearml": ("clearml", "clearml"),
-    "dvclive": ("dvclive", "dvclive"),
-    "swanlab": ("swanlab", "swanlab"),
-    "trackio": ("trackio", "trackio"),
-}
+KNOWN = ("tensorboard", "wandb", "mlflow")
+"""Trackers, each called as accelerate, Python and pip call it."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -36,12 +26,11 @@ def check_trackers(names: Sequence[str]) -> None:
         ValueError: a name is unknown, or its package is not installed.
     """
     for name in names:
-        if name not in PACKAGES:
-            raise ValueError(f"unknown tracker {name!r}; there are {', '.join(PACKAGES)}")
-        module, package = PACKAGES[name]
-        if find_spec(module) is None:
+        if name not in KNOWN:
+            raise ValueError(f"unknown tracker {name!r}; there are {', '.join(KNOWN)}")
+        if find_spec(name) is None:
             raise ValueError(
-                f"the tracker {name!r} needs a package that is not installed: pip install {package}. "
+                f"the tracker {name!r} needs a package that is not installed: pip install {name}. "
                 "Without trackers, metrics.jsonl and summary.html are written all the same"
             )
 
@@ -52,73 +41,69 @@ class Trackers:
     Which runs of W&B and MLflow belong to a run directory stands in its ``trackers.json``.
 
     Args:
-        accelerator: made with ``log_with`` of these names.
+        accelerator: made with ``log_with`` of these names; anything without trackers.
         names: trackers; none for nothing to be sent.
         out: run directory.
-        first_update: updates done before; above 0 the earlier records are continued.
-        config: of the run, in JSON types.
 
     Raises:
         ValueError: a tracker cannot be used.
     """
 
-    def __init__(
-        self, accelerator: Any | None, names: Sequence[str], out: Path, first_update: int, config: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, accelerator: Any, names: Sequence[str], out: Path) -> None:
         check_trackers(names)
-        if names and accelerator is None:
-            raise ValueError(f"the trackers {', '.join(names)} need an Accelerator made with log_with={list(names)}")
-        self._accelerator, self._names, self._out = accelerator, tuple(names), out
-        self._first_update, self._config = first_update, config
+        self._accelerator, self._names, self._file = accelerator, names, out / "trackers.json"
 
-    def start(self) -> None:
-        """Open the records, or go on with those of the run that is taken up again."""
-        if not self._names or self._accelerator is None:
+    def start(self, first_update: int, config: Mapping[str, Any]) -> None:
+        """Open the records, or go on with those of the run that is taken up again.
+
+        Args:
+            first_update: updates done before; above 0 the earlier records are continued.
+            config: of the run, in JSON types.
+        """
+        if not self._names:
             return
-        resumed = self._first_update > 0
-        ids = self._read_ids() if resumed else {}
+        ids = self._read_ids() if first_update else {}
         if "wandb" in self._names:
             ids.setdefault("wandb", uuid.uuid4().hex[:12])
+        name = self._file.parent.name
         options: dict[str, dict[str, Any]] = {
             # TensorBoard hides what an interrupted run wrote from this step on.
-            "tensorboard": {"purge_step": self._first_update + 1} if resumed else {},
-            "wandb": {"dir": str(self._out), "name": self._out.name, "id": ids.get("wandb"), "resume": "allow"},
-            "mlflow": {"run_name": self._out.name, "run_id": ids.get("mlflow")},
+            "tensorboard": {"purge_step": first_update + 1} if first_update else {},
+            "wandb": {"dir": str(self._file.parent), "name": name, "id": ids.get("wandb"), "resume": "allow"},
+            "mlflow": {"run_name": name, "run_id": ids.get("mlflow")},
         }
         self._accelerator.init_trackers(
             PROJECT,
-            config=None if resumed else {name: _setting(value) for name, value in flat(self._config).items()},
-            init_kwargs={name: options[name] for name in self._names if name in options},
+            config=None if first_update else {name: _setting(value) for name, value in flat(config).items()},
+            init_kwargs={name: options[name] for name in self._names},
         )
         if "mlflow" in self._names:
             ids["mlflow"] = self._accelerator.get_tracker("mlflow", unwrap=True).info.run_id
         if ids:
             text = json.dumps(ids, indent=2) + "\n"
-            write_file(self._out / "trackers.json", lambda part: part.write_text(text, encoding="utf-8"))
+            write_file(self._file, lambda part: part.write_text(text, encoding="utf-8"))
 
     def log(self, update: int, group: str, values: Mapping[str, Any]) -> None:
         """Send the finite numbers among the values as "group/name"."""
-        if not self._names or self._accelerator is None:
-            return
         numbers = {
             # MLflow takes these characters only; PCK's name has an @.
             f"{group}/{re.sub(r'[^A-Za-z0-9_. :/-]', '_', name)}": float(value)
             for name, value in values.items()
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         }
-        if numbers:
+        if self._names and numbers:
             self._accelerator.log(numbers, step=update)
 
     def finish(self) -> None:
         """Close the records; the processes go on, which ``end_training`` would end as well."""
-        if self._names and self._accelerator is not None:
+        if self._names:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
             self._accelerator.trackers = []
 
     def _read_ids(self) -> dict[str, str]:
         try:
-            ids = json.loads((self._out / "trackers.json").read_text(encoding="utf-8"))
+            ids = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return ids if isinstance(ids, dict) else {}
