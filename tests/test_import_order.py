@@ -51,8 +51,8 @@ REQUIRED = {
     "rich": "rich",
     "supervision": "supervision",
 }
-# Perhaps absent, hence imported where they are used, or at the top inside ``try``. supervision is required, but a
-# machine that only trains or runs kernels does without it.
+# Perhaps absent, hence imported where they are used, or at the top inside ``try``. pydantic and supervision are
+# required, but a machine that only trains or runs kernels does without them.
 OPTIONAL = frozenset(
     {
         "accelerate",
@@ -67,6 +67,7 @@ OPTIONAL = frozenset(
         "onnxruntime",
         "openvino",
         "pycocotools",
+        "pydantic",
         "ray",
         "scipy",
         "skimage",
