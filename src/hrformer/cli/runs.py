@@ -170,7 +170,7 @@ def _option(field: str) -> str:
 
 def _described(name: str, config: AnyRun) -> str:
     """What help says about the run."""
-    return (inspect.getdoc(RECIPES[name]) if name in RECIPES else inspect.getdoc(type(config))) or ""
+    return RECIPES[name].description if name in RECIPES else inspect.getdoc(type(config)) or ""
 
 
 def _settled(config: AnyRun, before: AnyRun) -> AnyRun:
