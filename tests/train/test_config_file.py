@@ -27,6 +27,7 @@ from hrformer.train.config import (
     ScheduleConfig,
     SegmentationLoss,
     SegmentationRun,
+    with_fields,
 )
 from hrformer.train.config_file import RUNS, from_dict, read_config, to_dict, write_config
 from hrformer.train.config_rules import check
@@ -81,30 +82,36 @@ def test_what_a_file_leaves_out_takes_its_default() -> None:
         ({"task": "pose", "data": {"lr_batch": 1}}, "unknown field data.lr_batch; did you mean optim.lr_batch?"),
         ({"task": "pose", "scheduled": {}}, "unknown field scheduled; did you mean schedule?"),
         ({"task": "pose", "loss": {}}, "unknown field loss; a run has recipe, seed, model"),
-        ({"task": "pose", "optim": 3}, "optim must be an object with fields of its own, got 3"),
-        ({"task": "pose", "optim": {"lr": "fast"}}, 'optim.lr must be a number, got "fast"'),
-        ({"task": "pose", "optim": {"lr": True}}, "optim.lr must be a number, got true"),
-        ({"task": "pose", "optim": {"lr": None}}, "optim.lr must be a number, got null"),
-        ({"task": "pose", "seed": 1.5}, "seed must be a whole number, got 1.5"),
-        ({"task": "pose", "runtime": {"cpu": 1}}, "runtime.cpu must be true or false, got 1"),
+        ({"task": "pose", "optim": 3}, "optim must be an object, got 3"),
+        ({"task": "pose", "optim": {"lr": "fast"}}, 'optim.lr must be a valid number, got "fast"'),
+        ({"task": "pose", "optim": {"lr": True}}, "optim.lr must be a valid number, got true"),
+        ({"task": "pose", "optim": {"lr": None}}, "optim.lr must be a valid number, got null"),
+        ({"task": "pose", "seed": 1.5}, "seed must be a valid integer, got 1.5"),
+        ({"task": "pose", "runtime": {"cpu": 1}}, "runtime.cpu must be a valid boolean, got 1"),
         ({"task": "pose", "optim": {"name": "adamww"}}, "optim.name must be 'adamw', 'adam' or 'sgd', got \"adamww\";"),
         ({"task": "pose", "optim": {"name": "adamww"}}, "did you mean 'adamw'?"),
         ({"task": "pose", "model": {"upsample": "cubic"}}, "model.upsample must be 'nearest', 'bilinear'"),
-        ({"task": "pose", "model": {"window_size": "7"}}, "model.window_size must be a whole number"),
-        ({"task": "pose", "augment": {"size": [64]}}, "augment.size[1] must be given, got [64]"),
-        ({"task": "pose", "augment": {"size": [64, "a"]}}, 'augment.size[1] must be a whole number, got "a"'),
+        ({"task": "pose", "model": {"window_size": "7"}}, "model.window_size must be a valid integer"),
+        ({"task": "pose", "augment": {"size": [64]}}, "augment.size[1]: Field required, got [64]"),
+        ({"task": "pose", "augment": {"size": [64, "a"]}}, 'augment.size[1] must be a valid integer, got "a"'),
         (
             {"task": "pose", "augment": {"size": [64, 48, 3]}},
-            "augment.size must be a list of 2 values, got [64, 48, 3]",
+            "augment.size: Tuple should have at most 2 items",
         ),
-        ({"task": "classification", "loss": {"class_weights": [1, "a"]}}, "loss.class_weights[1] must be a number"),
-        ({"task": "pose", "schedule": {"milestones": 3}}, "schedule.milestones must be a list, got 3"),
-        ({"task": "pose", "data": {"root": 3}}, "data.root must be a text, got 3"),
+        (
+            {"task": "classification", "loss": {"class_weights": [1, "a"]}},
+            "loss.class_weights[1] must be a valid number",
+        ),
+        ({"task": "pose", "schedule": {"milestones": 3}}, "schedule.milestones must be a valid array, got 3"),
+        ({"task": "pose", "data": {"root": 3}}, "data.root must be a valid string, got 3"),
         (
             {"task": "pose", "data": {"skeleton": {"name": "x"}}},
-            'data.skeleton.keypoints must be given, got {"name": "x"}',
+            'data.skeleton.keypoints: Field required, got {"name": "x"}',
         ),
-        ({"task": "segmentation", "data": {"classes": 11}}, "data.classes must be a text or a list, got 11"),
+        (
+            {"task": "segmentation", "data": {"classes": 11}},
+            "data.classes must be a valid string or a valid array, got 11",
+        ),
         ({"task": "pose", "optim": {"lr": -1}}, "optim.lr must be a rate above 0, got -1"),
         ({"task": "pose", "evaluation": {"alpha": 0}}, "evaluation: alpha must be above 0, got 0"),
         ({"task": "segmentation", "loss": {"hard": {"threshold": 2}}}, "loss.hard: threshold must lie in (0, 1]"),
@@ -192,6 +199,17 @@ def test_fields_that_do_not_go_together(changes: dict, message: str) -> None:
         check(replace(RUN, **changes))
 
 
+def test_fields_are_changed_by_dotted_name() -> None:
+    changed = with_fields(RUN, {"recipe": "mine", "optim.lr": 0.5, "optim.eps": 1e-6, "augment.size": (64, 48)})
+    assert changed == replace(
+        RUN, recipe="mine", optim=replace(RUN.optim, lr=0.5, eps=1e-6), augment=PoseAugment(size=(64, 48))
+    )
+    with pytest.raises(TypeError, match="lrr"):
+        with_fields(RUN, {"optim.lrr": 0.5})
+    with pytest.raises(ValueError, match=r"optim\.lr must be a rate above 0"):
+        with_fields(RUN, {"optim.lr": -1})
+
+
 def test_augmentations_of_the_other_tasks() -> None:
     length = {"schedule": ScheduleConfig(epochs=1)}
     check(ClassificationRun(**length))
@@ -217,7 +235,7 @@ def test_ignored_ids_survive_their_file_and_the_command_line(ignore: object) -> 
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     # What earlier versions wrote.
     assert from_dict({"task": "segmentation", "data": {"ignore": [255]}}).data.ignore == (255,)
-    with pytest.raises(ValueError, match=r"data\.ignore must be 'none' or a list, got .all."):
+    with pytest.raises(ValueError, match=r"data\.ignore must be 'none' or a valid array, got .all."):
         from_dict({"task": "segmentation", "data": {"ignore": "all"}})
     typed = ["none"] if ignore == "none" else [str(number) for number in ignore]
     options = EvaluateArguments()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -54,6 +54,12 @@ def require(section: str, config: object, **ranges: Range) -> None:
             raise ValueError(f"{section}{name} {words}, got {value}")
 
 
+def nearest(value: object, options: Iterable[str]) -> str:
+    """The option spelt most alike, as the end of a message; empty if none is."""
+    close = difflib.get_close_matches(str(value), list(options), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The network and where its weights come from. ``None`` means ``create_model``'s default."""
@@ -89,9 +95,8 @@ class ModelConfig:
             raise ValueError("model.name must name a variant or a timm model; `hrformer models` lists ours")
         for name, parts, known in (("frozen", self.frozen, FREEZABLE), ("fresh", self.fresh, RESETTABLE)):
             if unknown := [part for part in parts if part not in known]:
-                close = difflib.get_close_matches(unknown[0], known, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"model.{name} must be among {', '.join(known)}, got {unknown[0]!r}{hint}")
+                wanted, first = ", ".join(known), unknown[0]
+                raise ValueError(f"model.{name} must be among {wanted}, got {first!r}{nearest(first, known)}")
         require("model.", self, drop_path_rate=BELOW_1, drop_rate=BELOW_1, dropout=BELOW_1, window_size=AT_LEAST_1)
         require("model.", self, head_planes=AT_LEAST_1, head_width=AT_LEAST_1)
         require("model.", self, ocr_channels=AT_LEAST_1, ocr_key_channels=AT_LEAST_1)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hrformer.files import write_file
-from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
+from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun, nearest
 
 RUNS: dict[str, type[AnyRun]] = {
     "classification": ClassificationRun,
@@ -24,19 +24,6 @@ RUNS: dict[str, type[AnyRun]] = {
     "segmentation": SegmentationRun,
 }
 """Kind of run by the ``task`` of its file."""
-
-# What a field takes, by the kind of pydantic's error.
-_WANTED = {
-    "string_type": "a text",
-    "bool_type": "true or false",
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "tuple_type": "a list",
-    "dataclass_type": "an object with fields of its own",
-    "literal_error": "{expected}",
-    "too_long": "a list of {max_length} values",
-    "missing": "given",
-}
 
 
 def task_of(config: AnyRun) -> str:
@@ -64,7 +51,7 @@ def from_dict(values: Mapping[str, Any]) -> AnyRun:
     rest = dict(values)
     task = rest.pop("task", None)
     if not isinstance(task, str) or task not in RUNS:
-        raise ValueError(f"task must be one of {', '.join(RUNS)}, got {task!r}{_close(task, RUNS)}")
+        raise ValueError(f"task must be one of {', '.join(RUNS)}, got {task!r}{nearest(task, RUNS)}")
     try:
         # From JSON, whose lists and texts are strict types for tuples and paths.
         return cast(AnyRun, _reader(task).validate_json(json.dumps(rest), strict=True, extra="forbid"))
@@ -123,18 +110,18 @@ def _in_one_line(errors: list[Any], task: str) -> str:
     # A field of several types has an error for each; what went wrong deeper inside one of them tells most.
     name = max((name for name in names if name.startswith(names[0])), key=len)
     errors = [error for error, field in zip(errors, names, strict=True) if field == name]
-    kind, value, details = errors[0]["type"], errors[0]["input"], [error.get("ctx", {}) for error in errors]
+    kind, message, value = errors[0]["type"], errors[0]["msg"], errors[0]["input"]
     if kind == "unexpected_keyword_argument":
         return f"unknown field {name}; {_suggestion(name, task)}"
     if kind == "value_error":
         # The run's own classes name their fields in full, those of other packages do not know where they stand.
-        text = str(details[0]["error"])
+        text = str(errors[0]["ctx"]["error"])
         return text if not name or text.startswith(name) else f"{name}: {text}"
-    wanted = [
-        _WANTED.get(error["type"], error["msg"]).format(**detail) for error, detail in zip(errors, details, strict=True)
-    ]
-    options = re.findall("'([^']*)'", str(details))
-    return f"{name} must be {' or '.join(wanted)}, got {_shown(value)}{_close(value, options)}"
+    if not message.startswith("Input should be "):
+        return f"{name}: {message}, got {_shown(value)}"
+    wanted = " or ".join(error["msg"].removeprefix("Input should be ") for error in errors)
+    options = re.findall("'([^']*)'", wanted)
+    return f"{name} must be {wanted}, got {_shown(value)}{nearest(value, options)}"
 
 
 def _field_name(place: tuple[int | str, ...]) -> str:
@@ -165,9 +152,3 @@ def _suggestion(unknown: str, task: str) -> str:
     close = close or [name for name in names if name.rpartition(".")[2] == last][:3]
     close = close or difflib.get_close_matches(unknown, names, 1)
     return f"did you mean {' or '.join(close)}?" if close else f"{section or 'a run'} has {', '.join(beside)}"
-
-
-def _close(value: Any, options: Any) -> str:
-    """The option spelt most alike, as the end of a message."""
-    close = difflib.get_close_matches(str(value), [str(option) for option in options], 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
