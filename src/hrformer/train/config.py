@@ -84,10 +84,10 @@ class ModelConfig:
     head_planes: int | None = None  # classification head
     head_width: int | None = None  # classification head
     drop_rate: float | None = None  # classification head
-    head: Literal["ocr", "fcn"] | None = None  # segmentation: "ocr" or "fcn"
+    head: Literal["ocr", "fcn"] | None = None  # segmentation
     ocr_channels: int | None = None  # segmentation
     ocr_key_channels: int | None = None  # segmentation
-    aux: Literal["openseg", "wide", "hrnet"] | None = None  # segmentation: "openseg", "wide" or "hrnet"
+    aux: Literal["openseg", "wide", "hrnet"] | None = None  # segmentation
     dropout: float | None = None  # segmentation
 
     def __post_init__(self) -> None:
