@@ -39,6 +39,7 @@ from hrformer.train.config import (
     SegmentationRun,
     with_fields,
 )
+from hrformer.wording import counted
 
 _SHARED: dict[str, Any] = {
     "runtime": RuntimeConfig(precision="bf16", sync_bn=True, cache_gb=0),
@@ -62,19 +63,26 @@ _HRNET = SegmentationRun(
 )
 
 
-def _recipe(run: SegmentationRun, name: str, changes: dict[str, Any], title: str, gpus: int, **facts: str) -> Recipe:
-    """A run on the set in ``changes``, whose title ends with what is said of it."""
-    origin, folder = facts.pop("origin"), name.split("_small")[0].split("_hrnet")[0].upper()
-    run = with_fields(run, {"recipe": name, **changes})
-    crops = run.batch.total // gpus
-    hardware = f"{gpus} GPUs with {crops} crop{'s' * (crops > 1)} each ({origin} script); which ones is not published"
-    return Recipe(run=run, title=title, data=folder, processes=gpus, hardware=hardware, **facts)
+def _gpus(gpus: int, batch: int, whose: str) -> str:
+    return f"{gpus} GPUs with {counted(batch // gpus, 'crop')} each ({whose} script); which ones is not published"
+
+
+def _miou(single: str, multi: str, rest: str) -> str:
+    return f"mIoU {single} single-scale, {multi} multi-scale and flip {rest}"
 
 
 def _small(name: str, changes: dict[str, Any], score: str, remark: str = "", notes: str = "") -> Recipe:
     """HRFormer-S with OCR."""
-    title = f"HRFormer-S with OCR on {changes['data'].name}{remark}"
-    return _recipe(_HRFORMER, f"{name}_small", changes, title, 8, origin="official", score=score, notes=notes)
+    run = with_fields(_HRFORMER, {"recipe": f"{name}_small", **changes})
+    return Recipe(
+        run=run,
+        title=f"HRFormer-S with OCR on {run.data.name}{remark}",
+        data=name.upper(),
+        processes=8,
+        hardware=_gpus(8, run.batch.total, "official"),
+        score=score,
+        notes=notes,
+    )
 
 
 def _base(small: Recipe, score: str, *, drop_path: float = 0.2, window: int = 7) -> Recipe:
@@ -88,8 +96,15 @@ def _base(small: Recipe, score: str, *, drop_path: float = 0.2, window: int = 7)
 
 def _hrnet(name: str, changes: dict[str, Any], score: str, *, gpus: int = 4, remark: str = "") -> Recipe:
     """HRNet-W48 with OCR."""
-    title = f"HRNet-W48 with OCR on {changes['data'].name}, as openseg.pytorch trains it{remark}"
-    return _recipe(_HRNET, f"{name}_hrnet_w48_ocr", changes, title, gpus, origin="openseg's", score=score)
+    run = with_fields(_HRNET, {"recipe": f"{name}_hrnet_w48_ocr", **changes})
+    return Recipe(
+        run=run,
+        title=f"HRNet-W48 with OCR on {run.data.name}, as openseg.pytorch trains it{remark}",
+        data=name.upper(),
+        processes=gpus,
+        hardware=_gpus(gpus, run.batch.total, "openseg's"),
+        score=score,
+    )
 
 
 def _plain(ocr: Recipe, score: str) -> Recipe:
@@ -116,32 +131,24 @@ _CITYSCAPES = {
     "augment": SegmentationAugment(size=(512, 1024)),
     "loss.class_weights": "cityscapes",
 }
-_PASCAL_CONTEXT = _SHORT_520 | {
+_PASCAL_CONTEXT = {
+    **_SHORT_520,
     "data": SegmentationSource(name="PASCAL-Context", format="pascal_context", dataset="pascal_context"),
     "schedule.updates": 60_000,
 }
-_COCO_STUFF = (
-    _SHORT_520
-    | _OHEM
-    | {
-        "data": SegmentationSource(name="COCO-Stuff-10K", format="coco_stuff_10k", dataset="coco_stuff_10k"),
-        "schedule.updates": 60_000,
-    }
-)
-_ADE20K = (
-    _SHORT_520
-    | _OHEM
-    | {
-        "data": SegmentationSource(name="ADE20K", format="ade20k", dataset="ade20k"),
-        "schedule.updates": 150_000,
-        "evaluation": SegmentationProtocol(short_side=520, pad=8),
-    }
-)
-
-
-def _miou(single: str, multi: str, rest: str) -> str:
-    return f"mIoU {single} single-scale, {multi} multi-scale and flip {rest}"
-
+_COCO_STUFF = {
+    **_SHORT_520,
+    **_OHEM,
+    "data": SegmentationSource(name="COCO-Stuff-10K", format="coco_stuff_10k", dataset="coco_stuff_10k"),
+    "schedule.updates": 60_000,
+}
+_ADE20K = {
+    **_SHORT_520,
+    **_OHEM,
+    "data": SegmentationSource(name="ADE20K", format="ade20k", dataset="ade20k"),
+    "schedule.updates": 150_000,
+    "evaluation": SegmentationProtocol(short_side=520, pad=8),
+}
 
 _CITYSCAPES_SMALL = _small(
     "cityscapes",
