@@ -16,7 +16,7 @@ import hrformer.cli
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.checkpoints.registry import bundled_folder
 from hrformer.cli import main
-from hrformer.cli.runs import RunCommand, option_names
+from hrformer.cli.runs import option_names
 from hrformer.cli.train import run_folder
 from hrformer.files import sha256_of
 from hrformer.geometry.skeletons import COCO17
@@ -114,12 +114,13 @@ def test_runs_from_files_and_folders(here: Path, parsed: list[Any]) -> None:
     config = parsed[0].config
     write_config(config, here / "runs" / "mine" / "config.json")
     write_config(config, here / "other.json")
-    for line in ("train runs/mine --resume", "train runs/mine/config.json", "train other.json --optim.lr 0.25"):
+    for line in ("train runs/mine --resume", "train runs/mine/config.json", "train other.json --optim.lr 0.25 --out x"):
         assert main(line.split()) == 0
     assert [command.config.optim.lr for command in parsed] == [0.5, 0.5, 0.5, 0.25]
     assert parsed[1].config == config
+    assert [command.folder for command in parsed] == [None, Path("runs/mine"), Path("runs/mine"), None]
     folders = [str(run_folder(command)) for command in parsed]
-    assert folders == ["runs/lspet_tiny", "runs/mine", "runs/lspet_tiny", "runs/lspet_tiny"]
+    assert folders == ["runs/lspet_tiny", "runs/mine", "runs/lspet_tiny", "x"]
 
 
 def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -> None:
@@ -366,10 +367,3 @@ def test_several_processes_share_an_evaluation(small_sets: Path, here: Path) -> 
     assert done.stdout.count("scores: two/scores.json") == 1
     assert scores("one")["scores"] == scores("two")["scores"]
     assert scores("two")["processes"] == 2
-
-
-def test_a_run_command_knows_its_folder(parsed: list[Any], here: Path) -> None:
-    assert main(["train", "smoke_pose", "--out", "x"]) == 0
-    assert isinstance(parsed[0], RunCommand)
-    assert parsed[0].folder is None
-    assert run_folder(parsed[0]) == Path("x")

@@ -47,8 +47,8 @@ REQUIRED = {
     "tyro": "tyro",
     "rich": "rich",
 }
-# Required, but slow to import: loaded where something needs them.
-SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes"})
+# Required, but slow to import: may be loaded where something needs them.
+SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes", "pydantic"})
 # Perhaps absent, hence imported where they are used, or at the top inside ``try``.
 OPTIONAL = frozenset(
     {

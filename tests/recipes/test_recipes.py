@@ -13,7 +13,7 @@ from hrformer.checkpoints.registry import find_weights
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.recipes.catalogue import RECIPES, find_recipe, list_recipes, recipe_facts
+from hrformer.recipes.catalogue import RECIPES, find_recipe, list_recipes
 from hrformer.recipes.small_sets import CIFAR10, CIFAR10_5K
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import from_dict, task_of, to_dict
@@ -26,7 +26,7 @@ from hrformer.zoo import create_model, list_models
 IMAGENET_UPDATES = 1_281_167 // 1024
 COCO_UPDATES = 149_813 // 256
 
-# Recipe, drop path, published main score as it stands in the docstring.
+# Recipe, drop path, published main score as it stands beside the recipe.
 IMAGENET = [("imagenet_tiny", 0.0, "78.6"), ("imagenet_small", 0.0, "81.2"), ("imagenet_base", 0.2, "82.8")]
 # Recipe, drop path, size, sigma, batch, position bias, score.
 COCO = [
@@ -73,12 +73,13 @@ def made(name: str) -> AnyRun:
 def test_every_recipe_is_a_run_that_can_be_stored_and_explained(name: str) -> None:
     config = made(name)
     assert config == made(name)
-    assert (config.recipe, RECIPES[name].__name__) == (name, name)
+    assert config.recipe == name
     check(config)
     assert from_dict(to_dict(config)) == config
-    facts = recipe_facts(name)
-    assert facts.task == task_of(config)
+    facts = find_recipe(name)
+    assert (facts.name, facts.task) == (name, task_of(config))
     assert all((facts.title, facts.hardware, facts.time, facts.score))
+    assert all(text in facts.description for text in (facts.title, facts.command, facts.score, facts.notes))
     words = shlex.split(facts.command)
     called = words.index("hrformer")
     assert words[called + 1 : called + 4] == ["train", name, "--data.root"]
@@ -125,7 +126,7 @@ def test_imagenet(name: str, drop_path: float, score: str) -> None:
     assert (augment.size, augment.interpolation, augment.area) == ((224, 224), "bicubic", (0.08, 1.0))
     assert (augment.auto_augment, augment.erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
     assert (augment.mixup, augment.cutmix, augment.label_smoothing) == (0.8, 1.0, 0.1)
-    assert f"top-1 {score}" in recipe_facts(name).score
+    assert f"top-1 {score}" in find_recipe(name).score
 
 
 @pytest.mark.parametrize(("name", "drop_path", "size", "sigma", "batch", "bias", "score"), COCO)
@@ -147,7 +148,7 @@ def test_coco(name: str, drop_path: float, size, sigma: float, batch: int, bias:
     style = "mmpose" if name.endswith("mmpose") else "official"
     assert (augment.style, config.data.clip) == (style, style)
     assert (augment.rotation, augment.scale) == ((80.0 if style == "mmpose" else 40.0), 0.5)
-    assert f"AP {score}" in recipe_facts(name).score
+    assert f"AP {score}" in find_recipe(name).score
 
 
 @pytest.mark.parametrize(("name", "model", "drop_path", "updates", "batch", "ohem", "scores"), SEGMENTATION)
@@ -174,8 +175,7 @@ def test_segmentation(
     assert augment.short_side == protocol.short_side == (None if streets else 520)
     assert protocol.pad_multiple == (8 if name.startswith("ade20k") else 1)
     assert (protocol.scales, protocol.window) == ((1.0,), None)
-    facts = recipe_facts(name)
-    assert f"mIoU {scores[0]} single-scale, {scores[1]} multi-scale" in facts.score
+    assert f"mIoU {scores[0]} single-scale, {scores[1]} multi-scale" in find_recipe(name).score
 
 
 @pytest.mark.parametrize(("name", "optimiser", "rate", "batch", "epochs"), HRNET)
@@ -277,16 +277,3 @@ def test_unknown_recipes_are_told_their_neighbours() -> None:
         find_recipe("coco_small")
     with pytest.raises(ValueError, match=r"no recipe is called 'zzz'\. `hrformer train` lists all"):
         find_recipe("zzz")
-
-
-def test_facts_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def bare() -> AnyRun:
-        """A run.
-
-        Command: ``x``
-        """
-        return ClassificationRun()
-
-    monkeypatch.setitem(RECIPES, "bare", bare)
-    with pytest.raises(ValueError, match="the docstring of bare lacks Hardware, Score, Time"):
-        recipe_facts("bare")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.recipes.smoke import smoke_classification, smoke_pose, smoke_segmentation
+from hrformer.recipes.small_sets import smoke_classification, smoke_pose, smoke_segmentation
 from hrformer.train.config import AnyRun
 from hrformer.train.loop import train
 from hrformer.train.tasks import task_for

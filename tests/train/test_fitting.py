@@ -122,6 +122,12 @@ def test_a_run_that_is_taken_up_again_is_as_it_was(recipe) -> None:
     assert other == replace(first, optim=replace(first.optim, lr=0.5))
 
 
+def test_a_folder_of_another_task_is_refused() -> None:
+    saved = fitted(finetune_pose(), 16, 4, gpu=False)
+    with pytest.raises(ValueError, match="the folder holds a run for pose, this one is for segmentation"):
+        as_before(finetune_segmentation(), saved)
+
+
 def test_a_run_says_what_it_found_and_goes_on_with_it(
     pose_run: PoseRun, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

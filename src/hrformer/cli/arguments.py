@@ -1,4 +1,4 @@
-"""The command line as typed dataclasses: every option, its default and its help text live here and nowhere else."""
+"""The command line as typed dataclasses: every option, its default and its help, which is the comment at the field."""
 
 from __future__ import annotations
 
@@ -19,31 +19,25 @@ from hrformer.predict.pose import PoseOptions, Suppression
 class General:
     """Options of every command."""
 
-    debug: bool = False
-    """Show Python's traceback on errors; so does HRFORMER_DEBUG=1."""
+    debug: bool = False  # Show Python's traceback on errors; so does HRFORMER_DEBUG=1.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictArguments(General):
     """Options of all three tasks."""
 
+    # Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs.
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="(required)")] = ()
-    """Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs."""
-    weights: str
-    """Name from `hrformer models`, or a weight file."""
+    weights: str  # Name from `hrformer models`, or a weight file.
+    # Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given.
     out: Path = Path("predictions")
-    """Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given."""
-    device: str | None = None
-    """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
-    batch_size: int = 8
-    """How many pictures, or people for pose, go through the network at once."""
+    device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
+    batch_size: int = 8  # How many pictures, or people for pose, go through the network at once.
+    # Run through `hrformer.optimize`: fused kernels on a GPU, OpenVINO or ONNX Runtime on a processor. The first run
+    # compiles for some seconds; results differ by rounding.
     fast: bool = False
-    """Run through `hrformer.optimize`: fused kernels on a GPU, OpenVINO or ONNX Runtime on a processor. The first run
-    compiles for some seconds; results differ by rounding."""
-    resume: bool = False
-    """Skip pictures whose results are in --out already."""
-    pictures: bool = True
-    """Write pictures with the results drawn on them."""
+    resume: bool = False  # Skip pictures whose results are in --out already.
+    pictures: bool = True  # Write pictures with the results drawn on them.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,114 +47,91 @@ class PoseArguments(PredictArguments):
     Without --detections or --detector each picture is taken for one person filling it.
     """
 
-    weights: str = "hrformer_nano_lspet"
-    """Name from `hrformer models`, or a weight file."""
+    weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, or a weight file.
+    # JSON file with person boxes in COCO's results format, matched by file name or COCO image number.
     detections: Path | None = None
-    """JSON file with person boxes in COCO's results format, matched by file name or COCO image number."""
+    # torchvision person detector to find people with, such as fasterrcnn_resnet50_fpn_v2; downloaded once.
     detector: str | None = None
-    """torchvision person detector to find people with, such as fasterrcnn_resnet50_fpn_v2; downloaded once."""
-    detector_weights: Path | None = None
-    """Local file with the detector's weights, instead of downloading them."""
-    detector_threshold: float = 0.5
-    """With --detector: people scored below this are left out."""
-    box_threshold: float = 0.0
-    """With --detections: boxes scored below this are left out."""
-    joint_threshold: float = PoseOptions().joint_threshold
-    """Joints must score above this to count in a person's score."""
-    flip: bool = True
-    """Average with the mirror image, as published figures do; off is twice as fast."""
+    detector_weights: Path | None = None  # Local file with the detector's weights, instead of downloading them.
+    detector_threshold: float = 0.5  # With --detector: people scored below this are left out.
+    box_threshold: float = 0.0  # With --detections: boxes scored below this are left out.
+    joint_threshold: float = PoseOptions().joint_threshold  # Joints must score above this to count in a person's score.
+    flip: bool = True  # Average with the mirror image, as published figures do; off is twice as fast.
+    # What to do with several boxes on one person: keep the best (hard), damp the others (soft), keep all (off). auto:
+    # hard with --detections and --detector, else off.
     nms: Suppression = "auto"
-    """What to do with several boxes on one person: keep the best (hard), damp the others (soft), keep all (off). auto:
-    hard with --detections and --detector, else off."""
+    # Cut people out on the device instead of by OpenCV; differs by a grey level here and there.
     fast_crop: bool = False
-    """Cut people out on the device instead of by OpenCV; differs by a grey level here and there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentArguments(PredictArguments):
     """A class for every pixel: PNG masks of class ids, coloured pictures, and the classes' shares as JSON."""
 
-    weights: str = "hrformer_nano_camvid"
-    """Name from `hrformer models`, or a weight file."""
-    batch_size: int = 1
-    """How many neighbouring pictures of equal size go through the network at once."""
+    weights: str = "hrformer_nano_camvid"  # Name from `hrformer models`, or a weight file.
+    batch_size: int = 1  # How many neighbouring pictures of equal size go through the network at once.
+    # Bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the weights were tested
+    # with.
     short_side: int | None = None
-    """Bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the weights were
-    tested with."""
+    # Factors on the network input, whose results are added up; published multi-scale figures use 0.75 1 1.25 with
+    # --flip.
     scales: tuple[float, ...] = (1.0,)
-    """Factors on the network input, whose results are added up; published multi-scale figures use 0.75 1 1.25 with
-    --flip."""
-    flip: bool = False
-    """Add the mirror image's result."""
+    flip: bool = False  # Add the mirror image's result.
+    # Height and width of windows over the network input, blended where they overlap. Default: pictures go whole as long
+    # as --memory allows it.
     tile: tuple[int, int] | None = None
-    """Height and width of windows over the network input, blended where they overlap. Default: pictures go whole as
-    long as --memory allows it."""
-    memory: float | None = None
-    """GB that the network's pass over a picture may take. Default: half of what is free."""
+    memory: float | None = None  # GB that the network's pass over a picture may take. Default: half of what is free.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyArguments(PredictArguments):
     """What is in each picture: the most probable classes, as JSON and written on the pictures."""
 
-    weights: str = "hrformer_nano_cifar10"
-    """Name from `hrformer models`, or a weight file."""
-    batch_size: int = 32
-    """How many pictures go through the network at once."""
-    top_k: int = 5
-    """How many classes to report."""
-    flip: bool = False
-    """Average with the mirror image."""
+    weights: str = "hrformer_nano_cifar10"  # Name from `hrformer models`, or a weight file.
+    batch_size: int = 32  # How many pictures go through the network at once.
+    top_k: int = 5  # How many classes to report.
+    flip: bool = False  # Average with the mirror image.
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsArguments(General):
     """Models with parameters and multiply-adds, and the weights there are for them."""
 
-    names: Positional[tuple[str, ...]] = ()
-    """Only models and weights whose name contains one of these."""
+    names: Positional[tuple[str, ...]] = ()  # Only models and weights whose name contains one of these.
+    # Count multiply-adds at this height and width instead of each task's usual input; takes a second per row.
     size: tuple[int, int] | None = None
-    """Count multiply-adds at this height and width instead of each task's usual input; takes a second per row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertArguments(General):
     """Convert a published weight file to a safetensors file of ours, or back to mmpose's form."""
 
-    source: Positional[Path]
-    """Weight file of any kind that can be loaded here."""
-    destination: Positional[Path]
-    """File to write: .safetensors, or .pth with --to mmpose."""
-    to: Literal["hrformer", "mmpose"] = "hrformer"
-    """Form to write."""
-    half: bool = False
-    """Store 16-bit numbers (ours only)."""
+    source: Positional[Path]  # Weight file of any kind that can be loaded here.
+    destination: Positional[Path]  # File to write: .safetensors, or .pth with --to mmpose.
+    to: Literal["hrformer", "mmpose"] = "hrformer"  # Form to write.
+    half: bool = False  # Store 16-bit numbers (ours only).
+    # Whether the relative position bias takes part. Default, here and below: what the file implies.
     position_bias: bool | None = None
-    """Whether the relative position bias takes part. Default, here and below: what the file implies."""
-    upsample: UpsampleMode | None = None
-    """How coarse maps are enlarged."""
-    channel_order: ChannelOrder | None = None
-    """Order of the input's channels."""
-    input_size: tuple[int, int] | None = None
-    """Height and width of the input in pixels."""
+    upsample: UpsampleMode | None = None  # How coarse maps are enlarged.
+    channel_order: ChannelOrder | None = None  # Order of the input's channels.
+    input_size: tuple[int, int] | None = None  # Height and width of the input in pixels.
+    # Pose: how heatmaps are decoded: a quarter cell by the official rule or mmpose's, or mmpose's DARK or UDP.
     decoder: Decoder | None = None
-    """Pose: how heatmaps are decoded: a quarter cell by the official rule or mmpose's, or mmpose's DARK or UDP."""
+    # Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number.
     skeleton: Path | None = None
-    """Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(General):
     """Train a model. Without RECIPE: list the recipes; `hrformer train RECIPE --help` shows every field of the run."""
 
+    # Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root and --optim.lr.
     run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
-    """Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root and --optim.lr."""
+    # Run directory. Default: runs/RECIPE; with --resume and a directory as RECIPE, that directory.
     out: Path | None = None
-    """Run directory. Default: runs/RECIPE; with --resume and a directory as RECIPE, that directory."""
-    resume: bool = False
-    """Go on from the last checkpoint in the run directory."""
+    resume: bool = False  # Go on from the last checkpoint in the run directory.
+    # Do not train, but search the learning rate: draws the loss over a rising rate and suggests --optim.lr.
     find_rate: bool = False
-    """Do not train, but search the learning rate: draws the loss over a rising rate and suggests --optim.lr."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,35 +141,27 @@ class EvaluateArguments(General):
     Prints the scores and writes them to scores.json, with protocol, weights' sha256, versions and date.
     """
 
+    # Recipe, JSON file of a run, or directory of a run: which data, and how it is tested.
     run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
-    """Recipe, JSON file of a run, or directory of a run: which data, and how it is tested."""
+    # Name from `hrformer models`, or a weight file. Default: best.safetensors of the run directory.
     weights: str | None = None
-    """Name from `hrformer models`, or a weight file. Default: best.safetensors of the run directory."""
+    # Score this instead of running a model: COCO results (JSON), a folder of masks, a table of classes (JSON or CSV),
+    # or the folder of `hrformer predict`.
     predictions: Path | None = None
-    """Score this instead of running a model: COCO results (JSON), a folder of masks, a table of classes (JSON or CSV),
-    or the folder of `hrformer predict`."""
-    split: Split = "val"
-    """Part of the set."""
-    out: Path = Path("evaluation")
-    """Folder for results; made if absent."""
-    bootstrap: int = 0
-    """Samples for 95 % confidence intervals, such as 1000; 0 for none."""
-    worst: int = 0
-    """List so many of the items with the lowest scores."""
-    limit: int | None = None
-    """Only the first so many items."""
+    split: Split = "val"  # Part of the set.
+    out: Path = Path("evaluation")  # Folder for results; made if absent.
+    bootstrap: int = 0  # Samples for 95 % confidence intervals, such as 1000; 0 for none.
+    worst: int = 0  # List so many of the items with the lowest scores.
+    limit: int | None = None  # Only the first so many items.
+    # Write predictions for the set's test server instead of scoring them; the part may be without labels.
     submit: bool = False
-    """Write predictions for the set's test server instead of scoring them; the part may be without labels."""
+    # With --predictions: the masks hold the ids of the set's test server instead of class numbers.
     server_ids: bool = False
-    """With --predictions: the masks hold the ids of the set's test server instead of class numbers."""
-    device: str | None = None
-    """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
-    workers: int | None = None
-    """Processes that read pictures ahead. Default: one per core, less one."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward pass."""
+    device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
+    workers: int | None = None  # Processes that read pictures ahead. Default: one per core, less one.
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of the forward pass.
+    # Run through `hrformer.optimize`, so that scores are those of the fast path; needs --precision fp32.
     fast: bool = False
-    """Run through `hrformer.optimize`, so that scores are those of the fast path; needs --precision fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,24 +172,20 @@ class InspectDataArguments(General):
     augmented samples with their labels. Exit code 1 if there are errors.
     """
 
+    # Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root.
     run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
-    """Recipe, JSON file of a run, or directory of a run; then fields to change, such as --data.root."""
+    # Part of the set. With train comes val, since training needs both; val and test are looked at alone.
     split: Split = "train"
-    """Part of the set. With train comes val, since training needs both; val and test are looked at alone."""
-    out: Path = Path("inspection")
-    """Folder for results; made if absent."""
-    limit: int | None = None
-    """Look at so many pictures of each part only, spread over it."""
-    samples: int = 24
-    """Augmented samples in the picture; 0 for no picture."""
+    out: Path = Path("inspection")  # Folder for results; made if absent.
+    limit: int | None = None  # Look at so many pictures of each part only, spread over it.
+    samples: int = 24  # Augmented samples in the picture; 0 for no picture.
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectArguments:
     """Look at the data of a run: `hrformer inspect data RECIPE --data.root FOLDER`."""
 
-    what: Positional[Literal["data"]]
-    """What to look at."""
+    what: Positional[Literal["data"]]  # What to look at.
     options: InspectDataArguments
 
 

@@ -7,7 +7,8 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -16,7 +17,7 @@ import tyro
 from hrformer.cli.messages import note
 from hrformer.data.sets import DataError
 from hrformer.recipes.catalogue import RECIPES, find_recipe
-from hrformer.train.config import DATA_ROOT, AnyRun
+from hrformer.train.config import DATA_ROOT, AnyRun, with_fields
 from hrformer.train.config_file import read_config
 from hrformer.train.config_rules import ALTERNATIVES, check
 
@@ -61,23 +62,26 @@ def parse_run(
     """
     name = typed[0]
     config, folder = find_run(name)
-    changeable: dict[str, Any] = {part: getattr(config, part) for part in sections} or {"config": config}
     # An empty name leaves the prefix out: --optim.lr, not --config.optim.lr.
-    members = [("options", Annotated[type(options), tyro.conf.arg(name="")])] + [
-        (part, Annotated[type(value), tyro.conf.arg(name=part if sections else "")])
-        for part, value in changeable.items()
-    ]
-    both = make_dataclass("both", members, kw_only=True)
-    result = tyro.cli(
+    changeable = [(part, getattr(config, part), part) for part in sections] or [("config", config, "")]
+    members = [("options", options, ""), *changeable]
+    both = make_dataclass(
+        "both",
+        [(part, Annotated[type(value), tyro.conf.arg(name=prefix)]) for part, value, prefix in members],
+        kw_only=True,
+    )
+    result: Any = tyro.cli(
         both,
         args=list(_several_roots(typed)),
-        default=both(options=options, **changeable),
+        default=both(**{part: value for part, value, _ in members}),
         prog=f"hrformer {command} {name}",
-        description=_described(name, config),
+        description=RECIPES[name].description if name in RECIPES else inspect.getdoc(type(config)),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    found = {part: getattr(result, part) for part in changeable}
-    chosen = _settled(found["config"], config) if not sections else replace(config, **found)
+    if sections:
+        chosen = with_fields(config, {part: getattr(result, part) for part in sections})
+    else:
+        chosen = _settled(result.config, config)
     check(chosen, trained=not sections)
     return RunCommand(options=result.options, config=chosen, folder=folder)
 
@@ -160,35 +164,16 @@ class _Notes(logging.Handler):
 
 def option_names(text: str) -> str:
     """A message to Python users, with options in place of fields: "PoseSource.val_images" is "--data.val-images"."""
-    return _FIELD.sub(lambda found: _option(found[1]), text)
-
-
-def _option(field: str) -> str:
     # A skeleton has too many parts for a command line.
-    return "data.skeleton in a JSON file of the run" if field == "skeleton" else f"--data.{field.replace('_', '-')}"
-
-
-def _described(name: str, config: AnyRun) -> str:
-    """What help says about the run."""
-    return (inspect.getdoc(RECIPES[name]) if name in RECIPES else inspect.getdoc(type(config))) or ""
+    text = _FIELD.sub(lambda found: f"--data.{found[1].replace('_', '-')}", text)
+    return text.replace("--data.skeleton", "data.skeleton in a JSON file of the run")
 
 
 def _settled(config: AnyRun, before: AnyRun) -> AnyRun:
     """Give way to the one of two alternatives that was typed: ``--schedule.updates`` ends the recipe's ``epochs``."""
     for pair in ALTERNATIVES:
-        new, old = [_get(config, name) for name in pair], [_get(before, name) for name in pair]
-        changed = [value != was for value, was in zip(new, old, strict=True)]
-        if all(value > 0 for value in new) and changed.count(True) == 1:
-            config = _with(config, pair[changed.index(False)], 0)
+        new, old = attrgetter(*pair)(config), attrgetter(*pair)(before)
+        unchanged = [name for name, value, was in zip(pair, new, old, strict=True) if value == was]
+        if all(value > 0 for value in new) and len(unchanged) == 1:
+            config = with_fields(config, {unchanged[0]: 0})
     return config
-
-
-def _get(config: AnyRun, name: str) -> Any:
-    section, _, field = name.rpartition(".")
-    return getattr(getattr(config, section) if section else config, field)
-
-
-def _with(config: AnyRun, name: str, value: Any) -> AnyRun:
-    section, _, field = name.rpartition(".")
-    changes = {section: replace(getattr(config, section), **{field: value})} if section else {field: value}
-    return replace(config, **changes)

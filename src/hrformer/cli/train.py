@@ -10,7 +10,7 @@ from rich.table import Table
 from hrformer.cli.arguments import TrainArguments
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
-from hrformer.recipes.catalogue import list_recipes, recipe_facts
+from hrformer.recipes.catalogue import RECIPES
 from hrformer.train.loop import train
 from hrformer.train.progress import bars, score_text
 from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
@@ -100,8 +100,7 @@ def show_recipes() -> None:
     table.add_column("name", no_wrap=True)
     for title in ("task", "what it trains", "score"):
         table.add_column(title)
-    for name in list_recipes():
-        facts = recipe_facts(name)
-        table.add_row(name, facts.task, facts.title, facts.score)
+    for recipe in RECIPES.values():
+        table.add_row(recipe.name, recipe.task, recipe.title, recipe.score)
     wide_console().print(table)
     say("Start one with `hrformer train NAME --data.root FOLDER`; `hrformer train NAME --help` shows every field.")

@@ -8,9 +8,12 @@ published weights, which are downloaded at the first run, on a processor from th
 
 from __future__ import annotations
 
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from typing import Any
+
+from hrformer.data.sources import PoseSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
+from hrformer.recipes.recipe import Recipe
 from hrformer.train.config import (
     BatchConfig,
     ClassificationRun,
@@ -21,56 +24,38 @@ from hrformer.train.config import (
     SegmentationRun,
 )
 
+# A mean of the weights is kept, and stages nearer to the input learn more slowly, by a factor of 0.8 each.
+_SHARED: dict[str, Any] = {
+    "fit": True,
+    "model": ModelConfig(name="", init="auto", frozen=("norms",)),
+    "batch": BatchConfig(total=0),
+    "validate_epochs": 0,
+    "validate_start": True,
+    "ema_decay": 0.998,
+}
+_HARDWARE = "one GPU, or a processor, with hrformer_nano"
 
-def finetune_classification() -> ClassificationRun:
-    """HRFormer-S on folders of pictures, one folder per class: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
-
-    Command: ``hrformer train finetune_classification --data.root PICTURES``
-    Hardware: one GPU, or a processor, with hrformer_nano.
-    Time: 69 seconds of two cores with 16 pictures.
-    Score: depends on the pictures; top-1 100 on 4 pictures of two kinds, 25 before, from 16 (us).
-
-    Stages nearer to the input learn more slowly, by a factor of 0.8 each; a mean of the weights is kept.
-    """
-    return ClassificationRun(
+finetune_classification = Recipe(
+    run=ClassificationRun(
         recipe="finetune_classification",
-        fit=True,
-        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.05, exempt="classification", clip_norm=5.0, layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
-        batch=BatchConfig(total=0),
-        validate_epochs=0,
-        validate_start=True,
-        ema_decay=0.998,
-        data=ClassificationSource(),
         augment=ClassificationAugment(size=(0, 0), area=(0, 0), mixup=0, cutmix=0, erasing=0.1),
-    )
+        **_SHARED,
+    ),
+    title="HRFormer-S on folders of pictures, one folder per class: train/CLASS/*.jpg and val/CLASS/*.jpg",
+    data="PICTURES",
+    hardware=_HARDWARE,
+    time="69 seconds of two cores with 16 pictures",
+    score="depends on the pictures; top-1 100 on 4 pictures of two kinds, 25 before, from 16 (us)",
+    notes="Stages nearer to the input learn more slowly, by a factor of 0.8 each; a mean of the weights is kept.",
+)
 
-
-def finetune_pose() -> PoseRun:
-    """HRFormer-S for people, animals or things with joints of your own, labelled in COCO's keypoint format.
-
-    Command: ``hrformer train finetune_pose --data.root PICTURES``
-    Hardware: one GPU, or a processor, with hrformer_nano.
-    Time: 102 seconds of two cores with 17 people.
-    Score: depends on the pictures; AP 30.0 on 3 people with COCO's joints, 8.3 before, from 17; AP 31.9 on 4
-        people with six joints of other names, from 16 (us).
-
-    The folder holds ``annotations/train.json`` and ``annotations/val.json``, and pictures in ``images/train`` and
-    ``images/val``, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, ``--data.val-share
-    0.2`` keeps about a fifth for validation. Joints may have any names; left and right are told from them, or by
-    ``--data.flip-pairs``.
-    """
-    return PoseRun(
+finetune_pose = Recipe(
+    run=PoseRun(
         recipe="finetune_pose",
-        fit=True,
-        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="pose", layer_decay=0.8),
         schedule=ScheduleConfig(kind="cosine", warmup_share=0.05),
-        batch=BatchConfig(total=0),
-        validate_epochs=0,
-        validate_start=True,
-        ema_decay=0.998,
         data=PoseSource(
             # None is named, so that they are found in the layout of any tool.
             train_annotations="",
@@ -80,31 +65,36 @@ def finetune_pose() -> PoseRun:
         ),
         augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35, rotation=-1),
         evaluation=PoseProtocol(score="coco"),
-    )
+        **_SHARED,
+    ),
+    title="HRFormer-S for people, animals or things with joints of your own, labelled in COCO's keypoint format",
+    data="PICTURES",
+    hardware=_HARDWARE,
+    time="102 seconds of two cores with 17 people",
+    score="depends on the pictures; AP 30.0 on 3 people with COCO's joints, 8.3 before, from 17; AP 31.9 on 4 people "
+    "with six joints of other names, from 16 (us)",
+    notes="The folder holds `annotations/train.json` and `annotations/val.json`, and pictures in `images/train` and "
+    "`images/val`, or is what Roboflow, CVAT or Label Studio export. Of one file for everything, `--data.val-share "
+    "0.2` keeps about a fifth for validation. Joints may have any names; left and right are told from them, or by "
+    "`--data.flip-pairs`.",
+)
 
-
-def finetune_segmentation() -> SegmentationRun:
-    """HRFormer-S with OCR on pictures and masks: ``images/{train,val}/x.jpg`` and ``labels/{train,val}/x.png``.
-
-    Command: ``hrformer train finetune_segmentation --data.root PICTURES``
-    Hardware: one GPU, or a processor, with hrformer_nano.
-    Time: 77 seconds of two cores with 17 pictures.
-    Score: depends on the pictures; mIoU 53.8 on 3 pictures of pets, 25.2 before, from 17 (us).
-
-    Masks hold class numbers, 255 for no class; ``classes.txt`` names them, ``0 road`` on a line. Let rare classes
-    weigh more with ``--loss.class-weights auto``.
-    """
-    return SegmentationRun(
+finetune_segmentation = Recipe(
+    run=SegmentationRun(
         recipe="finetune_segmentation",
-        fit=True,
-        model=ModelConfig(name="", init="auto", frozen=("norms",)),
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
-        batch=BatchConfig(total=0),
-        validate_epochs=0,
-        validate_start=True,
-        ema_decay=0.998,
-        data=SegmentationSource(),
         augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), brightness=40, contrast=0.4),
         evaluation=SegmentationProtocol(short_side=0),
-    )
+        **_SHARED,
+    ),
+    title="HRFormer-S with OCR on pictures and masks: images/{train,val}/x.jpg and labels/{train,val}/x.png",
+    data="PICTURES",
+    hardware=_HARDWARE,
+    time="77 seconds of two cores with 17 pictures",
+    score="depends on the pictures; mIoU 53.8 on 3 pictures of pets, 25.2 before, from 17 (us)",
+    notes="Masks hold class numbers, 255 for no class; `classes.txt` names them, `0 road` on a line. Let rare classes "
+    "weigh more with `--loss.class-weights auto`.",
+)
+
+RECIPES = (finetune_classification, finetune_pose, finetune_segmentation)

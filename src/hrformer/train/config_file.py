@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
 from hrformer.files import write_file
-from hrformer.geometry.skeletons import Skeleton
-from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
+from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun, nearest
 
 RUNS: dict[str, type[AnyRun]] = {
     "classification": ClassificationRun,
@@ -24,8 +24,6 @@ RUNS: dict[str, type[AnyRun]] = {
     "segmentation": SegmentationRun,
 }
 """Kind of run by the ``task`` of its file."""
-
-_PLAIN = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
 
 
 def task_of(config: AnyRun) -> str:
@@ -42,16 +40,23 @@ def from_dict(values: Mapping[str, Any]) -> AnyRun:
     """Rebuild a run from :func:`to_dict` output, or from a part of it.
 
     Args:
-        values: "task", and whatever differs from the defaults of its kind of run.
+        values: JSON types: "task", and whatever differs from the defaults of its kind of run.
 
     Raises:
         ValueError: a field is unknown (the nearest one is named), of the wrong type, or out of range.
     """
+    # Imported here, as a borrowed machine that only trains recipes may be without it.
+    from pydantic import ValidationError
+
     rest = dict(values)
     task = rest.pop("task", None)
     if not isinstance(task, str) or task not in RUNS:
-        raise ValueError(f"task must be one of {', '.join(RUNS)}, got {task!r}{_close(task, RUNS)}")
-    return cast(AnyRun, _build(RUNS[task], rest, "", RUNS[task]))
+        raise ValueError(f"task must be one of {', '.join(RUNS)}, got {task!r}{nearest(task, RUNS)}")
+    try:
+        # From JSON, whose lists and texts are strict types for tuples and paths.
+        return cast(AnyRun, _reader(task).validate_json(json.dumps(rest), strict=True, extra="forbid"))
+    except ValidationError as error:
+        raise ValueError(_in_one_line(error.errors(include_url=False), task)) from error
 
 
 def read_config(path: Path) -> AnyRun:
@@ -66,7 +71,7 @@ def read_config(path: Path) -> AnyRun:
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one JSON object with the fields of a run, got {_described(values)}")
+        raise ValueError(f"{path} must hold one JSON object with the fields of a run, got {_shown(values)}")
     try:
         return from_dict(values)
     except ValueError as error:
@@ -84,23 +89,7 @@ def write_config(config: AnyRun, path: Path) -> Path:
     return path
 
 
-def field_names(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a dataclass and of the dataclasses in it."""
-    for name, hint in _hints(kind).items():
-        if is_dataclass(hint):
-            yield from field_names(cast(type[Any], hint), f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    known = get_type_hints(kind)
-    return {field.name: known[field.name] for field in fields(kind)}
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, Skeleton):
-        return value.to_dict()
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Path):
@@ -108,128 +97,58 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _build(kind: type[Any], values: Mapping[str, Any], path: str, run: type[Any]) -> Any:
-    """A dataclass from a JSON object; ``path`` is its dotted name, empty for the run itself."""
-    prefix = f"{path}." if path else ""
-    hints = _hints(kind)
-    for name in values:
-        if name not in hints:
-            raise ValueError(f"unknown field {prefix}{name}; {_suggestion(f'{prefix}{name}', kind, prefix, run)}")
-    arguments = {name: _value(hints[name], value, prefix + name, run) for name, value in values.items()}
-    try:
-        return kind(**arguments)
-    except ValueError as error:
+@cache
+def _reader(task: str) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(RUNS[task])
+
+
+def _in_one_line(errors: list[Any], task: str) -> str:
+    """The first of pydantic's errors: the field, what it must be and what it is."""
+    names = [_field_name(error["loc"]) for error in errors]
+    # A field of several types has an error for each; what went wrong deeper inside one of them tells most.
+    name = max((name for name in names if name.startswith(names[0])), key=len)
+    errors = [error for error, field in zip(errors, names, strict=True) if field == name]
+    kind, message, value = errors[0]["type"], errors[0]["msg"], errors[0]["input"]
+    if kind == "unexpected_keyword_argument":
+        return f"unknown field {name}; {_suggestion(name, task)}"
+    if kind == "value_error":
         # The run's own classes name their fields in full, those of other packages do not know where they stand.
-        raise error if not path or str(error).startswith(path) else ValueError(f"{path}: {error}") from error
+        text = str(errors[0]["ctx"]["error"])
+        return text if not name or text.startswith(name) else f"{name}: {text}"
+    if not message.startswith("Input should be "):
+        return f"{name}: {message}, got {_shown(value)}"
+    wanted = " or ".join(error["msg"].removeprefix("Input should be ") for error in errors)
+    options = re.findall("'([^']*)'", wanted)
+    return f"{name} must be {wanted}, got {_shown(value)}{nearest(value, options)}"
 
 
-def _value(hint: Any, value: Any, path: str, run: type[Any]) -> Any:
-    """Check one JSON value against a field's type and turn it into that type."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return _one_of(options, value, path, run)
-    if origin is Literal:
-        if value not in options or isinstance(value, bool):
-            raise ValueError(f"{path} must be {_expected(hint)}, got {value!r}{_close(value, options)}")
-        return value
-    if origin is tuple:
-        return _tuple(options, hint, value, path, run)
-    if is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} must be an object with fields of its own, got {_described(value)}")
-        if hint is Skeleton:
-            return _skeleton(value, path)
-        return _build(cast(type[Any], hint), value, path, run)
-    if not _fits(hint, value):
-        raise ValueError(f"{path} must be {_expected(hint)}, got {_described(value)}")
-    return hint(value)
+def _field_name(place: tuple[int | str, ...]) -> str:
+    """``("augment", "size", 1)`` as "augment.size[1]", without the types that pydantic puts between for unions."""
+    steps = [step for step in place if not re.fullmatch(r"str|\w+\[.*\]", str(step))]
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
 
 
-def _one_of(options: tuple[Any, ...], value: Any, path: str, run: type[Any]) -> Any:
-    if value is None and NoneType in options:
-        return None
-    kinds = [option for option in options if option is not NoneType]
-    # A union's members differ in the JSON type they come from, so at most one of them fits.
-    for kind in kinds:
-        if _fits(kind, value):
-            return _value(kind, value, path, run)
-    expected = " or ".join(_expected(option) for option in options)
-    raise ValueError(f"{path} must be {expected}, got {_described(value)}")
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _tuple(options: tuple[Any, ...], hint: Any, value: Any, path: str, run: type[Any]) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{path} must be {_expected(hint)}, got {_described(value)}")
-    if options[-1] is ...:
-        return tuple(_value(options[0], item, f"{path}[{place}]", run) for place, item in enumerate(value))
-    if len(value) != len(options):
-        raise ValueError(f"{path} must be {_expected(hint)}, got {len(value)} values: {list(value)}")
-    pairs = enumerate(zip(options, value, strict=True))
-    return tuple(_value(option, item, f"{path}[{place}]", run) for place, (option, item) in pairs)
+def _names(values: dict[str, Any], section: str = "") -> Iterator[str]:
+    """Dotted names of all fields and of the sections that hold them."""
+    for name, value in values.items():
+        yield section + name
+        if isinstance(value, dict):
+            yield from _names(value, f"{section}{name}.")
 
 
-def _skeleton(value: dict[str, Any], path: str) -> Skeleton:
-    try:
-        return Skeleton.from_dict(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a JSON value has the outer form of a type."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return any(type(value) is type(option) for option in get_args(hint))
-    if origin is tuple:
-        return isinstance(value, list | tuple)
-    if is_dataclass(hint):
-        return isinstance(value, dict)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, str if hint is Path else hint)
-
-
-def _expected(hint: Any) -> str:
-    """What a field takes, in words."""
-    origin, options = get_origin(hint), get_args(hint)
-    if hint is NoneType:
-        return "null"
-    if origin in (Union, UnionType):
-        return " or ".join(_expected(option) for option in options)
-    if origin is Literal:
-        return f"one of {', '.join(map(repr, options))}"
-    if origin is tuple and options[-1] is ...:
-        return f"a list, each {_expected(options[0])}"
-    if origin is tuple:
-        return f"a list of {len(options)} values, each {_expected(options[0])}"
-    return _PLAIN.get(hint, "an object with fields of its own")
-
-
-def _described(value: Any) -> str:
-    names = {str: "text", bool: "true or false", int: "whole number", float: "number", list: "list", dict: "object"}
-    text = repr(value)
-    text = text if len(text) <= 160 else text[:157] + "..."
-    return "null" if value is None else f"the {names.get(type(value), type(value).__name__)} {text}"
-
-
-def _suggestion(unknown: str, kind: type[Any], prefix: str, run: type[Any]) -> str:
+def _suggestion(unknown: str, task: str) -> str:
     """Which field was probably meant: one beside it that is spelt alike, else one elsewhere."""
-    last = unknown.rpartition(".")[2]
-    beside = list(_hints(kind))
-    everywhere = list(field_names(run))
-    close = [prefix + name for name in difflib.get_close_matches(last, beside, 1)]
-    if not close:
-        close = [name for name in everywhere if name.rpartition(".")[2] == last][:3]
-    if not close:
-        close = difflib.get_close_matches(unknown, everywhere, 1)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"{prefix.rstrip('.') or 'a run'} has {', '.join(beside)}"
-
-
-def _close(value: Any, options: Any) -> str:
-    """The option spelt most alike, as the end of a message."""
-    close = difflib.get_close_matches(str(value), [str(option) for option in options], 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    names = list(_names(_plain(RUNS[task]())))
+    section, _, last = unknown.rpartition(".")
+    beside = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
+    close = [f"{section}.{name}".lstrip(".") for name in difflib.get_close_matches(last, beside, 1)]
+    close = close or [name for name in names if name.rpartition(".")[2] == last][:3]
+    close = close or difflib.get_close_matches(unknown, names, 1)
+    return f"did you mean {' or '.join(close)}?" if close else f"{section or 'a run'} has {', '.join(beside)}"

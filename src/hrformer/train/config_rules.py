@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from operator import attrgetter
 
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
-from hrformer.train.config import AUTO, AnyRun
+from hrformer.train.config import AUTO, BELOW_1, NOT_NEGATIVE, POSITIVE, SHARE, AnyRun, Range, require
 
-# Fields of the augmentations by what they may be; a name means the same in all three.
-_SHARES = (
-    *("flip", "erasing", "mix_probability", "switch_probability", "label_smoothing"),
-    *("shift_probability", "half_body", "rotation_probability"),
-)
-_NOT_NEGATIVE = ("padding", "mixup", "cutmix", "shift", "rotation", "half_body_joints", "brightness")
-_RULES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("size",), lambda value: min(value) >= 1, "(height, width) in positive pixels"),
-    (("area", "ratio", "aspect"), lambda value: 0 < value[0] <= value[1], "(smallest, largest), both above 0"),
-    (_SHARES, lambda value: 0 <= value <= 1, "in [0, 1]"),
-    (_NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-    (("contrast",), lambda value: 0 <= value < 1, "in [0, 1)"),
-    (("sigma", "short_side"), lambda value: value is None or value > 0, "above 0"),
-)
+_PAIR: Range = (lambda pair: 0 < pair[0] <= pair[1], "must be (smallest, largest), both above 0")
+# A name means the same in all three augmentations, but for "scale".
+_AUGMENT: dict[str, Range] = {
+    "size": (lambda size: min(size) >= 1, "must be (height, width) in positive pixels"),
+    "area": (lambda area: 0 < area[0] <= area[1] <= 1, "must be (smallest, largest) share of the picture, at most 1"),
+    **dict.fromkeys(("ratio", "aspect", "scale"), _PAIR),
+    **dict.fromkeys(("flip", "erasing", "mix_probability", "switch_probability", "label_smoothing"), SHARE),
+    **dict.fromkeys(("shift_probability", "half_body", "rotation_probability"), SHARE),
+    **dict.fromkeys(
+        ("padding", "mixup", "cutmix", "shift", "rotation", "half_body_joints", "brightness"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("sigma", "short_side"), POSITIVE),
+    "contrast": BELOW_1,
+}
 
-OPEN_AUGMENT: dict[str, tuple[object, ...]] = {
-    "size": ((0, 0),),
-    "sigma": (0,),
-    "short_side": (0,),
-    "area": ((0, 0),),
-    "scale": ((0, 0),),
-    "rotation": (-1,),
+OPEN_AUGMENT: dict[str, object] = {
+    "size": (0, 0),
+    "sigma": 0,
+    "short_side": 0,
+    "area": (0, 0),
+    "scale": (0, 0),
+    "rotation": -1,
 }
 """Fields of the augmentations that a run may leave open if it is fitted to its data, and what says so."""
 
 ALTERNATIVES = (
     ("schedule.epochs", "schedule.updates"),
-    ("schedule.warmup_epochs", "schedule.warmup_updates"),
     ("validate_epochs", "validate_updates"),
+    ("schedule.warmup_epochs", "schedule.warmup_updates"),
 )
 """Pairs of fields that say the same in two units; at most one of a pair may be above 0."""
 
@@ -57,25 +56,21 @@ def check(config: AnyRun, *, trained: bool = True) -> None:
     _check_augment(config.augment, fit=config.fit)
     if not trained:
         return
-    schedule = config.schedule
-    _require_one("schedule.epochs", schedule.epochs, "schedule.updates", schedule.updates, fit=config.fit)
-    _require_one("validate_epochs", config.validate_epochs, "validate_updates", config.validate_updates, fit=config.fit)
+    for first, second in ALTERNATIVES:
+        one, other = attrgetter(first, second)(config)
+        may_be_open = config.fit or first == "schedule.warmup_epochs"
+        if (one > 0 and other > 0) or (one == other == 0 and not may_be_open):
+            wanted = "not both; set the other to 0" if one > 0 else "one of them above 0"
+            raise ValueError(f"give {first} or {second}, {wanted}: {first} is {one:g} and {second} is {other:g}")
     if not config.fit:
         _require_set(config)
-    if schedule.warmup_epochs > 0 and schedule.warmup_updates > 0:
-        raise ValueError("give schedule.warmup_epochs or schedule.warmup_updates, not both; set the other to 0")
-    if 0 < schedule.epochs <= schedule.warmup_epochs:
-        raise ValueError(
-            f"schedule.warmup_epochs ({schedule.warmup_epochs:g}) must be below schedule.epochs ({schedule.epochs:g})"
-        )
-    if 0 < schedule.updates <= schedule.warmup_updates:
-        raise ValueError(
-            f"schedule.warmup_updates ({schedule.warmup_updates}) must be below schedule.updates ({schedule.updates})"
-        )
-    if config.batch.per_device > config.batch.total > 0:
-        raise ValueError(
-            f"batch.per_device ({config.batch.per_device}) must not exceed batch.total ({config.batch.total})"
-        )
+    schedule, batch = config.schedule, config.batch
+    for unit in ("epochs", "updates"):
+        length, warmup = getattr(schedule, unit), getattr(schedule, f"warmup_{unit}")
+        if 0 < length <= warmup:
+            raise ValueError(f"schedule.warmup_{unit} ({warmup:g}) must be below schedule.{unit} ({length:g})")
+    if batch.per_device > batch.total > 0:
+        raise ValueError(f"batch.per_device ({batch.per_device}) must not exceed batch.total ({batch.total})")
     if config.runtime.cpu and config.runtime.precision == "fp16":
         raise ValueError("runtime.precision: 'fp16' needs a GPU; with --runtime.cpu take 'fp32' or 'bf16'")
 
@@ -92,27 +87,12 @@ def _require_set(config: AnyRun) -> None:
         raise ValueError("batch.total must be at least 1, got 0")
 
 
-def _require_one(first: str, first_value: float, second: str, second_value: float, *, fit: bool) -> None:
-    if (first_value > 0) == (second_value > 0) and not (fit and first_value == 0):
-        got = f"{first} is {first_value:g} and {second} is {second_value:g}"
-        raise ValueError(f"give {first} or {second}, one of them above 0 and the other 0; {got}")
-
-
 def _check_augment(augment: ClassificationAugment | PoseAugment | SegmentationAugment, *, fit: bool) -> None:
-    for names, allowed, text in _RULES:
-        for name in set(names) & set(augment.__slots__):
-            value = getattr(augment, name)
-            open_yet = fit and name in OPEN_AUGMENT and value in OPEN_AUGMENT[name]
-            if not (open_yet or allowed(value)):
-                raise ValueError(f"augment.{name} must be {text}, got {value}")
-    if isinstance(augment, ClassificationAugment) and augment.area[1] > 1:
-        raise ValueError(f"augment.area is a share of the picture, at most 1, got {augment.area}")
-    if isinstance(augment, SegmentationAugment):
-        scale_open = fit and augment.scale in OPEN_AUGMENT["scale"]
-        if not (scale_open or 0 < augment.scale[0] <= augment.scale[1]):
-            raise ValueError(f"augment.scale must be (smallest, largest), both above 0, got {augment.scale}")
+    ranges = {name: allowed for name, allowed in _AUGMENT.items() if hasattr(augment, name)}
     if isinstance(augment, PoseAugment):
-        if not 0 <= augment.scale < 1:
-            raise ValueError(f"augment.scale must be in [0, 1), got {augment.scale}")
-        if any(side % 4 for side in augment.size):
-            raise ValueError(f"augment.size must be multiples of 4, the step of the heatmaps, got {augment.size}")
+        ranges |= {"scale": BELOW_1}
+    if fit:
+        ranges = {name: allowed for name, allowed in ranges.items() if getattr(augment, name) != OPEN_AUGMENT.get(name)}
+    require("augment.", augment, **ranges)
+    if isinstance(augment, PoseAugment) and any(side % 4 for side in augment.size):
+        raise ValueError(f"augment.size must be multiples of 4, the step of the heatmaps, got {augment.size}")

@@ -7,11 +7,12 @@ set needs fewer to see as much. The tables were measured, see the recipes in ``r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from hrformer.models.model import Task
-from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun
-from hrformer.train.config_file import from_dict, task_of, to_dict
+from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
+from hrformer.train.config_file import task_of
 from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import Start, find_start
 from hrformer.wording import counted
@@ -27,31 +28,32 @@ class Effort:
         batch: largest batch, for sets of many items.
         few: largest batch for sets of less than ``MANY`` items.
         items: training items that the run sees, with ``REFERENCE`` items in the set.
-        growth: the items seen grow as the set's size to this power.
         lr: peak rate.
     """
 
     batch: int
     few: int
     items: int
-    growth: float
     lr: float
 
 
 REFERENCE, MANY = 16, 100
 """Items in the set for which ``Effort.items`` holds, and from which on batches are large."""
 
+GROWTH = 0.6
+"""The items seen grow as the set's size to this power."""
+
 PROCESSOR: dict[Task, Effort] = {
-    "classification": Effort(batch=32, few=16, items=4800, growth=0.6, lr=1e-3),
-    "pose": Effort(batch=16, few=8, items=2400, growth=0.6, lr=1e-3),
-    "segmentation": Effort(batch=8, few=4, items=480, growth=0.6, lr=5e-4),
+    "classification": Effort(batch=32, few=16, items=4800, lr=1e-3),
+    "pose": Effort(batch=16, few=8, items=2400, lr=1e-3),
+    "segmentation": Effort(batch=8, few=4, items=480, lr=5e-4),
 }
 """Of the small networks in the package, on a few cores."""
 
 GPU: dict[Task, Effort] = {
-    "classification": Effort(batch=32, few=16, items=9600, growth=0.6, lr=3e-4),
-    "pose": Effort(batch=32, few=16, items=9600, growth=0.6, lr=2e-4),
-    "segmentation": Effort(batch=8, few=8, items=4000, growth=0.6, lr=2e-4),
+    "classification": Effort(batch=32, few=16, items=9600, lr=3e-4),
+    "pose": Effort(batch=32, few=16, items=9600, lr=2e-4),
+    "segmentation": Effort(batch=8, few=8, items=4000, lr=2e-4),
 }
 """Of the published networks."""
 
@@ -67,6 +69,25 @@ VALIDATIONS = 10
 
 VALIDATION_COST, VALIDATION_SHARE = 0.7, 0.3
 """Of a validated item beside a trained one, and how much of the training the validations may cost."""
+
+FULL_STRENGTH = 100
+"""Passes over the set from which on pictures are changed as much as in the published runs."""
+
+FEW_TO_VALIDATE = 20
+"""Items of a validation set below which its score is coarse."""
+
+# Fields that a run may leave open; several in a row are open together.
+_OPEN: tuple[tuple[str, ...], ...] = (
+    *((f"model.{name}",) for name in ("name", "init", "drop_path_rate")),
+    ("model.head_planes", "model.head_width"),
+    ("model.head", "model.ocr_channels", "model.ocr_key_channels", "model.aux"),
+    *(("optim.lr",), ("batch.total",)),
+    ("schedule.epochs", "schedule.updates", "schedule.warmup_epochs", "schedule.warmup_updates"),
+    ("validate_epochs", "validate_updates"),
+    *((f"augment.{name}",) for name in OPEN_AUGMENT),
+    ("evaluation.short_side",),
+)
+_OPEN_VALUES: tuple[object, ...] = (0, None, "", AUTO, *OPEN_AUGMENT.values())
 
 
 def fitted(
@@ -91,79 +112,32 @@ def fitted(
     """
     if not config.fit:
         return config
-    task: Any = task_of(config)
+    task = cast(Task, task_of(config))
     start = find_start(config.model, task, gpu=gpu)
     config = _sized(config, start, gpu=gpu)
     # What the start weights can do already is soon lost at the rate that a fresh layer needs.
     learnt = bool(names) and set(names) <= set(start.names)
     effort = (GPU if gpu else PROCESSOR)[task]
-    batch = config.batch.total or _batch(effort, train_items, processes)
-    schedule = config.schedule
-    if not (schedule.epochs or schedule.updates):
-        seen = effort.items * (train_items / REFERENCE) ** effort.growth * (BRIEF if learnt else 1)
-        schedule = replace(schedule, updates=max(_rounded(seen / batch), 1))
-    updates = schedule.updates or max(round(schedule.epochs * (train_items // batch)), 1)
-    every = config.validate_updates
+    # The largest batch that the set fills and the processes share evenly.
+    most = min(effort.batch if train_items >= MANY else effort.few, train_items)
+    batch = config.batch.total or max(most // processes, 1) * processes
+    epochs, updates, every = config.schedule.epochs, config.schedule.updates, config.validate_updates
+    if epochs:
+        length = max(round(epochs * (train_items // batch)), 1)
+    else:
+        seen = effort.items * (train_items / REFERENCE) ** GROWTH * (BRIEF if learnt else 1)
+        updates = length = updates or max(_rounded(seen / batch), 1)
     if not (config.validate_epochs or every):
-        affordable = updates * batch * VALIDATION_SHARE / (max(val_items, 1) * VALIDATION_COST)
-        every = max(-(-updates // max(min(VALIDATIONS, round(affordable)), 1)), 1)
-    return replace(
-        config,
-        fit=False,
-        batch=replace(config.batch, total=batch),
-        schedule=schedule,
-        optim=replace(config.optim, lr=config.optim.lr or effort.lr * (LEARNT if learnt else 1)),
-        validate_updates=every,
-        augment=_augmented(config.augment, updates * batch / train_items),
-    )
-
-
-def as_before(config: Run, saved: AnyRun) -> Run:
-    """A run that is taken up again, with what it leaves open as it was at its start.
-
-    Args:
-        config: as asked for now.
-        saved: as the run's folder holds it.
-    """
-    values, before = to_dict(config), to_dict(saved)
-    open_values: tuple[Any, ...] = (0, None, "", AUTO, [0, 0], -1)
-    for names in _OPEN:
-        if all(_at(values, name) in open_values for name in names):
-            for name in names:
-                _put(values, name, _at(before, name))
-    if not (config.schedule.epochs or config.schedule.updates):
-        _put(values, "schedule.warmup_share", saved.schedule.warmup_share)
-    if not saved.model.init:
-        # Fresh norms were trained whatever was asked for.
-        _put(values, "model.frozen", _at(before, "model.frozen"))
-    return cast(Run, from_dict(values | {"fit": False}))
-
-
-# Fields that a run may leave open; several in a row are open together.
-_OPEN: tuple[tuple[str, ...], ...] = (
-    *((f"model.{name}",) for name in ("name", "init", "drop_path_rate")),
-    tuple(f"model.{name}" for name in ("head_planes", "head_width")),
-    tuple(f"model.{name}" for name in ("head", "ocr_channels", "ocr_key_channels", "aux")),
-    *(("optim.lr",), ("batch.total",)),
-    tuple(f"schedule.{name}" for name in ("epochs", "updates", "warmup_epochs", "warmup_updates")),
-    ("validate_epochs", "validate_updates"),
-    *((f"augment.{name}",) for name in OPEN_AUGMENT),
-    ("evaluation.short_side",),
-)
-
-
-def _at(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values.get(part)
-    return values
-
-
-def _put(values: dict[str, Any], name: str, value: Any) -> None:
-    *sections, field = name.split(".")
-    for part in sections:
-        values = values[part]
-    if field in values:
-        values[field] = value
+        affordable = length * batch * VALIDATION_SHARE / (max(val_items, 1) * VALIDATION_COST)
+        every = max(-(-length // max(min(VALIDATIONS, round(affordable)), 1)), 1)
+    changes = {
+        "fit": False,
+        "batch.total": batch,
+        "schedule.updates": updates,
+        "optim.lr": config.optim.lr or effort.lr * (LEARNT if learnt else 1),
+        "validate_updates": every,
+    }
+    return with_fields(config, changes | _strength(config.augment, length * batch / train_items))
 
 
 def with_sizes(config: Run, *, gpu: bool) -> Run:
@@ -176,61 +150,72 @@ def with_sizes(config: Run, *, gpu: bool) -> Run:
     return _sized(config, find_start(config.model, cast(Task, task_of(config)), gpu=gpu), gpu=gpu)
 
 
+def as_before(config: Run, saved: AnyRun) -> Run:
+    """A run that is taken up again, with what it leaves open as it was at its start.
+
+    Args:
+        config: as asked for now.
+        saved: as the run's folder holds it.
+
+    Raises:
+        ValueError: it is a run of another task.
+    """
+    if type(config) is not type(saved):
+        raise ValueError(f"the folder holds a run for {task_of(saved)}, this one is for {task_of(config)}")
+    changes: dict[str, Any] = {"fit": False}
+    for names in _OPEN:
+        here = [name for name in names if _has(config, name)]
+        if all(attrgetter(name)(config) in _OPEN_VALUES for name in here):
+            changes |= {name: attrgetter(name)(saved) for name in here}
+    if not (config.schedule.epochs or config.schedule.updates):
+        changes["schedule.warmup_share"] = saved.schedule.warmup_share
+    if not saved.model.init:
+        # Fresh norms were trained whatever was asked for.
+        changes["model.frozen"] = saved.model.frozen
+    return with_fields(config, changes)
+
+
+def _has(config: AnyRun, name: str) -> bool:
+    section, _, field = name.rpartition(".")
+    return hasattr(attrgetter(section)(config) if section else config, field)
+
+
 def _sized(config: Run, start: Start, *, gpu: bool) -> Run:
-    model, augment = start.model, _sizes(config.augment, start.size)
+    model = start.model
     if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
         # The small networks of a processor are rather too small than too large for their sets.
         model = replace(model, drop_path_rate=DROP_PATH)
-    if isinstance(config, SegmentationRun) and config.evaluation.short_side == 0:
-        config = replace(config, evaluation=replace(config.evaluation, short_side=augment.short_side))
     if not model.init:
         # Fresh norms have no statistics yet that would be worth keeping.
         model = replace(model, frozen=tuple(part for part in model.frozen if part != "norms"))
-    return replace(config, model=model, augment=augment)
+    size = start.size if config.augment.size == (0, 0) else config.augment.size
+    changes: dict[str, Any] = {"model": model, "augment.size": size}
+    if isinstance(config, PoseRun) and config.augment.sigma == 0:
+        # In cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128.
+        changes["augment.sigma"] = round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
+    if isinstance(config, SegmentationRun):
+        short_side = min(size) if config.augment.short_side == 0 else config.augment.short_side
+        tested = short_side if config.evaluation.short_side == 0 else config.evaluation.short_side
+        changes |= {"augment.short_side": short_side, "evaluation.short_side": tested}
+    return with_fields(config, changes)
 
 
-def _batch(effort: Effort, train_items: int, processes: int) -> int:
-    """Largest batch that the set fills and the processes share evenly."""
-    most = min(effort.batch if train_items >= MANY else effort.few, train_items)
-    return max(most // processes, 1) * processes
+def _strength(augment: object, passes: float) -> dict[str, Any]:
+    """Open ranges of the augmentation: the more often an item is seen, the more it has to change."""
+    strength = max(min(passes / FULL_STRENGTH, 1.0), 0.5)
+    ranges = {
+        "rotation": round(40 * strength, 1),
+        "area": (round(1 - 0.7 * strength, 2), 1.0),
+        "scale": (round(1 / (1 + strength), 2), round(1 + strength, 2)),
+    }
+    is_open = {name: getattr(augment, name, None) == OPEN_AUGMENT[name] for name in ranges}
+    return {f"augment.{name}": value for name, value in ranges.items() if is_open[name]}
 
 
 def _rounded(updates: float) -> int:
     """Two digits are enough."""
     step = 10 ** max(len(str(int(updates))) - 2, 0)
     return int(round(updates / step) * step)
-
-
-def _sizes(augment: Any, size: tuple[int, int]) -> Any:
-    """The augmentation with crops of this (height, width), where it leaves them open."""
-    if augment.size == (0, 0):
-        augment = replace(augment, size=size)
-    if getattr(augment, "sigma", None) == 0:
-        augment = replace(augment, sigma=_sigma(augment.size))
-    if getattr(augment, "short_side", None) == 0:
-        augment = replace(augment, short_side=min(augment.size))
-    return augment
-
-
-def _augmented(augment: Any, passes: float) -> Any:
-    """The augmentation with its open ranges filled in: the more often an item is seen, the more it has to change."""
-    strength = max(min(passes / FULL_STRENGTH, 1.0), 0.5)
-    if getattr(augment, "rotation", None) == -1:
-        augment = replace(augment, rotation=round(40 * strength, 1))
-    if getattr(augment, "area", None) == (0, 0):
-        augment = replace(augment, area=(round(1 - 0.7 * strength, 2), 1.0))
-    if getattr(augment, "scale", None) == (0, 0):
-        augment = replace(augment, scale=(round(1 / (1 + strength), 2), round(1 + strength, 2)))
-    return augment
-
-
-def _sigma(size: tuple[int, int]) -> float:
-    """Spread of the targets in cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128."""
-    return round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
-
-
-FULL_STRENGTH = 100
-"""Passes over the set from which on pictures are changed as much as in the published runs."""
 
 
 def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> str:
@@ -241,15 +226,16 @@ def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> 
         train_items: pictures, or people, in the training set.
         seconds: how long the run is expected to take here; None where that is not known.
     """
-    items = counted(train_items, *_kind(config))
-    height, width = config.augment.size
-    schedule = config.schedule
+    schedule, (height, width) = config.schedule, config.augment.size
     length = counted(schedule.updates, "update") if schedule.updates else f"{schedule.epochs:g} epochs"
-    time = "" if seconds is None else f", about {_minutes(seconds)} here"
+    time = ""
+    if seconds is not None:
+        rounded = f"{max(round(seconds / 10), 1) * 10} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
+        time = f", about {rounded} here"
     start = f", from {config.model.init}" if config.model.init else ", from fresh weights"
     return (
-        f"fitted to {items}: batch {config.batch.total}, {length}, rate {config.optim.lr:g}, crops "
-        f"{height} x {width}{_range_text(config)}{start}{time}"
+        f"fitted to {counted(train_items, *_items(config))}: batch {config.batch.total}, {length}, "
+        f"rate {config.optim.lr:g}, crops {height} x {width}{_range_text(config)}{start}{time}"
     )
 
 
@@ -264,12 +250,6 @@ def _range_text(config: AnyRun) -> str:
     return f" of {config.augment.area[0]:.0%} to {config.augment.area[1]:.0%} of a picture"
 
 
-def _minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(round(seconds / 10), 1) * 10} seconds"
-    return f"{round(seconds / 60)} minutes"
-
-
 def val_text(config: RunConfig, val_items: int) -> str:
     """A warning where the validation set is too small to tell runs apart; empty where it is not.
 
@@ -277,20 +257,16 @@ def val_text(config: RunConfig, val_items: int) -> str:
         config: of the run.
         val_items: pictures, or people, in the validation set, 1 or more.
     """
-    if val_items >= FEW:
+    if val_items >= FEW_TO_VALIDATE:
         return ""
-    one = _kind(config)[0]
+    one = _items(config)[0]
     weight = f"one {one} is about {100 / val_items:.0f} points of" if val_items > 1 else "this one decides"
     return (
-        f"warning: val has {counted(val_items, *_kind(config))}: {weight} the score, so small differences mean "
-        f"nothing; {FEW} or more tell better"
+        f"warning: val has {counted(val_items, *_items(config))}: {weight} the score, so small differences mean "
+        f"nothing; {FEW_TO_VALIDATE} or more tell better"
     )
 
 
-def _kind(config: RunConfig) -> tuple[str, str]:
+def _items(config: RunConfig) -> tuple[str, str]:
     """What an item of the run's sets is called, one and many."""
     return ("person", "people") if isinstance(config, PoseRun) else ("picture", "pictures")
-
-
-FEW = 20
-"""Items of a validation set below which its score is coarse."""

@@ -1,0 +1,67 @@
+"""A recipe: one run, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hrformer.train.config import AnyRun, with_fields
+from hrformer.train.config_file import task_of
+
+UNKNOWN_TIME = "not published; not run by us"
+"""Of the published runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """A run, and what is known about it. Calling it gives the run.
+
+    Attributes:
+        run: what is done.
+        title: what it trains.
+        data: what stands for ``--data.root`` in the command.
+        processes: that share the published batch, one per GPU; 1 for a plain command.
+        hardware: it was meant for.
+        time: it takes; what is not known is said to be so.
+        score: published or measured, and by whom.
+        notes: what differs from the published run, and how to use it.
+    """
+
+    run: AnyRun
+    title: str
+    data: str
+    processes: int = 1
+    hardware: str
+    time: str = UNKNOWN_TIME
+    score: str
+    notes: str = ""
+
+    def __call__(self) -> AnyRun:
+        return self.run
+
+    def varied(self, name: str, changes: Mapping[str, Any], **facts: Any) -> Recipe:
+        """Another recipe: the run with other values by dotted name, and other facts; notes are not taken along."""
+        return replace(self, run=with_fields(self.run, {"recipe": name, **changes}), **{"notes": ""} | facts)
+
+    @property
+    def name(self) -> str:
+        """In the catalogue and on the command line."""
+        return self.run.recipe
+
+    @property
+    def task(self) -> str:
+        """Of the run."""
+        return task_of(self.run)
+
+    @property
+    def command(self) -> str:
+        """That starts it."""
+        launcher = f"torchrun --nproc-per-node {self.processes} -m " if self.processes > 1 else ""
+        return f"{launcher}hrformer train {self.name} --data.root {self.data}"
+
+    @property
+    def description(self) -> str:
+        """All that is known, for people."""
+        facts = f"Hardware: {self.hardware}.\n\nTime: {self.time}.\n\nScore: {self.score}."
+        return f"{self.title}.\n\nCommand: `{self.command}`\n\n{facts}\n\n{self.notes}".strip()
