@@ -10,7 +10,7 @@ PYTHON ?= python3
 # Test processes, one torch thread each.
 WORKERS ?= 2
 IMAGES ?=
-# Standard set of measurements (cpu or gpu), and further options of `hrformer bench`.
+# Standard set of measurements (cpu or gpu), and further options of benchmarks/run.py.
 PRESET ?= cpu
 BENCH_ARGS ?=
 # Options of benchmarks/gpu.py.
@@ -40,7 +40,7 @@ lint: $(INSTALLED)
 	$(BIN)/codespell
 
 bench: $(INSTALLED)
-	$(BIN)/hrformer bench --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
+	$(BIN)/python benchmarks/run.py --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
 
 gpu: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)

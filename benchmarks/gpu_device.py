@@ -14,7 +14,9 @@ import torch
 import torch.profiler
 from torch import Tensor
 
-from hrformer.benchmark import memory, memory_probe, networks
+import memory_probe
+import networks
+import own_process
 from hrformer.fast import optimize as optimize_module
 from hrformer.fast import stages as fused
 from hrformer.fast import training as training_layer
@@ -81,7 +83,7 @@ def _depthwise_stage(u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 def graph_on_cpu() -> None:
     """``optimize`` takes Triton's way on this CPU, and captures calls; memory is that of this process."""
-    memory.run_module = lambda module, order: memory_probe.measure(order)
+    own_process.run_script = lambda name, order: memory_probe.measure(order)
     optimize_module._chosen = lambda model, wanted: ("triton", "")
     GraphedModel._runs_as_it_is = lambda self, x: self.training
     GraphedModel.__init__.__kwdefaults__["capture"] = _call

@@ -1,4 +1,4 @@
-"""Speed, memory and profile on one device: the groups of ``hrformer bench --preset gpu``, ordered by worth."""
+"""Speed, memory and profile on one device: the groups of the preset "gpu", ordered by worth."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ import torch
 from torch import Tensor
 
 import gpu_device
+import presets
+from calls import DTYPES, Forward, make_input, prepare_training
+from candidates import TIMM_NAMES, Candidate, Job, default_size
+from conditions import Settings, apply
 from gpu_record import Case, Record
-from hrformer.benchmark import presets
-from hrformer.benchmark.calls import DTYPES, make_input, prepare_forward, prepare_training
-from hrformer.benchmark.candidates import TIMM_NAMES, Candidate, default_size
-from hrformer.benchmark.conditions import Conditions, apply
-from hrformer.benchmark.networks import Sources, build_network
-from hrformer.benchmark.peers import parse_peers
-from hrformer.benchmark.plan import Group, Job, Plan
-from hrformer.benchmark.records import Record as Measured
-from hrformer.benchmark.run import Bench, Settings
-from hrformer.benchmark.targets import growth_of, judge
-from hrformer.benchmark.timing import TimingConfig
 from hrformer.fast import stages as fused
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.triton import attention_op as attention
 from hrformer.fast.triton import depthwise_op as depthwise
+from measuring import Bench
+from networks import build_network
+from peers import parse_peers
+from plan import Group, Plan, growth_of
+from records import Record as Measured
 
 COSTLIEST = 25
 
@@ -46,20 +44,16 @@ def speed_cases(options: argparse.Namespace, device: torch.device, record: Recor
     """Every group as a case; where one took the process with it, its candidates one by one instead."""
     peers = parse_peers(options.peer)
     plan = _plan(tuple(peers), options.tiny)
-    conditions = Conditions(device=device.type)
-    apply(conditions)
-    quick = (
-        TimingConfig(rounds=1, seconds=0, warmup=0)
-        if options.tiny
-        else TimingConfig(rounds=5, seconds=0.2, warmup=0.05)
-    )
-    settings = Settings(conditions=conditions, sources=Sources(checkouts=peers), timing=quick, tell=print)
+    rounds, seconds, warmup = (1, 0, 0) if options.tiny else (5, 0.2, 0.05)
+    settings = Settings(device=device.type, checkouts=peers, rounds=rounds, seconds=seconds, warmup=warmup)
+    apply(settings)
     with tempfile.TemporaryDirectory(prefix="hrformer-gpu-") as folder:
-        bench = Bench(settings, Path(folder))
+        bench = Bench(settings, Path(folder), print)
 
         def measured(group: Group) -> Mapping[str, Any]:
             records = bench.measure(group)
-            verdicts = [judge(t, records, growth_of(group, records)) for t in plan.targets if t.group == group.title]
+            growth = growth_of(group, records)
+            verdicts = [target.judge(records, growth) for target in plan.targets if target.group == group.title]
             rows = [_row(one) for one in records]
             rows += [{"candidate": f"target: {v.name}", "median": _verdict(v)} for v in verdicts]
             failed = [one.candidate.label for one in records if one.failure and one.candidate.origin == "ours"]
@@ -165,9 +159,8 @@ def _shrunk(group: Group) -> Group:
 def _row(one: Measured) -> dict[str, Any]:
     if one.failure:
         return {"candidate": one.candidate.label, "batch": one.batch, "failure": one.failure}
-    memory, median = "memory" in one.kind, one.summary.median
     row = {"candidate": one.candidate.label, "batch": one.batch, "size": f"{one.size[0]}x{one.size[1]}"}
-    row |= {"median": f"{median:.4g} MiB" if memory else f"{1000 * median:.4g} ms"}
+    row |= {"median": f"{one.median:.4g} MiB" if "memory" in one.kind else f"{1000 * one.median:.4g} ms"}
     if one.images_per_second:
         row["images/s"] = round(one.images_per_second, 1)
     return row | {"first call": f"{one.first:.3g} s" if one.first else "", "note": one.note}
@@ -185,20 +178,21 @@ def profile_cases(options: argparse.Namespace, device: torch.device) -> Iterator
     half: Any = "fp16" if device.type == "cpu" else "bf16"
     candidate = Candidate(model=model, task="pose", way="eager", precision=half)
     with gpu_device.plain_training():
-        built = build_network(candidate, Sources())
+        built = build_network(candidate, {})
     forwards, steps = (1, 2) if options.tiny else (FORWARD_BATCH, STEP_BATCH)
 
     def forward() -> Mapping[str, Any]:
         # Without a graph, in which the profiler would see one launch.
         network = fuse_trunk(copy.deepcopy(built).to(device, DTYPES[half]))
-        run = prepare_forward(network, candidate, device)
-        x = make_input(candidate, forwards, size, device, 0)
+        run = Forward(network, candidate, device)
+        x = make_input(Job(candidate=candidate, batch=forwards, size=size), device, 0)
         return _profile(lambda: run(x), device, forwards)
 
     def step() -> Mapping[str, Any]:
         # fp16 would want a loss scaler, and bf16 is what the interpreter does not have.
         chosen = replace(candidate, precision="fp32") if device.type == "cpu" else candidate
-        return _profile(prepare_training(built, chosen, steps, size, device, 0), device, steps)
+        job = Job(candidate=chosen, batch=steps, size=size)
+        return _profile(prepare_training(built, job, device, 0), device, steps)
 
     yield f"forward of {model}, batch {forwards}, {half}", forward
     yield f"training step of {model}, batch {steps}, {half}", step

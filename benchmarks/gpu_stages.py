@@ -21,13 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import gpu_device
+from calls import DTYPES
+from candidates import Candidate, default_size
 from gpu_host import no_device, sanitizer
 from gpu_record import WRONG_USE, Case, Record, Skip, stage_json
 from gpu_speed import profile_cases, speed_cases
-from hrformer.benchmark.calls import DTYPES
-from hrformer.benchmark.candidates import Candidate, default_size
-from hrformer.benchmark.networks import Sources, build_network
-from hrformer.benchmark.peers import parse_peers
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.optimize import optimize
@@ -38,6 +36,8 @@ from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfi
 from hrformer.train.loop import train
 from hrformer.train.run import Run
 from kernel_accuracy import error_and_allowed
+from networks import build_network
+from peers import parse_peers
 
 HERE = Path(__file__).resolve().parent
 
@@ -110,7 +110,7 @@ def network_cases(options: argparse.Namespace, device: torch.device) -> Iterator
 def _built(model: str, task: Any) -> nn.Module:
     """Settled random weights, the same in every process and precision; the last few networks stay."""
     with gpu_device.plain_training():
-        return build_network(Candidate(model=model, task=task), Sources())
+        return build_network(Candidate(model=model, task=task), {})
 
 
 @cache

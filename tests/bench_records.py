@@ -1,11 +1,11 @@
-"""Records and documents of the benchmark with made-up figures, for tests."""
+"""Records and documents of ``benchmarks/`` with made-up figures, for tests."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hrformer.benchmark.candidates import Candidate
-from hrformer.benchmark.records import Document, Record
+from candidates import Candidate
+from records import Document, Record
 
 CONDITIONS: dict[str, Any] = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -33,5 +33,5 @@ def record(one: Candidate, *rounds: tuple[float, ...], **fields: Any) -> Record:
 
 
 def document(*records: Record, **fields: Any) -> Document:
-    usual: dict[str, Any] = {"name": "custom", "command": "hrformer bench --rounds 2", "conditions": CONDITIONS}
+    usual: dict[str, Any] = {"name": "custom", "command": "python benchmarks/run.py", "conditions": CONDITIONS}
     return Document(records=records, **(usual | fields))

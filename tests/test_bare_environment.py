@@ -14,7 +14,7 @@ IMPORTS = """
 import importlib.util, sys
 for name in ("tyro", "supervision", "accelerate", "xdist", "scipy", "pyarrow"):
     assert importlib.util.find_spec(name) is None, name
-import hrformer, hrformer.benchmark.run, hrformer.benchmark.presets, hrformer.train.loop, hrformer.recipes.catalogue
+import hrformer, hrformer.train.loop, hrformer.recipes.catalogue, measuring, presets
 assert hrformer.__file__.startswith(sys.argv[1])
 import numpy as np
 from hrformer.predict.results import Classification
@@ -27,7 +27,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
         cwd=REPOSITORY,
-        env=environment(folder, REPOSITORY / "src"),
+        env=environment(folder, REPOSITORY / "src", REPOSITORY / "benchmarks"),
         capture_output=True,
         text=True,
         check=False,
@@ -51,7 +51,7 @@ def test_the_package_comes_without_the_rest(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_kernels_tests_are_collected_and_run(tmp_path: Path) -> None:
     """All of them are imported; one file runs."""
-    folders = ["tests/kernels", "tests/ops", "tests/layers", "tests/fast", "tests/benchmark"]
+    folders = ["tests/kernels", "tests/ops", "tests/layers", "tests/fast"]
     finished = run(tmp_path, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *folders)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     finished = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels/test_fusion_sum.py")

@@ -19,7 +19,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 ROWS = (
     ("cli",),
     ("serve",),
-    ("recipes", "export", "benchmark"),
+    ("recipes", "export"),
     ("train", "predict"),
     ("evaluate",),
     ("checkpoints", "timm_api"),

@@ -93,7 +93,7 @@ def _run(command: Any, typed: list[str]) -> int:
         return run_predict(command.task, typed)
     options = command.options if isinstance(command, RunCommand) else command
     if isinstance(options, BenchArguments):
-        return run_bench(options, typed)
+        return run_bench(options)
     if isinstance(options, TrainArguments):
         return run_train(command)
     if isinstance(options, EvaluateArguments):
