@@ -32,7 +32,7 @@ from hrformer.benchmark.timing import TimingConfig
 from hrformer.fast import stages as fused
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.triton import attention_op as attention
-from hrformer.fast.triton import depthwise_op as depthwise
+from hrformer.fast.triton import feed_forward_op as depthwise
 
 COSTLIEST = 25
 
