@@ -3,7 +3,7 @@
 What runs instead of a module reads its parameters without calling it. A hook, a subclass (an adapter, a quantised
 layer, a parametrised weight, batch norm over processes) or a method replaced on the object or the class would be passed
 over. So every layer of a model is compared with a fresh one, built on the meta device with the sizes found; whatever
-else sits there has to be run as it is. Biases of convolutions and every ``eps`` are read from the layers and may be any.
+else sits there has to be run as it is. Biases of convolutions and every ``eps`` are read from layers and may be any.
 """
 
 from __future__ import annotations

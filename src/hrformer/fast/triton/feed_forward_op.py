@@ -3,7 +3,7 @@
 The stage (normalise, GELU, 3x3 convolution, statistics of the result) has a plain reference and Triton kernels that
 store nothing but their arguments and result. Per network, autograd keeps the input, the two hidden maps that the
 products and the convolution gave, the activated map of the second product and the last map; batch norms and GELUs are
-computed again in the backward pass. Dimension letters: B batch, H/W map height and width, C channels, E hidden channels.
+computed again in the backward pass. Dimension letters: B batch, H/W map size, C channels, E hidden channels.
 """
 
 from __future__ import annotations
