@@ -21,8 +21,8 @@ from hrformer.fast import optimize as optimize_module
 from hrformer.fast import stages as fused
 from hrformer.fast import training as training_layer
 from hrformer.fast.triton import attention_op as attention
-from hrformer.fast.triton import conv_ffn
-from hrformer.fast.triton import depthwise_op as depthwise
+from hrformer.fast.triton import feed_forward_op as conv_ffn
+from hrformer.fast.triton import feed_forward_op as depthwise
 from hrformer.fast.triton.graphs import GraphedModel, Replay
 from hrformer.fast.triton.launch import HAVE_TRITON
 from hrformer.fast.x86 import stages as native

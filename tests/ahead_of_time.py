@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
 from hrformer.fast import stages as fused
-from hrformer.fast.fold import rounded_up
+from hrformer.fast.folding import rounded_up
 from hrformer.fast.fused_blocks import ALIGN, fuse_block, fuse_fusion
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.fast.fold import folded_conv, rounded_up, zero_padded
+from hrformer.fast.folding import folded_conv, rounded_up, zero_padded
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hrformer.fast import stages as fused
-from hrformer.fast.fold import rounded_up
+from hrformer.fast.folding import rounded_up
 from hrformer.fast.fused_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
 from hrformer.fast.x86 import stages as native
 from hrformer.models.blocks import TransformerBlock

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast import stages as fused
-from hrformer.fast.stage_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import AttentionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.stages import (
     attention_block,
     attention_block_reference,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hrformer.fast import stages as fused
-from hrformer.fast.stage_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import AttentionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.triton import attention_op as attention
-from hrformer.fast.triton import depthwise_op as depthwise
+from hrformer.fast.triton import feed_forward_op as depthwise
 from hrformer.fast.triton.launch import KERNELS, SWITCH
 from hrformer.fast.x86 import stages as native
 

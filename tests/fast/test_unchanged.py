@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from hrformer.fast.coat import put_on
-from hrformer.fast.unchanged import is_original
+from hrformer.fast.eligibility import is_original
 from hrformer.models.attention import WindowAttention
 from hrformer.models.blocks import Bottleneck, ConvFFN, DropPath, TransformerBlock
 from hrformer.models.fusion import FusionUnit

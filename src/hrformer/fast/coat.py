@@ -20,9 +20,9 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
 from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_size, upsample_sooner
+from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind
 from hrformer.fast.triton.attention_op import window_attention_core, window_attention_op
-from hrformer.fast.triton.conv_ffn import BatchNormState, conv_ffn_training
-from hrformer.fast.unchanged import is_plain_linear, is_unchanged, plain_kind
+from hrformer.fast.triton.feed_forward_op import BatchNormState, conv_ffn_training
 from hrformer.fast.x86.refusal import is_in_memory
 from hrformer.fast.x86.training import (
     AttentionWeights,

@@ -15,10 +15,17 @@ from typing import TypeVar, cast
 from torch import Tensor, nn
 
 from hrformer.fast.eligibility import is_rewritten
-from hrformer.fast.fold import folded_conv, rounded_up, zero_padded
-from hrformer.fast.frozen import Frozen, channels_last
+from hrformer.fast.folding import (
+    AttentionWeights,
+    DepthwiseWeights,
+    Frozen,
+    PointwiseWeights,
+    channels_last,
+    folded_conv,
+    rounded_up,
+    zero_padded,
+)
 from hrformer.fast.fused_convs import FoldedConv, FusedConv, SeparableStep, fold_convolutions
-from hrformer.fast.stage_weights import AttentionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.stages import attention_block, feed_forward_block, fusion_sum
 from hrformer.fast.triton.graphs import side_by_side
 from hrformer.fast.widen import widen

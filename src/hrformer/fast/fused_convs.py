@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.eligibility import is_foldable
-from hrformer.fast.fold import folded_conv
-from hrformer.fast.frozen import Frozen, channels_last
-from hrformer.fast.stage_weights import ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import (
+    ConvolutionWeights,
+    DepthwiseWeights,
+    Frozen,
+    PointwiseWeights,
+    channels_last,
+    folded_conv,
+)
 from hrformer.fast.stages import convolution, depthwise_pointwise, pointwise
 from hrformer.models.blocks import Bottleneck
 from hrformer.models.heads import ObjectAttention

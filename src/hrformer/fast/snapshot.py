@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hrformer.fast.eligibility import SAME_IN_TRAINING
-from hrformer.fast.unchanged import plain_kind
+from hrformer.fast.eligibility import SAME_IN_TRAINING, plain_kind
 from hrformer.models.attention import WindowAttention
 from hrformer.models.fusion import FusionUnit
 from hrformer.models.heads import FCNHead, OCRHead

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrformer.fast.compiled import upsample_sooner
-from hrformer.fast.stage_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.triton.conv_relu import conv_relu
 from hrformer.fast.triton.depthwise_pointwise import depthwise_pointwise as depthwise_pointwise_kernel
 from hrformer.fast.triton.fusion_sum import MAX_TERMS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hrformer.fast.fold import rounded_up, zero_padded
+from hrformer.fast.folding import rounded_up, zero_padded
 from hrformer.models.blocks import TransformerBlock
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.trunk import HighResolutionTrunk

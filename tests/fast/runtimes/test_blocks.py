@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hrformer.fast.fold import rounded_up
+from hrformer.fast.folding import rounded_up
 from hrformer.fast.runtimes.blocks import ChannelNorm, RuntimeBlock
 from hrformer.models.blocks import TransformerBlock
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hrformer.fast.runtimes.fingerprint import module_fingerprint
+from hrformer.fast.runtimes.openvino import module_fingerprint
 from hrformer.zoo import create_model
 
 

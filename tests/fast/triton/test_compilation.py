@@ -16,7 +16,7 @@ from hrformer.fast.triton.launch import SOUND_ASSEMBLER, assembler_version
 
 pytest.importorskip("triton")
 
-SCRIPT = Path(__file__).resolve().parents[1] / "ahead_of_time.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "ahead_of_time.py"
 SHARED_BYTES = 232_448
 """What one program may use on compute capability 9.0 (CUDA programming guide: 227 KiB)."""
 STACK_BYTES = 256

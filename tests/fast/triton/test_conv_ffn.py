@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hrformer.fast.triton.conv_ffn import BatchNormState, batch_norm_scale, conv_ffn_training, move_running_statistics
+from hrformer.fast.triton.feed_forward_op import (
+    BatchNormState,
+    batch_norm_scale,
+    conv_ffn_training,
+    move_running_statistics,
+)
 
 Modules = nn.ModuleList
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hrformer.fast.triton.depthwise import ROWS, StripGrid, depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
-from hrformer.fast.triton.depthwise_op import channel_moments_reference, depthwise_stage_reference
+from hrformer.fast.triton.feed_forward_op import channel_moments_reference, depthwise_stage_reference
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded
 
 pytest.importorskip("triton")

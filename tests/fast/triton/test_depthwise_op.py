@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from hrformer.fast.triton.depthwise_op import (
+from hrformer.fast.triton.feed_forward_op import (
     backward_with_kernels,
     depthwise_stage,
     depthwise_stage_backward_op,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.stage_weights import DepthwiseWeights
+from hrformer.fast.folding import DepthwiseWeights
 from hrformer.fast.stages import depthwise_pointwise_reference
 from hrformer.fast.triton.depthwise_pointwise import best_tile, depthwise_pointwise
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.stage_weights import PointwiseWeights
+from hrformer.fast.folding import PointwiseWeights
 from hrformer.fast.stages import pointwise_reference
 from hrformer.fast.triton.pointwise import pointwise
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded

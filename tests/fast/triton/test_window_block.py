@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.stage_weights import AttentionWeights
+from hrformer.fast.folding import AttentionWeights
 from hrformer.fast.stages import attention_block_reference
 from hrformer.fast.triton.window_block import MAX_CHANNELS, window_block, window_block_applies
 from kernel_accuracy import DEVICE, DTYPES, assert_accurate, nan_filled_buffers, rounded

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.x86.library import NativeLibrary, find_library
-from hrformer.fast.x86.sizes import SIZES, check_buffers
-from hrformer.fast.x86.structures import STRUCTURES
+from hrformer.fast.x86.structures import SIZES, STRUCTURES, check_buffers
 
 pytestmark = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.stage_weights import PointwiseWeights
+from hrformer.fast.folding import PointwiseWeights
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import find_library, kernel_threads
 from hrformer.fast.x86.program import ALIGNMENT, NotRecordableError, Program, place_maps

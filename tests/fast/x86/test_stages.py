@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast import stages as fused
-from hrformer.fast.stage_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
 from hrformer.fast.x86.library import NativeLibrary, find_library, kernel_threads

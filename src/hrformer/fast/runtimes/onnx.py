@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.proof import FP32_BOUND
-from hrformer.fast.runtimes.model import runtime_module
+from hrformer.fast.runtimes.blocks import runtime_module
 from hrformer.fast.runtimes.openvino import Plane
 
 

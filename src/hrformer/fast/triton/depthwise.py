@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import device_of, gelu, inner_block, jit
-from hrformer.fast.triton.occupancy import resident_programs
+from hrformer.fast.triton.launch import device_of, gelu, inner_block, jit, resident_programs
 
 try:
     import triton.language as tl

@@ -168,3 +168,14 @@ def pad_to(tensor: Tensor, *sizes: int) -> Tensor:
 def device_of(x: Tensor) -> AbstractContextManager[Any]:
     """Triton launches on the current device, which need not be the tensor's."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def resident_programs(device: torch.device, per_processor: int) -> int:
+    """Programs that fill a GPU when each multiprocessor holds ``per_processor`` of them; 4 where there is no GPU.
+
+    Kernels that keep sums in registers are launched with about this many programs, each going through many tiles:
+    few partial sums are left to add, in a fixed order, so results do not change from run to run on one GPU model.
+    """
+    if device.type != "cuda":
+        return 4
+    return per_processor * torch.cuda.get_device_properties(device).multi_processor_count

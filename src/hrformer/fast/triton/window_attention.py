@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import device_of, jit
-from hrformer.fast.triton.occupancy import resident_programs
+from hrformer.fast.triton.launch import device_of, jit, resident_programs
 
 try:
     import triton.language as tl

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.sizes import check_buffers
-from hrformer.fast.x86.structures import STRUCTURES
+from hrformer.fast.x86.structures import STRUCTURES, check_buffers
 
 SWITCH = "HRFORMER_NATIVE"
 """Environment variable: "0" leaves the kernels alone, "avx2" takes those even where AVX-512 is there."""

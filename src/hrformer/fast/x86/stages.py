@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrformer.fast.stage_weights import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.x86.library import Kernel, NativeLibrary, find_library
 from hrformer.fast.x86.packing import NativeAttention, NativeLinear, filled
 from hrformer.fast.x86.refusal import tensors_refusal

@@ -1,10 +1,19 @@
-"""The structures that the kernels take, field by field as in ``source/*.cpp``; a test compares the two."""
+"""The structures that the kernels take, field by field as in ``source/*.cpp``, and the numbers behind each pointer.
+
+A pointer is all that a kernel gets: a buffer that is too small, or of another kind, would be read beyond its end. A
+test compares the structures with the sources.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
+
+from hrformer.fast.x86.refusal import is_in_memory
 
 Fields = Mapping[str, type[Any]]
 """Name -> type of ctypes, in order."""
@@ -93,3 +102,160 @@ STRUCTURES: dict[str, Fields] = {
     },
 }
 """Function of the library, without its prefix -> fields of its structure."""
+
+
+Sizes = Mapping[str, int]
+"""Field -> numbers behind it."""
+
+
+def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int) -> None:
+    """Refuse tensors that do not fit a kernel.
+
+    Args:
+        name: of the kernel.
+        settings: its structure, with all sizes filled in.
+        tensors: by field.
+        lanes: floats in a vector.
+
+    Raises:
+        ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
+            without memory for it.
+    """
+    sizes = SIZES[name](settings, lanes)
+    for field, tensor in tensors.items():
+        fits = (
+            tensor.dtype == torch.float32
+            and tensor.device.type == "cpu"
+            and is_in_memory(tensor)
+            and tensor.is_contiguous()
+            and tensor.numel() == sizes[field]
+        )
+        if not fits:
+            raise ValueError(
+                f"kernel {name!r}: {field} must be {sizes[field]} contiguous float32 numbers on the CPU, "
+                f"got {tuple(tensor.shape)} with strides {tensor.stride() if tensor.layout == torch.strided else None} "
+                f"in {tensor.dtype} on {tensor.device}"
+            )
+
+
+def filled_count(count: int, lanes: int) -> int:
+    """``count`` rounded up to whole vectors."""
+    return -(-count // lanes) * lanes
+
+
+def _feed_forward(s: Any, lanes: int) -> Sizes:
+    tokens, hidden, channels = s.rows * s.width, filled_count(s.hidden, lanes), filled_count(s.channels, lanes)
+    return {
+        **dict.fromkeys(("x", "y"), tokens * s.channels),
+        "fc1": s.channels * hidden,
+        "depthwise": 9 * hidden,
+        **dict.fromkeys(("fc1_bias", "depthwise_bias"), hidden),
+        "fc2": s.hidden * channels,
+        "fc2_bias": channels,
+    }
+
+
+def _attention(s: Any, lanes: int) -> Sizes:
+    places, inner, channels = s.window**2, s.heads * s.head_dim, filled_count(s.channels, lanes)
+    packed = filled_count(3 * inner, lanes)
+    return {
+        **dict.fromkeys(("x", "y"), s.batch * s.height * s.width * s.channels),
+        "qkv": s.channels * packed,
+        "qkv_bias": packed,
+        "proj": inner * channels,
+        "proj_bias": channels,
+        "bias": s.heads * places * filled_count(places, lanes),
+    }
+
+
+def _linear(s: Any, lanes: int) -> Sizes:
+    channels = filled_count(s.channels, lanes)
+    return {
+        "x": s.rows * s.depth,
+        **dict.fromkeys(("y", "residual"), s.rows * s.channels),
+        "weight": s.depth * channels,
+        "bias": channels,
+    }
+
+
+def _convolution(s: Any, lanes: int) -> Sizes:
+    channels = filled_count(s.channels, lanes)
+    return {
+        "x": s.batch * s.height * s.width * s.depth,
+        "y": s.batch * s.out_height * s.out_width * s.channels,
+        "weight": s.kernel_height * s.kernel_width * s.depth * channels,
+        "bias": channels,
+        "zeros": s.depth,
+    }
+
+
+def _separable(s: Any, lanes: int) -> Sizes:
+    depth, channels = filled_count(s.depth, lanes), filled_count(s.channels, lanes)
+    cells = -(-s.height // s.stride) * -(-s.width // s.stride)
+    return {
+        "x": s.batch * s.height * s.width * s.depth,
+        **dict.fromkeys(("y", "residual"), s.batch * cells * s.channels),
+        "depthwise": 9 * depth,
+        "depthwise_bias": depth,
+        "weight": s.depth * channels,
+        "bias": channels,
+    }
+
+
+def _fusion(s: Any, lanes: int) -> Sizes:
+    terms = {f"term{i}": s.batch * getattr(s, f"height{i}") * getattr(s, f"width{i}") * s.channels for i in range(4)}
+    return {"y": s.batch * s.height * s.width * s.channels, **terms}
+
+
+def _program(s: Any, lanes: int) -> Sizes:
+    return {}
+
+
+def _with_gradients(sizes: dict[str, int], *names: str) -> Sizes:
+    return sizes | {f"{name}_grad": sizes[name] for name in names}
+
+
+def _feed_forward_training(s: Any, lanes: int) -> Sizes:
+    tokens, hidden, channels = s.rows * s.width, s.hidden, s.channels
+    sizes = {
+        **dict.fromkeys(("x", "y", "grad", "grad_x", "reduced"), tokens * channels),
+        **dict.fromkeys(("expanded", "mixed", "back1", "back2"), tokens * filled_count(hidden, lanes)),
+        "statistics": 4 * filled_count(hidden, lanes) + 2 * filled_count(channels, lanes),
+        **dict.fromkeys(("layer_weight", "layer_bias"), channels),
+        **dict.fromkeys(("fc1", "fc2"), hidden * channels),
+        "depthwise": 9 * hidden,
+        **dict.fromkeys(("fc1_bias", "norm1", "norm1_bias", "depthwise_bias", "norm2", "norm2_bias"), hidden),
+        **dict.fromkeys(("fc2_bias", "norm3", "norm3_bias"), channels),
+    }
+    for number, count in ((1, hidden), (2, hidden), (3, channels)):
+        sizes |= dict.fromkeys((f"running_mean{number}", f"running_var{number}"), count)
+    grads = "layer_weight layer_bias fc1 norm1 norm1_bias depthwise norm2 norm2_bias fc2 norm3 norm3_bias"
+    return _with_gradients(sizes, *grads.split())
+
+
+def _attention_training(s: Any, lanes: int) -> Sizes:
+    sizes = {
+        **dict.fromkeys(("x", "y", "grad", "grad_x"), s.batch * s.height * s.width * s.channels),
+        **dict.fromkeys(("layer_weight", "layer_bias", "proj_bias"), s.channels),
+        "qkv": 3 * s.channels**2,
+        "qkv_bias": 3 * s.channels,
+        "proj": s.channels**2,
+        "bias": s.heads * s.window**4,
+    }
+    return _with_gradients(sizes, *"layer_weight layer_bias qkv qkv_bias proj proj_bias bias".split())
+
+
+SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
+    "feed_forward": _feed_forward,
+    "attention": _attention,
+    "linear": _linear,
+    "convolution": _convolution,
+    "separable": _separable,
+    "fusion": _fusion,
+    "program": _program,
+    "feed_forward_training": _feed_forward_training,
+    "feed_forward_training_backward": _feed_forward_training,
+    "attention_training": _attention_training,
+    "attention_training_backward": _attention_training,
+}
+"""Kernel -> its sizes, from its structure and the number of floats in a vector."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
+from hrformer.fast.coat import put_on
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.hrformer import HRFormerConfig, build_hrformer
 from hrformer.models.hrnet import HRNetConfig, build_hrnet
@@ -41,7 +42,7 @@ def hrformer(head: str, training: bool) -> VisionModel:
         "segmentation": lambda: OCRHead(maps, 5, OCRConfig(channels=16, key_channels=8, aux_channels=8)),
         "classification": lambda: ClassificationHead(maps, 5, ClassificationConfig(planes=4, width=16)),
     }
-    return VisionModel(trunk, build[head](), ModelInfo(name="small")).train(training)
+    return put_on(VisionModel(trunk, build[head](), ModelInfo(name="small"))).train(training)
 
 
 def compiled(model: nn.Module, **options: Any) -> tuple[Callable[[Tensor], Any], list[torch.fx.GraphModule]]:
@@ -75,7 +76,7 @@ def test_one_graph_serves_all_sizes(head: str, batch: int) -> None:
 @pytest.mark.slow
 def test_one_graph_of_hrnet_serves_all_sizes() -> None:
     trunk = build_hrnet(HRNetConfig(width=8, multi_scale=False))
-    model = VisionModel(trunk, PoseHead(trunk.feature_info, 5), ModelInfo(name="small")).eval()
+    model = put_on(VisionModel(trunk, PoseHead(trunk.feature_info, 5), ModelInfo(name="small"))).eval()
     assert_serves_all(model, 1, 1, dynamic=True)
 
 

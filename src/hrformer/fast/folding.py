@@ -1,19 +1,56 @@
-"""Folded weights of the fused stages of inference, and the layouts that kernels want, each made once.
-
-Dimension letters: C channels, K input and N output channels of a matrix product, h heads, d head dimension.
-"""
+"""Folded weights of the fused stages of inference: how they are made, the layouts that kernels want, who holds them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from hrformer.fast.triton.depthwise_pointwise import PackedDepthwise, pack_depthwise
 from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise
 from hrformer.fast.triton.window_block import PackedWindowBlock, pack_window_block
 from hrformer.fast.x86.library import Kernel
+
+
+def rounded_up(count: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is at least ``count``."""
+    return -(-count // multiple) * multiple
+
+
+def zero_padded(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` in the corner of a tensor of zeros of ``shape``; no side may shrink."""
+    assert len(shape) == x.ndim
+    assert all(new >= old for new, old in zip(shape, x.shape, strict=True))
+    pads = [(0, new - old) for new, old in zip(shape, x.shape, strict=True)]
+    return F.pad(x, [side for pair in reversed(pads) for side in pair])
+
+
+@torch.no_grad()
+def folded_conv(conv: nn.Conv2d, norm: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """Weight and bias, float64, of the convolution that equals ``norm(conv(x))`` with running statistics.
+
+    ``y = (Wx + b - mean) / sqrt(var + eps) * gain + shift`` is a convolution too (Ioffe and Szegedy 2015, 3.1).
+
+    Raises:
+        ValueError: the norm keeps no running statistics, so that its result depends on the batch.
+    """
+    weight = conv.weight.double()
+    bias = weight.new_zeros(weight.shape[0]) if conv.bias is None else conv.bias.double()
+    if norm is None or isinstance(norm, nn.Identity):
+        return weight, bias
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        raise ValueError(f"only a batch norm with running statistics can be folded, got {norm}")
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    shift = -norm.running_mean.double() * scale
+    if norm.weight is not None:
+        shift, scale = shift * norm.weight.double(), scale * norm.weight.double()
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return weight * scale.view(-1, 1, 1, 1), bias * scale + shift
 
 
 @dataclass(kw_only=True, eq=False)
@@ -147,3 +184,46 @@ class ConvolutionWeights:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     kernels: dict[str, Kernel] = field(default_factory=dict, repr=False)
+
+
+Weights = TypeVar("Weights", AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights)
+
+
+class Frozen(nn.Module):
+    """A module that holds folded weights as buffers and lends them to ``hrformer.fast.stages``.
+
+    The kernels' own layouts are made at the first call and thrown away when the module moves or is copied. Weights
+    are not meant to change: loading others into the buffers would leave those layouts behind.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: dict[str, Any] = {}
+
+    def hold(self, name: str, value: Tensor | None, dtype: torch.dtype) -> None:
+        """Register a buffer that no state dict holds: it can be made again from the trained model."""
+        held = None if value is None else value.detach().to(dtype).contiguous()
+        self.register_buffer(name, held, persistent=False)
+
+    def lend(self, kind: type[Weights], prefix: str, **settings: Any) -> Weights:
+        """The buffers whose names start with ``prefix`` as weights of one stage."""
+        if prefix not in self._weights:
+            tensors: dict[str, Any] = {
+                name.removeprefix(prefix): held for name, held in self._buffers.items() if name.startswith(prefix)
+            }
+            self._weights[prefix] = kind(**tensors, **settings)
+        return cast(Weights, self._weights[prefix])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Frozen:
+        self._weights = {}
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_weights": {}}
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> contiguous (B, H, W, C), free where the memory is channels-last; in autocast's precision."""
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return x.permute(0, 2, 3, 1).contiguous()
