@@ -17,16 +17,14 @@ from torch import Tensor
 import memory_probe
 import networks
 import own_process
+from hrformer.fast import coat
 from hrformer.fast import optimize as optimize_module
 from hrformer.fast import stages as fused
-from hrformer.fast import training as training_layer
 from hrformer.fast.triton import attention_op as attention
-from hrformer.fast.triton import feed_forward_op as conv_ffn
-from hrformer.fast.triton import feed_forward_op as depthwise
+from hrformer.fast.triton import feed_forward_op
 from hrformer.fast.triton.graphs import GraphedModel, Replay
 from hrformer.fast.triton.launch import HAVE_TRITON
 from hrformer.fast.x86 import stages as native
-from hrformer.models import attention as attention_layer
 from hrformer.models.hrnet import HRNetConfig
 from hrformer.zoo import VARIANTS, hrformer_nano
 
@@ -35,8 +33,8 @@ SPECK, HRNET_SPECK = "hrformer_speck", "hrnet_speck"
 OPERATORS = (
     (attention.window_attention_op, attention.forward_with_kernels),
     (attention.window_attention_backward_op, attention.backward_with_kernels),
-    (depthwise.depthwise_stage_op, depthwise.forward_with_kernels),
-    (depthwise.depthwise_stage_backward_op, depthwise.backward_with_kernels),
+    (feed_forward_op.depthwise_stage_op, feed_forward_op.forward_with_kernels),
+    (feed_forward_op.depthwise_stage_backward_op, feed_forward_op.backward_with_kernels),
 )
 
 
@@ -56,10 +54,10 @@ def interpret_kernels() -> None:
         raise ImportError("Triton is not installed, so that there is nothing to interpret: pip install triton")
     fused.kernel_refusal = lambda x, dtypes=None: None
     native.native_refusal = lambda x, others=(): "Triton's turn"
-    attention_layer.kernels_train = training_layer.kernels_train = lambda x: True
-    training_layer._plainly_trained = lambda x: False
+    coat.on_gpu = lambda x: True
+    coat._trains_on_cpu = lambda part, x: False
     attention.uses_kernel = lambda qkv, num_heads: True
-    conv_ffn.depthwise_stage = _depthwise_stage
+    feed_forward_op.depthwise_stage = _depthwise_stage
     for operator, with_kernels in OPERATORS:
         operator.register_kernel("cpu", with_kernels)
 
@@ -67,17 +65,17 @@ def interpret_kernels() -> None:
 @contextmanager
 def plain_training() -> Iterator[None]:
     """Training takes the plain modules, and so does what settles a network's statistics."""
-    before = attention_layer.kernels_train
-    attention_layer.kernels_train = training_layer.kernels_train = lambda x: False
+    before = coat.on_gpu
+    coat.on_gpu = lambda x: False
     try:
         yield
     finally:
-        attention_layer.kernels_train = training_layer.kernels_train = before
+        coat.on_gpu = before
 
 
 def _depthwise_stage(u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     vectors = (vector.float() for vector in given[:3])
-    result: tuple[Tensor, Tensor, Tensor] = depthwise.depthwise_stage_op(u.contiguous(), *vectors, *given[3:])
+    result: tuple[Tensor, Tensor, Tensor] = feed_forward_op.depthwise_stage_op(u.contiguous(), *vectors, *given[3:])
     return result
 
 

@@ -28,12 +28,12 @@ from gpu_record import WRONG_USE, Case, Record, Skip, stage_json
 HERE = Path(__file__).resolve().parent
 
 KERNEL_TESTS = (
-    "kernels/test_window_block.py", "kernels/test_pointwise.py", "kernels/test_depthwise_pointwise.py",
-    "kernels/test_fusion_sum.py", "kernels/test_window_attention.py", "kernels/test_depthwise.py",
-    "kernels/test_huge_batches.py", "kernels/test_launch.py", "ops/test_fused.py", "ops/test_attention.py",
-    "ops/test_depthwise.py", "ops/test_conv_ffn.py", "ops/test_switches.py", "fast/test_fused_blocks.py",
-    "fast/test_fused_convs.py", "fast/test_graphs.py", "layers/test_attention.py", "layers/test_blocks.py",
-    "kernels/test_compilation.py",
+    *(f"fast/triton/test_{name}.py" for name in (
+        "window_block", "pointwise", "depthwise_pointwise", "fusion_sum", "window_attention", "depthwise",
+        "huge_batches", "launch", "attention_op", "depthwise_op", "conv_ffn", "graphs", "compilation",
+    )),
+    *(f"fast/test_{name}.py" for name in ("stages", "switches", "fused_blocks", "fused_convs", "coat")),
+    "models/test_attention.py",
 )  # fmt: skip
 """Below ``tests/``; what matters most comes first."""
 SOUND = (12, 9)

@@ -25,12 +25,12 @@ from gpu_record import Case, Record
 from hrformer.fast import stages as fused
 from hrformer.fast.fused_blocks import fuse_trunk
 from hrformer.fast.triton import attention_op as attention
+from hrformer.fast.triton import feed_forward_op as depthwise
 from measuring import Bench
 from networks import build_network
 from peers import parse_peers
 from plan import Group, Plan, growth_of
 from records import Record as Measured
-from hrformer.fast.triton import feed_forward_op as depthwise
 
 COSTLIEST = 25
 

@@ -163,7 +163,7 @@ def test_changelog_has_an_entry_for_the_current_version() -> None:
 def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="needs hatchling, from the extra 'dev'")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    # Without the hook that compiles, which tests/native/test_build.py tries.
+    # Without the hook that compiles, which tests/fast/x86/test_build.py tries.
     quick = os.environ | {"HATCH_BUILD_NO_HOOKS": "true"}
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, env=quick)
     (wheel,) = tmp_path.glob("hrformer-*-py3-none-any.whl")

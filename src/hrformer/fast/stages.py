@@ -7,7 +7,7 @@ Dimension letters: B batch, H/W map size, C channels, K input and N output chann
 
 Maps in float16 and bfloat16 are rounded less often than by the references: sums, softmax, LayerNorm, activation and
 residual are float32 inside a kernel and only its result and the operands of its products are rounded. In Triton's
-interpreter the largest error against float64 was 0.5 to 1.0 of the reference's own in float16 (tests/kernels).
+interpreter the largest error against float64 was 0.5 to 1.0 of the reference's own in float16 (tests/fast/triton).
 """
 
 from __future__ import annotations

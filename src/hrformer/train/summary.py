@@ -11,8 +11,6 @@ from pathlib import Path, PurePath
 from statistics import median
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
-
 from hrformer.data.sets import ImageSet
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
@@ -39,8 +37,14 @@ _VERBS = {"classification": "classify", "pose": "pose", "segmentation": "segment
 """What ``hrformer predict`` calls the tasks."""
 
 _Pictures = dict[str, list[ValidationPicture]]
-# JSON has no NaN.
-_STORED = TypeAdapter(_Pictures, config=ConfigDict(ser_json_inf_nan="strings"))
+
+
+@cache
+def _stored() -> Any:
+    """How the pictures lie in their file; JSON has no NaN. A borrowed GPU may have no pydantic: then none are kept."""
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(_Pictures, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 def summarise(
@@ -92,8 +96,9 @@ def write_summary(
     if pictures is not None or worst is not None:
         given = {"pictures": pictures, "worst": worst}
         kept |= {name: list(group) for name, group in given.items() if group is not None}
-        stored = _STORED.dump_json(kept)
-        write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
+        if find_spec("pydantic") is not None:
+            stored = _stored().dump_json(kept)
+            write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
     if find_spec("jinja2") is not None:
         text = _template().render(_contents(out, read_record(out), kept))
         write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
@@ -114,8 +119,8 @@ def _template() -> Any:
 def _kept_pictures(out: Path) -> _Pictures:
     """Those written last; none where there is no such file, or it is not whole."""
     try:
-        return _STORED.validate_json((out / PICTURES_FILE).read_bytes())
-    except (OSError, ValueError):
+        return _stored().validate_json((out / PICTURES_FILE).read_bytes())
+    except (OSError, ValueError, ModuleNotFoundError):
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The fused stages of inference on x86 processors, by the compiled kernels of ``hrformer.native``.
+"""The fused stages of inference on x86 processors, by the compiled kernels of ``hrformer.fast.x86``.
 
 Maps are channels-last, (B, H, W, C), float32; results are new tensors. ``hrformer.fast.stages`` holds the plain
 references and chooses.
