@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -98,3 +100,12 @@ def test_input_spec_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         hrformer.InputSpec().size = (1, 1)
     assert hrformer.InputSpec.from_dict(hrformer.InputSpec().to_dict()) == hrformer.InputSpec()
+
+
+def test_slow_packages_load_when_they_are_needed() -> None:
+    """Each takes up to a second: timm for its own models, torchvision for detectors and training."""
+    script = (
+        "import sys, hrformer; print({'timm', 'torchvision', 'sympy', 'matplotlib', 'rich', 'tyro'} & {*sys.modules})"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stdout == "set()\n"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
@@ -51,7 +50,9 @@ class PersonDetector:
         self.name = entry.model
         self.score_threshold = score_threshold
         self.device = find_device(device)
-        model = torchvision.models.get_model(entry.model, weights=None, weights_backbone=None)
+        from torchvision.models import get_model  # a second that only detectors need
+
+        model = get_model(entry.model, weights=None, weights_backbone=None)
         load_detector_weights(model, fetch_weights(entry) if weights_path is None else weights_path)
         if entry.model in _WITHOUT_EPSILON:
             _remove_epsilon(model)
