@@ -219,7 +219,7 @@ class TestConstruction:
         assert {m.rate for m in nano().modules() if type(m).__name__ == "DropPath"} == set()
         model = nano(drop_path_rate=0.5)
         rates = [
-            [getattr(branch[i].drop_path, "drop_prob", 0.0) for branch in module.branches]
+            [getattr(branch[i].drop_path, "rate", 0.0) for branch in module.branches]
             for module in model.backbone.high_resolution_modules()
             for i in range(2)
         ]
