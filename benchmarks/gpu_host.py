@@ -32,7 +32,7 @@ KERNEL_TESTS = (
         "window_block", "pointwise", "depthwise_pointwise", "fusion_sum", "window_attention", "depthwise",
         "huge_batches", "launch", "attention_op", "depthwise_op", "conv_ffn", "graphs", "compilation",
     )),
-    *(f"fast/test_{name}.py" for name in ("stages", "switches", "fused_blocks", "fused_convs", "coat")),
+    *(f"fast/test_{name}.py" for name in ("stages", "switches", "fused", "fused_convs", "coat")),
     "models/test_attention.py",
 )  # fmt: skip
 """Below ``tests/``; what matters most comes first."""

@@ -23,7 +23,7 @@ from candidates import TIMM_NAMES, Candidate, Job, default_size
 from conditions import Settings, apply
 from gpu_record import Case, Record
 from hrformer.fast import stages as fused
-from hrformer.fast.fused_blocks import fuse_trunk
+from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.triton import attention_op as attention
 from hrformer.fast.triton import feed_forward_op as depthwise
 from measuring import Bench

@@ -27,7 +27,7 @@ from gpu_host import no_device, sanitizer
 from gpu_record import WRONG_USE, Case, Record, Skip, stage_json
 from gpu_speed import profile_cases, speed_cases
 from hrformer.checkpoints.checkpoint import save_checkpoint
-from hrformer.fast.fused_blocks import fuse_trunk
+from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.optimize import optimize
 from hrformer.fast.triton.graphs import map_tensors
 from hrformer.fast.triton.launch import switched_off

@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction, mangle_type
 
 from hrformer.fast import stages as fused
 from hrformer.fast.folding import rounded_up
-from hrformer.fast.fused_blocks import ALIGN, fuse_block, fuse_fusion
+from hrformer.fast.fused import ALIGN, fuse_block, fuse_fusion
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
 from hrformer.fast.triton.window_attention import attention_forward

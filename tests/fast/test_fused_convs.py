@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fast_models import assert_same as assert_equal_to_rounding
 from fast_models import small
-from hrformer.fast.fused_convs import FusedBottleneck, FusedConv, fold_convolutions
+from hrformer.fast.fused import FusedBottleneck, FusedConv, fold_convolutions
 from hrformer.fast.optimize import optimize
 from hrformer.models.blocks import Bottleneck, conv_bn_relu
 from kernel_accuracy import DEVICE, trained

@@ -23,7 +23,7 @@ from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_s
 from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind
 from hrformer.fast.triton.attention_op import window_attention_core, window_attention_op
 from hrformer.fast.triton.feed_forward_op import BatchNormState, conv_ffn_training
-from hrformer.fast.x86.refusal import is_in_memory
+from hrformer.fast.x86.structures import is_in_memory
 from hrformer.fast.x86.training import (
     AttentionWeights,
     FeedForwardWeights,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from hrformer.fast.eligibility import changed_part, is_watched, part_in_training
-from hrformer.fast.fused_blocks import fuse_trunk
+from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.proof import is_finite, structure_of_same
 from hrformer.fast.runtimes.onnx import ONNXRuntime
 from hrformer.fast.runtimes.openvino import OpenVINORuntime, Plane

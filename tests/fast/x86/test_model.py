@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hrformer.fast.x86.model as module
 from fast_models import assert_same, small
-from hrformer.fast.fused_blocks import fuse_trunk
+from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.optimize import optimize
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import find_library

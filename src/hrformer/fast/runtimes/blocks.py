@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.fast.folding import folded_conv, rounded_up, zero_padded
-from hrformer.fast.widen import widen
+from hrformer.fast.folding import folded_conv, rounded_up, widen, zero_padded
 from hrformer.models.attention import WindowAttention, window_padding
 from hrformer.models.blocks import ConvFFN, TransformerBlock
 from hrformer.models.model import VisionModel

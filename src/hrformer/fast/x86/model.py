@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hrformer.fast.eligibility import is_rewritten
-from hrformer.fast.fused_blocks import fuse_trunk
-from hrformer.fast.fused_convs import replace_lone_convolutions
+from hrformer.fast.fused import fuse_trunk, replace_lone_convolutions
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import current_threads, find_library, kernel_threads
 from hrformer.fast.x86.program import NotRecordableError, Program

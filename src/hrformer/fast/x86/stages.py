@@ -16,7 +16,7 @@ from torch import Tensor
 from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
 from hrformer.fast.x86.library import Kernel, NativeLibrary, find_library
 from hrformer.fast.x86.packing import NativeAttention, NativeLinear, filled
-from hrformer.fast.x86.refusal import tensors_refusal
+from hrformer.fast.x86.structures import tensors_refusal
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
 """As ``enum Activation`` in the kernels' sources."""

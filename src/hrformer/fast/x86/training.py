@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hrformer.fast.x86.library import NativeLibrary, find_library
-from hrformer.fast.x86.refusal import tensors_refusal
-from hrformer.fast.x86.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS, filled_count
+from hrformer.fast.x86.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS, filled_count, tensors_refusal
 
 STORE_FROM = 64
 """Channels from which the first product's map is worth its memory: computing it again costs 2 * C operations per number

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from hrformer.fast import stages as fused
 from hrformer.fast.folding import rounded_up
-from hrformer.fast.fused_blocks import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
+from hrformer.fast.fused import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
 from hrformer.fast.x86 import stages as native
 from hrformer.models.blocks import TransformerBlock
 from hrformer.models.fusion import UPSAMPLE_MODES, FusionUnit, UpsampleMode
