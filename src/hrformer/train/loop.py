@@ -130,7 +130,7 @@ class Loop(Run):
                 validates = self._validates_at(state.update)
                 saves = validates or self._saves_at(state.update)
                 # All processes must ask at the same updates, and rarely on a GPU, where an answer has to wait.
-                asks = logs or saves or machine.waits_for_nothing
+                asks = logs or saves or machine.on_cpu
                 stops = asks and any_process(bool(stop.requested), machine.device)
                 overdue = asks and any_process(self._is_overdue(last_saved), machine.device)
                 if asks:

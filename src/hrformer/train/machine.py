@@ -70,8 +70,8 @@ class Machine:
             dist.destroy_process_group()
 
     @property
-    def waits_for_nothing(self) -> bool:
-        """Whether values can be looked at without waiting for a device."""
+    def on_cpu(self) -> bool:
+        """Whether the run computes on the CPU, where looking at a value waits for no device."""
         return self.device.type == "cpu"
 
     def average_of(self, model: VisionModel, decay: float) -> ModelEmaV3 | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from hrformer.files import write_file
 
@@ -165,19 +164,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def cpu_copy(values: Any) -> Any:
-    """Nested state dict with its tensors on the CPU."""
-    if isinstance(values, torch.Tensor):
-        return values.detach().cpu()
-    if isinstance(values, dict):
-        return {key: cpu_copy(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(cpu_copy(value) for value in values)
-    return values
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether FSDP, of either version, has split the parameters over the processes."""
-    return any("FullyShardedDataParallel" in type(m).__name__ or "FSDP" in type(m).__name__ for m in model.modules())
