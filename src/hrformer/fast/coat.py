@@ -57,16 +57,13 @@ class FastTransformerBlock(TransformerBlock):
         if not isinstance(tokens, Tensor):  # a stand-in of torch.fx, which no condition may ask
             return super().attend(tokens)
         attn = self.attn
-        if compiled_for_any_size(tokens):
+        any_size = compiled_for_any_size(tokens)
+        if any_size or (self.training and on_gpu(tokens) and is_plain_linear(attn.qkv)):
             packed, pad_token = _packed(attn, self.norm1(tokens))
-            bias = attn.gathered_bias()
-            return attn.proj(window_attention_op(packed, pad_token, bias, attn.window, attn.num_heads)[0])
-        if self.training and on_gpu(tokens) and is_plain_linear(attn.qkv):
-            packed, pad_token = _packed(attn, self.norm1(tokens))
-            bias = attn.gathered_bias()
-            return attn.proj(
-                window_attention_core(packed, pad_token, bias, window=attn.window, num_heads=attn.num_heads)
-            )
+            bias, sizes = attn.gathered_bias(), {"window": attn.window, "num_heads": attn.num_heads}
+            if any_size:
+                return attn.proj(window_attention_op(packed, pad_token, bias, **sizes)[0])
+            return attn.proj(window_attention_core(packed, pad_token, bias, **sizes))
         if _trains_on_cpu(attn, tokens) and _is_attention(tokens, self.norm1, attn):
             norm, qkv, proj = self.norm1, attn.qkv, attn.proj
             weights = AttentionWeights(
