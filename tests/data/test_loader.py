@@ -28,8 +28,8 @@ from hrformer.data.loader import (
     to_device,
 )
 from hrformer.data.order import EvalOrder, Key, TrainOrder
-from hrformer.data.sets import ClassificationSet, DataError
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.set_types import ClassificationSet, DataError
+from hrformer.data.source_config import ClassificationSource
 from hrformer.data.transforms.classification import TrainClassification
 from hrformer.data.transforms.settings import ClassificationAugment
 

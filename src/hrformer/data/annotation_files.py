@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrformer.data.part_words import folders_in, part_of, words_of
-from hrformer.data.sets import DataError, NoPartError
-from hrformer.data.sources import PoseSource, SegmentationSource, Split
-from hrformer.data.val_share import own_part_error
+from hrformer.data.part_patterns import folders_in, part_of, words_of
+from hrformer.data.set_types import DataError, NoPartError
+from hrformer.data.source_config import PoseSource, SegmentationSource, Split
+from hrformer.data.validation_split import own_part_error
 from hrformer.wording import listed
 
 _SHOWN = 8

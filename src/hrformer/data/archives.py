@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_lists import classes_of_ids
 from hrformer.data.images import SUFFIXES, decode
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import ClassificationSet, DataError
+from hrformer.data.set_types import ClassificationSet, DataError, PackedNames
 
 _THREADS = 16
 """Shards that are indexed at once: waiting for the disk or the network takes much of the time."""

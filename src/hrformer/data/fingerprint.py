@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.wording import counted, listed
 
 NAMED = 2000

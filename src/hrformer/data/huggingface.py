@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_lists import class_list, classes_of_ids
 from hrformer.data.images import decode, load_image
-from hrformer.data.mask_files import part_name
-from hrformer.data.masks import decode_mask, read_mask
-from hrformer.data.part_files import part_files
-from hrformer.data.sets import ClassificationSet, DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.mask_reading import decode_mask, read_mask
+from hrformer.data.mask_sets import part_name
+from hrformer.data.part_patterns import part_files
+from hrformer.data.set_types import ClassificationSet, DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource, Split
 
 
 def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
     """Rows of one part as a ``datasets.Dataset`` whose pictures stay encoded.
 
     Looked for in this order: a set saved by ``save_to_disk`` in ``root / part``; part ``part`` of several saved
-    together in ``root``; arrow or parquet files, see :func:`hrformer.data.part_files.part_files`; and where no folder
-    ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped into memory, not read.
+    together in ``root``; arrow or parquet files, see :func:`~hrformer.data.part_patterns.part_files`; and where no
+    folder ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped into memory, not read.
     Parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
 
     Args:

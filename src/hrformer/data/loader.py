@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hrformer.data.order import Key, mixed_seed
-from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.set_types import DataError, ImageSet
 from hrformer.data.shared_memory import MORE_SHARED_MEMORY, SHARED_MEMORY, free_shared_memory, size_text, worker_error
 
 Item = dict[str, Any]

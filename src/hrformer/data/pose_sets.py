@@ -10,9 +10,9 @@ from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.coco_pictures import picture_folders, plain_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
-from hrformer.data.sets import DataError, PoseSet
-from hrformer.data.sources import PoseSource, Split
-from hrformer.data.val_share import split_part
+from hrformer.data.set_types import DataError, PoseSet
+from hrformer.data.source_config import PoseSource, Split
+from hrformer.data.validation_split import split_part
 from hrformer.data.views import open_joined
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ import numpy as np
 from hrformer.data.class_lists import ClassList, class_list, void_ids
 from hrformer.data.class_names import KNOWN_SETS, PASCAL_VOC, voc_palette
 from hrformer.data.label_ids import PUBLISHED_TABLES, LabelTable, one_based, pascal_context_full, train_ids
-from hrformer.data.mask_files import (
+from hrformer.data.mask_reading import decode_ids
+from hrformer.data.mask_sets import (
     MaskFiles,
     files_of_list,
     find_folder,
@@ -28,11 +29,10 @@ from hrformer.data.mask_files import (
     part_name,
     pictures_below,
 )
-from hrformer.data.masks import decode_ids
-from hrformer.data.part_words import part_of
-from hrformer.data.sets import DataError, NoPartError
-from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.val_share import own_part_error
+from hrformer.data.part_patterns import part_of
+from hrformer.data.set_types import DataError, NoPartError
+from hrformer.data.source_config import SegmentationSource, Split
+from hrformer.data.validation_split import own_part_error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

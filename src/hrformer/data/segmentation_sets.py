@@ -8,14 +8,14 @@ from hrformer.data.annotation_files import annotation_file, has_outlines, instan
 from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
-from hrformer.data.mask_files import MaskFiles, part_name
-from hrformer.data.mask_layout import find_pairs, own_part
+from hrformer.data.mask_search import find_pairs, own_part
+from hrformer.data.mask_sets import MaskFiles, part_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
 from hrformer.data.published_sets import found_as_voc, open_published, open_voc
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.val_share import names_below, own_part_error, split_part
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource, Split
+from hrformer.data.validation_split import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
 
 
@@ -63,7 +63,7 @@ def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
     """Open ``images/{split}/NAME.jpg`` and ``labels/{split}/NAME.png``, or whatever the source calls these folders.
 
     Pictures and masks are paired by name without the ending, in folders below too; other layouts are found, see
-    :func:`hrformer.data.mask_layout.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
+    :func:`hrformer.data.mask_search.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
     file. A test part may be without masks.
     Where there is no folder of masks but one of COCO's instances files, masks are drawn from it.
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import (
+from hrformer.data.set_types import (
     ClassificationSet,
     DataError,
     ImageSet,
@@ -23,7 +23,7 @@ from hrformer.data.sets import (
     SegmentationSet,
     names_of,
 )
-from hrformer.data.sources import Source
+from hrformer.data.source_config import Source
 
 _log = logging.getLogger(__name__)
 

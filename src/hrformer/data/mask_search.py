@@ -14,11 +14,11 @@ from typing import Literal
 
 from hrformer.data.annotation_files import instance_files
 from hrformer.data.images import SUFFIXES
-from hrformer.data.mask_files import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
-from hrformer.data.masks import MASK_SUFFIXES
-from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
-from hrformer.data.sets import DataError, NoPartError
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.mask_reading import MASK_SUFFIXES
+from hrformer.data.mask_sets import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.part_patterns import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
+from hrformer.data.set_types import DataError, NoPartError
+from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.wording import listed
 
 Kind = Literal["pictures", "masks"]

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
 from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
-from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.part_words import walked
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import Exif, SegmentationSource, Split
+from hrformer.data.mask_reading import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
+from hrformer.data.part_patterns import walked
+from hrformer.data.set_types import DataError, PackedNames, SegmentationSet
+from hrformer.data.source_config import Exif, SegmentationSource, Split
 from hrformer.data.turned_masks import Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted, listed

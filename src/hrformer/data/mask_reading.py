@@ -19,7 +19,7 @@ from PIL import Image
 
 from hrformer.data.images import SUFFIXES
 from hrformer.data.label_ids import LabelTable
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.wording import listed
 
 MASK_SUFFIXES = frozenset(".png .bmp .tif .tiff .mat".split())

@@ -9,9 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrformer.data.part_words import ROBOFLOW_MARK
-from hrformer.data.sets import DataError, ImageSet
-from hrformer.data.sources import Split
+from hrformer.data.part_patterns import ROBOFLOW_MARK
+from hrformer.data.set_types import DataError, ImageSet
+from hrformer.data.source_config import Split
 from hrformer.data.views import AnySet, chosen
 from hrformer.wording import counted
 
