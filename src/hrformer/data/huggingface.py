@@ -23,8 +23,8 @@ def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
 
     Looked for in this order: a set saved by ``save_to_disk`` in ``root / part``; part ``part`` of several saved
     together in ``root``; arrow or parquet files, see :func:`~hrformer.data.part_patterns.part_files`; and where no
-    folder ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped into memory, not read.
-    Parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
+    folder ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped, not read;
+    parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
 
     Args:
         root: folder, or name on the hub such as "uoft-cs/cifar10".
