@@ -67,7 +67,7 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
         raising = NoPartError if hint else DataError
         pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint, raising)
     masks_in = _found(source, split, "masks", named["masks"], folders, MASK_SUFFIXES)
-    if masks_in is None and _marked(pictures_in):
+    if masks_in is None and _beside_each_other(pictures_in)[1].files:
         masks_in = pictures_in
     if masks_in is None and source.untouched("masks"):
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
@@ -122,20 +122,15 @@ def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
 
 
 def _found(
-    source: SegmentationSource,
-    split: Split,
-    kind: Kind,
-    named: Path,
-    folders: Iterable[Folder],
-    suffixes: Collection[str],
+    source: SegmentationSource, split: Split, kind: Kind, named: Path, folders: Sequence[Folder], ends: Collection[str]
 ) -> Path | None:
-    """The folder of the kind, which holds files with these suffixes; None for none."""
+    """The folder of the kind, which holds files with these endings; None for none."""
     field = "images" if kind == "pictures" else "masks"
     if named.is_dir():
         return named
     if not source.untouched(field) or not (source.untouched(split) or getattr(source, split) == split):
         return None
-    filled = [one for one in folders if holds(one.path, suffixes)]
+    filled = [one for one in folders if holds(one.path, ends)]
     of_kind = [one for one in filled if one.kind == kind]
     options = [one for one in of_kind if one.part == split]
     if not options and kind == "pictures":
@@ -143,7 +138,7 @@ def _found(
     if not options and split == "train" and not any(one.part for one in of_kind):
         options = of_kind
     paths = {one.path for one in options}
-    top = [one.path for one in options if paths.isdisjoint(one.path.parents)]
+    top = [path for path in (one.path for one in options) if paths.isdisjoint(path.parents)]
     if len(top) > 1:
         raise DataError(
             f"{source.root}: several folders may hold the {kind} of the {split} part: {listed(top, 8)}; "
@@ -152,7 +147,7 @@ def _found(
     return top[0] if top else None
 
 
-def _hint(source: SegmentationSource, split: Split, folders: Iterable[Folder]) -> str:
+def _hint(source: SegmentationSource, split: Split, folders: Sequence[Folder]) -> str:
     """What else may help where a part has no pictures."""
     others = (one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1))
     if split != "val" or source.val_share or (other := next(others, None)) is None:
@@ -170,11 +165,6 @@ def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[
         pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
     renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
     return paired(pictures, renamed, skip_broken=skip_broken)
-
-
-def _marked(folder: Path) -> bool:
-    """Whether masks lie beside the pictures of a folder."""
-    return folder.is_dir() and bool(_beside_each_other(folder)[1].files)
 
 
 def _beside_each_other(folder: Path) -> tuple[NamedFiles, NamedFiles]:
@@ -250,13 +240,12 @@ def _different(names: Iterable[str]) -> tuple[dict[str, str], str]:
     """Names by what is left of them without what all of them begin and end with, and that."""
     whole = list(names)
     start = _shared_start(whole)
-    rest = [name[start:] for name in whole]
-    end = _shared_start([name[::-1] for name in rest])
-    mark = f"{whole[0][:start]} {rest[0][len(rest[0]) - end :]}"
-    return {short[: len(short) - end]: name for short, name in zip(rest, whole, strict=True)}, mark
+    end = _shared_start([name[start:][::-1] for name in whole])
+    mark = f"{whole[0][:start]} {whole[0][len(whole[0]) - end :]}"
+    return {name[start : len(name) - end]: name for name in whole}, mark
 
 
 def _shared_start(names: Sequence[str]) -> int:
     """Number of characters with which all names begin."""
-    first, last = min(names), max(names)
-    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    pairs = enumerate(zip(min(names), max(names), strict=False))
+    return next((place for place, (a, b) in pairs if a != b), len(min(names)))

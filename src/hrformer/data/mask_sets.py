@@ -77,7 +77,6 @@ class MaskFiles(PictureFiles):
             _log.warning("%s", note.text)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The decoded mask, as class numbers, turned with its picture."""
         if not self.labelled:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
         mask = read_mask(Path(self._masks[index]), self._table)
@@ -94,24 +93,16 @@ def part_name(source: SegmentationSource, split: Split) -> str:
     Raises:
         DataError: it names none.
     """
-    name: str = getattr(source, split)
-    if not name:
-        raise DataError(
-            f"{source.root}: the source names no {split} part; set SegmentationSource.{split} to what it is called "
-            "there"
-        )
-    return name
-
-
-def find_root(root: Path, inside: Sequence[str], wanted: str) -> Path:
-    """The first of ``root`` and the folders ``inside`` it that has the folder ``wanted``; ``root`` if none has."""
-    return next((folder for folder in (root, *(root / part for part in inside)) if (folder / wanted).is_dir()), root)
+    if name := getattr(source, split):
+        return str(name)
+    missing = f"the source names no {split} part; set SegmentationSource.{split} to what it is called there"
+    raise DataError(f"{source.root}: {missing}")
 
 
 def find_folder(
     root: Path, candidates: Sequence[str], what: str, layout: str, raising: type[DataError] = DataError
 ) -> Path:
-    """The first of several folders in the root that exists.
+    """The first of several folders, relative to the root of a set, that exists.
 
     Args:
         root: of the set.
@@ -137,11 +128,11 @@ def find_folder(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedFiles:
-    """Files of one kind.
+    """Files of one kind in a folder, or in folders below it.
 
     Attributes:
         what: "picture" or "mask", for messages.
-        folder: in which they lie, or in folders below it.
+        folder: that holds them.
         files: by their paths in the folder without suffix, and without what all such names have at their end.
     """
 
@@ -176,10 +167,9 @@ def masks_below(folder: Path) -> NamedFiles:
     """
     found = _files_below(folder, MASK_SUFFIXES)
     if not found and (jpegs := _files_below(folder, (".jpg", ".jpeg"))):
-        first = next(iter(jpegs.values()))
         raise DataError(
-            f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
-            "another format; save them as PNG from the tool that drew them"
+            f"{next(iter(jpegs.values()))}: JPEG changes values and colours, so it cannot hold a mask, and there are "
+            "no masks here of another format; save them as PNG from the tool that drew them"
         )
     return _some("mask", folder, found, MASK_SUFFIXES)
 
@@ -201,9 +191,8 @@ def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> tup
         what, first = counted(len(alone), "mask"), masks.files[alone[0]]
         _log.warning("left out %s without a picture of its name in %s, such as %s", what, pictures.folder, first)
     names = sorted(pictures.files)
-    return [pictures.files[name] for name in names], [
-        masks.files.get(name, masks.folder / f"{name}.png") for name in names
-    ]
+    labels = [masks.files.get(name, masks.folder / f"{name}.png") for name in names]
+    return [pictures.files[name] for name in names], labels
 
 
 def _require_all(ours: NamedFiles, others: NamedFiles) -> None:
@@ -230,10 +219,8 @@ def names_in(path: Path) -> list[str]:
     try:
         words = [line.split()[0] for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: {reason}; a list has one name per line. Beside it: {_contents(path.parent)}"
-        ) from error
+        reason, beside = getattr(error, "strerror", None) or error, _contents(path.parent)
+        raise DataError(f"{path}: {reason}; a list has one name per line. Beside it: {beside}") from error
     if not words:
         raise DataError(f"{path}: the list is empty")
     split = (os.path.splitext(word) for word in words)
@@ -245,9 +232,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def files_of_list(names: Sequence[str], found: NamedFiles, origin: Path, *, skip_broken: bool) -> list[Path]:
-    """The files that a list names, sorted by name.
-
-    With ``skip_broken`` missing files are named all the same: whoever looks for files that cannot be read finds them.
+    """The files that a list names, sorted by name; with ``skip_broken`` missing ones are named as in :func:`paired`.
 
     Raises:
         DataError: a file of the list is missing.
@@ -274,8 +259,8 @@ def _files_below(folder: Path, suffixes: Collection[str], ending: str = "") -> d
             if file.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
                 continue
             name, path = (inside / stem.removesuffix(ending)).as_posix(), Path(place, file)
-            if name in found:
-                first, second = sorted((found[name], path))
+            if other := found.get(name):
+                first, second = sorted((other, path))
                 raise DataError(f"{first} and {second}: two files of one name; which one belongs to the set?")
             found[name] = path
     return dict(sorted(found.items()))

@@ -22,7 +22,6 @@ from hrformer.data.mask_sets import (
     MaskFiles,
     files_of_list,
     find_folder,
-    find_root,
     masks_below,
     names_in,
     paired,
@@ -186,8 +185,9 @@ def _filled(paths: Sequence[str], part: str) -> list[str]:
 
 
 def _root(given: Path, layout: _Layout, part: str) -> Path:
-    """Folder of the set itself, known by the folder of its pictures."""
-    return find_root(given, layout.below, _filled(layout.pictures, part)[0].split("/")[0])
+    """Folder of the set itself, known by the folder of its pictures; the given one if it is nowhere."""
+    wanted = _filled(layout.pictures, part)[0].split("/")[0]
+    return next((folder for folder in (given, *map(given.joinpath, layout.below)) if (folder / wanted).is_dir()), given)
 
 
 def _found(
