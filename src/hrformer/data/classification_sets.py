@@ -78,20 +78,18 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
             return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
         if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
             return ZipPictures(archive, classes, name)
-        return ImageFolder(*_folder_and_classes(source, split, root, classes), name)
+        return _image_folder(source, split, root, classes)
 
 
-def _folder_and_classes(
-    source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]
-) -> tuple[Path, tuple[str, ...]]:
-    """Folder of a part, and the classes that it is to have, those of the training part where nobody named them."""
-    folder = _folder(source, split, root)
+def _image_folder(source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]) -> ImageFolder:
+    """A part of class folders; where nobody named the classes they are those of the training part."""
+    folder, name = _folder(source, split, root), root.resolve().name
     if split != "train":
         if split == "val" and source.val_root is None and not folder.is_dir():
             raise NoPartError(_without_validation_part(source, folder))
         if not classes and (training := _folder(source, "train", source.root)).is_dir():
             classes = class_folders(training)
-        return folder, classes
+        return ImageFolder(folder, classes, name)
     found = class_folders(folder)
     require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
@@ -103,7 +101,7 @@ def _folder_and_classes(
         )
     if folder != root / source.train:
         _log.info("%s: taken for the train part", folder)
-    return folder, classes
+    return ImageFolder(folder, classes, name)
 
 
 def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
@@ -180,10 +178,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 class ImageFolder(ClassificationSet):
     """Pictures in class folders, sorted by class and path; also ImageNet's ``train/WNID/*.JPEG``.
 
-    Args:
-        folder: of the part, such as ``imagenet/train``. Each folder in it is a class, with pictures at any depth.
-        classes: names of the folders in the order of their ids, some of which may be absent; empty: sorted by name.
-        name: of the data set; default the name of the folder above.
+    Each folder in ``folder``, such as ``imagenet/train``, is a class, with pictures at any depth. ``classes`` names
+    them in the order of their ids, and some may be absent; default all, sorted by name.
 
     Raises:
         DataError: a folder is no class or holds no pictures, or there are none at all.
@@ -198,15 +194,19 @@ class ImageFolder(ClassificationSet):
         loose = _loose_pictures(folder)
         names: list[str] = []
         unread: list[str] = []
-        counts, present = [], set(found)
-        for name_of_class in self.classes:
-            pictures = sorted(_pictures_below(folder, name_of_class, unread)) if name_of_class in present else []
-            if not pictures and name_of_class in present:
-                own = [file for file in unread if file.startswith(f"{name_of_class}/")]
+        counts, present = [0] * len(self.classes), set(found)
+        for number, name_of_class in enumerate(self.classes):
+            if name_of_class not in present:
+                continue
+            files = _files_below(folder, name_of_class)
+            pictures = sorted(file for file in files if _suffix(file) in SUFFIXES)
+            own = [file for file in files if _suffix(file) in UNREAD]
+            if not pictures:
                 what = unread_text(own) or loose or "put some there, or remove the folder"
                 raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
             names += pictures
-            counts.append(len(pictures))
+            unread += own
+            counts[number] = len(pictures)
         if loose:
             _log.warning("%s", loose)
         if unread:
@@ -238,29 +238,31 @@ def _require_known(folder: Path, found: Sequence[str], classes: Sequence[str]) -
         )
 
 
-def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
-    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth; adds to the unread ones."""
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _files_below(folder: Path, name: str) -> list[str]:
+    """Paths relative to ``folder`` of the files in its folder ``name``, at any depth; hidden ones do not count."""
     above = os.path.join(folder, "")
-    for place, _, files in walked(above + name, _raise):
-        inner = place[len(above) :].replace(os.sep, "/")
-        for file in files:
-            suffix = os.path.splitext(file)[1].lower()
-            if suffix in SUFFIXES and not file.startswith("."):
-                yield f"{inner}/{file}"
-            elif suffix in UNREAD:
-                unread.append(f"{inner}/{file}")
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+
+    return [
+        f"{place[len(above) :].replace(os.sep, '/')}/{file}"
+        for place, _, files in walked(above + name, refuse)
+        for file in files
+        if not file.startswith(".")
+    ]
 
 
 def _loose_pictures(folder: Path) -> str:
     """What to say about pictures that lie beside the class folders; empty for none."""
     with os.scandir(folder) as entries:
-        files = (one for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and one.is_file())
+        files = (one for one in entries if _suffix(one.name) in SUFFIXES and one.is_file())
         loose = sorted(one.name for one in files if not one.name.startswith("."))
     if not loose:
         return ""
     lie = counted(len(loose), "picture lies", "pictures lie")
     return f"{folder}: {lie} in no class folder and will not be used, such as {loose[0]}: move each to its class"
-
-
-def _raise(error: OSError) -> None:
-    raise DataError(f"{error.filename}: {error.strerror}") from error

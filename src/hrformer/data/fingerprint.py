@@ -21,14 +21,10 @@ Fingerprint = dict[str, Any]
 
 
 def fingerprint(source: ImageSet, roots: Sequence[Path]) -> Fingerprint:
-    """Names, contents and labels of a set.
+    """Names, relative to the folders ``roots``, contents and labels of a set.
 
     Files of more than 128 KB count by their size and both ends. Where the set lies and when its files were written
     changes nothing.
-
-    Args:
-        source: the set.
-        roots: folders to which names are relative.
     """
     paths = _files(source)
     names = [relative_name(path, roots) for path in paths]
@@ -45,10 +41,7 @@ def fingerprint(source: ImageSet, roots: Sequence[Path]) -> Fingerprint:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
     """How a set differs from what it was, in a few words; empty if it does not.
 
-    Args:
-        before: from :func:`fingerprint`.
-        now: likewise.
-        ignored: names of files that may have changed, since they are left out; they must still be there.
+    Files whose names are ``ignored`` may have changed, since they are left out; they must still be there.
     """
     old, new = before["files"], now["files"]
     all_named = max(before["count"], now["count"]) <= NAMED

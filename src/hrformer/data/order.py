@@ -13,12 +13,7 @@ import torch
 
 
 class Key(NamedTuple):
-    """What a loader asks a data set for.
-
-    Attributes:
-        item: number of the item.
-        epoch: how often the whole set came before; part of the seed of the item's augmentation.
-    """
+    """What a loader asks for: an item, and how often the whole set came before, which seeds its augmentation too."""
 
     item: int
     epoch: int
@@ -81,8 +76,7 @@ class TrainOrder:
             if epoch != current:
                 items, current = self.epoch_items(epoch), epoch
             start = place * self.batch_size + self.rank * share
-            for number in range(self.parts):
-                low = start + number * part
+            for low in range(start, start + share, part):
                 yield [Key(index, epoch) for index in items[low : low + part]]
 
 
@@ -90,11 +84,7 @@ class TrainOrder:
 class EvalOrder:
     """Every item exactly once over all processes, in order; the processes' shares may differ by one item.
 
-    Attributes:
-        num_items: of the set.
-        batch_size: items per batch of one process; the last may be smaller.
-        world_size: number of processes.
-        rank: of this process.
+    ``batch_size`` is that of one process; its last batch may be smaller.
     """
 
     num_items: int

@@ -50,15 +50,11 @@ class PackedNames(Sequence[str]):
 
 
 class ImageSet(ABC):
-    """Numbered items, each with one picture.
-
-    Attributes:
-        name: of the data set, such as "CamVid".
-        task: "classification", "pose" or "segmentation".
-    """
+    """Numbered items, each with one picture; ``name`` is that of the data set, such as "CamVid"."""
 
     name: str
     task: ClassVar[str]
+    """"classification", "pose" or "segmentation"."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -89,11 +85,7 @@ class ImageSet(ABC):
 
 
 class ClassificationSet(ImageSet):
-    """One class per picture.
-
-    Attributes:
-        classes: names, in the order of their ids.
-    """
+    """One class per picture, of ``classes``, whose names stand in the order of their ids."""
 
     task = "classification"
     classes: tuple[str, ...]

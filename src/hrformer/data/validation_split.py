@@ -21,13 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 def own_part_error(field: str, share: float, part: object, instead: str = "") -> DataError:
-    """What to say where a share is to be kept of a set that has a validation part of its own.
+    """What to say where a share is to be kept of a set that has a validation part of its own, a file or folder.
 
-    Args:
-        field: of the source, such as "PoseSource.val_share".
-        share: its value.
-        part: file or folder of that part.
-        instead: what else than 0 would be right, as the end of a sentence.
+    ``instead`` ends the sentence with what else than 0 would be right.
     """
     return DataError(
         f"{field} {share:g} is for sets without a validation part, and here is one, {part}; set {field} 0{instead}"
@@ -41,10 +37,7 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
     Only where chance would take a quarter more or less than the share, as with few pictures, are some moved; each part
     has a picture at least. Roboflow's copies of one picture stay together.
 
-    Args:
-        names: one per picture.
-        share: to keep, above 0 and below 1.
-        groups: of the pictures, such as their classes, each of which is split; those of one picture go to training.
+    ``groups`` are classes of the pictures, each of which is split; those of one picture go to training.
 
     Returns:
         Their places in ``names``, sorted.
@@ -72,8 +65,8 @@ def split_part(
         source: the whole set.
         split: "train" or "val".
         names: of its pictures, in the order of their numbers.
-        share: for validation.
-        field: that holds the share, for messages.
+        share: for validation; ``field`` of the source holds it.
+        field: for messages.
         groups: see :func:`kept_for_validation`.
 
     Raises:
