@@ -29,8 +29,7 @@ def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
     Args:
         root: folder, or name on the hub such as "uoft-cs/cifar10".
         part: as above; "." for ``root`` itself.
-        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes": contents or None,
-            "path": of the file if there are no bytes}``.
+        pictures: columns of pictures or masks; a cell becomes ``{"bytes": contents or None, "path": of the file}``.
 
     Raises:
         DataError: there is no such set, part or column, or a column holds no pictures.
@@ -85,12 +84,7 @@ def _set_name(root: Path) -> str:
 
 
 def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
-    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages.
-
-    Raises:
-        DataError: the cell is empty.
-        hrformer.data.images.ImageError: it cannot be decoded.
-    """
+    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages."""
     if cell and cell["bytes"] is not None:
         return decode(cell["bytes"], name)
     if cell and cell["path"]:
@@ -99,14 +93,10 @@ def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
 
 
 class HuggingFaceClassification(ClassificationSet):
-    """Rows with a picture and a label.
+    """Rows with a picture and a label: a number, with or without a name, or a text that is among ``classes``.
 
-    Args:
-        root: see :func:`open_table`.
-        part: see :func:`open_table`.
-        image_column: of the pictures.
-        label_column: of the labels: numbers, with or without names, or texts that are among ``classes``.
-        classes: names, where the set has none; where it has, the same.
+    ``classes`` are names where the set has none; where it has, the same. For ``root`` and ``part`` see
+    :func:`open_table`.
 
     Raises:
         DataError: it cannot be opened, a row has no label, or the names contradict each other.
@@ -160,12 +150,9 @@ def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[
 
 
 class HuggingFaceSegmentation(SegmentationSet):
-    """Rows with a picture and a mask, both stored as picture files.
+    """Rows with a picture and a mask, both stored as picture files; a test part may be without masks.
 
-    Args:
-        source: ``root`` and the part as in :func:`open_table`; masks hold ids, or with ``palette_masks`` the colours of
-            the classes file.
-        split: to open; a test part may be without the column of masks.
+    Masks hold ids, or with ``palette_masks`` the colours of the classes file. For root and part see :func:`open_table`.
 
     Raises:
         DataError: it cannot be opened, or the classes cannot be read.

@@ -79,7 +79,7 @@ class LoadedImage:
 
 
 def unread_below(folder: Path) -> list[str]:
-    """Paths of the pictures in a folder, and in those in it, that are of a kind not read here, sorted."""
+    """Pictures in a folder, and in those in it, that are of a kind not read here, sorted."""
     return sorted(
         os.path.join(place, name)
         for place, _, files in os.walk(folder)
@@ -141,9 +141,7 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
 def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     """Decode one picture; see :func:`load_images` for what ``source`` may be.
 
-    Args:
-        source: the picture.
-        upright: whether files, bytes and PIL images are turned by their EXIF orientation, or left as stored.
+    Files, bytes and PIL images are turned by their EXIF orientation if ``upright``, else left as stored.
 
     Raises:
         ImageError: it cannot be read.
@@ -168,7 +166,7 @@ def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
 
 
-def decode(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.uint8]:
+def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
     OpenCV decodes JPEG, PNG, BMP and WebP, as in the code that produced the published figures. Pillow decodes other
@@ -178,15 +176,14 @@ def decode(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.uint8]
     Args:
         data: contents of the file.
         name: what to call it in an error.
-        upright: whether it is turned by its EXIF orientation, or left as stored.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB, turned by its EXIF orientation.
 
     Raises:
         ImageError: ``data`` is no picture, or only part of one.
     """
-    return _decode(data, name, upright).pixels
+    return _decode(data, name, upright=True).pixels
 
 
 def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
@@ -195,7 +192,9 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
             plain = image.format in _BY_OPENCV and not image.mode.startswith("I")
-            special = image.has_transparency_data or getattr(image, "is_animated", False) or _looks_cut_short(data)
+            # A JPEG without end marker behind its last scan: some OpenCV versions fill the rest with grey, silently.
+            cut_short = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+            special = image.has_transparency_data or getattr(image, "is_animated", False) or cut_short
             return (_decode_by_opencv(data, upright) if plain and not special else None) or _from_pil(image, upright)
     except Image.UnidentifiedImageError:
         # Of portable arbitrary maps OpenCV mixes the channels up.
@@ -218,25 +217,18 @@ def _decode_by_opencv(data: bytes, upright: bool) -> LoadedImage | None:
         return None
 
 
-def _looks_cut_short(data: bytes) -> bool:
-    """Whether a JPEG has no end marker after its last scan: some OpenCV versions fill the rest with grey, silently."""
-    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-
-
 def _read(name: str) -> bytes:
     if is_url(name):
         return _download(name)
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
+        raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
     try:
-        path = Path(os.path.expanduser(name))
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
         return path.read_bytes()
-    except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except ImageError:
-        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 

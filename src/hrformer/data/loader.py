@@ -11,7 +11,7 @@ import math
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -62,10 +62,7 @@ def seeded(seed: int) -> Iterator[None]:
 class PictureCache:
     """Decoded pictures in memory that all workers of a process share: all of the set, or none if they do not fit.
 
-    Args:
-        source: whose pictures to keep.
-        limit: bytes that may be used.
-        threads: for decoding.
+    ``limit`` is in bytes; so many ``threads`` decode.
 
     Raises:
         hrformer.data.images.ImageError: a picture cannot be read.
@@ -103,10 +100,9 @@ class PictureCache:
 
     def get(self, picture: int) -> NDArray[np.uint8] | None:
         """(H, W, 3) over the shared memory, or None where it is not kept."""
-        place = self._places.get(picture)
-        if place is None:
+        if picture not in self._places:
             return None
-        start, shape = place
+        start, shape = self._places[picture]
         return self._block[start : start + math.prod(shape)].numpy().reshape(shape)
 
 
@@ -118,12 +114,8 @@ def _shared_block(size: int) -> torch.Tensor | None:
         with suppress(RuntimeError, OSError):
             return torch.empty(size, dtype=torch.uint8).share_memory_()
     _log.warning(
-        "decoded pictures are not kept: they need %s of shared memory, %s are free in %s; give more (%s), or set "
-        "--runtime.cache-gb 0",
-        size_text(size),
-        size_text(free or 0),
-        SHARED_MEMORY,
-        MORE_SHARED_MEMORY,
+        f"decoded pictures are not kept: they need {size_text(size)} of shared memory, {size_text(free or 0)} are free "
+        f"in {SHARED_MEMORY}; give more ({MORE_SHARED_MEMORY}), or set --runtime.cache-gb 0"
     )
     return None
 
@@ -140,8 +132,8 @@ class LoaderDataset(Dataset[Any]):
 
     Args:
         source: the set.
-        transform: from ``source.item`` to what is batched; draws from the global generators only. The item also holds
-            ``index`` and ``epoch``.
+        transform: from ``source.item`` with ``index`` and ``epoch`` to what is batched; draws from the global
+            generators only.
         seed: of the augmentation, with index and epoch.
         cache: decoded pictures, or None.
     """
@@ -173,11 +165,9 @@ class LoaderDataset(Dataset[Any]):
 
 def collate(items: Sequence[Item | _Failure]) -> Batch | _Failure:
     """Stack what has one shape, list what has not; plain numbers become tensors."""
-    rows: list[Item] = []
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-        rows.append(item)
+    rows = [item for item in items if not isinstance(item, _Failure)]
+    if len(rows) < len(items):
+        return next(item for item in items if isinstance(item, _Failure))
     return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -204,11 +194,7 @@ def _start_worker(_: int) -> None:
 
 
 def batches_of(
-    dataset: LoaderDataset,
-    order: Sequence[list[Key]] | Iterator[list[Key]],
-    *,
-    workers: int = 0,
-    pin_memory: bool = False,
+    dataset: LoaderDataset, order: Iterable[list[Key]], *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Load batches in the given order.
 

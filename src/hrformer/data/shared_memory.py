@@ -42,20 +42,15 @@ def free_shared_memory() -> int | None:
 
 
 def worker_error(text: str) -> str:
-    """What to tell about the failure of a process that loads data.
+    """Cause and remedy, in one line, of the failure of a process that loads data.
 
-    Args:
-        text: of torch's error, which may hold the worker's whole traceback.
-
-    Returns:
-        One line with cause and remedy.
+    ``text`` is that of torch's error, which may hold the worker's whole traceback.
     """
     last = text.strip().splitlines()[-1].strip() if text.strip() else "no reason given"
-    for pattern, remedy in _CAUSES:
-        # A traceback quotes lines of code, so only its end is looked at.
-        if re.search(pattern, last, re.IGNORECASE):
-            return f"a process that loads data failed: {last.rstrip('.')}. Remedy: {remedy}"
-    return f"a process that loads data failed: {last.rstrip('.')}. {_NO_WORKERS} does without such processes"
+    # A traceback quotes lines of code, so only its end is looked at.
+    remedies = (f"Remedy: {remedy}" for pattern, remedy in _CAUSES if re.search(pattern, last, re.IGNORECASE))
+    remedy = next(remedies, f"{_NO_WORKERS} does without such processes")
+    return f"a process that loads data failed: {last.rstrip('.')}. {remedy}"
 
 
 def size_text(size: float) -> str:
