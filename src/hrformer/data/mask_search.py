@@ -42,14 +42,12 @@ class Folder:
 
 
 def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], list[Path] | None]:
-    """Pictures and masks of a part, in the order of the pictures' names.
+    """Pictures and masks of a part, in the order of the pictures' names; None for a test part without masks.
 
     Folders are those that the source names. Where it leaves a name at its default and there is no such folder, one is
     taken whose path, of three folders at most, says that it holds pictures or masks, and of which part:
     ``train/images``, ``masks/Validation``, ``img`` beside ``ann``. Masks may lie beside the pictures (``a.jpg`` and
     ``a_mask.png``), and may have more in their names than the pictures.
-
-    A test part may be without masks, then None comes for them.
 
     Raises:
         DataError: a folder or file is missing, or several fit.

@@ -8,7 +8,7 @@ under Flickr's terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,13 +36,12 @@ from hrformer.data.validation_split import own_part_error
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layout:
-    """Where a published set has its files; in paths ``{part}`` stands for the set's own name of the part.
+    """Where a published set has its files; in paths ``{split}`` stands for the set's own name of the part.
 
     Attributes:
         text: the layout in words, for messages.
         below: folders below the given root in which the set may lie.
-        pictures: folder of the pictures, or several of which one is there.
-        masks: likewise.
+        pictures: folder of the pictures, or several of which one is there; ``masks`` likewise.
         kinds: endings of the masks' names, and what masks with such names hold; the first kind that is there is taken.
         picture_ending: of the pictures' names, where they have one.
         parts: the set's own names of the parts.
@@ -60,6 +59,16 @@ class _Layout:
     lists: tuple[str, ...] = ()
     without_labels: str = ""
 
+    def of(self, part: str) -> _Layout:
+        """With the name of a part in all paths."""
+        paths = {"pictures": self.pictures, "masks": self.masks, "lists": self.lists}
+        return replace(self, **{kind: tuple(p.replace("{split}", part) for p in some) for kind, some in paths.items()})
+
+    def root(self, given: Path) -> Path:
+        """Folder of the set itself, known by the folder of its pictures; the given one if it is nowhere."""
+        places, wanted = (given, *map(given.joinpath, self.below)), self.pictures[0].split("/")[0]
+        return next((folder for folder in places if (folder / wanted).is_dir()), given)
+
 
 _CONVERTED = "_labelTrainIds"
 """What mmsegmentation's converters put behind the names; they write beside the published masks."""
@@ -73,22 +82,22 @@ _COCO_STUFF_10K = _Layout(
     kinds=(("", PUBLISHED_TABLES["coco_stuff_10k"]), (_CONVERTED, lambda: one_based(171))),
     # The set has two parts; papers score on the one that it calls test.
     parts={"val": "test"},
-    lists=("imageLists/{part}.txt", "imagesLists/{part}.txt"),
+    lists=("imageLists/{split}.txt", "imagesLists/{split}.txt"),
 )
 _COCO_STUFF_10K_PREPARED = replace(
     _COCO_STUFF_10K,
-    pictures=("images/{part}",),
-    masks=("annotations/{part}",),
+    pictures=("images/{split}",),
+    masks=("annotations/{split}",),
     parts={"train": "train2014", "val": "test2014", "test": "test2014"},
     lists=(),
 )
 
-_LAYOUTS: dict[str, _Layout] = {
+PUBLISHED = {
     "ade20k": _Layout(
         text="{images,annotations}/{training,validation} with NAME.jpg and NAME.png, from ADEChallengeData2016.zip",
         below=("ADEChallengeData2016", "ade/ADEChallengeData2016"),
-        pictures=("images/{part}",),
-        masks=("annotations/{part}",),
+        pictures=("images/{split}",),
+        masks=("annotations/{split}",),
         kinds=(("", PUBLISHED_TABLES["ade20k"]),),
         parts={"train": "training", "val": "validation", "test": "testing"},
     ),
@@ -96,8 +105,8 @@ _LAYOUTS: dict[str, _Layout] = {
         text="leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png (or "
         "*_gtFine_labelTrainIds.png), from leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
         below=("cityscapes",),
-        pictures=("leftImg8bit/{part}",),
-        masks=("gtFine/{part}",),
+        pictures=("leftImg8bit/{split}",),
+        masks=("gtFine/{split}",),
         kinds=(
             ("_gtFine_labelIds", PUBLISHED_TABLES["cityscapes"]),
             ("_gtFine_labelTrainIds", lambda: train_ids(19)),
@@ -109,8 +118,8 @@ _LAYOUTS: dict[str, _Layout] = {
         text="{images,annotations}/{train2017,val2017} with NAME.jpg and NAME.png, from "
         "stuffthingmaps_trainval2017.zip",
         below=("coco_stuff164k", "coco_stuff_164k"),
-        pictures=("images/{part}",),
-        masks=("annotations/{part}",),
+        pictures=("images/{split}",),
+        masks=("annotations/{split}",),
         kinds=(("", PUBLISHED_TABLES["coco_stuff_164k"]), (_CONVERTED, lambda: train_ids(171))),
         parts={"train": "train2017", "val": "val2017", "test": "test2017"},
     ),
@@ -124,7 +133,7 @@ _LAYOUTS: dict[str, _Layout] = {
         pictures=("JPEGImages",),
         masks=("SegmentationClassContext", "trainval"),
         kinds=(("", PUBLISHED_TABLES["pascal_context"]),),
-        lists=("ImageSets/SegmentationContext/{part}.txt",),
+        lists=("ImageSets/SegmentationContext/{split}.txt",),
     ),
 }
 
@@ -153,13 +162,14 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
         if dataset not in _PREPARED:
             raise DataError(f"SegmentationSource.dataset must be one of {', '.join(_PREPARED)}, got {dataset!r}")
     part = part_name(source, split)
-    layout = _prepared(dataset) if source.format == "official" else _LAYOUTS[dataset]
-    root = _root(source.root, layout, part)
+    layout = _prepared(dataset) if source.format == "official" else PUBLISHED[dataset]
+    root = layout.of(part).root(source.root)
     folders = _COCO_STUFF_10K_PREPARED.parts.values()
     if layout is _COCO_STUFF_10K and any((root / "images" / folder).is_dir() for folder in folders):
         layout = _COCO_STUFF_10K_PREPARED
-    own = layout.parts.get(part, part)
-    files, masks, kind = _found(layout, root, own, split, skip_broken=source.skip_broken)
+    layout = layout.of(own := layout.parts.get(part, part))
+    has_no_labels = own == layout.without_labels
+    files, masks, kind = _found(layout, root, split, unlabelled=has_no_labels, skip_broken=source.skip_broken)
     table = layout.kinds[kind][1]()
     if dataset == "pascal_context" and masks and _holds_all_labels(masks[0]):
         table = pascal_context_full()
@@ -174,41 +184,26 @@ def _prepared(dataset: str) -> _Layout:
     return _Layout(
         text=f"{dataset}/{{train,val}}/{{image,label}} with NAME.jpg or NAME.png, and NAME.png",
         below=(dataset,),
-        pictures=("{part}/image", "{part}/images"),
-        masks=("{part}/label",),
+        pictures=("{split}/image", "{split}/images"),
+        masks=("{split}/label",),
         kinds=(("", PUBLISHED_TABLES[dataset]),),
     )
 
 
-def _filled(paths: Sequence[str], part: str) -> list[str]:
-    return [path.replace("{part}", part) for path in paths]
-
-
-def _root(given: Path, layout: _Layout, part: str) -> Path:
-    """Folder of the set itself, known by the folder of its pictures; the given one if it is nowhere."""
-    wanted = _filled(layout.pictures, part)[0].split("/")[0]
-    return next((folder for folder in (given, *map(given.joinpath, layout.below)) if (folder / wanted).is_dir()), given)
-
-
 def _found(
-    layout: _Layout, root: Path, part: str, split: Split, *, skip_broken: bool
+    layout: _Layout, root: Path, split: Split, *, unlabelled: bool = False, skip_broken: bool
 ) -> tuple[list[Path], list[Path] | None, int]:
     """Pictures, masks (None for a part without labels), and of which of the kinds the masks are."""
-    pictures_in = find_folder(root, _filled(layout.pictures, part), "pictures", layout.text)
-    pictures = pictures_below(pictures_in, layout.picture_ending)
+    pictures = pictures_below(find_folder(root, layout.pictures, "pictures", layout.text), layout.picture_ending)
     files = list(pictures.files.values())
     if layout.lists:
-        lists = [Path(path) for path in _filled(layout.lists, part)]
-        lists_in = find_folder(root, [str(path.parent) for path in lists], "lists of the parts", layout.text)
-        origin = lists_in / lists[0].name
+        places = [str(Path(path).parent) for path in layout.lists]
+        origin = find_folder(root, places, "lists of the parts", layout.text) / Path(layout.lists[0]).name
         names = names_in(origin)
         files = files_of_list(names, pictures, origin, skip_broken=skip_broken)
-    masks_at = _filled(layout.masks, part)
-    there = any((root / folder).is_dir() for folder in masks_at)
-    if part == layout.without_labels or (split == "test" and not there):
+    if unlabelled or (split == "test" and not any((root / folder).is_dir() for folder in layout.masks)):
         return files, None, 0
-    masks_in = find_folder(root, masks_at, "masks", layout.text)
-    masks = masks_below(masks_in)
+    masks = masks_below(find_folder(root, layout.masks, "masks", layout.text))
     if layout.lists:
         # Pictures of a test part without labels are listed beside the others.
         if split == "test" and masks.files.keys().isdisjoint(names):
@@ -225,7 +220,7 @@ def _found(
         if of_kind:
             return *paired(pictures, replace(masks, files=of_kind), skip_broken=skip_broken), kind
     wanted = " or ".join(f"*{ending}.png" for ending in endings)
-    raise DataError(f"{masks_in}: no files {wanted}. Expected layout: {layout.text}")
+    raise DataError(f"{masks.folder}: no files {wanted}. Expected layout: {layout.text}")
 
 
 def _holds_all_labels(mask: Path) -> bool:
@@ -277,15 +272,16 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
         DataError: a folder, a list or a listed file is missing.
     """
     part = part_name(source, split)
-    layout = replace(_VOC, lists=(source.lists.replace("{split}", part),))
-    if not source.untouched("images"):
-        layout = replace(layout, pictures=(source.images.replace("{split}", part),))
-    if not source.untouched("masks"):
-        layout = replace(layout, masks=(source.masks.replace("{split}", part),))
-    root = _root(source.root, _VOC, part)
+    layout = replace(
+        _VOC,
+        lists=(source.lists,),
+        pictures=_VOC.pictures if source.untouched("images") else (source.images,),
+        masks=_VOC.masks if source.untouched("masks") else (source.masks,),
+    ).of(part)
+    root = _VOC.root(source.root)
     usual = _voc_classes(void_ids(source))
     classes = class_list(source, usual)
-    pictures, masks, _ = _found(layout, root, part, split, skip_broken=source.skip_broken)
+    pictures, masks, _ = _found(layout, root, split, skip_broken=source.skip_broken)
     return MaskFiles(
         name="PASCAL VOC" if classes is usual else root.expanduser().resolve().name,
         classes=classes.names,

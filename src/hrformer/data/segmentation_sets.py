@@ -12,7 +12,7 @@ from hrformer.data.mask_search import find_pairs, own_part
 from hrformer.data.mask_sets import MaskFiles, part_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
-from hrformer.data.published_sets import found_as_voc, open_published, open_voc
+from hrformer.data.published_sets import PUBLISHED, found_as_voc, open_published, open_voc
 from hrformer.data.set_types import DataError, SegmentationSet
 from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.data.validation_split import names_below, own_part_error, split_part
@@ -62,10 +62,9 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
 def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
     """Open ``images/{split}/NAME.jpg`` and ``labels/{split}/NAME.png``, or whatever the source calls these folders.
 
-    Pictures and masks are paired by name without the ending, in folders below too; other layouts are found, see
-    :func:`hrformer.data.mask_search.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
-    file. A test part may be without masks.
-    Where there is no folder of masks but one of COCO's instances files, masks are drawn from it.
+    Other layouts are found, see :func:`hrformer.data.mask_search.find_pairs`. Masks hold ids, or with
+    ``palette_masks`` the colours of the classes file. A test part may be without masks. Where there is no folder of
+    masks but one of COCO's instances files, masks are drawn from it.
 
     Raises:
         DataError: a folder or file is missing, or the classes cannot be read.
@@ -73,9 +72,9 @@ def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
     try:
         files, masks = find_pairs(source, split)
     except DataError:
-        if _has_outlines(source, split):
-            return CocoMasks(source, split)
-        raise
+        if not _has_outlines(source, split):
+            raise
+        return CocoMasks(source, split)
     if masks is None and _has_outlines(source, split):
         return CocoMasks(source, split)
     classes = class_list(source)
@@ -117,11 +116,6 @@ _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
     "folders": open_folders,
     "voc": open_voc,
     "coco": CocoMasks,
-    "official": open_published,
-    "cityscapes": open_published,
-    "pascal_context": open_published,
-    "coco_stuff_10k": open_published,
-    "coco_stuff_164k": open_published,
-    "ade20k": open_published,
+    **dict.fromkeys(("official", *PUBLISHED), open_published),
     "huggingface": HuggingFaceSegmentation,
 }
