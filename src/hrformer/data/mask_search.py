@@ -55,27 +55,30 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     part = part_name(source, split)
     pictures_at, masks_at = (text.replace("{split}", part) for text in (source.images, source.masks))
     layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
-    named = {"pictures": source.root / pictures_at, "masks": source.root / masks_at}
-    if all(folder.is_dir() for folder in named.values()):
-        return _paired(named["pictures"], named["masks"], source.skip_broken)
-    folders = list(folders_below(source.root))
-    pictures_in = _found(source, split, "pictures", named["pictures"], folders, SUFFIXES)
+    named = source.root / pictures_at, source.root / masks_at
+    pictures_in = named[0] if named[0].is_dir() else _found(source, split, "pictures", SUFFIXES)
     if pictures_in is None:
-        hint = _hint(source, split, folders)
+        hint = _hint(source, split)
         raising = NoPartError if hint else DataError
         pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint, raising)
-    masks_in = _found(source, split, "masks", named["masks"], folders, MASK_SUFFIXES)
+    masks_in = named[1] if named[1].is_dir() else _found(source, split, "masks", MASK_SUFFIXES)
     if masks_in is None and _beside_each_other(pictures_in)[1].files:
         masks_in = pictures_in
     if masks_in is None and source.untouched("masks"):
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
-        masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
+        masks_in = _found(source, split, "masks", SUFFIXES)
     if masks_in is None and split == "test":
         return list(pictures_below(pictures_in).files.values()), None
     if masks_in is None:
         masks_in = find_folder(source.root, [masks_at], "masks", layout)
-    _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
-    return _paired(pictures_in, masks_in, source.skip_broken)
+    if (pictures_in, masks_in) != named:
+        _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
+    if pictures_in == masks_in:
+        pictures, masks = _beside_each_other(pictures_in)
+    else:
+        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
+    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
+    return paired(pictures, renamed, skip_broken=source.skip_broken)
 
 
 def own_part(source: SegmentationSource, split: Split) -> Path | None:
@@ -119,16 +122,12 @@ def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     )
 
 
-def _found(
-    source: SegmentationSource, split: Split, kind: Kind, named: Path, folders: Sequence[Folder], ends: Collection[str]
-) -> Path | None:
-    """The folder of the kind, which holds files with these endings; None for none."""
+def _found(source: SegmentationSource, split: Split, kind: Kind, ends: Collection[str]) -> Path | None:
+    """The folder of the kind, which holds files with these endings, where the source leaves it open; None for none."""
     field = "images" if kind == "pictures" else "masks"
-    if named.is_dir():
-        return named
     if not source.untouched(field) or not (source.untouched(split) or getattr(source, split) == split):
         return None
-    filled = [one for one in folders if holds(one.path, ends)]
+    filled = [one for one in folders_below(source.root) if holds(one.path, ends)]
     of_kind = [one for one in filled if one.kind == kind]
     options = [one for one in of_kind if one.part == split]
     if not options and kind == "pictures":
@@ -145,24 +144,16 @@ def _found(
     return top[0] if top else None
 
 
-def _hint(source: SegmentationSource, split: Split, folders: Sequence[Folder]) -> str:
+def _hint(source: SegmentationSource, split: Split) -> str:
     """What else may help where a part has no pictures."""
-    others = (one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1))
+    named = (one for one in folders_below(source.root) if one.kind != "masks" and one.part != split)
+    others = (one.path for one in named if holds(one.path, SUFFIXES, 1))
     if split != "val" or source.val_share or (other := next(others, None)) is None:
         return ""
     return (
         ". Where there is no validation part, SegmentationSource.val_share 0.2 keeps a fifth of the pictures for it, "
         f"of those in {other}"
     )
-
-
-def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[Path], list[Path]]:
-    if pictures_in == masks_in:
-        pictures, masks = _beside_each_other(pictures_in)
-    else:
-        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
-    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
-    return paired(pictures, renamed, skip_broken=skip_broken)
 
 
 def _beside_each_other(folder: Path) -> tuple[NamedFiles, NamedFiles]:
