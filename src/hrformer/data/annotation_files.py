@@ -106,7 +106,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         if _typed(source, "val") or val:
             part = source.val_annotations if _typed(source, "val") else listed(val, _SHOWN)
             instead = ", or name the file to split in PoseSource.train_annotations and none in "
-            raise own_part_error("PoseSource.val_share", source.val_share, part, f"{instead}PoseSource.val_annotations")
+            raise own_part_error(source, part, f"{instead}PoseSource.val_annotations")
     if at_once is not None:
         return at_once
     text, train = _text(source, split), source.root / _text(source, "train")

@@ -201,7 +201,18 @@ class ZipPictures(ClassificationSet):
             classes = _folder_names(*(_read_map(training) if training.is_file() else (names, self._labels)))
         self.classes = classes_of_ids(self._labels, classes, str(listing))
         self._names = PackedNames(names)
-        self._places = _zip_places(archive, listing, names)
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                found = {one.filename: one for one in opened.infolist()}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{archive}: cannot be read as a zip archive: {error}") from error
+        self._places = np.zeros((len(names), 3), np.int64)
+        for place, name in enumerate(names):
+            if (member := found.get(name)) is None:
+                raise DataError(f"{archive}: has no member {name!r}, which {listing} lists")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{archive}::{name}: neither stored nor deflated; pack the pictures uncompressed")
+            self._places[place] = member.header_offset, member.compress_size, member.compress_type
 
     def file(self, index: int) -> str:
         return f"{self._archive}::{self._names[index]}"
@@ -241,21 +252,3 @@ def _folder_names(names: Sequence[str], labels: NDArray[np.int64]) -> tuple[str,
     folders = tuple(folder for _, folder in pairs)
     paired = [label for label, _ in pairs] == list(range(len(pairs))) and len(set(folders)) == len(folders)
     return folders if paired and all(folders) else ()
-
-
-def _zip_places(archive: Path, listing: Path, names: Sequence[str]) -> NDArray[np.int64]:
-    """(N, 3): where each member's header begins, its stored size, its compression."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            found = {one.filename: one for one in opened.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive}: cannot be read as a zip archive: {error}") from error
-    places = np.zeros((len(names), 3), np.int64)
-    for place, name in enumerate(names):
-        member = found.get(name)
-        if member is None:
-            raise DataError(f"{archive}: has no member {name!r}, which {listing} lists")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{archive}::{name}: neither stored nor deflated; pack the pictures without compression")
-        places[place] = member.header_offset, member.compress_size, member.compress_type
-    return places

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from hrformer.data.archives import TarShards, ZipPictures
 from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
+from hrformer.data.mask_search import holds
 from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.part_patterns import WORDS, folders_in, part_files, walked
 from hrformer.data.places import advising
 from hrformer.data.set_types import ClassificationSet, DataError, NoPartError, PackedNames
 from hrformer.data.source_config import ClassificationSource, Split
-from hrformer.data.validation_split import names_below, own_part_error, split_part
+from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
 from hrformer.wording import counted
 
@@ -52,9 +53,7 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     opened.name = source.name or opened.name
     if not shared:
         return opened
-    labels = [opened.label(index) for index in range(len(opened))]
-    names = names_below(opened, source.root)
-    return split_part(opened, split, names, source.val_share, "ClassificationSource.val_share", labels)
+    return split_part(opened, split, source, groups=[opened.label(index) for index in range(len(opened))])
 
 
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
@@ -113,7 +112,7 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     whole = _holds_classes(root)
     if named.is_dir() and not whole:
         return named
-    others = list(_called(root, split))
+    others = _called(root, split)
     if len(others) > 1:
         raise DataError(
             f"{root}: several folders may hold the {split} part: {', '.join(map(str, others))}; say which in "
@@ -122,30 +121,26 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     return others[0] if others else root if whole and split == "train" else named
 
 
-def _called(root: Path, split: Split) -> Iterator[Path]:
+def _called(root: Path, split: Split) -> list[Path]:
     """Folders that are called like a part and hold class folders."""
-    return (one for one in folders_in(root) if one.name.lower() in WORDS[split] and next(folders_in(one), None))
+    return [one for one in folders_in(root) if one.name.lower() in WORDS[split] and next(folders_in(one), None)]
 
 
 def _holds_classes(root: Path) -> bool:
     """Whether folders of pictures, and none of parts, lie in the root; a class may be called "train"."""
-    if any(True for split in WORDS for _ in _called(root, split)):
+    if any(_called(root, split) for split in WORDS):
         return False
     words = {word for several in WORDS.values() for word in several}
-    return any(
-        file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        for one in folders_in(root)
-        if one.name.lower() not in words
-        for place in (one, *folders_in(one))
-        for file in place.iterdir()
-    )
+    folders = (one for one in folders_in(root) if one.name.lower() not in words)
+    return any(holds(one, SUFFIXES, 2) for one in folders)
 
 
 def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
-    if _folder(source, "train", source.root) == source.root:
-        return f"{source.root}: holds the class folders themselves, and no validation part; {_REMEDY}"
-    test = next(_called(source.root, "test"), None)
-    other = f"; or ClassificationSource.val {test.name} scores on the pictures in {test}" if test is not None else ""
+    root = source.root
+    if _folder(source, "train", root) == root:
+        return f"{root}: holds the class folders themselves, and no validation part; {_REMEDY}"
+    tests = _called(root, "test")[:1]
+    other = "".join(f"; or ClassificationSource.val {one.name} scores on the pictures in {one}" for one in tests)
     return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
 
 
@@ -153,11 +148,9 @@ def _refuse_validation_part(source: ClassificationSource) -> None:
     """A set with ``val_share`` has no validation part of its own."""
     if source.format != "folders" or not source.val:
         return
-    named = source.root / source.val
-    there = source.val_root or (named if named.is_dir() else next(_called(source.root, "val"), None))
-    if there is not None:
-        instead = ", or empty ClassificationSource.val"
-        raise own_part_error("ClassificationSource.val_share", source.val_share, there, instead)
+    places = [source.val_root or source.root / source.val, *_called(source.root, "val")]
+    if there := [place for place in places if place.is_dir() or place == source.val_root]:
+        raise own_part_error(source, there[0], ", or empty ClassificationSource.val")
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:

@@ -89,7 +89,9 @@ def decode_ids(data: bytes, name: str) -> Ids:
     """
     image = _open(data, name)
     if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA", "PA"):
-        also = ". Its channels are equal: if they hold ids, save one of them alone" if _is_grey(image) else ""
+        values = np.asarray(image)
+        grey = image.mode in ("RGB", "RGBA") and (values[..., :1] == values[..., :3]).all()
+        also = ". Its channels are equal: if they hold ids, save one of them alone" if grey else ""
         raise DataError(
             f"{name}: the mask is a picture of colours (mode {image.mode}), not of ids. If colours stand for "
             "classes, set SegmentationSource.palette_masks and list R G B in the classes file; else save ids as "
@@ -126,13 +128,6 @@ def size_of_mask(path: Path) -> tuple[int, int] | None:
             return image.size
     except DAMAGE:
         return None
-
-
-def _is_grey(image: Image.Image) -> bool:
-    if image.mode not in ("RGB", "RGBA"):
-        return False
-    values = np.asarray(image)
-    return bool((values[..., 0] == values[..., 1]).all() and (values[..., 0] == values[..., 2]).all())
 
 
 def _check_sums(data: bytes, name: str) -> None:

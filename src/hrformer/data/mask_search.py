@@ -15,7 +15,7 @@ from typing import Literal
 from hrformer.data.annotation_files import instance_files
 from hrformer.data.images import SUFFIXES
 from hrformer.data.mask_reading import MASK_SUFFIXES
-from hrformer.data.mask_sets import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.mask_sets import NamedFiles, Pairs, find_folder, masks_below, paired, part_name, pictures_below
 from hrformer.data.part_patterns import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
 from hrformer.data.set_types import DataError, NoPartError
 from hrformer.data.source_config import SegmentationSource, Split
@@ -41,7 +41,7 @@ class Folder:
     part: Split | None
 
 
-def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], list[Path] | None]:
+def find_pairs(source: SegmentationSource, split: Split) -> Pairs:
     """Pictures and masks of a part, in the order of the pictures' names; None for a test part without masks.
 
     Folders are those that the source names. Where it leaves a name at its default and there is no such folder, one is

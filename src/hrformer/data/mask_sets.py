@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from hrformer.data.source_config import Exif, SegmentationSource, Split
 from hrformer.data.turned_masks import Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted, listed
+
+Pairs: TypeAlias = "tuple[list[Path], list[Path] | None]"
+"""Pictures and their masks in the same order; no masks for a part without labels."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,27 +50,18 @@ class MaskFiles(PictureFiles):
 
     Args:
         name: of the set.
-        classes: names, in the order of the class numbers.
-        pictures: files, in the order of the items.
-        masks: files in the same order; None for a part without labels.
+        classes: names, in the order of the class numbers; ``palette`` has an RGB colour for each, or is empty.
+        files: pictures, in the order of the items, and their masks; None for a part without labels.
         table: what the ids or colours in the masks mean.
-        palette: an RGB colour per class, or empty.
         exif: what to do about turned pictures, see :func:`hrformer.data.turned_masks.turns_of`; None where it is known
             that there are none.
     """
 
     def __init__(
-        self,
-        *,
-        name: str,
-        classes: tuple[str, ...],
-        pictures: Sequence[Path],
-        masks: Sequence[Path] | None,
-        table: MaskTable,
-        palette: Palette = (),
-        exif: Exif | None = None,
+        self, name: str, classes: tuple[str, ...], palette: Palette, files: Pairs, table: MaskTable, exif: Exif | None
     ) -> None:
         self.name, self.classes, self.palette = name, classes, palette
+        pictures, masks = files
         self.labelled = masks is not None
         self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
         self._table = table
@@ -174,7 +169,7 @@ def masks_below(folder: Path) -> NamedFiles:
     return _some("mask", folder, found, MASK_SUFFIXES)
 
 
-def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> tuple[list[Path], list[Path]]:
+def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> Pairs:
     """Pictures and masks of equal name, in the order of the names.
 
     With ``skip_broken`` masks without a picture are left out, with a warning, and the masks that pictures lack are

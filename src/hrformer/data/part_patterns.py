@@ -99,7 +99,14 @@ def part_files(root: Path, part: str, suffixes: Sequence[str]) -> list[Path]:
     if (root / part).is_dir():
         found = _with_suffix(root / part, suffixes)
     elif re.search(r"[{}*?\[\]]", part) or part.endswith(tuple(suffixes)):
-        found = [path for one in expand_braces(part) for path in _matches(root, one)]
+        found = []
+        for pattern in expand_braces(part):
+            if re.search(r"[*?\[]", pattern):
+                found += sorted(path for path in root.glob(pattern) if path.is_file())
+            elif not (root / pattern).is_file():
+                raise DataError(f"{root / pattern}: no such file")
+            else:
+                found.append(root / pattern)
     else:
         word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(part)}(?![0-9A-Za-z])")
         candidates = [*_with_suffix(root, suffixes), *_with_suffix(root / "data", suffixes)]
@@ -131,14 +138,6 @@ def expand_braces(pattern: str) -> list[str]:
                 raise DataError(f"{pattern!r}: the range {{{pieces[place]}}} runs backwards")
             choices[place] = [str(number).zfill(len(limits[1])) for number in range(first, last + 1)]
     return ["".join(chosen) for chosen in product(*choices)]
-
-
-def _matches(root: Path, pattern: str) -> list[Path]:
-    if re.search(r"[*?\[]", pattern):
-        return sorted(path for path in root.glob(pattern) if path.is_file())
-    if not (root / pattern).is_file():
-        raise DataError(f"{root / pattern}: no such file")
-    return [root / pattern]
 
 
 def _with_suffix(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -62,5 +62,4 @@ def open_pose(
         people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
     if not shared:
         return people
-    names = [plain_name(name) for name in people.file_names]
-    return split_part(people, split, names, source.val_share, "PoseSource.val_share")
+    return split_part(people, split, source, [plain_name(name) for name in people.file_names])

@@ -9,6 +9,7 @@ under Flickr's terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hrformer.data.label_ids import PUBLISHED_TABLES, LabelTable, one_based, pas
 from hrformer.data.mask_reading import decode_ids
 from hrformer.data.mask_sets import (
     MaskFiles,
+    Pairs,
     files_of_list,
     find_folder,
     masks_below,
@@ -169,14 +171,15 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
         layout = _COCO_STUFF_10K_PREPARED
     layout = layout.of(own := layout.parts.get(part, part))
     has_no_labels = own == layout.without_labels
-    files, masks, kind = _found(layout, root, split, unlabelled=has_no_labels, skip_broken=source.skip_broken)
+    files, kind = _found(layout, root, split, unlabelled=has_no_labels, skip_broken=source.skip_broken)
     table = layout.kinds[kind][1]()
-    if dataset == "pascal_context" and masks and _holds_all_labels(masks[0]):
-        table = pascal_context_full()
+    if dataset == "pascal_context" and (masks := files[1]):
+        # All 459 labels, or only the 59 classes? A file that cannot be read is reported when its turn comes.
+        with suppress(OSError, DataError):
+            if masks[0].suffix == ".mat" or decode_ids(masks[0].read_bytes(), str(masks[0])).dtype == np.uint16:
+                table = pascal_context_full()
     known = KNOWN_SETS[dataset]
-    return MaskFiles(
-        name=known.title, classes=known.classes, pictures=files, masks=masks, table=table, palette=known.palette
-    )
+    return MaskFiles(known.title, known.classes, known.palette, files, table, None)
 
 
 def _prepared(dataset: str) -> _Layout:
@@ -192,8 +195,8 @@ def _prepared(dataset: str) -> _Layout:
 
 def _found(
     layout: _Layout, root: Path, split: Split, *, unlabelled: bool = False, skip_broken: bool
-) -> tuple[list[Path], list[Path] | None, int]:
-    """Pictures, masks (None for a part without labels), and of which of the kinds the masks are."""
+) -> tuple[Pairs, int]:
+    """Pictures and masks, and of which of the kinds the masks are."""
     pictures = pictures_below(find_folder(root, layout.pictures, "pictures", layout.text), layout.picture_ending)
     files = list(pictures.files.values())
     if layout.lists:
@@ -202,13 +205,13 @@ def _found(
         names = names_in(origin)
         files = files_of_list(names, pictures, origin, skip_broken=skip_broken)
     if unlabelled or (split == "test" and not any((root / folder).is_dir() for folder in layout.masks)):
-        return files, None, 0
+        return (files, None), 0
     masks = masks_below(find_folder(root, layout.masks, "masks", layout.text))
     if layout.lists:
         # Pictures of a test part without labels are listed beside the others.
         if split == "test" and masks.files.keys().isdisjoint(names):
-            return files, None, 0
-        return files, files_of_list(names, masks, origin, skip_broken=skip_broken), 0
+            return (files, None), 0
+        return (files, files_of_list(names, masks, origin, skip_broken=skip_broken)), 0
     endings = [ending for ending, _ in layout.kinds]
     for kind, ending in enumerate(endings):
         others = tuple(other for other in endings if other not in ("", ending))
@@ -218,20 +221,9 @@ def _found(
             if name.endswith(ending) and not name.endswith(others)
         }
         if of_kind:
-            return *paired(pictures, replace(masks, files=of_kind), skip_broken=skip_broken), kind
+            return paired(pictures, replace(masks, files=of_kind), skip_broken=skip_broken), kind
     wanted = " or ".join(f"*{ending}.png" for ending in endings)
     raise DataError(f"{masks.folder}: no files {wanted}. Expected layout: {layout.text}")
-
-
-def _holds_all_labels(mask: Path) -> bool:
-    """Whether masks of PASCAL-Context hold all 459 labels, which need 16 bits, or only the 59 classes (8 bits)."""
-    if mask.suffix == ".mat":
-        return True
-    try:
-        return decode_ids(mask.read_bytes(), str(mask)).dtype == np.uint16
-    except (OSError, DataError):
-        # A file that cannot be read is reported when its turn comes, like any other.
-        return False
 
 
 def found_as_voc(source: SegmentationSource, split: Split) -> SegmentationSource:
@@ -250,7 +242,7 @@ def found_as_voc(source: SegmentationSource, split: Split) -> SegmentationSource
     stems = sorted(file.stem for file in lists.glob("*.txt"))
     own = {part: [stem for stem in stems if part_of(stem) == part] for part in ("train", "val", "test", None)}
     if source.val_share and own["val"]:
-        raise own_part_error("SegmentationSource.val_share", source.val_share, lists / f"{own['val'][0]}.txt")
+        raise own_part_error(source, lists / f"{own['val'][0]}.txt")
     fitting = own[split] or (own[None] if split == "train" else [])
     if name not in stems and len(fitting) == 1:
         name = fitting[0]
@@ -279,23 +271,12 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
         masks=_VOC.masks if source.untouched("masks") else (source.masks,),
     ).of(part)
     root = _VOC.root(source.root)
-    usual = _voc_classes(void_ids(source))
+    # Classes that are to be ignored are none; borders of objects have the colour of 255.
+    ignored, colours = void_ids(source), voc_palette(256)
+    nothing = {number: ("", colours[number]) for number in ignored if number < len(colours)}
+    rows = dict(enumerate(zip(PASCAL_VOC, colours, strict=False))) | nothing
+    usual = ClassList(rows=rows, ignored=ignored, origin="PASCAL VOC")
     classes = class_list(source, usual)
-    pictures, masks, _ = _found(layout, root, split, skip_broken=source.skip_broken)
-    return MaskFiles(
-        name="PASCAL VOC" if classes is usual else root.expanduser().resolve().name,
-        classes=classes.names,
-        pictures=pictures,
-        masks=masks,
-        table=classes.table(source.palette_masks),
-        palette=classes.palette,
-        exif=source.exif,
-    )
-
-
-def _voc_classes(ignored: tuple[int, ...]) -> ClassList:
-    """VOC's classes, less those that are to be ignored; borders of objects have the colour of 255."""
-    palette = voc_palette(256)
-    nothing = {number: ("", palette[number]) for number in ignored if number < len(palette)}
-    rows = dict(enumerate(zip(PASCAL_VOC, palette, strict=False)))
-    return ClassList(rows=rows | nothing, ignored=ignored, origin="PASCAL VOC")
+    files, _ = _found(layout, root, split, skip_broken=source.skip_broken)
+    name = "PASCAL VOC" if classes is usual else root.expanduser().resolve().name
+    return MaskFiles(name, classes.names, classes.palette, files, classes.table(source.palette_masks), source.exif)

@@ -15,7 +15,7 @@ from hrformer.data.places import advising
 from hrformer.data.published_sets import PUBLISHED, found_as_voc, open_published, open_voc
 from hrformer.data.set_types import DataError, SegmentationSet
 from hrformer.data.source_config import SegmentationSource, Split
-from hrformer.data.validation_split import names_below, own_part_error, split_part
+from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
 
 
@@ -55,8 +55,8 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         return opened
     if source.format == "folders" and (val := own_part(source, "val")) is not None:
         instead = ", or name the folders to split in SegmentationSource.images and SegmentationSource.masks"
-        raise own_part_error("SegmentationSource.val_share", source.val_share, val, instead)
-    return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
+        raise own_part_error(source, val, instead)
+    return split_part(opened, split, source)
 
 
 def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
@@ -70,23 +70,16 @@ def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
         DataError: a folder or file is missing, or the classes cannot be read.
     """
     try:
-        files, masks = find_pairs(source, split)
+        files = find_pairs(source, split)
     except DataError:
         if not _has_outlines(source, split):
             raise
         return CocoMasks(source, split)
-    if masks is None and _has_outlines(source, split):
+    if files[1] is None and _has_outlines(source, split):
         return CocoMasks(source, split)
-    classes = class_list(source)
-    return MaskFiles(
-        name=source.root.expanduser().resolve().name,
-        classes=classes.names,
-        pictures=files,
-        masks=masks,
-        table=classes.table(source.palette_masks),
-        palette=classes.palette,
-        exif=source.exif,
-    )
+    name, classes = source.root.expanduser().resolve().name, class_list(source)
+    table = classes.table(source.palette_masks)
+    return MaskFiles(name, classes.names, classes.palette, files, table, source.exif)
 
 
 def _has_outlines(source: SegmentationSource, split: Split) -> bool:

@@ -66,18 +66,11 @@ class ImageSet(ABC):
 
     @abstractmethod
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The item's picture, decoded: (H, W, 3) uint8 RGB, upright.
-
-        Raises:
-            hrformer.data.images.ImageError: it cannot be read; the message names it.
-        """
+        """The item's picture, decoded: (H, W, 3) uint8 RGB, upright; an ``ImageError`` names one that is broken."""
 
     @abstractmethod
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-        """Picture and labels as torchvision's tv_tensors, ready for a transform.
-
-        ``pixels`` come from :meth:`pixels` or from a cache of it, and are not to be written to.
-        """
+        """Picture and labels as torchvision's tv_tensors; ``pixels``, of :meth:`pixels`, are not to be written to."""
 
     def picture(self, index: int) -> int:
         """Number of the item's picture; items that share a picture share its number."""
@@ -122,11 +115,7 @@ class SegmentationSet(ImageSet):
 
     @abstractmethod
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """(H, W) uint8: class ids 0..C - 1, or ``IGNORE``; of the picture's size.
-
-        Raises:
-            DataError: it cannot be read, has another size than the picture, or holds an id that is no class.
-        """
+        """(H, W) uint8: class ids 0..C - 1, or ``IGNORE``; a ``DataError`` where it cannot be read so."""
 
     def mask_file(self, index: int) -> str:
         """What to call the item's mask in messages."""
@@ -192,11 +181,9 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """Something odd in the labels that was put right.
+    """Something odd in the labels that was put right: one sentence, which names the file.
 
-    Attributes:
-        kind: short name that stays the same between versions, such as "no-area".
-        text: one sentence, names the file.
+    ``kind`` is a short name that stays the same between versions, such as "no-area".
     """
 
     kind: str
