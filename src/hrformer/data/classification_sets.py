@@ -70,8 +70,7 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
             raise DataError(f"{root}: no such folder; {field} is that of a set in the layout {layout!r}")
         classes = listed_classes(root, source.classes)
         if layout == "huggingface":
-            columns = {"image_column": source.image_column, "label_column": source.label_column}
-            return HuggingFaceClassification(root, part, **columns, classes=classes)
+            return HuggingFaceClassification(root, part, source, classes)
         name = root.resolve().name
         if layout == "webdataset":
             return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)

@@ -173,15 +173,11 @@ def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     formats, of which OpenCV misses scales, orientations or channels, and whatever is transparent or animated. More
     pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS`` are refused, as Pillow does.
 
-    Args:
-        data: contents of the file.
-        name: what to call it in an error.
-
     Returns:
         (H, W, 3) uint8, RGB, turned by its EXIF orientation.
 
     Raises:
-        ImageError: ``data`` is no picture, or only part of one.
+        ImageError: ``data`` is no picture, or only part of one; the message begins with ``name``.
     """
     return _decode(data, name, upright=True).pixels
 
@@ -234,8 +230,8 @@ def _read(name: str) -> bytes:
 
 
 def _download(url: str) -> bytes:
-    # Some servers turn away the default "Python-urllib" agent.
     try:
+        # Some servers turn away the default "Python-urllib" agent.
         request = urllib.request.Request(url, headers={"User-Agent": "hrformer"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
             return bytes(response.read())
