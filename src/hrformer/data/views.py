@@ -50,14 +50,14 @@ def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> A
         raise next(iter(lacking.values()))
     for root in lacking:
         _log.warning("%s has no validation part: it is only trained on", root)
-    names = {root: names_of(one) for root, one in opened.items()}
     first = next(iter(opened))
-    for root, found in names.items():
-        if found != names[first]:
-            kind = "joints" if isinstance(opened[first], PoseSet) else "classes"
+    expected = names_of(opened[first])
+    for root, one in opened.items():
+        if (found := names_of(one)) != expected:
+            kind = "joints" if isinstance(one, PoseSet) else "classes"
             raise DataError(
                 f"{root} has other {kind} than {first}, so the two cannot be joined: {', '.join(found)} instead of "
-                f"{', '.join(names[first])}"
+                f"{', '.join(expected)}"
             )
     sets = list(opened.values())
     return _view(sets, [np.arange(len(one)) for one in sets], [_pictures(one) for one in sets])
@@ -91,7 +91,7 @@ def without(source: AnySet, broken: Collection[int]) -> AnySet:
     if not broken:
         return source
     _sound(source, broken)
-    return chosen(source, sorted({*_pictures(source).tolist()} - {*broken}))
+    return chosen(source, np.setdiff1d(_pictures(source), [*broken]).tolist())
 
 
 def replaced(source: AnySet, broken: Collection[int]) -> AnySet:
@@ -130,7 +130,8 @@ def _pictures(source: ImageSet) -> NDArray[np.int64]:
 
 def _view(sets: Sequence[AnySet], items: Sequence[NDArray[np.int64]], pictures: Sequence[NDArray[np.int64]]) -> AnySet:
     kinds = {ClassificationSet: _Classes, PoseSet: _People, SegmentationSet: _Masks}
-    return next(view for kind, view in kinds.items() if isinstance(sets[0], kind))(sets, items, pictures)  # type: ignore
+    view: Any = next(view for kind, view in kinds.items() if isinstance(sets[0], kind))
+    return view(sets, items, pictures)
 
 
 def _same(name: str) -> Any:
