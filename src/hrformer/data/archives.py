@@ -234,7 +234,6 @@ class ZipPictures(ClassificationSet):
 
 
 def _read_map(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Members and class ids from lines ``path<tab>label``."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

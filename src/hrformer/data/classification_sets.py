@@ -251,9 +251,8 @@ def _files_below(folder: Path, name: str) -> list[str]:
 
 def _loose_pictures(folder: Path) -> str:
     """What to say about pictures that lie beside the class folders; empty for none."""
-    with os.scandir(folder) as entries:
-        files = (one for one in entries if _suffix(one.name) in SUFFIXES and one.is_file())
-        loose = sorted(one.name for one in files if not one.name.startswith("."))
+    files = (one for one in folder.iterdir() if _suffix(one.name) in SUFFIXES and one.is_file())
+    loose = sorted(one.name for one in files if not one.name.startswith("."))
     if not loose:
         return ""
     lie = counted(len(loose), "picture lies", "pictures lie")

@@ -64,11 +64,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collecti
 def _files(source: ImageSet) -> list[str]:
     """Pictures and mask files once each, in the order of the set; of members of an archive the archive."""
     found: dict[str, None] = {}
-    masks = isinstance(source, SegmentationSet) and source.labelled
     for index in range(len(source)):
         found.setdefault(source.file(index).partition("::")[0])
-        if masks:
-            mask = source.mask_file(index).partition("::")[0]  # type: ignore[attr-defined]
+        if isinstance(source, SegmentationSet) and source.labelled:
+            mask = source.mask_file(index).partition("::")[0]
             if os.path.isfile(mask):
                 found.setdefault(mask)
     return list(found)

@@ -224,11 +224,8 @@ def batches_of(
 ) -> Iterator[Batch]:
     """Load batches in the given order.
 
-    Args:
-        dataset: what to read.
-        order: keys of each batch; need not be held in memory.
-        workers: processes that read ahead; 0 reads in this process.
-        pin_memory: copy batches to page-locked memory, for faster transfer to a GPU.
+    ``order`` has the keys of each batch and need not be held in memory. So many processes ``workers`` read ahead; 0
+    reads in this one. ``pin_memory`` copies batches to page-locked memory, for faster transfer to a GPU.
 
     Yields:
         Batches, in the order given whatever the number of workers.

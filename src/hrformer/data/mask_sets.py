@@ -83,11 +83,7 @@ class MaskFiles(PictureFiles):
 
 
 def part_name(source: SegmentationSource, split: Split) -> str:
-    """What a source calls a part.
-
-    Raises:
-        DataError: it names none.
-    """
+    """What a source calls a part; a ``DataError`` if it names none."""
     if name := getattr(source, split):
         return str(name)
     missing = f"the source names no {split} part; set SegmentationSource.{split} to what it is called there"
@@ -99,15 +95,10 @@ def find_folder(
 ) -> Path:
     """The first of several folders, relative to the root of a set, that exists.
 
-    Args:
-        root: of the set.
-        candidates: relative to ``root``.
-        what: is looked for, for the message.
-        layout: the set should have, for the message.
-        raising: kind of the error.
+    The message says ``what`` is looked for, and the ``layout`` that the set should have.
 
     Raises:
-        DataError: there is none; the message says what is there instead.
+        DataError: there is none; the message says what is there instead. Or another kind of error, ``raising``.
     """
     for candidate in candidates:
         if (root / candidate).is_dir():
@@ -123,12 +114,9 @@ def find_folder(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedFiles:
-    """Files of one kind in a folder, or in folders below it.
+    """Files of one kind, "picture" or "mask", in a folder or in folders below it.
 
-    Attributes:
-        what: "picture" or "mask", for messages.
-        folder: that holds them.
-        files: by their paths in the folder without suffix, and without what all such names have at their end.
+    ``files`` are by their paths in the folder without suffix, and without what all such names have at their end.
     """
 
     what: str

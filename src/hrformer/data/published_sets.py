@@ -153,7 +153,7 @@ _VOC = _Layout(
 def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
     """Open a published set, by the name of its format, or for "official" as the HRFormer repository's scripts write it.
 
-    The root is the folder of the set or one that holds it. The masks hold the ids of the set, not class numbers.
+    The root is the folder of the set or one that holds it.
 
     Raises:
         DataError: a folder, a list or a file is missing, or the set is unknown.
