@@ -63,8 +63,11 @@ class _Layout:
 
     def of(self, part: str) -> _Layout:
         """With the name of a part in all paths."""
-        paths = {"pictures": self.pictures, "masks": self.masks, "lists": self.lists}
-        return replace(self, **{kind: tuple(p.replace("{split}", part) for p in some) for kind, some in paths.items()})
+
+        def filled(paths: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(path.replace("{split}", part) for path in paths)
+
+        return replace(self, pictures=filled(self.pictures), masks=filled(self.masks), lists=filled(self.lists))
 
     def root(self, given: Path) -> Path:
         """Folder of the set itself, known by the folder of its pictures; the given one if it is nowhere."""
