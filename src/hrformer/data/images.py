@@ -98,9 +98,8 @@ def unread_text(files: Sequence[str]) -> str:
 
 def unknown_format(name: str) -> str:
     """Why a file is not read whose format is unknown here."""
-    if os.path.splitext(name)[1].lower() in UNREAD:
-        return unread_text([name])
-    return f"{name}: not a picture in a format known here"
+    known = os.path.splitext(name)[1].lower() in UNREAD
+    return unread_text([name]) if known else f"{name}: not a picture in a format known here"
 
 
 def is_url(name: str) -> bool:
@@ -129,12 +128,8 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
     Raises:
         ImageError: a picture cannot be read, or an array is not one of the above.
     """
-    if is_single(source):
-        yield load_image(source)  # type: ignore[arg-type]
-        return
-    if not isinstance(source, Iterable):
-        raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
-    for one in source:
+    several = not is_single(source) and isinstance(source, Iterable)
+    for one in source if several else [source]:  # type: ignore[union-attr]
         yield load_image(one)  # type: ignore[arg-type]
 
 
@@ -187,11 +182,11 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            plain = image.format in _BY_OPENCV and not image.mode.startswith("I")
             # A JPEG without end marker behind its last scan: some OpenCV versions fill the rest with grey, silently.
             cut_short = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
             special = image.has_transparency_data or getattr(image, "is_animated", False) or cut_short
-            return (_decode_by_opencv(data, upright) if plain and not special else None) or _from_pil(image, upright)
+            plain = image.format in _BY_OPENCV and not image.mode.startswith("I") and not special
+            return (_decode_by_opencv(data, upright) if plain else None) or _from_pil(image, upright)
     except Image.UnidentifiedImageError:
         # Of portable arbitrary maps OpenCV mixes the channels up.
         if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
@@ -280,16 +275,16 @@ def _as_tags_say(image: Image.Image) -> Image.Image:
 
 
 def _from_tensor(tensor: torch.Tensor) -> LoadedImage:
-    values = tensor.detach().cpu()
+    values, shape = tensor.detach().cpu(), tuple(tensor.shape)
+    if values.ndim not in (2, 3):
+        raise ImageError(f"a picture tensor must have shape (3, H, W) or (B, 3, H, W), got {shape}")
     if values.ndim == 3:
-        if values.shape[0] not in (1, 3, 4):
+        if shape[0] not in (1, 3, 4):
             raise ImageError(
-                f"a picture tensor must have shape (3, H, W), channels first; got {tuple(tensor.shape)}. "
+                f"a picture tensor must have shape (3, H, W), channels first; got {shape}. "
                 "Channels last is the form for numpy arrays"
             )
         values = values.permute(1, 2, 0)
-    elif values.ndim != 2:
-        raise ImageError(f"a picture tensor must have shape (3, H, W) or (B, 3, H, W), got {tuple(tensor.shape)}")
     # numpy has no bfloat16.
     return _from_array((values.float() if values.is_floating_point() else values).numpy())
 

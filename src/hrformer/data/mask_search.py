@@ -7,10 +7,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hrformer.data.annotation_files import instance_files
 from hrformer.data.images import SUFFIXES
@@ -32,8 +32,7 @@ _MARKED = re.compile(rf"^(?:{_MARK})[-_. ]|[-_. ](?:{_MARK})$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """A folder of the set, and what its path says of it."""
 
     path: Path
@@ -98,13 +97,12 @@ def folders_below(root: Path) -> Iterator[Folder]:
     """Folders at most three below the root, with what their paths say."""
     for path in folders_in(root, 3):
         inner = path.relative_to(root)
-        yield Folder(path=path, kind=kind_of(inner), part=part_of(inner))
+        yield Folder(path, kind_of(inner), part_of(inner))
 
 
 def kind_of(path: Path) -> Kind | None:
     """What a relative path says that a folder holds: its last component that says anything decides."""
-    for component in reversed(path.parts):
-        words = set(words_of(component))
+    for words in (set(words_of(component)) for component in reversed(path.parts)):
         if words & MASK_WORDS:
             return "masks"
         if words & PICTURE_WORDS:
