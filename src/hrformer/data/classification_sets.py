@@ -36,8 +36,8 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     "folders" from the training part's, so that a part without some class keeps the others' ids. Where several of
     these speak, they must agree. "folders" without a folder of the part, but with ``<part>.zip``, is
     :class:`~hrformer.data.archives.ZipPictures`. Where a part's folder is not named and not there, one of its other
-    usual names is taken (``training``, ``valid``, ``validation``, ``dev``, ``testing``), and for training a root that
-    holds the class folders itself. With ``val_share`` train and val are views of the training part, class by class.
+    usual names is taken, and for training a root that holds the class folders itself. With ``val_share`` train and val
+    are views of the training part, class by class.
 
     Raises:
         DataError: there is no such part, or it is not as it should be.
@@ -47,8 +47,10 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
         return open_joined(source, lambda one: open_classification(one, split))
     shared = bool(source.val_share) and split != "test"
     with telling_task("classification", source.root):
-        if shared:
-            _refuse_validation_part(source)
+        if shared and source.format == "folders" and source.val:
+            places = [source.val_root or source.root / source.val, *_called(source.root, "val")]
+            if there := [place for place in places if place.is_dir() or place == source.val_root]:
+                raise own_part_error(source, there[0], ", or empty ClassificationSource.val")
         opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
     if not shared:
@@ -141,15 +143,6 @@ def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
     tests = _called(root, "test")[:1]
     other = "".join(f"; or ClassificationSource.val {one.name} scores on the pictures in {one}" for one in tests)
     return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
-
-
-def _refuse_validation_part(source: ClassificationSource) -> None:
-    """A set with ``val_share`` has no validation part of its own."""
-    if source.format != "folders" or not source.val:
-        return
-    places = [source.val_root or source.root / source.val, *_called(source.root, "val")]
-    if there := [place for place in places if place.is_dir() or place == source.val_root]:
-        raise own_part_error(source, there[0], ", or empty ClassificationSource.val")
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:

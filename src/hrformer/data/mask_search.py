@@ -187,8 +187,7 @@ def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -
         both = " and ".join(_with(name, *rule) for rule in best[:2])
         raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
     before, after = best[0]
-    more = " and ".join(f"{text!r} {where} the name" for text, where in ((before, "before"), (after, "after")) if text)
-    _log.info("masks are called like their pictures, with %s", more)
+    _log.info("masks are called like their pictures, with %r before the name and %r behind it", before, after)
     renamed = {_with(name, before, after): name for name in pictures}
     return {renamed.get(mask, mask): path for mask, path in masks.items()}
 
