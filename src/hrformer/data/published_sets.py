@@ -8,16 +8,20 @@ under Flickr's terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hrformer.data.class_lists import ClassList, class_list, void_ids
 from hrformer.data.class_names import KNOWN_SETS, PASCAL_VOC, voc_palette
-from hrformer.data.label_ids import PUBLISHED_TABLES, LabelTable, one_based, pascal_context_full, train_ids
+from hrformer.data.label_ids import PUBLISHED_TABLES, one_based, pascal_context_full, train_ids
 from hrformer.data.mask_reading import decode_ids
 from hrformer.data.mask_sets import (
     MaskFiles,
@@ -44,28 +48,31 @@ class _Layout:
         text: the layout in words, for messages.
         below: folders below the given root in which the set may lie.
         pictures: folder of the pictures, or several of which one is there; ``masks`` likewise.
-        kinds: endings of the masks' names, and what masks with such names hold; the first kind that is there is taken.
+        kinds: endings of the masks' names, and what masks with such names hold: the ids "published" with the set, or
+            "class numbers" from 0 on or "class numbers from 1"; the first kind that is there is taken.
         picture_ending: of the pictures' names, where they have one.
         parts: the set's own names of the parts.
         lists: files with the names of the part, of which one is there; empty where parts have folders of their own.
         without_labels: own name of a part whose masks are published empty.
+        prepared: fields that differ where a tool has prepared the set, known by its folders of pictures.
     """
 
     text: str
-    below: tuple[str, ...]
-    pictures: tuple[str, ...]
-    masks: tuple[str, ...]
-    kinds: tuple[tuple[str, Callable[[], LabelTable]], ...] = ()
+    below: Sequence[str]
+    pictures: Sequence[str]
+    masks: Sequence[str]
+    kinds: Mapping[str, str] = field(default_factory=dict)
     picture_ending: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
-    lists: tuple[str, ...] = ()
+    lists: Sequence[str] = ()
     without_labels: str = ""
+    prepared: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, part: str) -> _Layout:
         """With the name of a part in all paths."""
 
-        def filled(paths: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(path.replace("{split}", part) for path in paths)
+        def filled(paths: Sequence[str]) -> list[str]:
+            return [path.replace("{split}", part) for path in paths]
 
         return replace(self, pictures=filled(self.pictures), masks=filled(self.masks), lists=filled(self.lists))
 
@@ -74,73 +81,6 @@ class _Layout:
         places, wanted = (given, *map(given.joinpath, self.below)), self.pictures[0].split("/")[0]
         return next((folder for folder in places if (folder / wanted).is_dir()), given)
 
-
-_CONVERTED = "_labelTrainIds"
-"""What mmsegmentation's converters put behind the names; they write beside the published masks."""
-
-_COCO_STUFF_10K = _Layout(
-    text="images/NAME.jpg, annotations/NAME.mat and imageLists/{train,test}.txt, from cocostuff-10k-v1.1.zip; or "
-    "mmsegmentation's {images,annotations}/{train2014,test2014} with NAME.jpg and NAME_labelTrainIds.png",
-    below=("coco_stuff10k", "coco_stuff_10k", "cocostuff-10k-v1.1"),
-    pictures=("images",),
-    masks=("annotations",),
-    kinds=(("", PUBLISHED_TABLES["coco_stuff_10k"]), (_CONVERTED, lambda: one_based(171))),
-    # The set has two parts; papers score on the one that it calls test.
-    parts={"val": "test"},
-    lists=("imageLists/{split}.txt", "imagesLists/{split}.txt"),
-)
-_COCO_STUFF_10K_PREPARED = replace(
-    _COCO_STUFF_10K,
-    pictures=("images/{split}",),
-    masks=("annotations/{split}",),
-    parts={"train": "train2014", "val": "test2014", "test": "test2014"},
-    lists=(),
-)
-
-PUBLISHED = {
-    "ade20k": _Layout(
-        text="{images,annotations}/{training,validation} with NAME.jpg and NAME.png, from ADEChallengeData2016.zip",
-        below=("ADEChallengeData2016", "ade/ADEChallengeData2016"),
-        pictures=("images/{split}",),
-        masks=("annotations/{split}",),
-        kinds=(("", PUBLISHED_TABLES["ade20k"]),),
-        parts={"train": "training", "val": "validation", "test": "testing"},
-    ),
-    "cityscapes": _Layout(
-        text="leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png (or "
-        "*_gtFine_labelTrainIds.png), from leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip",
-        below=("cityscapes",),
-        pictures=("leftImg8bit/{split}",),
-        masks=("gtFine/{split}",),
-        kinds=(
-            ("_gtFine_labelIds", PUBLISHED_TABLES["cityscapes"]),
-            ("_gtFine_labelTrainIds", lambda: train_ids(19)),
-        ),
-        picture_ending="_leftImg8bit",
-        without_labels="test",
-    ),
-    "coco_stuff_164k": _Layout(
-        text="{images,annotations}/{train2017,val2017} with NAME.jpg and NAME.png, from "
-        "stuffthingmaps_trainval2017.zip",
-        below=("coco_stuff164k", "coco_stuff_164k"),
-        pictures=("images/{split}",),
-        masks=("annotations/{split}",),
-        kinds=(("", PUBLISHED_TABLES["coco_stuff_164k"]), (_CONVERTED, lambda: train_ids(171))),
-        parts={"train": "train2017", "val": "val2017", "test": "test2017"},
-    ),
-    "coco_stuff_10k": _COCO_STUFF_10K,
-    "pascal_context": _Layout(
-        text="VOCdevkit/VOC2010 with JPEGImages/NAME.jpg, SegmentationClassContext/NAME.png (0..59; or NAME.mat, "
-        "and trainval/NAME.mat, with all 459 labels) and ImageSets/SegmentationContext/{train,val}.txt. "
-        "trainval_merged.json alone is not read: only the package 'detail', which is not on the package index, decodes "
-        "its labels. Convert it once to PNG masks, for instance by mmsegmentation's converter",
-        below=("VOC2010", "VOCdevkit/VOC2010"),
-        pictures=("JPEGImages",),
-        masks=("SegmentationClassContext", "trainval"),
-        kinds=(("", PUBLISHED_TABLES["pascal_context"]),),
-        lists=("ImageSets/SegmentationContext/{split}.txt",),
-    ),
-}
 
 _PREPARED = ("cityscapes", "pascal_context", "coco_stuff_10k", "ade20k")
 """Sets for which the HRFormer repository has scripts."""
@@ -167,22 +107,31 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
         if dataset not in _PREPARED:
             raise DataError(f"SegmentationSource.dataset must be one of {', '.join(_PREPARED)}, got {dataset!r}")
     part = part_name(source, split)
-    layout = _prepared(dataset) if source.format == "official" else PUBLISHED[dataset]
+    layout = _prepared(dataset) if source.format == "official" else _published()[dataset]
     root = layout.of(part).root(source.root)
-    folders = _COCO_STUFF_10K_PREPARED.parts.values()
-    if layout is _COCO_STUFF_10K and any((root / "images" / folder).is_dir() for folder in folders):
-        layout = _COCO_STUFF_10K_PREPARED
-    layout = layout.of(own := layout.parts.get(part, part))
-    has_no_labels = own == layout.without_labels
+    if layout.prepared:
+        own = replace(layout, **layout.prepared, prepared={})
+        layout = own if any((root / "images" / folder).is_dir() for folder in own.parts.values()) else layout
+    layout = layout.of(name := layout.parts.get(part, part))
+    has_no_labels = name == layout.without_labels
     files, kind = _found(layout, root, split, unlabelled=has_no_labels, skip_broken=source.skip_broken)
-    table = layout.kinds[kind][1]()
+    known = KNOWN_SETS[dataset]
+    if kind == "published":
+        table = PUBLISHED_TABLES[dataset]()
+    else:
+        table = (train_ids if kind == "class numbers" else one_based)(len(known.classes))
     if dataset == "pascal_context" and (masks := files[1]):
         # All 459 labels, or only the 59 classes? A file that cannot be read is reported when its turn comes.
         with suppress(OSError, DataError):
             if masks[0].suffix == ".mat" or decode_ids(masks[0].read_bytes(), str(masks[0])).dtype == np.uint16:
                 table = pascal_context_full()
-    known = KNOWN_SETS[dataset]
     return MaskFiles(known.title, known.classes, known.palette, files, table, None)
+
+
+@cache
+def _published() -> dict[str, _Layout]:
+    text = resources.files("hrformer").joinpath("data/published_sets.toml").read_text(encoding="utf-8")
+    return {name: _Layout(**fields) for name, fields in tomllib.loads(text).items()}
 
 
 def _prepared(dataset: str) -> _Layout:
@@ -192,14 +141,15 @@ def _prepared(dataset: str) -> _Layout:
         below=(dataset,),
         pictures=("{split}/image", "{split}/images"),
         masks=("{split}/label",),
-        kinds=(("", PUBLISHED_TABLES[dataset]),),
+        kinds={"": "published"},
     )
 
 
 def _found(
     layout: _Layout, root: Path, split: Split, *, unlabelled: bool = False, skip_broken: bool
-) -> tuple[Pairs, int]:
+) -> tuple[Pairs, str]:
     """Pictures and masks, and of which of the kinds the masks are."""
+    first = next(iter(layout.kinds.values()), "")
     pictures = pictures_below(find_folder(root, layout.pictures, "pictures", layout.text), layout.picture_ending)
     files = list(pictures.files.values())
     if layout.lists:
@@ -208,16 +158,15 @@ def _found(
         names = names_in(origin)
         files = files_of_list(names, pictures, origin, skip_broken=skip_broken)
     if unlabelled or (split == "test" and not any((root / folder).is_dir() for folder in layout.masks)):
-        return (files, None), 0
+        return (files, None), first
     masks = masks_below(find_folder(root, layout.masks, "masks", layout.text))
     if layout.lists:
         # Pictures of a test part without labels are listed beside the others.
         if split == "test" and masks.files.keys().isdisjoint(names):
-            return (files, None), 0
-        return (files, files_of_list(names, masks, origin, skip_broken=skip_broken)), 0
-    endings = [ending for ending, _ in layout.kinds]
-    for kind, ending in enumerate(endings):
-        others = tuple(other for other in endings if other not in ("", ending))
+            return (files, None), first
+        return (files, files_of_list(names, masks, origin, skip_broken=skip_broken)), first
+    for ending, kind in layout.kinds.items():
+        others = tuple(other for other in layout.kinds if other not in ("", ending))
         of_kind = {
             name.removesuffix(ending): file
             for name, file in masks.files.items()
@@ -225,7 +174,7 @@ def _found(
         }
         if of_kind:
             return paired(pictures, replace(masks, files=of_kind), skip_broken=skip_broken), kind
-    wanted = " or ".join(f"*{ending}.png" for ending in endings)
+    wanted = " or ".join(f"*{ending}.png" for ending in layout.kinds)
     raise DataError(f"{masks.folder}: no files {wanted}. Expected layout: {layout.text}")
 
 
