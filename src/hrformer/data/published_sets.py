@@ -85,13 +85,6 @@ class _Layout:
 _PREPARED = ("cityscapes", "pascal_context", "coco_stuff_10k", "ade20k")
 """Sets for which the HRFormer repository has scripts."""
 
-_VOC = _Layout(
-    text="JPEGImages/NAME.jpg, SegmentationClass/NAME.png, ImageSets/Segmentation/{train,val}.txt with a NAME per line",
-    below=("VOC2012", "VOCdevkit/VOC2012"),
-    pictures=("JPEGImages",),
-    masks=("SegmentationClass",),
-)
-
 
 def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
     """Open a published set, by the name of its format, or for "official" as the HRFormer repository's scripts write it.
@@ -216,13 +209,11 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
         DataError: a folder, a list or a listed file is missing.
     """
     part = part_name(source, split)
-    layout = replace(
-        _VOC,
-        lists=(source.lists,),
-        pictures=_VOC.pictures if source.untouched("images") else (source.images,),
-        masks=_VOC.masks if source.untouched("masks") else (source.masks,),
-    ).of(part)
-    root = _VOC.root(source.root)
+    voc = _published()["voc"]
+    pictures = voc.pictures if source.untouched("images") else [source.images]
+    masks = voc.masks if source.untouched("masks") else [source.masks]
+    layout = replace(voc, lists=[source.lists], pictures=pictures, masks=masks).of(part)
+    root = voc.root(source.root)
     # Classes that are to be ignored are none; borders of objects have the colour of 255.
     ignored, colours = void_ids(source), voc_palette(256)
     nothing = {number: ("", colours[number]) for number in ignored if number < len(colours)}
