@@ -15,8 +15,8 @@ from hrformer.cli.output import OutputFolder
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.label_ids import to_server_ids
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import ClassificationSet, SegmentationSet
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import ClassificationSet, SegmentationSet
+from hrformer.data.source_config import PoseSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks

@@ -13,7 +13,7 @@ import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.evaluate import scores
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import PoseProtocol

@@ -20,8 +20,8 @@ from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look
-from hrformer.data.sets import DataError, PoseSet
-from hrformer.data.sources import PoseSource, Split
+from hrformer.data.set_types import DataError, PoseSet
+from hrformer.data.source_config import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.wording import counted
 
