@@ -13,14 +13,9 @@ from hrformer.metrics.counts import CountMetric, names_for, ratio
 
 
 class Accuracy(CountMetric):
-    """Share of pictures whose class is among the k best, over all and per class.
+    """Share of pictures whose class is among the k best, for every k of ``ks``, over all and per class.
 
     Among equal logits the lower class number is the better one, as in argmax. A row with a NaN is wrong.
-
-    Args:
-        num_classes: C.
-        ks: the k of every score.
-        class_names: C names for the table, or none.
     """
 
     def __init__(self, num_classes: int, *, ks: tuple[int, ...] = (1, 5), class_names: tuple[str, ...] = ()) -> None:
@@ -31,17 +26,10 @@ class Accuracy(CountMetric):
         self.class_names = names_for(class_names, num_classes, "classes")
 
     def update(self, logits: Tensor, labels: Tensor) -> NDArray[np.int64]:
-        """Count one batch.
-
-        Args:
-            logits: (B, C), on any device.
-            labels: (B,) integers in 0..C - 1.
+        """Count logits (B, C) and labels (B,) in 0..C - 1, on any device; ValueError if they do not fit.
 
         Returns:
             (B,) how many classes are better than the true one, see :func:`rank_of_label`.
-
-        Raises:
-            ValueError: shapes do not fit together, or a label is out of range.
         """
         num_classes = len(self.class_names)
         if logits.ndim != 2 or logits.shape[1] != num_classes or labels.shape != logits.shape[:1]:
@@ -59,14 +47,11 @@ class Accuracy(CountMetric):
         return ranks
 
     def compute(self) -> dict[str, Any]:
-        """Scores as shares in 0..1.
+        """Shares in 0..1; ValueError if no picture was seen.
 
         Returns:
             "top<k>" for every k, "images", and "per_class": for each class its "name", "images" and the same
             scores, None where the class never occurred.
-
-        Raises:
-            ValueError: no picture was seen.
         """
         right, total = self._counts["right"], self._counts["total"]
         if not total.sum():

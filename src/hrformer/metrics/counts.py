@@ -19,11 +19,7 @@ CONFIDENCE = 0.95
 
 
 class CountMetric:
-    """Keeps int64 counts of fixed shapes, so that memory does not grow with the samples seen.
-
-    Args:
-        shapes: shape of each named count.
-    """
+    """Keeps named int64 counts of fixed ``shapes``, so that memory does not grow with the samples seen."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self._counts = {name: np.zeros(shape, dtype=np.int64) for name, shape in shapes.items()}
@@ -38,11 +34,7 @@ class CountMetric:
         return {name: counts.copy() for name, counts in self._counts.items()}
 
     def merge(self, state: State) -> None:
-        """Add the counts of another metric.
-
-        Raises:
-            ValueError: it counts something else.
-        """
+        """Add the counts of another metric; ValueError if it counts something else."""
         own, other = ({k: np.shape(v) for k, v in counts.items()} for counts in (self._counts, state))
         if own != other:
             raise ValueError(f"cannot merge counts {other} into {own}; both metrics need the same settings")
@@ -54,14 +46,13 @@ class PoissonBootstrap(CountMetric):
     """Weighted sums of counts for R samples of the set: one pass, and memory that does not grow with the set.
 
     A bootstrap draws a set anew from its pictures. In a large set the times that each picture is drawn are nearly
-    independent and Poisson distributed with mean 1: Hanley and MacGibbon, *Creating non-parametric bootstrap samples
-    using Poisson frequencies*, Computer Methods and Programs in Biomedicine 83, 2006; Chamandy, Muralidharan, Najmi
-    and Naidu, *Estimating uncertainty for massive data streams*, 2012. The weights of an item follow from ``seed``
-    and its number alone, hence neither order nor sharing among processes changes a result.
+    independent and Poisson distributed with mean 1 (Hanley and MacGibbon, *Creating non-parametric bootstrap samples
+    using Poisson frequencies*, 2006). The weights of an item follow from ``seed`` and its number alone, hence neither
+    order nor sharing among processes changes a result.
 
     Args:
-        width: W, how many counts an item has; at least 1.
-        samples: R, at least 1.
+        width: W, how many counts an item has.
+        samples: R.
         seed: of the weights; one seed gives one interval.
     """
 
@@ -77,9 +68,6 @@ class PoissonBootstrap(CountMetric):
         Args:
             counts: (N, W) integers; 2^53 or more of one count in one call would be rounded.
             numbers: (N,) number of each item, or of what it is drawn with: people of one picture share its number.
-
-        Raises:
-            ValueError: shapes do not fit together.
         """
         sums = self._counts["sums"]
         values = np.asarray(counts)
@@ -106,11 +94,7 @@ class PoissonBootstrap(CountMetric):
 
 
 def percentile_interval(values: ArrayLike) -> tuple[float, float]:
-    """The range that holds ``CONFIDENCE`` of the samples' scores (R,), those without one (NaN) left out.
-
-    Raises:
-        ValueError: no sample has a score.
-    """
+    """The range that holds ``CONFIDENCE`` of the samples' scores (R,), those without one (NaN) left out."""
     scores = np.asarray(values, dtype=np.float64)
     scores = scores[~np.isnan(scores)]
     if not len(scores):
@@ -131,11 +115,7 @@ def ratio(part: int | np.integer, whole: int | np.integer) -> float | None:
 
 
 def names_for(names: tuple[str, ...], count: int, kind: str) -> tuple[str, ...]:
-    """``names``, or numbers from 0 where there are none.
-
-    Raises:
-        ValueError: there are names, but not ``count``.
-    """
+    """``names``, or numbers from 0 where there are none; ValueError if there are some, but not ``count``."""
     if names and len(names) != count:
         raise ValueError(f"there are {count} {kind}, but {len(names)} names for them")
     return tuple(names) or tuple(str(number) for number in range(count))

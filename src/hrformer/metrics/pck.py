@@ -13,37 +13,24 @@ from torch import Tensor
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.counts import CountMetric, names_for, ratio
 
-
-def torso_joints(skeleton: Skeleton) -> tuple[int, int]:
-    """The two joints whose distance is the torso: left shoulder and right hip; ValueError if the skeleton lacks one."""
-    wanted = ("left_shoulder", "right_hip")
-    if missing := [name for name in wanted if name not in skeleton.keypoints]:
-        raise ValueError(
-            f"PCK is measured against the torso, but {skeleton.name} has no {' and no '.join(missing)}. Measure it "
-            "against the box, --evaluation.pck-norm box, or against the distance of two joints, such as "
-            f"--evaluation.pck-norm {' '.join(skeleton.keypoints[:2])}; the joints are {', '.join(skeleton.keypoints)}"
-        )
-    return skeleton.keypoints.index(wanted[0]), skeleton.keypoints.index(wanted[1])
+TORSO = ("left_shoulder", "right_hip")
 
 
 def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int, int] | None:
-    """The two joints that PCK is measured against.
+    """Numbers of the two joints that PCK is measured against; None for the longer side of the box.
 
-    Args:
-        skeleton: of the data.
-        norm: two names; nothing for the torso; ``("box",)`` for the longer side of the box.
-
-    Returns:
-        Numbers of the joints; None for the box.
-
-    Raises:
-        ValueError: a name is no joint, there are not two different ones, or there is no torso.
+    ``norm`` holds two names, nothing for the torso, or "box"; ValueError where it names no two joints of the skeleton.
     """
-    if not norm:
-        return torso_joints(skeleton)
+    names = skeleton.keypoints
     if tuple(norm) == ("box",):
         return None
-    names = skeleton.keypoints
+    if not norm and (missing := [name for name in TORSO if name not in names]):
+        raise ValueError(
+            f"PCK is measured against the torso, but {skeleton.name} has no {' and no '.join(missing)}. Measure it "
+            "against the box, --evaluation.pck-norm box, or against the distance of two joints, such as "
+            f"--evaluation.pck-norm {' '.join(names[:2])}; the joints are {', '.join(names)}"
+        )
+    norm = norm or TORSO
     for name in norm:
         if name not in names:
             close = difflib.get_close_matches(name, names, 1)
@@ -61,7 +48,7 @@ class Pck(CountMetric):
     """PCK over all counted joints of all people, and per joint.
 
     Args:
-        joint_names: K names.
+        joint_names: K.
         torso: numbers of the two reference joints, see :func:`reference_joints`; None for lengths that come with
             the people.
         alpha: allowed distance as a share of the reference.
@@ -91,9 +78,6 @@ class Pck(CountMetric):
 
         Returns:
             (N, 2) right and counted joints of each.
-
-        Raises:
-            ValueError: shapes do not fit together or to the number of joints.
         """
         points, truth = _array(predicted), _array(labelled)
         if points.ndim != 3 or points.shape[2] not in (2, 3) or truth.shape != (*points.shape[:2], 3):
@@ -117,14 +101,11 @@ class Pck(CountMetric):
         return np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
 
     def compute(self) -> dict[str, Any]:
-        """Scores as shares in 0..1.
+        """Shares in 0..1; ValueError if no joint was counted.
 
         Returns:
             "pck@<alpha>", "joints" (how many were counted), "people" (with both reference joints), "people_seen",
             and "per_joint": for each its "name", "joints" and "pck", None where it was never labelled.
-
-        Raises:
-            ValueError: no joint was counted.
         """
         right, counted, people = (self._counts[key] for key in ("right", "counted", "people"))
         if not counted.sum():

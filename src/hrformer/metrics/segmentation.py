@@ -18,16 +18,11 @@ def confusion_matrix(
     num_classes: int,
     ignore_index: int = 255,
 ) -> NDArray[np.int64]:
-    """How often each label was predicted as each class, counted where the predictions lie.
+    """How often each label was predicted as each class (C, C), rows are labels; counted where the predictions lie.
 
     Args:
         predictions: (..., H, W) integers in 0..C - 1, of any value where the label is ignored.
         labels: same shape, integers in 0..C - 1 or ``ignore_index``.
-        num_classes: C.
-        ignore_index: label of the pixels left out.
-
-    Returns:
-        (C, C), rows are labels, columns predictions.
 
     Raises:
         ValueError: shapes differ, or a class is out of range or not an integer.
@@ -55,13 +50,7 @@ def intersection_over_union(matrix: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 class SegmentationScores(CountMetric):
-    """One confusion matrix over all pictures, of any sizes.
-
-    Args:
-        num_classes: C.
-        class_names: C names for the table, or none.
-        ignore_index: label of the pixels left out.
-    """
+    """One confusion matrix over all pictures, of any sizes; pixels labelled ``ignore_index`` are left out."""
 
     def __init__(self, num_classes: int, *, class_names: tuple[str, ...] = (), ignore_index: int = 255) -> None:
         if num_classes < 1 or 0 <= ignore_index < num_classes:
@@ -84,15 +73,12 @@ class SegmentationScores(CountMetric):
         return matrix
 
     def compute(self) -> dict[str, Any]:
-        """Scores as shares in 0..1.
+        """Shares in 0..1; ValueError if no pixel was counted.
 
         Returns:
             "mean_iou" over the classes that occur in labels or predictions, "pixel_accuracy", "mean_accuracy"
             over the classes that occur in labels, "frequency_weighted_iou", "pixels", and "per_class": for each
             its "name", "pixels" (labelled), "iou" and "accuracy", None where the class does not occur.
-
-        Raises:
-            ValueError: no pixel was counted.
         """
         matrix = self._counts["matrix"]
         labelled, right, total = matrix.sum(axis=1), np.diag(matrix), matrix.sum()
@@ -100,15 +86,10 @@ class SegmentationScores(CountMetric):
             raise ValueError("no pixel was counted: there was no picture, or every label is ignored")
         iou = intersection_over_union(matrix)
         occurs = labelled > 0
-        table = [
-            {
-                "name": name,
-                "pixels": int(labelled[c]),
-                "iou": None if np.isnan(iou[c]) else float(iou[c]),
-                "accuracy": ratio(right[c], labelled[c]),
-            }
-            for c, name in enumerate(self.class_names)
-        ]
+        table = []
+        for name, pixels, both, share in zip(self.class_names, labelled, right, iou, strict=True):
+            share = None if np.isnan(share) else float(share)
+            table.append({"name": name, "pixels": int(pixels), "iou": share, "accuracy": ratio(both, pixels)})
         return {
             "mean_iou": float(np.nanmean(iou)),
             "pixel_accuracy": ratio(right.sum(), total),
