@@ -191,7 +191,7 @@ def _transform(config: AnyRun, source: ImageSet) -> Transform:
         return TrainClassification(config.augment)
     if isinstance(config, PoseRun):
         assert isinstance(source, PoseSet)
-        return TrainPose(config.augment, source.skeleton, config.augment.codec())
+        return TrainPose(config.augment, source.skeleton)
     return TrainSegmentation(config.augment)
 
 

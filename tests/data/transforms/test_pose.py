@@ -22,7 +22,7 @@ from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.flips import flip_image
-from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
 from parity import Golden
@@ -64,7 +64,7 @@ def item_of(joints: np.ndarray = LEGS_AND_ARMS, index: int = 0, **changes: Any) 
 
 
 def transform_of(settings: PoseAugment, skeleton: Skeleton = COCO17) -> TrainPose:
-    return TrainPose(settings, skeleton, settings.codec())
+    return TrainPose(settings, skeleton)
 
 
 def drawn(settings: PoseAugment, *, indices: bool = False, **changes: Any) -> list[PoseParams]:
@@ -407,9 +407,3 @@ def test_the_item_is_left_alone_and_transforms_can_be_pickled(people: PoseSet) -
 def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         transform_of(replace(PoseAugment(), **changes))
-
-
-@pytest.mark.parametrize("changes", [{"size": (128, 96)}, {"sigma": 3.0}])
-def test_settings_and_codec_must_agree(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="one size and sigma"):
-        TrainPose(replace(PoseAugment(), **changes), COCO17, HeatmapCodec())

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from hrformer.data.order import mixed_seed
 from hrformer.data.preprocess import crop_people, warp
-from hrformer.data.sets import as_pixels
+from hrformer.data.sets import as_image, as_pixels
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import BOX_PADDING, box_to_crop
 from hrformer.geometry.flips import flip_keypoints
-from hrformer.geometry.heatmaps import HeatmapCodec
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
 
@@ -57,38 +56,22 @@ class TrainPose:
     """Cuts a person out with a random place, size, angle and mirroring, and draws the target heatmaps.
 
     Draws come from numpy's global generator, but for the official code's centre jitter: it is drawn once when the
-    data set is built, hence here from a generator seeded with the item's number.
-
-    Args:
-        settings: distributions; see :class:`PoseAugment`.
-        skeleton: flip pairs, and the upper body, without which there is no half-body augmentation.
-        codec: draws the targets.
-
-    Raises:
-        ValueError: ``settings`` and ``codec`` disagree, or a setting is out of range.
+    data set is built, hence here from a generator seeded with the item's number. Of the skeleton the flip pairs count,
+    and the upper body, without which there is no half-body augmentation.
     """
 
-    def __init__(self, settings: PoseAugment, skeleton: Skeleton, codec: HeatmapCodec) -> None:
-        if (tuple(settings.size), settings.sigma) != (tuple(codec.input_size), codec.sigma):
-            raise ValueError(
-                f"settings and codec must have one size and sigma, got {settings.size}, {settings.sigma} and "
-                f"{codec.input_size}, {codec.sigma}"
-            )
+    def __init__(self, settings: PoseAugment, skeleton: Skeleton) -> None:
         if settings.style not in ("official", "mmpose", "hrnet"):
             raise ValueError(f"style must be 'official', 'mmpose' or 'hrnet', got {settings.style!r}")
         if not (0 <= settings.scale < 1 and 0 <= settings.brightness <= 1):
             raise ValueError(
                 f"scale must lie in [0, 1) and brightness in [0, 1], got {settings.scale} and {settings.brightness}"
             )
-        self.settings, self.skeleton, self.codec = settings, skeleton, codec
+        self.settings, self.skeleton, self.codec = settings, skeleton, settings.codec()
         self._upper = np.isin(np.arange(skeleton.num_keypoints), skeleton.upper_body)
 
     def __call__(self, item: Item) -> Item:
-        """See :meth:`apply` for what comes back.
-
-        Args:
-            item: ``image``, ``keypoints``, ``visible`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
-        """
+        """Draw and :meth:`apply`; items are those of ``PoseSet.item``, with ``index``."""
         return self.apply(item, self.make_params(item))
 
     def make_params(self, item: Mapping[str, Any]) -> PoseParams:
@@ -96,7 +79,8 @@ class TrainPose:
         settings = self.settings
         box, joints = item["box"].numpy(), _joints(item)
         shift = self._official_shift(int(item["index"])) if settings.style == "official" else np.zeros(2)
-        flip = settings.style != "hrnet" and self._draw_flip()
+        # HRNet draws it last.
+        flip = settings.style != "hrnet" and np.random.rand() < settings.flip
         padding, middle = BOX_PADDING, None
         half = self._draw_half(joints[:, 2] > 0)
         if half is not None and np.ptp(joints[half, :2], axis=0).any():
@@ -111,10 +95,10 @@ class TrainPose:
         else:
             factor, rotation = self._draw_scale_and_rotation()
         if settings.style == "hrnet":
-            flip = self._draw_flip()
+            flip = np.random.rand() < settings.flip
         gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
         return PoseParams(
-            flip=flip,
+            flip=bool(flip),
             center=np.asarray(center, dtype=np.float32),
             size=(sizes[0] * factor).astype(np.float32),
             rotation=rotation,
@@ -140,14 +124,11 @@ class TrainPose:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
         targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])
         return {
-            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "image": as_image(crop),
             "targets": torch.from_numpy(targets[0]),
             "weights": torch.from_numpy(weights[0]),
             "index": item["index"],
         }
-
-    def _draw_flip(self) -> bool:
-        return bool(np.random.rand() < self.settings.flip)
 
     def _official_shift(self, index: int) -> NDArray[np.float64]:
         """(2,) centre jitter as a share of the box."""
@@ -192,34 +173,20 @@ class TrainPose:
 
 
 class TestPose:
-    """Cuts a person out as :class:`PosePredictor` does.
+    """Cuts a person out as :class:`PosePredictor` does, in the size of ``spec``; ``udp`` as in :func:`crop_matrix`."""
 
-    Args:
-        spec: its ``size`` is the crop's.
-        udp: see :func:`crop_matrix`.
-    """
-
-    # Its name begins like those of pytest's own test classes.
-    __test__ = False
+    __test__ = False  # pytest would take the name for a test's
 
     def __init__(self, spec: InputSpec, *, udp: bool = False) -> None:
         self.spec, self.udp = spec, udp
 
     def __call__(self, item: Item) -> Item:
-        """Crop.
-
-        Args:
-            item: ``image`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
-
-        Returns:
-            ``image`` (3, h, w) uint8, ``center`` and ``size`` (2,) float32 of the padded box in picture pixels, which
-            ``cells_to_image`` needs, and ``index``.
-        """
-        crops, centers, sizes = crop_people(
-            as_pixels(item["image"]), item["box"].numpy()[None], self.spec, udp=self.udp
-        )
+        """From ``image``, ``box`` and ``index`` to ``image`` (3, h, w) uint8, ``index``, and ``center`` and ``size``
+        (2,) float32 of the padded box in picture pixels, which ``cells_to_image`` needs."""
+        boxes = item["box"].numpy()[None]
+        crops, centers, sizes = crop_people(as_pixels(item["image"]), boxes, self.spec, udp=self.udp)
         return {
-            "image": torch.from_numpy(crops[0]).permute(2, 0, 1),
+            "image": as_image(crops[0]),
             "center": torch.from_numpy(centers[0]),
             "size": torch.from_numpy(sizes[0]),
             "index": item["index"],
