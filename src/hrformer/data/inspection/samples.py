@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -93,7 +93,7 @@ def draw_samples(
         seed: of choice and augmentation; the versions are those of the first epochs with this seed.
         avoid: numbers of pictures that are known to be broken.
         mixer: classification: what is done to whole batches; two rows of its results follow.
-        progress: called with the number of versions done, and of all.
+        progress: told of the versions.
 
     Returns:
         The sheet, None if no sample could be made; and what went wrong.
@@ -270,7 +270,7 @@ def fitted(pixels: Pixels, side: int = TILE) -> tuple[Pixels, float]:
 def contact_sheet(
     title: str, sections: Sequence[tuple[str, Sequence[Row]]], legend: Iterable[tuple[str, Color]] = ()
 ) -> Pixels:
-    """Lay out tiles.
+    """Lay out tiles on white paper.
 
     Args:
         title: first line.
@@ -280,54 +280,36 @@ def contact_sheet(
     """
     rows = [row for _, part in sections for row in part]
     columns = [max(tile[0].shape[1] for tile in column if tile) for column in zip_longest(*rows)]
-    width = max(sum(columns) + _GAP * (len(columns) + 1), 2 * TILE)
-    strips = [_strip(width, _GAP + _LINE, lines=[(_GAP, _GAP, title, _INK)])]
-    strips += [_strip(width, _LINE, squares, names) for squares, names in _legend_lines(legend, width)]
+    lefts = [_GAP, *(_GAP + end for end in accumulate(width + _GAP for width in columns))]
+    width = max(lefts[-1], 2 * TILE)
+    pictures: list[tuple[int, int, Pixels]] = []
+    lines: list[tuple[int, int, str, Color]] = [(_GAP, _GAP, title, _INK)]
+    left, top = width, _GAP
+    for name, color in legend:
+        length = _TEXT + 8 + round(_font().getlength(name)) + 2 * _GAP
+        if left + length > width - 2 * _GAP:
+            left, top = _GAP, top + _LINE
+        square = np.full((_TEXT + 1, _TEXT + 1, 3), _QUIET, np.uint8)
+        square[1:-1, 1:-1] = color
+        pictures.append((left, top + 3, square))
+        lines.append((left + _TEXT + 8, top, name, _INK))
+        left += length
+    top += _LINE
     for heading, part in sections:
-        strips.append(_strip(width, _LINE + _GAP, lines=[(_GAP, 4, heading, _QUIET)]))
+        lines.append((_GAP, top + 4, heading, _QUIET))
+        top += _LINE + _GAP
         for row in part:
-            lefts = [_GAP + sum(columns[:number]) + _GAP * number for number in range(len(row))]
-            pictures = [(left, 0, pixels) for left, (pixels, _) in zip(lefts, row, strict=True)]
-            captions = [
-                (left, pixels.shape[0] + 2, _shortened(text, room), _INK)
-                for left, room, (pixels, text) in zip(lefts, columns, row, strict=False)
-            ]
-            height = max(pixels.shape[0] for pixels, _ in row) + _LINE + _GAP
-            strips.append(_strip(width, height, pictures, captions))
-    return np.vstack(strips)
-
-
-Placed = tuple[int, int, Pixels]
-Line = tuple[int, int, str, Color]
-"""Left, top, text and colour."""
-
-
-def _strip(width: int, height: int, pictures: Sequence[Placed] = (), lines: Sequence[Line] = ()) -> Pixels:
-    """White paper with pictures and lines of text; what reaches beyond its right edge is shortened."""
-    paper = Image.new("RGB", (width, height), _WHITE)
+            for left, room, (pixels, caption) in zip(lefts, columns, row, strict=False):
+                pictures.append((left, top, pixels))
+                lines.append((left, top + pixels.shape[0] + 2, _shortened(caption, room), _INK))
+            top += max(pixels.shape[0] for pixels, _ in row) + _LINE + _GAP
+    paper = Image.new("RGB", (width, top), _WHITE)
     for left, top, pixels in pictures:
         paper.paste(Image.fromarray(pixels), (left, top))
     pen = ImageDraw.Draw(paper)
     for left, top, text, color in lines:
         pen.text((left, top), _shortened(text, width - left - _GAP), fill=color, font=_font())
     return np.array(paper)
-
-
-def _legend_lines(legend: Iterable[tuple[str, Color]], width: int) -> list[tuple[list[Placed], list[Line]]]:
-    """Squares and names, broken into lines."""
-    lines: list[tuple[list[Placed], list[Line]]] = []
-    left = width
-    for name, color in legend:
-        length = _TEXT + 8 + round(_font().getlength(name)) + 2 * _GAP
-        if left + length > width - 2 * _GAP:
-            lines.append(([], []))
-            left = _GAP
-        square = np.full((_TEXT + 1, _TEXT + 1, 3), _QUIET, np.uint8)
-        square[1:-1, 1:-1] = color
-        lines[-1][0].append((left, 3, square))
-        lines[-1][1].append((left + _TEXT + 8, 0, name, _INK))
-        left += length
-    return lines
 
 
 def _shortened(text: str, room: int) -> str:
