@@ -33,7 +33,7 @@ class Part:
 
     Args:
         source: the set.
-        split: part of the set.
+        split: which part it is.
         crop: (height, width) of the training crop.
         may_enlarge: whether it is intended that pictures smaller than the crop are enlarged to it.
         short_side: segmentation: what training resizes the short side to before.
@@ -50,19 +50,14 @@ class Part:
     ) -> None:
         self.source, self.split = source, split
         self.looks: list[Look] = []
-        self.pixels = 0
-        """Of all pictures together, as far as their headers tell."""
+        self.pixels = 0  # of all pictures together, as far as their headers tell
         self._broken_headers: dict[int, tuple[str, str]] = {}
         self._crop, self._may_enlarge, self._short_side = crop, may_enlarge, short_side
         self._items = pictures_of(source)
+        self.first_items = [items[0] for items in self._items.values()]  # one of each picture
         self._labels: list[int] = []
         if isinstance(source, ClassificationSet):
             self._labels = [source.label(index) for index in range(len(source))]
-
-    @property
-    def first_items(self) -> list[int]:
-        """One item of each picture."""
-        return [items[0] for items in self._items.values()]
 
     @property
     def labelled(self) -> bool:
@@ -75,18 +70,11 @@ class Part:
 
     def read_headers(self, *, threads: int = 2, progress: Progress | None = None) -> None:
         """See which files are whole without decoding them; see :func:`scan.read_headers`."""
-        self.pixels, self._broken_headers = read_headers(
-            self.source, self.first_items, threads=threads, progress=progress
-        )
+        found = read_headers(self.source, self.first_items, threads=threads, progress=progress)
+        self.pixels, self._broken_headers = found
 
     def look_through(self, *, limit: int | None = None, threads: int = 2, progress: Progress | None = None) -> None:
-        """Decode the pictures and check them.
-
-        Args:
-            limit: look at so many pictures only, spread over the set.
-            threads: that decode.
-            progress: called with the number of pictures done, and of all.
-        """
+        """Decode the pictures, at most ``limit`` of them, spread over the set."""
         chosen = evenly(self.first_items, limit)
         for look in scan(self.source, chosen, threads=threads):
             self.looks.append(look)
@@ -107,22 +95,20 @@ class Part:
                 found[source.picture(look.index)] = source.mask_file(look.index), look.mask_problem
         return found
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> list[Finding]:
         """What is wrong with this part."""
         source, looks = self.source, self.looks
         # A person's crop has the size of its box, whatever the picture's.
         crop = None if isinstance(source, PoseSet) or self._may_enlarge else self._crop
-        found = [picture_findings(source, looks, crop, self._short_side)]
+        found = [*picture_findings(source, looks, crop, self._short_side)]
         if isinstance(source, ClassificationSet):
-            found.append(class_findings(source, self.split, looks, self._labels))
+            found += class_findings(source, self.split, looks, self._labels)
         elif isinstance(source, PoseSet):
             aspect = self._crop[1] / self._crop[0]
-            found.append(person_findings(source, people_seen(source, self._items, looks), aspect, self.labelled))
+            found += person_findings(source, people_seen(source, self._items, looks), aspect, self.labelled)
         elif isinstance(source, SegmentationSet) and source.labelled:
-            found.append(mask_findings(source, self.split, looks))
-        found.append(self._not_decoded())
-        for check in found:
-            yield from (replace(one, split=self.split) for one in check)
+            found += mask_findings(source, self.split, looks)
+        return [replace(one, split=self.split) for one in (*found, *self._not_decoded())]
 
     def _not_decoded(self) -> Iterator[Finding]:
         """Broken files that only their headers tell of."""
@@ -171,25 +157,20 @@ def compare(train: Part, other: Part) -> Iterator[Finding]:
         )
         fix = "remove them from one of the two parts"
         yield finding("warning", "shared-picture", what, fix, shared, split=split)
-    if kind == "classes" and names == others:
-        numbers, other_numbers = train.statistics(), other.statistics()
-        seen, wanted = (
-            {row["name"] for row in part.get("classes", ()) if row["pictures"]} for part in (numbers, other_numbers)
-        )
-        unseen = [name for name in names if name in wanted - seen]
-        if unseen and "classes" in numbers:
-            limited = " in the pictures looked at" if numbers["looked_at"] < numbers["pictures"] else ""
+    tables = [part.statistics().get("classes", ()) for part in (train, other)]
+    if names == others and tables[0]:
+        seen, wanted = ({row["name"] for row in table if row["pictures"]} for table in tables)
+        if unseen := [name for name in names if name in wanted - seen]:
+            limited = " in the pictures looked at" if len(train.looks) < len(train.first_items) else ""
             what = f"{counted(len(unseen), 'class occurs', 'classes occur')} in {split}, but not in train{limited}"
             fix = "add such pictures to the training part, or move some over"
             yield finding("warning", "unseen-class", what, fix, unseen, split=split)
 
 
 def told_once(findings: Iterable[Finding], one_file: bool) -> list[Finding]:
-    """Findings without what repeats another one.
+    """Findings of all parts, train's first, without what repeats another one.
 
-    Args:
-        findings: of all parts, those of train first.
-        one_file: whether the parts share their labels (``val_share``): what is wrong with these is told of train only.
+    Where parts share ``one_file`` of labels (``val_share``), what is wrong with these is told of train only.
     """
     found, seen, kept = list(findings), set(), []
     there = {(one.split, one.kind) for one in found}

@@ -28,7 +28,7 @@ def picture_findings(
         source: the set.
         looks: at its pictures.
         crop: (height, width) that training cuts out of pictures; None where enlarging them is intended.
-        short_side: what training resizes the short side to before; None for no resizing.
+        short_side: what training resizes the short side to before.
     """
     for reason, files in grouped((look.file, look.problem) for look in looks if look.problem):
         what = f"{counted(len(files), 'picture')} cannot be read: {reason}"
@@ -67,11 +67,12 @@ def picture_statistics(looks: Iterable[Look]) -> dict[str, Any]:
     if not good:
         return {}
     mean, square = (np.mean([getattr(look, name) for look in good], axis=0) for name in ("mean", "square"))
+    widths, heights = zip(*(look.size for look in good), strict=True)
     return {
-        "width": spread(look.size[0] for look in good),
-        "height": spread(look.size[1] for look in good),
-        "mean": [round(float(value), 4) for value in mean],
-        "std": [round(float(value), 4) for value in np.sqrt(np.maximum(square - mean**2, 0))],
+        "width": spread(widths),
+        "height": spread(heights),
+        "mean": mean.round(4).tolist(),
+        "std": np.sqrt(np.maximum(square - mean**2, 0)).round(4).tolist(),
     }
 
 
@@ -103,14 +104,13 @@ def class_findings(
         yield finding("warning", "lost-class", what, fix, lost)
     empty = [name for number, name in enumerate(classes) if number not in listed]
     if empty and (len(present) > 1 or not train):
-        all_ = len(classes)
-        what = f"{counted(len(empty), f'class of {all_} has', f'classes of {all_} have')} no picture"
+        what = f"{counted(len(empty), f'class of {len(classes)} has', f'classes of {len(classes)} have')} no picture"
         fix = "add pictures of these classes, or remove them from the list of classes and from all parts"
         yield finding("warning", "empty-class", what, fix, empty)
-    if train and len(present) > 1 and max(present.values()) > IMBALANCE * min(present.values()):
-        by_count = sorted(present, key=lambda name: present[name])
+    by_count = sorted(present, key=lambda name: present[name])
+    rare = [name for name in by_count if IMBALANCE * present[name] < present[by_count[-1]]]
+    if train and rare:
         common = by_count[-1]
-        rare = [name for name in by_count if IMBALANCE * present[name] < present[common]]
         what = (
             f"classes differ in size more than {IMBALANCE} times: {common!r} has {present[common]} pictures, "
             f"{rare[0]!r} has {present[rare[0]]}"
