@@ -38,8 +38,7 @@ from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
 from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from hrformer.geometry.skeletons import LSPET14
 from hrformer.losses import classification_cross_entropy, heatmap_mse, segmentation_losses
-from hrformer.metrics.pck import Pck, reference_joints
-from hrformer.metrics.segmentation import SegmentationScores
+from hrformer.metrics.counts import Pck, SegmentationScores, reference_joints
 from hrformer.models.model import VisionModel
 
 Batch = tuple[Tensor, Tensor, Tensor]

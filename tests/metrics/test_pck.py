@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
-from hrformer.metrics.pck import Pck, reference_joints
+from hrformer.metrics.counts import Pck, reference_joints
 
 
 def person() -> np.ndarray:
@@ -88,10 +88,6 @@ def test_reference_joints_come_from_the_names() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(ValueError, match="torso"):
-        Pck(("a", "b"), torso=(0, 2))
-    with pytest.raises(ValueError, match="alpha"):
-        metric(alpha=0)
     with pytest.raises(ValueError, match=r"\(1, 3, 3\)"):
         metric().update(person()[..., :2], person()[:, :3])
     with pytest.raises(ValueError, match="4 joints, got 3"):
