@@ -92,19 +92,12 @@ _FIXES = {
 
 
 class People(NamedTuple):
-    """All people on the pictures looked at that can be read.
+    """All people on the pictures looked at that can be read."""
 
-    Attributes:
-        names: N, what to call them in messages.
-        keypoints: (N, K, 3) float64 x, y and flag in picture pixels.
-        boxes: (N, 4) float64 (x, y, width, height) in picture pixels.
-        sizes: (N, 2) (width, height) of their pictures.
-    """
-
-    names: list[str]
-    keypoints: NDArray[np.float64]
-    boxes: NDArray[np.float64]
-    sizes: NDArray[np.int64]
+    names: list[str]  # N, what to call them in messages
+    keypoints: NDArray[np.float64]  # (N, K, 3) x, y and flag in picture pixels
+    boxes: NDArray[np.float64]  # (N, 4) (x, y, width, height) in picture pixels
+    sizes: NDArray[np.int64]  # (N, 2) (width, height) of their pictures
 
     @property
     def thin(self) -> NDArray[np.bool_]:
@@ -114,8 +107,9 @@ class People(NamedTuple):
     def named(self, which: NDArray[np.bool_], *, box: bool = False) -> list[str]:
         """Names of some, with their boxes where asked for."""
         rows = np.flatnonzero(which).tolist()
-        boxes = [f": ({', '.join(f'{value:g}' for value in self.boxes[row])})" if box else "" for row in rows]
-        return [self.names[row] + shown for row, shown in zip(rows, boxes, strict=True)]
+        if not box:
+            return [self.names[row] for row in rows]
+        return [f"{self.names[row]}: ({', '.join(f'{value:g}' for value in self.boxes[row])})" for row in rows]
 
 
 def people_seen(source: PoseSet, items: Mapping[int, Sequence[int]], looks: Sequence[Look]) -> People:
@@ -181,9 +175,8 @@ def _doubtful(people: People, joints: Sequence[str], aspect: float) -> dict[str,
     misses[cut] = (shown[cut] & beside).sum(axis=1) > 0.5 * shown[cut].sum(axis=1)
 
     def with_joints(which: NDArray[np.bool_]) -> list[str]:
-        rows = zip(people.names, which, strict=True)
-        named = ((name, ", ".join(joints[joint] for joint in np.flatnonzero(row).tolist())) for name, row in rows)
-        return [f"{name}: {text}" for name, text in named if text]
+        rows = np.flatnonzero(which.any(axis=1)).tolist()
+        return [f"{people.names[row]}: {', '.join(np.array(joints)[which[row]])}" for row in rows]
 
     return {
         "thin-box": people.named(people.thin, box=True),
@@ -225,8 +218,8 @@ def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], 
     Returns:
         Findings, and numbers: ``annotations``, ``crowds``, ``without_joints``, ``without_area`` (people in whose place
         a share of the box stands in). Both empty where there is no file, or it is looked at as the training part's, or
-        it cannot be read or has no labels: what to say about those is the reader's. So it is about records of the wrong
-        form, and about what it puts right; see ``CocoPeople.notes``.
+        it cannot be read: what to say about those is the reader's. So it is about records of the wrong form, and about
+        what it puts right; see ``CocoPeople.notes``.
     """
     try:
         file = None if source.val_share and split == "val" else labels_file(source, split)
@@ -234,14 +227,14 @@ def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], 
             return [], {}
         content, name = read_content(file), str(file)
         records = list_of(content, "annotations", name)
-        images = {_id(image, "id"): image for image in list_of(content, "images", name) if isinstance(image, Mapping)}
+        images = {_id(image, "id"): image for image in list_of(content, "images", name)}
         categories = people_categories(content, name, source.category)
     except DataError:
         return [], {}
     taken = {one["id"] for one in categories}
     people = _Annotations(max(len(one.get("keypoints") or ()) for one in categories))
     for place, record in enumerate(records):
-        if isinstance(record, Mapping) and (record.get("category_id") is None or _id(record, "category_id") in taken):
+        if record.get("category_id") is None or _id(record, "category_id") in taken:
             people.add(record, str(record.get("id", f"number {place}")), images.get(_id(record, "image_id")))
     return [replace(one, split=split) for one in people.findings()], people.numbers
 
@@ -260,10 +253,8 @@ class _Annotations:
     def __init__(self, joints: int) -> None:
         self.joints, self.boxes = joints, 0
         self.numbers = {"annotations": 0, "crowds": 0, "without_joints": 0, "without_area": 0}
-        self.lost: list[str] = []
-        self.lengths: list[str] = []
-        self.bare: list[str] = []
-        self.beyond: list[str] = []
+        lists: tuple[list[str], ...] = ([], [], [], [])
+        self.lost, self.lengths, self.bare, self.beyond = lists
 
     def add(self, record: Mapping[str, Any], label: str, image: Any) -> None:
         """Take in one annotation and the record of its picture."""
