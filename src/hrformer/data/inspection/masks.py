@@ -57,12 +57,8 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     """What the reader put right, masks that cannot be used, void masks, missing and rare classes."""
     for note in source.notes:
         yield finding("warning", note.kind, note.text, _FIXES[note.kind])
-    unusable = (
-        (source.mask_file(look.index), look.mask_problem)
-        for look in looks
-        if look.mask_problem and look.unknown_ids is None
-    )
-    for reason, files in grouped(unusable):
+    unusable = [look for look in looks if look.mask_problem and look.unknown_ids is None]
+    for reason, files in grouped((source.mask_file(look.index), look.mask_problem) for look in unusable):
         what = f"{counted(len(files), 'mask')} cannot be used: {reason}"
         # The reader tells why at length; here it is only sorted.
         coloured = "colours" in reason
@@ -75,18 +71,16 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     for fix, files in sizes.items():
         what = f"{counted(len(files), 'mask')} of another size than the picture"
         yield finding("error", "mask-size", what, fix, files)
-    unknown = list(_unknown_ids(source, looks))
-    if unknown:
-        yield unknown[0]
+    if unknown := _unknown_ids(source, looks):
+        yield unknown
     usable = sum(bool(look.class_pixels) for look in looks)
     void = [source.mask_file(look.index) for look in looks if {*look.class_pixels} == {IGNORE}]
     if void:
-        everything = len(void) == usable
         what = f"{len(void)} of {counted(usable, 'mask')} without any label: all is void ({IGNORE})"
         fix = "label these pictures or take them out of the set"
-        if everything:
+        if len(void) == usable:
             fix = f"{IGNORE} means void; save class ids 0..{len(source.classes) - 1} in the masks"
-        yield finding("error" if everything else "warning", "void-mask", what, fix, void)
+        yield finding("error" if len(void) == usable else "warning", "void-mask", what, fix, void)
     # While ids are unknown, nobody can say which class is where.
     if not unknown and len(void) < usable:
         yield from _class_findings(source, split, looks)
@@ -114,7 +108,8 @@ def _other_sizes(
             yield index, mask, header.size
 
 
-def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Iterator[Finding]:
+def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Finding | None:
+    """About masks with ids of no class; the reader tells of them, or leaves class numbers that are too large."""
     count, places = len(source.classes), []
     unknown: set[int] = set()
     found: set[int] = set()
@@ -129,35 +124,32 @@ def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Iterator[Fin
         if here:
             places.append(f"{source.mask_file(look.index)} (id{'s' * (len(here) > 1)} {_few(here)})")
             unknown.update(here)
-    if places:
-        # Class numbers of the masks that could be used, as ids.
-        pixels, _ = _pixels(looks)
-        found.update(listed[number] for number in np.flatnonzero(pixels[: len(listed)]).tolist())
-        what = (
-            f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(sorted(unknown))}; the "
-            f"classes' ids are {_few(listed)}"
-        )
-        yield finding("error", "mask-ids", what, _advice(sorted(unknown), sorted(found), tuple(listed)), places)
+    if not places:
+        return None
+    # Class numbers of the masks that could be used, as ids.
+    pixels, _ = _pixels(looks)
+    found.update(listed[number] for number in np.flatnonzero(pixels[: len(listed)]).tolist())
+    what = (
+        f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(sorted(unknown))}; the "
+        f"classes' ids are {_few(listed)}"
+    )
+    return finding("error", "mask-ids", what, _advice(sorted(unknown), sorted(found), tuple(listed)), places)
 
 
 def _advice(unknown: list[int], found: list[int], listed: tuple[int, ...]) -> str:
-    """What to do about ids that no class has, said only where all masks make it sure.
+    """What to do about ids of no class (``unknown``) among those ``found``, said only where all masks make it sure.
 
-    Args:
-        unknown: ids that occur in masks and belong to no class, ascending.
-        found: all ids that occur, ascending.
-        listed: ids of the classes, ascending.
+    All are ascending; ``listed`` are the ids of the classes.
     """
     count = len(listed)
-    from_zero = listed == tuple(range(count))
     if unknown == [0]:
         return "add `0 background` to the list of classes if 0 is what lies around them; else --data.ignore 0"
-    if from_zero and unknown == [count] and 0 not in found:
-        return (
-            f"labels count from 1: 0 is in no mask, and {count} has no class. List the classes as 1..{count} in "
-            "data.classes, or subtract 1 from the ids in the masks"
-        )
-    if from_zero and unknown == [count]:
+    if listed == tuple(range(count)) and unknown == [count]:
+        if 0 not in found:
+            return (
+                f"labels count from 1: 0 is in no mask, and {count} has no class. List the classes as 1..{count} in "
+                "data.classes, or subtract 1 from the ids in the masks"
+            )
         return (
             f"the masks hold 0..{count}, one id more than the {count} classes of the list: list the missing one. "
             f"If labels count from 1 and 0 is no class, list the classes as 1..{count} and give --data.ignore 0"
@@ -201,8 +193,8 @@ def _class_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) 
     classes, masks = source.classes, sum(bool(look.class_pixels) for look in looks)
     looked = f"the {counted(masks, 'mask')} looked at"
     all_pixels, _ = _pixels(looks)
-    pixels, labelled = all_pixels[: len(classes)], int(all_pixels[:IGNORE].sum())
-    present, void = np.flatnonzero(pixels), all_pixels[IGNORE] / all_pixels.sum()
+    pixels, void = all_pixels[: len(classes)], all_pixels[IGNORE] / all_pixels.sum()
+    present = np.flatnonzero(pixels)
     if void > 0.5:
         what = f"{void:.0%} of the pixels have no label"
         fix = "see in the pictures whether something is missing: a class whose id is ignored, unfinished labelling"
@@ -219,11 +211,11 @@ def _class_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) 
         elif void >= VOID_MATTERS and split == "train":
             fix += f"; was one of them saved as {IGNORE}, which is void here ({void:.0%} of the pixels)?"
         yield finding("warning", "empty-class", what, fix, absent)
-    share = pixels / labelled
+    share = pixels / all_pixels[:IGNORE].sum()
     rare = [f"{classes[k]} ({share[k]:.3%})" for k in present[np.argsort(share[present])] if share[k] < RARE]
     if rare and split == "train":
-        all_ = counted(len(classes), "class", "classes")
-        what = f"{len(rare)} of {all_} with less than {RARE:.1%} of the labelled pixels"
+        number = counted(len(classes), "class", "classes")
+        what = f"{len(rare)} of {number} with less than {RARE:.1%} of the labelled pixels"
         yield finding("warning", "imbalance", what, "let rare classes weigh more: --loss.class-weights auto", rare)
 
 
