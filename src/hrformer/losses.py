@@ -13,11 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_INDEX = 255
-"""Label of pixels that count nowhere."""
-
-AUXILIARY_WEIGHT = 0.4
-"""Share of the auxiliary loss in the published segmentation runs."""
+IGNORE_INDEX = 255  # label of pixels that count nowhere
+AUXILIARY_WEIGHT = 0.4  # share of the auxiliary loss in the published segmentation runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,9 +38,7 @@ from hrformer.wording import counted
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
-ROWS_SHOWN = 40
-"""Of longer lists the first and the last of so many rows are printed; ``report.json`` has all."""
-
+ROWS_SHOWN = 40  # of longer lists the first and the last of so many rows are printed; ``report.json`` has all
 _BAR = 16
 
 _CAPTIONS = {

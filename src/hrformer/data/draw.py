@@ -17,13 +17,9 @@ SMALLEST_DRAWING = 480
 LEFT, RIGHT, MIDDLE = (255, 140, 0), (0, 170, 255), (90, 220, 90)
 """RGB of the person's left side, right side, and what joins or has neither."""
 
-_SHADE = (25, 25, 25)
-"""RGB around limbs and joints, so that they stand out from light pictures too."""
-
+_SHADE = (25, 25, 25)  # RGB around limbs and joints, so that they stand out from light pictures too
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SHIFT = 4
-"""Coordinates are drawn to a sixteenth of a pixel."""
-
+_SHIFT = 4  # coordinates are drawn to a sixteenth of a pixel
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
 

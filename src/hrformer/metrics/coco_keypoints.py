@@ -27,12 +27,8 @@ FIGURES = ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MAX_PEOPLE = 20
-"""Results per picture and category that COCO evaluates, the best scored ones."""
-
-FOUND_SIMILARITY = 0.5
-"""A joint of at least this similarity counts as found in the table per joint."""
-
+MAX_PEOPLE = 20  # results per picture and category that COCO evaluates, the best scored ones
+FOUND_SIMILARITY = 0.5  # a joint of at least this similarity counts as found in the table per joint
 Rows = Sequence[Mapping[str, Any]]
 _log = logging.getLogger(__name__)
 

@@ -13,20 +13,13 @@ from torch import Tensor
 
 from hrformer.geometry.skeletons import Skeleton
 
-State = dict[str, NDArray[Any]]
-"""What a metric has seen, as named arrays: easy to pickle, save and send."""
-
+State = dict[str, NDArray[Any]]  # what a metric has seen, as named arrays: easy to pickle, save and send
 Statistic = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """From the sums (R, W) of R samples to R scores; NaN where a sample has none."""
 
-CONFIDENCE = 0.95
-"""Share of the samples inside an interval."""
-
-IGNORE_INDEX = 255
-"""Label of pixels that count nowhere."""
-
-TORSO = ("left_shoulder", "right_hip")
-"""The joints whose distance is the torso."""
+CONFIDENCE = 0.95  # share of the samples inside an interval
+IGNORE_INDEX = 255  # label of pixels that count nowhere
+TORSO = ("left_shoulder", "right_hip")  # the joints whose distance is the torso
 
 
 class CountMetric:

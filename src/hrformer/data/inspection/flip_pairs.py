@@ -15,15 +15,9 @@ from hrformer.data.inspection.report import Finding, finding
 from hrformer.geometry.skeleton_inference import infer_flip_pairs
 from hrformer.geometry.skeletons import Skeleton
 
-PEOPLE_NEEDED = 40
-"""Fewer people than this with both joints labelled say nothing about a distance."""
-
-PEOPLE_USED = 1000
-"""More people than this add nothing but time; fewer are enough where there are many joints."""
-
-_JOINTS_SEARCHED = 40
-"""With more joints than this no better pairs are searched for: there are too many."""
-
+PEOPLE_NEEDED = 40  # fewer people than this with both joints labelled say nothing about a distance
+PEOPLE_USED = 1000  # more people than this add nothing but time; fewer are enough where there are many joints
+_JOINTS_SEARCHED = 40  # with more joints than this no better pairs are searched for: there are too many
 TOLERANCE = 0.3
 """Largest plausible logarithm of the ratio between a distance and its mirror image, median over the people.
 

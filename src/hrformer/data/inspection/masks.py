@@ -21,21 +21,14 @@ from hrformer.data.sets import IGNORE, SegmentationSet
 from hrformer.data.turned_masks import MOST_HEADERS
 from hrformer.wording import counted
 
-RARE = 1e-3
-"""Classes with less than this share of the labelled pixels are mentioned."""
-
-VOID_MATTERS = 0.02
-"""From this share of void pixels on, they may be a class that was saved as 255."""
-
-_NAMED = 3
-"""So many classes are named that are missing beside the only one."""
+RARE = 1e-3  # classes with less than this share of the labelled pixels are mentioned
+VOID_MATTERS = 0.02  # from this share of void pixels on, they may be a class that was saved as 255
+_NAMED = 3  # so many classes are named that are missing beside the only one
 
 _LEAST_STEP, _LIGHT = 15, 30
 """Grey levels lie at least so far apart, 18 of them over 0..255, and the highest is at least so light."""
 
-_MANY = 64
-"""So many ids of no class in one set are no forgotten lines in a list."""
-
+_MANY = 64  # so many ids of no class in one set are no forgotten lines in a list
 _FIX_COLOURS = (
     "save ids as grey PNG; or set --data.palette-masks with lines `id name R G B` in data.classes for every colour, id "
     f"{IGNORE} for those of no class"

@@ -19,12 +19,8 @@ from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, Segmentatio
 from hrformer.geometry.tiles import short_side_size
 from hrformer.wording import counted
 
-IMBALANCE = 10
-"""The largest class may have so many times the pictures of the smallest before it is mentioned."""
-
-_PEOPLE_PROBED = 200
-"""So many people are asked whether they have any labelled joint."""
-
+IMBALANCE = 10  # the largest class may have so many times the pictures of the smallest before it is mentioned
+_PEOPLE_PROBED = 200  # so many people are asked whether they have any labelled joint
 _EXPLAINED = {"box-beyond-picture": "box-spelling", "box-misses-person": "box-spelling", "no-object": "one-class"}
 """Warnings that another finding of the same part explains."""
 

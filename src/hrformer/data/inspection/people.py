@@ -25,14 +25,11 @@ from hrformer.data.sources import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.wording import counted
 
-BEYOND_SHARE = 0.2
-"""If a larger share of the boxes reaches beyond their pictures, they may be meant for others."""
-
+BEYOND_SHARE = 0.2  # if a larger share of the boxes reaches beyond their pictures, they may be meant for others
 _REFUSALS = {"unknown-picture": "'image_id'", "joint-count": "'keypoints'", "no-joints": "nobody is left"}
 """Kind of an error -> what the reader says where it stops at the same fault."""
 
-SMALLEST_BOX = 2.0
-"""Boxes with a side below this many pixels hold nobody."""
+SMALLEST_BOX = 2.0  # boxes with a side below this many pixels hold nobody
 
 _ALWAYS, _MANY, _NEARLY_ALL, _NEVER = 0.0, 0.5, 0.9, 1.0
 

@@ -9,9 +9,7 @@ from statistics import median_high
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
-
-NAMED_PLACES = 5
-"""How many files a finding names; the others are only counted."""
+NAMED_PLACES = 5  # how many files a finding names; the others are only counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,11 +29,8 @@ from hrformer.data.transforms.pose import TrainPose
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.wording import counted
 
-VERSIONS = 4
-"""Augmented versions of each sample: the columns of the sheet after the untouched sample."""
-
-TILE = 480
-"""Pixels of a tile's longer side; drawings of this size are not enlarged any further."""
+VERSIONS = 4  # augmented versions of each sample: the columns of the sheet after the untouched sample
+TILE = 480  # pixels of a tile's longer side; drawings of this size are not enlarged any further
 
 _CLASS_TILE, _MIXED_ROWS = 280, 2
 _WHITE, _VOID, _STRIPE = (255, 255, 255), (0, 0, 0), (90, 90, 90)
@@ -41,9 +38,7 @@ _INK, _QUIET = (20, 20, 20), (110, 110, 110)
 _GAP, _TEXT, _LINE = 12, 20, 30
 """Pixels between tiles, of a letter's height, and from line to line."""
 
-Tile = tuple[Pixels, str]
-"""A drawn picture, at most ``TILE`` wide and high, and the line below it."""
-
+Tile = tuple[Pixels, str]  # a drawn picture, at most ``TILE`` wide and high, and the line below it
 Row = Sequence[Tile]
 
 

@@ -18,17 +18,11 @@ from hrformer.data.headers import read_header
 from hrformer.data.label_ids import UnknownIds
 from hrformer.data.sets import ImageSet, SegmentationSet
 
-Progress = Callable[[int, int], object]
-"""Called with the number of pictures done, and of all."""
-
+Progress = Callable[[int, int], object]  # called with the number of pictures done, and of all
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
-
-_SAMPLED_PIXELS = 16_384
-"""About so many pixels of each picture go into mean and standard deviation."""
-
-_TOGETHER = 64
-"""Headers are read so quickly that a thread gets so many at once."""
+_SAMPLED_PIXELS = 16_384  # about so many pixels of each picture go into mean and standard deviation
+_TOGETHER = 64  # headers are read so quickly that a thread gets so many at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -27,9 +27,7 @@ from hrformer.geometry.skeletons import Skeleton
 HALF_BODY_PADDING = 1.5
 """How much larger the crop is than the box around the joints of one half of the body (HRNet's value)."""
 
-UPPER_SHARE = 0.7
-"""mmpose: probability of preferring the upper half."""
-
+UPPER_SHARE = 0.7  # mmpose: probability of preferring the upper half
 Item = dict[str, Any]
 
 
