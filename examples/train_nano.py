@@ -174,7 +174,7 @@ class CamVid:
         return segmentation_losses(*output, target, class_weights=self.weights)["loss"]
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
-        metric = SegmentationScores(self.num_classes)
+        metric = SegmentationScores(self.names)
         for image, mask in self.val:
             small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
             logits = F.interpolate(model(to_tensor([small])), mask.shape, mode="bilinear", align_corners=False)

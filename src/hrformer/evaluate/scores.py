@@ -122,7 +122,7 @@ class ClassificationScores(Scores):
     ) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
-        self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
+        self._accuracy = Accuracy(source.classes, ks)
         statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
         super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
 
@@ -296,7 +296,7 @@ class SegmentationSetScores(Scores):
     task = "segmentation"
 
     def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
-        self._matrix = SegmentationScores(len(source.classes), class_names=source.classes)
+        self._matrix = SegmentationScores(source.classes)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
         super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hrformer.geometry.oks import oks_nms
-from hrformer.metrics.counts import State, names_for, percentile_interval
+from hrformer.metrics.counts import State, percentile_interval
 from hrformer.wording import listed
 
 FIGURES = ("AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "AR-L")
@@ -40,7 +40,7 @@ class CocoKeypoints:
         labels: "images", "categories" and "annotations" in COCO's form, complete: every annotation has its ids,
             "keypoints" (3 K numbers), "num_keypoints", "area", "bbox" and "iscrowd".
         sigmas: K, as in ``Skeleton.sigmas``.
-        joint_names: K names for the table, or none.
+        joint_names: K names for the table; empty for no table.
         image_ids: pictures to evaluate; all of the labels if left out. Pictures without results count.
         nms_threshold: of two people in one picture with a higher OKS only the better scored one is kept (0.9 in
             the published figures). Left out, everybody is kept.
@@ -73,8 +73,7 @@ class CocoKeypoints:
             "annotations": [{**person, "id": number} for number, person in enumerate(people, start=1)],
         }
         self.sigmas = tuple(sigmas)
-        self.joint_names = names_for(joint_names, len(sigmas), "joints")
-        self.nms_threshold = nms_threshold
+        self.joint_names, self.nms_threshold = joint_names, nms_threshold
         self._images, self._categories = (
             {row["id"]: place for place, row in enumerate(self.annotations[kind])} for kind in ("images", "categories")
         )

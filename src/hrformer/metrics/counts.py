@@ -52,10 +52,9 @@ class Accuracy(CountMetric):
     Among equal logits the lower class number is the better one, as in argmax. A row with a NaN is wrong.
     """
 
-    def __init__(self, num_classes: int, *, ks: tuple[int, ...] = (1, 5), class_names: tuple[str, ...] = ()) -> None:
-        super().__init__(right=(len(ks), num_classes), total=(num_classes,))
-        self.ks = ks
-        self.class_names = names_for(class_names, num_classes, "classes")
+    def __init__(self, class_names: tuple[str, ...], ks: tuple[int, ...] = (1, 5)) -> None:
+        super().__init__(right=(len(ks), len(class_names)), total=(len(class_names),))
+        self.class_names, self.ks = class_names, ks
 
     def update(self, logits: Tensor, labels: Tensor) -> NDArray[np.int64]:
         """Count logits (B, C) and labels (B,) in 0..C - 1, on any device; ValueError if they do not fit.
@@ -91,13 +90,15 @@ class Accuracy(CountMetric):
         right, total = self._counts["right"], self._counts["total"]
         if not total.sum():
             raise ValueError("no picture was counted")
-        keys = [f"top{k}" for k in self.ks]
+
+        def scores(right: NDArray[np.int64], total: np.int64) -> dict[str, Any]:
+            return {f"top{k}": ratio(count, total) for k, count in zip(self.ks, right, strict=True)}
+
         table = [
-            {"name": name, "images": int(total[c]), **{key: ratio(right[i, c], total[c]) for i, key in enumerate(keys)}}
+            {"name": name, "images": int(total[c]), **scores(right[:, c], total[c])}
             for c, name in enumerate(self.class_names)
         ]
-        scores = {key: ratio(right[i].sum(), total.sum()) for i, key in enumerate(keys)}
-        return {**scores, "images": int(total.sum()), "per_class": table}
+        return {**scores(right.sum(axis=1), total.sum()), "images": int(total.sum()), "per_class": table}
 
 
 def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int, int] | None:
@@ -131,11 +132,8 @@ def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int,
 class Pck(CountMetric):
     """Percentage of correct keypoints (PCK) over all counted joints of all people, and per joint.
 
-    Args:
-        joint_names: K.
-        torso: numbers of the two reference joints, see :func:`reference_joints`; None for lengths that come with
-            the people.
-        alpha: allowed distance as a share of the reference.
+    ``torso`` are the numbers of the two reference joints, see :func:`reference_joints`, or None for lengths that come
+    with the people; ``alpha`` is the allowed distance as a share of the reference.
     """
 
     def __init__(self, joint_names: tuple[str, ...], *, torso: tuple[int, int] | None, alpha: float = 0.2) -> None:
@@ -202,14 +200,14 @@ class Pck(CountMetric):
 class SegmentationScores(CountMetric):
     """Mean intersection over union (IoU) and pixel accuracy by one confusion matrix over pictures of any sizes."""
 
-    def __init__(self, num_classes: int, *, class_names: tuple[str, ...] = ()) -> None:
-        super().__init__(matrix=(num_classes, num_classes))
-        self.class_names = names_for(class_names, num_classes, "classes")
+    def __init__(self, class_names: tuple[str, ...]) -> None:
+        super().__init__(matrix=(len(class_names), len(class_names)))
+        self.class_names = class_names
 
     def update(
         self, predictions: Tensor | NDArray[np.integer], labels: Tensor | NDArray[np.integer]
     ) -> NDArray[np.int64]:
-        """Count one picture or a batch, where the predictions lie.
+        """Count one picture or a batch, where the predictions lie; ValueError if they do not fit.
 
         Args:
             predictions: (..., H, W) integers in 0..C - 1, of any value where the label is ``IGNORE_INDEX``.
@@ -217,9 +215,6 @@ class SegmentationScores(CountMetric):
 
         Returns:
             (C, C) how often each label was predicted as each class; rows are labels.
-
-        Raises:
-            ValueError: shapes differ, or a class is out of range or not an integer.
         """
         count, predicted = len(self.class_names), torch.as_tensor(predictions)
         true = torch.as_tensor(labels).to(predicted.device)
@@ -278,12 +273,7 @@ class PoissonBootstrap(CountMetric):
     A bootstrap draws a set anew from its pictures. In a large set the times that each picture is drawn are nearly
     independent and Poisson distributed with mean 1 (Hanley and MacGibbon, *Creating non-parametric bootstrap samples
     using Poisson frequencies*, 2006). The weights of an item follow from ``seed`` and its number alone, hence neither
-    order nor sharing among processes changes a result.
-
-    Args:
-        width: W, how many counts an item has.
-        samples: R.
-        seed: of the weights; one seed gives one interval.
+    order nor sharing among processes changes a result. ``width`` W is how many counts an item has.
     """
 
     def __init__(self, width: int, *, samples: int = 1000, seed: int = 0) -> None:
@@ -291,14 +281,11 @@ class PoissonBootstrap(CountMetric):
         self.seed = seed
 
     def update(self, counts: ArrayLike, numbers: Sequence[int]) -> None:
-        """Add some items.
+        """Add ``counts`` (N, W) of some items; less than 2^53 of one count in one call.
 
-        Args:
-            counts: (N, W) integers; 2^53 or more of one count in one call would be rounded.
-            numbers: (N,) number of each item, or of what it is drawn with: people of one picture share its number.
+        Each has a number, or that of what it is drawn with: people of one picture share its number.
         """
-        sums = self._counts["sums"]
-        values = np.asarray(counts)
+        sums, values = self._counts["sums"], np.asarray(counts)
         if values.shape != (len(numbers), sums.shape[1]):
             raise ValueError(f"counts must be ({len(numbers)}, {sums.shape[1]}), got {values.shape}")
         if not len(values):
@@ -339,10 +326,3 @@ def quotient(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
 def ratio(part: int | np.integer, whole: int | np.integer) -> float | None:
     """``part / whole``, or None where there is nothing to divide by."""
     return float(part / whole) if whole else None
-
-
-def names_for(names: tuple[str, ...], count: int, kind: str) -> tuple[str, ...]:
-    """``names``, or numbers from 0 where there are none; ValueError if there are some, but not ``count``."""
-    if names and len(names) != count:
-        raise ValueError(f"there are {count} {kind}, but {len(names)} names for them")
-    return tuple(names) or tuple(str(number) for number in range(count))
