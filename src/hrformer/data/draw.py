@@ -62,11 +62,7 @@ def draw_keypoints(
 
 
 def draw_joints(
-    pixels: Pixels,
-    keypoints: NDArray[np.floating],
-    *,
-    skeleton: Skeleton | None = None,
-    joint_threshold: float = 0.2,
+    pixels: Pixels, keypoints: NDArray[np.floating], *, skeleton: Skeleton | None = None, joint_threshold: float = 0.2
 ) -> Pixels:
     """Draw people as :func:`draw_keypoints` does, in a new picture, without captions and without enlarging it."""
     scene = np.array(pixels, np.uint8)
