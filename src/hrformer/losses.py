@@ -19,15 +19,10 @@ AUXILIARY_WEIGHT = 0.4  # share of the auxiliary loss in the published segmentat
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardPixels:
-    """Which pixels online hard example mining (OHEM) trains on.
+    """Which pixels online hard example mining (OHEM) trains on."""
 
-    Attributes:
-        threshold: pixels whose true class has a lower probability are hard.
-        min_kept: where fewer pixels are hard, the threshold rises to the probability of this rank.
-    """
-
-    threshold: float = 0.9
-    min_kept: int = 100_000
+    threshold: float = 0.9  # pixels whose true class has a lower probability are hard
+    min_kept: int = 100_000  # where fewer pixels are hard, the threshold rises to the probability of this rank
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -54,17 +49,15 @@ def heatmap_mse(predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 def classification_cross_entropy(
     logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Mean over pictures of the cross-entropy with labels or with soft targets.
+    """Mean over pictures of the cross-entropy of logits (B, C) with labels or with soft targets.
 
-    With class weights w a picture's loss is ``-sum_c w_c t_c log p_c``, t its smoothed or mixed target. The mean
+    With class weights w (C,) a picture's loss is ``-sum_c w_c t_c log p_c``, t its smoothed or mixed target. The mean
     divides by the number of pictures, not by their weights, so that parts of a batch add up to the whole.
 
     Args:
-        logits: (B, C).
         targets: (B,) integer labels, or (B, C) probabilities as mixup and cutmix make them.
         label_smoothing: share of each target spread evenly over all classes, also over soft ones; leave it
             at 0 where the mixup has smoothed already.
-        class_weights: (C,), all 1 if left out.
     """
     hard = targets.ndim == 1 and not targets.is_floating_point()
     if logits.ndim != 2 or targets.shape != (logits.shape[:1] if hard else logits.shape):
@@ -99,8 +92,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | 
 def ohem_cross_entropy(logits: Tensor, labels: Tensor, hard: HardPixels, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the hard pixels of the batch, divided by their number (not by their class weights).
 
-    Which pixels are hard depends on what they are compared with: a batch in parts, or shared by processes, picks
-    within each of them, and other pixels than the whole batch would.
+    A batch in parts, or shared by processes, picks within each of them, and other pixels than the whole batch would.
 
     The threshold is the larger of ``hard.threshold`` and the true-class probability at rank ``min_kept`` (from
     0, or the last) of the pixels that count; pixels strictly below it are kept. The first pixel of the batch
@@ -174,14 +166,10 @@ def pixel_total(labels: Tensor, logits: Tensor, class_weights: Tensor | None = N
 
 
 def part_shares(own: Sequence[Mapping[str, float]], whole: Mapping[str, float], parts: int) -> list[dict[str, float]]:
-    """Factors that make means over parts of a batch the mean over the batch.
+    """Factors that make means over parts of a batch, averaged over all parts, the mean over the batch.
 
-    Each part's mean is over its own pixels. Times its factor, and averaged over all parts, they are what the whole
-    batch gives. Parts with nothing to count get 0.
-
-    Args:
-        own: per part of this process, what its losses divide by, by name.
-        whole: the sums over all ``parts`` of all processes.
+    ``own`` holds for each part of this process what its losses divide by, by name; ``whole`` the sums over all
+    ``parts`` of all processes. Parts with nothing to count get 0.
     """
     return [{name: value * parts / whole[name] if value else 0.0 for name, value in part.items()} for part in own]
 

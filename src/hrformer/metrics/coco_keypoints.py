@@ -92,9 +92,8 @@ class CocoKeypoints:
             results: each a mapping with "image_id", "category_id", "keypoints" (3 K numbers (x, y, score), in picture
                 pixels, or (K, 3)) and "score"; "area" (padded box, square pixels) where people are to be suppressed;
                 where there is a "bbox", COCO takes its area for AP-M and AP-L, else that of the box around all joints.
-            order: number of each person in the set, the same number never for two people. Then neither the order
-                of arrival nor a person that two processes saw changes a figure. Among equal scores of one picture the
-                lower number is better.
+            order: number of each person in the set. Neither the order of arrival nor a person that two processes saw
+                changes a figure; among equal scores of one picture the lower number is better.
         """
         for result, number in zip(results, order, strict=True):
             self._people[int(number)] = self._record(result)
@@ -176,9 +175,7 @@ class CocoKeypoints:
     def compute(self) -> dict[str, Any]:
         """``FIGURES``, "people" (how many results were evaluated), "images", and "per_joint" from :func:`joint_table`.
 
-        Raises:
-            ImportError: faster-coco-eval is not installed.
-            ValueError: there is no picture to evaluate.
+        ValueError if there is no picture to evaluate, ImportError if faster-coco-eval is missing.
         """
         if not self._images:
             raise ValueError("there is no picture to evaluate: the annotations have none")
@@ -193,27 +190,16 @@ class CocoKeypoints:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PeopleEvaluation:
-    """Figures and matches, results in COCO's order: by falling score, then by picture.
+    """Figures and matches, results in COCO's order: by falling score, then by picture."""
 
-    Attributes:
-        results: everybody evaluated, as in COCO's result list.
-        figures: ``FIGURES`` in 0..1; -1, as COCO prints it, where no person of that size is labelled.
-        image: (D,) place of each evaluated result's picture among the rising ids.
-        category: (D,) place of its category.
-        hit: (T, D) the result found a person that counts.
-        ignored: (T, D) it found a crowd or a person without labelled joints, so counts neither way.
-        people: (C, I) people that count.
-        pairs: (M, 2) place in the result list and in the annotation list, of the hits at the lowest threshold.
-    """
-
-    results: Rows
-    figures: dict[str, float]
-    image: NDArray[np.int64]
-    category: NDArray[np.int64]
-    hit: NDArray[np.bool_]
-    ignored: NDArray[np.bool_]
-    people: NDArray[np.int64]
-    pairs: NDArray[np.int64]
+    results: Rows  # everybody evaluated, as in COCO's result list
+    figures: dict[str, float]  # ``FIGURES`` in 0..1; -1, as COCO prints it, where no person of that size is labelled
+    image: NDArray[np.int64]  # (D,) place of each evaluated result's picture among the rising ids
+    category: NDArray[np.int64]  # (D,) place of its category
+    hit: NDArray[np.bool_]  # (T, D) the result found a person that counts
+    ignored: NDArray[np.bool_]  # (T, D) it found a crowd or a person without labelled joints: counts neither way
+    people: NDArray[np.int64]  # (C, I) people that count
+    pairs: NDArray[np.int64]  # (M, 2) place in the list of results and of annotations: hits at the lowest threshold
 
     def weighted(self, weights: ArrayLike) -> dict[str, float]:
         """AP, AP50, AP75, AR, AR50, AR75 over people of all sizes where each picture counts ``weights`` (I,) times.

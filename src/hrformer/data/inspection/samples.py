@@ -43,10 +43,7 @@ Row = Sequence[Tile]
 
 
 def choose(source: ImageSet, count: int, seed: int, avoid: Collection[int] = ()) -> list[int]:
-    """At most ``count`` items on different pictures, of different classes as far as possible; the same for one seed.
-
-    ``avoid`` holds numbers of pictures.
-    """
+    """At most ``count`` items on different pictures, none to ``avoid``, of different classes as far as possible."""
     chosen: dict[int, int] = {}
     later: list[int] = []
     classes: set[int] = set()
@@ -78,17 +75,10 @@ def draw_samples(
     mixer: BatchMixer | None = None,
     progress: Progress | None = None,
 ) -> tuple[Pixels | None, list[Finding]]:
-    """Make a sheet: in each row a sample as it is, then ``VERSIONS`` augmented versions of it.
+    """Make a sheet: in each row a sample as it is, then ``VERSIONS`` augmented versions of it, ``samples`` in all.
 
-    Args:
-        source: the set.
-        transform: of training, run by the loader that training uses.
-        title: of the sheet.
-        samples: augmented versions in all.
-        seed: of choice and augmentation; the versions are those of the first epochs with this seed.
-        avoid: numbers of pictures that are known to be broken.
-        mixer: classification: what is done to whole batches; two rows of its results follow.
-        progress: told of the versions.
+    The versions are those of the first epochs of training with this ``transform`` and ``seed``, by its loader. Two rows
+    of batches that went through the ``mixer`` follow. Pictures to ``avoid`` are known to be broken.
 
     Returns:
         The sheet, None if no sample could be made; and what went wrong.
@@ -265,13 +255,9 @@ def fitted(pixels: Pixels, side: int = TILE) -> tuple[Pixels, float]:
 def contact_sheet(
     title: str, sections: Sequence[tuple[str, Sequence[Row]]], legend: Iterable[tuple[str, Color]] = ()
 ) -> Pixels:
-    """Lay out tiles on white paper.
+    """Lay out title, legend, and sections (heading, rows) below each other on white paper.
 
-    Args:
-        title: first line.
-        sections: headings and rows, below each other; columns are as wide as their widest tile, rows as high as their
-            highest.
-        legend: names and colours, after the title.
+    Columns are as wide as their widest tile, rows as high as their highest.
     """
     rows = [row for _, part in sections for row in part]
     columns = [max(tile[0].shape[1] for tile in column if tile) for column in zip_longest(*rows)]

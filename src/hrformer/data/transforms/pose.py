@@ -33,21 +33,13 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PoseParams:
-    """What was drawn for one person.
+    """What was drawn for one person."""
 
-    Attributes:
-        flip: whether the picture is mirrored, before it is cropped.
-        center: (2,) middle of the crop, (x, y) in pixels of the picture as it was, not mirrored.
-        size: (2,) (width, height) of the crop in picture pixels, padded and of the crop's aspect ratio.
-        rotation: degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``.
-        gain: factor on the pixel values.
-    """
-
-    flip: bool
-    center: NDArray[np.float32]
-    size: NDArray[np.float32]
-    rotation: float
-    gain: float = 1.0
+    flip: bool  # whether the picture is mirrored, before it is cropped
+    center: NDArray[np.float32]  # (2,) middle of the crop, (x, y) in pixels of the picture as it was, not mirrored
+    size: NDArray[np.float32]  # (2,) (width, height) of the crop in picture pixels, padded, of the crop's aspect ratio
+    rotation: float  # degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``
+    gain: float = 1.0  # factor on the pixel values
 
 
 class TrainPose:
@@ -87,11 +79,8 @@ class TrainPose:
         centers, sizes = box_to_crop(box[None], aspect=settings.size[1] / settings.size[0], padding=padding)
         # The crop of half a body is around its own joints, whatever the jitter of the box was.
         center = centers[0] + shift * box[2:] if middle is None else middle
-        if settings.style == "mmpose":
-            shift, factor, rotation = self._draw_mmpose()
-            center = center + shift * padding * box[2:]
-        else:
-            factor, rotation = self._draw_scale_and_rotation()
+        shift, factor, rotation = self._draw_change()
+        center = center + shift * padding * box[2:]
         if settings.style == "hrnet":
             flip = np.random.rand() < settings.flip
         gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
@@ -155,19 +144,20 @@ class TrainPose:
             chosen = upper if (np.random.randn() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
         return chosen if len(chosen) >= 2 else None
 
-    def _draw_scale_and_rotation(self) -> tuple[float, float]:
-        """Factor on the crop's size, and degrees, as HRNet and HRFormer draw them."""
-        scale, rotation = self.settings.scale, self.settings.rotation
-        factor = float(np.clip(np.random.randn() * scale + 1, 1 - scale, 1 + scale))
-        degrees = float(np.clip(np.random.randn() * rotation, -2 * rotation, 2 * rotation))
-        return factor, degrees if np.random.rand() < self.settings.rotation_probability else 0.0
-
-    def _draw_mmpose(self) -> tuple[NDArray[np.float64], float, float]:
-        """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor, and degrees."""
-        settings, draws = self.settings, _truncated_normal(4)
-        shift = draws[:2] * settings.shift if np.random.rand() < settings.shift_probability else np.zeros(2)
-        rotated = np.random.rand() < settings.rotation_probability
-        return shift, 1 + settings.scale * draws[2], settings.rotation * draws[3] if rotated else 0.0
+    def _draw_change(self) -> tuple[NDArray[np.float64], float, float]:
+        """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor on the crop's size,
+        and degrees."""
+        settings, shift = self.settings, np.zeros(2)
+        scale, rotation = settings.scale, settings.rotation
+        if settings.style == "mmpose":
+            draws = _truncated_normal(4)
+            if np.random.rand() < settings.shift_probability:
+                shift = draws[:2] * settings.shift
+            factor, degrees = 1 + scale * draws[2], rotation * draws[3]
+        else:
+            factor = float(np.clip(np.random.randn() * scale + 1, 1 - scale, 1 + scale))
+            degrees = float(np.clip(np.random.randn() * rotation, -2 * rotation, 2 * rotation))
+        return shift, factor, degrees if np.random.rand() < settings.rotation_probability else 0.0
 
 
 class TestPose:
