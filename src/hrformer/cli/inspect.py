@@ -23,7 +23,7 @@ from hrformer.data.inspection.people import check_annotations, same_fault
 from hrformer.data.inspection.report import Finding, Report, finding
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, names_of
+from hrformer.data.sets import ImageSet, PoseSet, names_of
 from hrformer.data.sources import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
@@ -172,10 +172,7 @@ def _draw(config: AnyRun, part: Part, file: Path, samples: int, progress: Progre
 def _augmentation(config: AnyRun, source: ImageSet) -> tuple[Transform, BatchMixer | None]:
     """What a run does to samples, and to whole batches."""
     if isinstance(config, ClassificationRun):
-        augment = config.augment
-        assert isinstance(source, ClassificationSet)
-        mixed = max(augment.erasing, augment.mixup, augment.cutmix) > 0
-        return TrainClassification(augment), BatchMixer(augment, len(source.classes)) if mixed else None
+        return TrainClassification(config.augment), BatchMixer(config.augment, len(names_of(source)))
     if isinstance(config, PoseRun):
         assert isinstance(source, PoseSet)
         return TrainPose(config.augment, source.skeleton), None

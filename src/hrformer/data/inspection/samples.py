@@ -23,7 +23,7 @@ from hrformer.data.inspection.scan import Progress
 from hrformer.data.loader import Batch, Item, LoaderDataset, Transform, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.preprocess import normalise_planes
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels
+from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels, names_of
 from hrformer.data.transforms.classification import BatchMixer
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.geometry.input_spec import InputSpec
@@ -110,8 +110,8 @@ def draw_samples(
     if not rows:
         return None, findings
     sections: list[tuple[str, Sequence[Row]]] = [("as it is, then as training sees it in its first epochs", rows)]
-    if mixer is not None and isinstance(source, ClassificationSet) and len(batches) > 1:
-        mixed = list(_mixed_rows(source.classes, mixer, batches, seed))
+    if mixer is not None and mixer.kinds and len(batches) > 1:
+        mixed = list(_mixed_rows(names_of(source), mixer, batches, seed))
         sections.append((f"and after what is done to whole batches: {mixer.kinds}", mixed))
     return contact_sheet(title, sections, _legend(source, seen)), findings
 
@@ -214,14 +214,12 @@ def _mixed_rows(classes: Sequence[str], mixer: BatchMixer, batches: Sequence[Bat
         batch = batches[row::VERSIONS][: VERSIONS + 1]
         if len(batch) < 2:
             return
+        images, labels = (torch.cat([one[key] for one in batch]) for key in ("image", "label"))
         with seeded(mixed_seed(seed, row)):
-            images = normalise_planes(torch.cat([one["image"] for one in batch]), spec)
-            images, targets = mixer(images, torch.cat([one["label"] for one in batch]))
+            images, targets = mixer(normalise_planes(images, spec), labels)
         pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        yield [
-            (fitted(as_pixels(one), _CLASS_TILE)[0], _soft_label(classes, target))
-            for one, target in zip(pixels, targets, strict=True)
-        ]
+        views = (fitted(as_pixels(one), _CLASS_TILE)[0] for one in pixels)
+        yield [(view, _soft_label(classes, target)) for view, target in zip(views, targets, strict=True)]
 
 
 def _soft_label(classes: Sequence[str], target: torch.Tensor) -> str:

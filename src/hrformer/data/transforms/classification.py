@@ -32,13 +32,10 @@ class TrainClassification:
     With ``crop="padded"`` the picture is continued by reflection, cut back to its own size at a random place, flipped,
     and only then resized to ``size``.
 
-    The settings up to ``auto_augment`` are used here, the rest by :class:`BatchMixer`; ValueError if ``crop``,
-    ``interpolation`` or the policy is unknown.
+    The settings up to ``auto_augment`` are used here, the rest by :class:`BatchMixer`.
     """
 
     def __init__(self, settings: ClassificationAugment) -> None:
-        if settings.crop not in ("random_resized", "padded"):
-            raise ValueError(f"crop must be 'random_resized' or 'padded', got {settings.crop!r}")
         size, options = list(settings.size), {"interpolation": v2.InterpolationMode(settings.interpolation)}
         flip, self._padding = v2.RandomHorizontalFlip(settings.flip), 0
         if settings.crop == "padded":
@@ -78,19 +75,12 @@ class BatchMixer:
     dropped; a batch of one stays as it is.
 
     Draws from the global generators of Python (erasing), torch (noise, on the device) and numpy (mixing). ``kinds``
-    says in words what is done.
+    says in words what is done; empty for nothing.
     """
 
     def __init__(self, settings: ClassificationAugment, num_classes: int) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not 0 <= settings.erasing <= 1 or min(settings.mixup, settings.cutmix) < 0:
-            raise ValueError(
-                "erasing must lie in 0..1, mixup and cutmix must not be negative, "
-                f"got {settings.erasing}, {settings.mixup} and {settings.cutmix}"
-            )
         kinds = {"erasing": settings.erasing, "mixup": settings.mixup, "CutMix": settings.cutmix}
-        self.kinds = ", ".join(name for name, strength in kinds.items() if strength) or "nothing"
+        self.kinds = ", ".join(name for name, strength in kinds.items() if strength)
         self._erasing = settings.erasing
         self._mixup = None
         if settings.mixup or settings.cutmix:

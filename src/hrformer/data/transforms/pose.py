@@ -51,12 +51,8 @@ class TrainPose:
     """
 
     def __init__(self, settings: PoseAugment, skeleton: Skeleton) -> None:
-        if settings.style not in ("official", "mmpose", "hrnet"):
-            raise ValueError(f"style must be 'official', 'mmpose' or 'hrnet', got {settings.style!r}")
-        if not (0 <= settings.scale < 1 and 0 <= settings.brightness <= 1):
-            raise ValueError(
-                f"scale must lie in [0, 1) and brightness in [0, 1], got {settings.scale} and {settings.brightness}"
-            )
+        if settings.brightness > 1:
+            raise ValueError(f"augment.brightness must lie in [0, 1], got {settings.brightness}")
         self.settings, self.skeleton, self.codec = settings, skeleton, settings.codec()
         self._upper = np.isin(np.arange(skeleton.num_keypoints), skeleton.upper_body)
 
