@@ -173,19 +173,46 @@ class CocoKeypoints:
         return [{**row, "image_id": i, "category_id": c} for row, (i, c) in zip(rows, places, strict=True)]
 
     def compute(self) -> dict[str, Any]:
-        """``FIGURES``, "people" (how many results were evaluated), "images", and "per_joint" from :func:`joint_table`.
+        """``FIGURES``, "people" (how many results were evaluated), "images", and "per_joint", over all labelled joints.
 
-        ValueError if there is no picture to evaluate, ImportError if faster-coco-eval is missing.
+        People are paired with results at OKS 0.5; the joints of people whom no result found count as not found. For
+        each joint there are its "name"; "labelled", how many there are; "found", the share with a similarity
+        ``exp(-d^2 / (2 (2 sigma)^2 area))`` of at least 0.5; "similarity", the mean of it, 0 where nobody was found;
+        "distance", the mean d of the people found, as a share of the square root of their area. None where nothing is
+        labelled or found.
+
+        Raises:
+            ImportError: faster-coco-eval is not installed.
+            ValueError: there is no picture to evaluate.
         """
         if not self._images:
             raise ValueError("there is no picture to evaluate: the annotations have none")
-        evaluation, labels = self.evaluate(), self.annotations["annotations"]
-        return {
-            **evaluation.figures,
-            "people": len(evaluation.results),
-            "images": len(self._images),
-            "per_joint": joint_table(labels, evaluation.results, evaluation.pairs, self.sigmas, self.joint_names),
-        }
+        evaluation = self.evaluate()
+        counts = {"people": len(evaluation.results), "images": len(self._images)}
+        return {**evaluation.figures, **counts, "per_joint": self._joint_table(evaluation)}
+
+    def _joint_table(self, evaluation: PeopleEvaluation) -> list[dict[str, Any]]:
+        def joints(rows: Rows) -> NDArray[np.float64]:
+            return np.array([row["keypoints"] for row in rows], dtype=np.float64).reshape(-1, len(self.sigmas), 3)
+
+        labels = self.annotations["annotations"]
+        counting = [person for person in labels if not person["iscrowd"] and person["num_keypoints"]]
+        total = (joints(counting)[..., 2] > 0).sum(axis=0)
+        paired = [labels[p] for _, p in evaluation.pairs]
+        truth, points = joints(paired), joints([evaluation.results[d] for d, _ in evaluation.pairs])
+        area = np.array([person["area"] for person in paired], dtype=np.float64)[:, None] + np.spacing(1)
+        squared = ((points[..., :2] - truth[..., :2]) ** 2).sum(axis=2)
+        similarity = np.exp(-squared / (2 * (2 * np.asarray(self.sigmas)) ** 2 * area))
+        shown, distance = truth[..., 2] > 0, np.sqrt(squared / area)
+        table = []
+        for j, name in enumerate(self.joint_names):
+            row: dict[str, Any] = {"name": name, "labelled": int(total[j]), "found": None, "similarity": None}
+            if total[j]:
+                row["found"] = float((similarity[shown[:, j], j] >= FOUND_SIMILARITY).sum() / total[j])
+                row["similarity"] = float(similarity[shown[:, j], j].sum() / total[j])
+            row["distance"] = float(distance[shown[:, j], j].mean()) if shown[:, j].any() else None
+            table.append(row)
+        return table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -341,39 +368,3 @@ def _match(similarity: NDArray[np.float64], ignored: NDArray[np.bool_], crowd: N
         taken[found, best[found]] = True
         chosen[found, d] = best[found]
     return chosen
-
-
-def joint_table(
-    labels: Rows, results: Rows, pairs: NDArray[np.int64], sigmas: Sequence[float], names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """How well each joint was found, over all labelled joints of people that count.
-
-    People are paired with results at OKS 0.5; the joints of people whom no result found count as not found.
-
-    Returns:
-        For each joint its "name"; "labelled", how many there are; "found", the share with a similarity
-        ``exp(-d^2 / (2 (2 sigma)^2 area))`` of at least 0.5; "similarity", the mean of it, 0 where nobody was
-        found; "distance", the mean d of the people found, as a share of the square root of their area. None
-        where nothing is labelled or found.
-    """
-
-    def joints(rows: Rows) -> NDArray[np.float64]:
-        return np.array([row["keypoints"] for row in rows], dtype=np.float64).reshape(-1, len(sigmas), 3)
-
-    counting = [person for person in labels if not person["iscrowd"] and person["num_keypoints"]]
-    total = (joints(counting)[..., 2] > 0).sum(axis=0)
-    paired = [labels[p] for p in pairs[:, 1]]
-    truth, points = joints(paired), joints([results[d] for d in pairs[:, 0]])
-    area = np.array([person["area"] for person in paired], dtype=np.float64)[:, None] + np.spacing(1)
-    squared = ((points[..., :2] - truth[..., :2]) ** 2).sum(axis=2)
-    similarity = np.exp(-squared / (2 * (2 * np.asarray(sigmas)) ** 2 * area))
-    shown, distance = truth[..., 2] > 0, np.sqrt(squared / area)
-    table = []
-    for j, name in enumerate(names):
-        row: dict[str, Any] = {"name": name, "labelled": int(total[j]), "found": None, "similarity": None}
-        if total[j]:
-            row["found"] = float((similarity[shown[:, j], j] >= FOUND_SIMILARITY).sum() / total[j])
-            row["similarity"] = float(similarity[shown[:, j], j].sum() / total[j])
-        row["distance"] = float(distance[shown[:, j], j].mean()) if shown[:, j].any() else None
-        table.append(row)
-    return table
