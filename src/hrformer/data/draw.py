@@ -99,13 +99,12 @@ def draw_segmentation(
     scene = np.asarray(cv2.addWeighted(layer, opacity, scene, 1 - opacity, 0), np.uint8)
     # Places for captions need no more than screen resolution.
     step = -(-max(mask.shape) // 800)
-    regions = {
-        k: mask[::step, ::step] == k for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist()
-    }
-    named = [k for k, region in regions.items() if region.any()]
-    spots = np.array([_middle_of_largest_region(regions[k]) for k in named]).reshape(-1, 2) * step * factor
-    labels = [(class_names[k] if k < len(class_names) else str(k), colors[k]) for k in named]
-    return _labels(scene, spots, labels, centred=True)
+    spots, labels = [], []
+    for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist():
+        if (region := mask[::step, ::step] == k).any():
+            spots.append(_middle_of_largest_region(region))
+            labels.append((class_names[k] if k < len(class_names) else str(k), colors[k]))
+    return _labels(scene, np.array(spots).reshape(-1, 2) * step * factor, labels, centred=True)
 
 
 def draw_classification(pixels: Pixels, labels: Sequence[str], probabilities: Sequence[float]) -> Pixels:

@@ -54,8 +54,7 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     for reason, files in grouped((source.mask_file(look.index), look.mask_problem) for look in unusable):
         what = f"{counted(len(files), 'mask')} cannot be used: {reason}"
         # The reader tells why at length; here it is only sorted.
-        coloured = "colours" in reason
-        kind, fix = ("mask-ids", _FIX_COLOURS) if coloured else ("unreadable-mask", REPLACE)
+        kind, fix = ("mask-ids", _FIX_COLOURS) if "colours" in reason else ("unreadable-mask", REPLACE)
         yield finding("error", kind, what, fix, files)
     sizes: dict[str, list[str]] = {}
     for index, mask, picture in _other_sizes(source, looks):
@@ -102,31 +101,23 @@ def _other_sizes(
 
 
 def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Finding | None:
-    """About masks with ids of no class; the reader tells of them, or leaves class numbers that are too large."""
-    count, places = len(source.classes), []
-    unknown: set[int] = set()
-    found: set[int] = set()
-    listed: Sequence[int] = range(count)
-    for look in looks:
-        here: Sequence[int] = [number for number in look.class_pixels if count <= number < IGNORE]
-        if look.unknown_ids is not None:
-            here, listed = look.unknown_ids.unknown, look.unknown_ids.listed
-            found.update(look.unknown_ids.found)
-        elif here:
-            found.update(look.class_pixels)
-        if here:
-            places.append(f"{source.mask_file(look.index)} (id{'s' * (len(here) > 1)} {_few(here)})")
-            unknown.update(here)
-    if not places:
+    """About all masks with ids of no class."""
+    told = [(look.index, look.unknown_ids) for look in looks if look.unknown_ids is not None]
+    if not told:
         return None
+    listed = told[0][1].listed
     # Class numbers of the masks that could be used, as ids.
-    pixels, _ = _pixels(looks)
-    found.update(listed[number] for number in np.flatnonzero(pixels[: len(listed)]).tolist())
+    used = {listed[number] for number in np.flatnonzero(_pixels(looks)[0][: len(listed)]).tolist()}
+    found = sorted(used.union(*(ids.found for _, ids in told)))
+    unknown = sorted({number for _, ids in told for number in ids.unknown})
+    places = [
+        f"{source.mask_file(index)} (id{'s' * (len(ids.unknown) > 1)} {_few(ids.unknown)})" for index, ids in told
+    ]
     what = (
-        f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(sorted(unknown))}; the "
-        f"classes' ids are {_few(listed)}"
+        f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(unknown)}; the classes' ids "
+        f"are {_few(listed)}"
     )
-    return finding("error", "mask-ids", what, _advice(sorted(unknown), sorted(found), tuple(listed)), places)
+    return finding("error", "mask-ids", what, _advice(unknown, found, tuple(listed)), places)
 
 
 def _advice(unknown: list[int], found: list[int], listed: tuple[int, ...]) -> str:
