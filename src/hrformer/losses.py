@@ -73,12 +73,9 @@ def classification_cross_entropy(
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy over the pixels that count, divided by the sum of their class weights; 0 where none counts.
+    """Cross-entropy over the pixels that count, divided by the sum of their class weights (C,); 0 where none counts.
 
-    Args:
-        logits: (B, C, h, w); where they differ from the labels in size, the labels are resized, nearest.
-        labels: (B, H, W) integers in 0..C - 1 or ``IGNORE_INDEX``.
-        class_weights: (C,), all 1 if left out.
+    Labels (B, H, W), integers in 0..C - 1 or ``IGNORE_INDEX``, are resized to the logits (B, C, h, w), nearest.
     """
     logits, labels = _full(logits), fit_labels(labels, logits)
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="none")

@@ -49,12 +49,7 @@ _CAPTIONS = {
 
 
 def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) -> int:
-    """Inspect, print and write; returns 0, or 1 if something would break the training.
-
-    Raises:
-        ValueError: no run is named, or an option is out of range.
-        OSError: the results cannot be written.
-    """
+    """Inspect, print and write; returns 0, or 1 if something would break the training. ValueError for odd options."""
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options, file = command.options, command.options.out / REPORT_FILE

@@ -37,7 +37,8 @@ def draw_keypoints(
 ) -> Pixels:
     """Draw people in a new picture: orange for their left side, blue for their right, and each one's score.
 
-    Small pictures are enlarged, see ``SMALLEST_DRAWING``.
+    Small pictures are enlarged, see ``SMALLEST_DRAWING``. Joints scored at or below ``joint_threshold`` and people
+    below ``min_score`` are left out.
 
     Args:
         pixels: the picture.
@@ -46,8 +47,6 @@ def draw_keypoints(
         boxes: (N, 4) (x, y, width, height) in picture pixels, where the score is written.
         names: K names, used to tell left from right.
         skeleton: which joints to connect; None draws the joints alone.
-        joint_threshold: joints scored at or below this are left out.
-        min_score: people scored below this are left out.
     """
     scene, factor = _canvas(pixels)
     shown = np.flatnonzero(scores >= min_score)
@@ -79,17 +78,10 @@ def draw_segmentation(
     opacity: float = 0.5,
     smallest_share: float = 0.005,
 ) -> Pixels:
-    """Lay class colours over a copy of the picture and name each class inside its largest region.
+    """Lay the colours of a mask (H, W) over a copy of the picture and name each class inside its largest region.
 
-    Small pictures are enlarged, see ``SMALLEST_DRAWING``.
-
-    Args:
-        pixels: the picture.
-        mask: (H, W) class ids.
-        class_names: by class id; ids without a name show as numbers.
-        palette: RGB by class id; ids beyond it get generated colours.
-        opacity: of the colours, 0 to 1.
-        smallest_share: classes covering less of the picture than this are coloured but not named.
+    Small pictures are enlarged, see ``SMALLEST_DRAWING``. Ids without a name show as numbers, and those beyond the
+    ``palette`` (RGB) get generated colours. Classes that cover less than ``smallest_share`` are coloured, not named.
     """
     scene, factor = _canvas(pixels)
     counts = np.bincount(mask.ravel())

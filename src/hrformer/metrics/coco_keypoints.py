@@ -42,8 +42,7 @@ class CocoKeypoints:
         sigmas: K, as in ``Skeleton.sigmas``.
         joint_names: K names for the table; empty for no table.
         image_ids: pictures to evaluate; all of the labels if left out. Pictures without results count.
-        nms_threshold: of two people in one picture with a higher OKS only the better scored one is kept (0.9 in
-            the published figures). Left out, everybody is kept.
+        nms_threshold: of two people in one picture with a higher OKS only the better scored one is kept, if set.
     """
 
     def __init__(
@@ -179,11 +178,7 @@ class CocoKeypoints:
         each joint there are its "name"; "labelled", how many there are; "found", the share with a similarity
         ``exp(-d^2 / (2 (2 sigma)^2 area))`` of at least 0.5; "similarity", the mean of it, 0 where nobody was found;
         "distance", the mean d of the people found, as a share of the square root of their area. None where nothing is
-        labelled or found.
-
-        Raises:
-            ImportError: faster-coco-eval is not installed.
-            ValueError: there is no picture to evaluate.
+        labelled or found. ValueError if there is no picture to evaluate, ImportError without faster-coco-eval.
         """
         if not self._images:
             raise ValueError("there is no picture to evaluate: the annotations have none")

@@ -17,7 +17,7 @@ from hrformer.data.images import load_image
 from hrformer.data.loader import seeded
 from hrformer.data.preprocess import centre_crop
 from hrformer.data.sets import as_image, as_pixels
-from hrformer.data.transforms.classification import BatchMixer, TestClassification, TrainClassification, make_policy
+from hrformer.data.transforms.classification import BatchMixer, TrainClassification, make_policy, prepare_picture
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.geometry.input_spec import InputSpec
 
@@ -163,7 +163,7 @@ def test_unknown_settings_are_refused(changes: dict[str, Any], message: str) -> 
 
 def test_test_picture_is_the_centre_crop(photo: np.ndarray) -> None:
     spec = InputSpec(size=(96, 128), interpolation="bicubic")
-    item = pickle.loads(pickle.dumps(TestClassification(spec)))(item_of(photo))
+    item = prepare_picture(item_of(photo), spec)
     assert np.array_equal(as_pixels(item["image"]), centre_crop(photo, spec))
     assert (item["image"].shape, item["label"], item["index"]) == ((3, 96, 128), 3, 17)
 

@@ -28,12 +28,8 @@ _EXPLAINED = {"box-beyond-picture": "box-spelling", "box-misses-person": "box-sp
 class Part:
     """A set and what was found in it.
 
-    Args:
-        source: the set.
-        split: which part it is.
-        crop: (height, width) of the training crop.
-        may_enlarge: whether it is intended that pictures smaller than the crop are enlarged to it.
-        short_side: segmentation: what training resizes the short side to before.
+    Training cuts a ``crop`` (height, width) out of pictures, or out of what they are once their short side is resized
+    to ``short_side``; smaller ones are enlarged to it on purpose where they ``may_enlarge``.
     """
 
     def __init__(
@@ -132,11 +128,7 @@ class Part:
 def picture_findings(
     source: ImageSet, looks: Sequence[Look], crop: tuple[int, int] | None, short_side: int | None
 ) -> Iterator[Finding]:
-    """Unreadable, small and repeated pictures.
-
-    ``crop`` (height, width) is cut out in training, None where enlarging is intended; ``short_side`` is resized to
-    before.
-    """
+    """Unreadable, small and repeated pictures; no ``crop`` where enlarging is intended."""
     for reason, files in grouped((look.file, look.problem) for look in looks if look.problem):
         what = f"{counted(len(files), 'picture')} cannot be read: {reason}"
         yield finding("error", "unreadable-picture", what, REPLACE, files)

@@ -53,18 +53,10 @@ class TrainClassification:
         return {"image": image, "label": item["label"], "index": item["index"]}
 
 
-class TestClassification:
-    """Centre crop after resizing the short side, see :func:`hrformer.data.preprocess.centre_crop`."""
-
-    __test__ = False  # pytest would take the name for a test's
-
-    def __init__(self, spec: InputSpec) -> None:
-        self._spec = spec
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """From ``image`` (3, H, W) uint8, ``label`` and ``index`` to the same with ``image`` of ``spec.size``."""
-        image = as_image(centre_crop(as_pixels(item["image"]), self._spec))
-        return {"image": image, "label": item["label"], "index": item["index"]}
+def prepare_picture(item: dict[str, Any], spec: InputSpec) -> dict[str, Any]:
+    """In tests: the same item with ``image`` (3, H, W) uint8 of ``spec.size``, its centre."""
+    image = as_image(centre_crop(as_pixels(item["image"]), spec))
+    return {"image": image, "label": item["label"], "index": item["index"]}
 
 
 class BatchMixer:

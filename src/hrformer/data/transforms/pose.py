@@ -156,25 +156,16 @@ class TrainPose:
         return shift, factor, degrees if np.random.rand() < settings.rotation_probability else 0.0
 
 
-class TestPose:
-    """Cuts a person out as :class:`PosePredictor` does, in the size of ``spec``; ``udp`` as in :func:`crop_matrix`."""
+def prepare_person(item: Item, spec: InputSpec, udp: bool = False) -> Item:
+    """In tests: a person of ``PoseSet.item`` cut out as :class:`PosePredictor` does; ``udp`` as in :func:`crop_matrix`.
 
-    __test__ = False  # pytest would take the name for a test's
-
-    def __init__(self, spec: InputSpec, *, udp: bool = False) -> None:
-        self.spec, self.udp = spec, udp
-
-    def __call__(self, item: Item) -> Item:
-        """From ``image``, ``box`` and ``index`` to ``image`` (3, h, w) uint8, ``index``, and ``center`` and ``size``
-        (2,) float32 of the padded box in picture pixels, which ``cells_to_image`` needs."""
-        boxes = item["box"].numpy()[None]
-        crops, centers, sizes = crop_people(as_pixels(item["image"]), boxes, self.spec, udp=self.udp)
-        return {
-            "image": as_image(crops[0]),
-            "center": torch.from_numpy(centers[0]),
-            "size": torch.from_numpy(sizes[0]),
-            "index": item["index"],
-        }
+    Returns:
+        ``image`` (3, h, w) uint8 of ``spec.size``, ``index``, and ``center`` and ``size`` (2,) float32 of the padded
+        box in picture pixels, which ``cells_to_image`` needs.
+    """
+    crops, centers, sizes = crop_people(as_pixels(item["image"]), item["box"].numpy()[None], spec, udp=udp)
+    padded = {"center": torch.from_numpy(centers[0]), "size": torch.from_numpy(sizes[0])}
+    return {"image": as_image(crops[0]), **padded, "index": item["index"]}
 
 
 def _joints(item: Mapping[str, Any]) -> NDArray[np.float32]:

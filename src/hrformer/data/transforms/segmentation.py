@@ -122,30 +122,20 @@ def _whole(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
-class TestSegmentation:
-    """Bring the picture to the test size; the mask keeps its own, at which scores are taken.
+def prepare_scene(
+    item: dict[str, Any], spec: InputSpec, short_side: int | None = None, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """In tests: the picture resized by its short side, or to ``size`` (height, width); with neither it is kept.
 
-    Args:
-        spec: of the model; its interpolation is used.
-        short_side: bring the short side to this many pixels.
-        size: (height, width) to resize to whatever the aspect ratio, instead; with neither, the size is kept.
+    Returns:
+        ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came, if there is one:
+        at its size scores are taken.
     """
-
-    __test__ = False  # pytest would take the name for a test's
-
-    def __init__(self, spec: InputSpec, *, short_side: int | None = None, size: tuple[int, int] | None = None) -> None:
-        if short_side is not None and size is not None:
-            raise ValueError(f"give short_side or size, not both; got {short_side} and {size}")
-        self.spec, self.short_side, self.size = spec, short_side, size
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """From ``image``, ``index`` and perhaps ``mask`` to the same with ``original`` (2,) int64 (H, W)."""
-        pixels = as_pixels(item["image"])
-        height, width = original = pixels.shape[:2]
-        if self.size is not None:
-            height, width = self.size
-        elif self.short_side is not None:
-            width, height = short_side_size((width, height), self.short_side)
-        pixels = resize(pixels, (width, height), self.spec.interpolation)
-        prepared = {"image": as_image(pixels), "original": torch.tensor(original), "index": item["index"]}
-        return prepared | {"mask": item["mask"]} if "mask" in item else prepared
+    pixels = as_pixels(item["image"])
+    height, width = size or pixels.shape[:2]
+    if short_side is not None:
+        width, height = short_side_size((width, height), short_side)
+    original = torch.tensor(pixels.shape[:2])
+    pixels = resize(pixels, (width, height), spec.interpolation)
+    prepared = {"image": as_image(pixels), "original": original, "index": item["index"]}
+    return prepared | {"mask": item["mask"]} if "mask" in item else prepared
