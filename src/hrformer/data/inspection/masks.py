@@ -234,14 +234,12 @@ def mask_statistics(source: SegmentationSet, looks: Sequence[Look]) -> dict[str,
     """``masks``, ``void`` (share of all pixels), ``classes``: rows of ``name``, ``share`` (of labelled pixels),
     ``pictures`` (that have it)."""
     pixels, masks = _pixels(looks)
-    labelled = max(int(pixels[:IGNORE].sum()), 1)
+    shares = (pixels / max(pixels[:IGNORE].sum(), 1)).tolist()
+    rows = zip(source.classes, shares, masks.tolist(), strict=False)
     return {
         "masks": sum(bool(look.class_pixels) for look in looks),
         "void": round(float(pixels[IGNORE] / max(pixels.sum(), 1)), 6),
-        "classes": [
-            {"name": name, "share": round(float(pixels[k] / labelled), 6), "pictures": int(masks[k])}
-            for k, name in enumerate(source.classes)
-        ],
+        "classes": [{"name": name, "share": round(share, 6), "pictures": count} for name, share, count in rows],
     }
 
 
