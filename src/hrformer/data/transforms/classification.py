@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -37,17 +38,16 @@ class TrainClassification:
 
     def __init__(self, settings: ClassificationAugment) -> None:
         size, options = list(settings.size), {"interpolation": v2.InterpolationMode(settings.interpolation)}
-        flip, self._padding = v2.RandomHorizontalFlip(settings.flip), 0
+        flip = v2.RandomHorizontalFlip(settings.flip)
+        steps = [v2.RandomResizedCrop(size, settings.area, settings.ratio, **options), flip]
         if settings.crop == "padded":
-            self._padding = settings.padding
-            self._crop = v2.Compose([flip, v2.Resize(size, **options)])
-        else:
-            self._crop = v2.Compose([v2.RandomResizedCrop(size, settings.area, settings.ratio, **options), flip])
+            steps = [partial(_shifted, padding=settings.padding), flip, v2.Resize(size, **options)]
+        self._crop = v2.Compose(steps)
         self._policy = make_policy(settings) if settings.auto_augment else None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """From ``image`` (3, H, W) uint8, ``label`` and ``index`` to the same with ``image`` of ``size``."""
-        image = self._crop(_shifted(item["image"], self._padding))
+        image = self._crop(item["image"])
         if self._policy is not None:
             image = as_image(np.array(self._policy(Image.fromarray(as_pixels(image)))))
         return {"image": image, "label": item["label"], "index": item["index"]}
