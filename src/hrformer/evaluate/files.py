@@ -44,8 +44,7 @@ from hrformer.evaluate.scores import (
 )
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.coco_keypoints import CocoKeypoints
-from hrformer.metrics.counts import PoissonBootstrap
-from hrformer.metrics.pck import Pck, reference_joints
+from hrformer.metrics.counts import Pck, PoissonBootstrap, reference_joints
 from hrformer.wording import listed
 
 _CHUNK = 1024

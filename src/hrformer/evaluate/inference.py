@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,9 +18,9 @@ from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, se
 from hrformer.data.order import eval_order
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.set_types import ImageSet
-from hrformer.data.transforms.classification import TestClassification
-from hrformer.data.transforms.pose import TestPose
-from hrformer.data.transforms.segmentation import TestSegmentation
+from hrformer.data.transforms.classification import prepare_picture
+from hrformer.data.transforms.pose import prepare_person
+from hrformer.data.transforms.segmentation import prepare_scene
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.geometry.flips import flip_image, merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
@@ -117,7 +118,7 @@ class Classifier(Network):
 
     def transform(self) -> Transform:
         """Resize and centre crop."""
-        return TestClassification(self.model.info.input_spec)
+        return partial(prepare_picture, spec=self.model.info.input_spec)
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
         """Logits (C,) of each picture, averaged with the mirror image's where asked for."""
@@ -161,7 +162,7 @@ class PoseNetwork(Network):
 
     def transform(self) -> Transform:
         """Cut the person out."""
-        return TestPose(self.model.info.input_spec, udp=self.model.info.decoder == "udp")
+        return partial(prepare_person, spec=self.model.info.input_spec, udp=self.model.info.decoder == "udp")
 
     def predict(self, batch: Batch) -> Sequence[FoundPerson]:
         """The joints of each person."""
@@ -193,7 +194,7 @@ class Segmenter(Network):
         """Resize as the protocol says; the mask keeps its size."""
         protocol, spec = self.protocol, self.model.info.input_spec
         short_side = min(spec.size) if protocol.short_side == 0 else protocol.short_side
-        return TestSegmentation(spec, short_side=short_side, size=protocol.size)
+        return partial(prepare_scene, spec=spec, short_side=short_side, size=protocol.size)
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
         """(H, W) int32 class ids of each picture at its original size, on the device."""

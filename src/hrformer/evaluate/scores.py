@@ -17,17 +17,24 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.set_types import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, Person, PoseSet, SegmentationSet
 from hrformer.evaluate.inference import FoundPerson
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import smallest_ids
-from hrformer.metrics.accuracy import Accuracy
 from hrformer.metrics.coco_keypoints import CocoKeypoints
-from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
-from hrformer.metrics.pck import Pck, reference_joints
-from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
+from hrformer.metrics.counts import (
+    Accuracy,
+    CountMetric,
+    Pck,
+    PoissonBootstrap,
+    SegmentationScores,
+    Statistic,
+    intersection_over_union,
+    quotient,
+    reference_joints,
+)
 
 NO_INTERVALS = 0
 """Samples of a bootstrap that is not made."""
@@ -115,7 +122,7 @@ class ClassificationScores(Scores):
     ) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
-        self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
+        self._accuracy = Accuracy(source.classes, ks)
         statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
         super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
 
@@ -130,7 +137,7 @@ class ClassificationScores(Scores):
         return chances
 
     def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.accuracy.Accuracy.compute`."""
+        """See :meth:`hrformer.metrics.counts.Accuracy.compute`."""
         return self._accuracy.compute()
 
     def shown(self, prediction: Tensor) -> int:
@@ -289,7 +296,7 @@ class SegmentationSetScores(Scores):
     task = "segmentation"
 
     def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
-        self._matrix = SegmentationScores(len(source.classes), class_names=source.classes, ignore_index=IGNORE)
+        self._matrix = SegmentationScores(source.classes)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
         super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
 
@@ -307,7 +314,7 @@ class SegmentationSetScores(Scores):
         return scores
 
     def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.segmentation.SegmentationScores.compute`."""
+        """See :meth:`hrformer.metrics.counts.SegmentationScores.compute`."""
         return self._matrix.compute()
 
     def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:

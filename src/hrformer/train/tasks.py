@@ -19,7 +19,7 @@ from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
@@ -218,8 +218,7 @@ class PoseTask(TrainingTask[PoseRun]):
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
-        augment = self.config.augment
-        return TrainPose(augment, self.train_set.skeleton, augment.codec())
+        return TrainPose(self.config.augment, self.train_set.skeleton)
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Mean squared error of the heatmaps."""
@@ -256,7 +255,7 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""
-        return TrainSegmentation(self.config.augment, ignore=IGNORE)
+        return TrainSegmentation(self.config.augment)
 
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """Normalise; where a crop reaches beyond its picture, 0 after normalisation."""
@@ -267,9 +266,9 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         """Pixels that count in each output, or their class weights. OHEM's parts weigh as many as they choose from."""
         weights, ohem = self.weights, self.config.loss.ohem
         auxiliary, main = (None, output) if isinstance(output, Tensor) else output
-        totals = {"main": pixel_total(batch["mask"], main, None if ohem else weights, IGNORE)}
+        totals = {"main": pixel_total(batch["mask"], main, None if ohem else weights)}
         if auxiliary is not None:
-            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, weights, IGNORE)
+            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, weights)
         return totals
 
     def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
@@ -278,9 +277,9 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
             if loss.ohem:
-                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+                value = ohem_cross_entropy(output, labels, loss.hard, weights)
             else:
-                value = pixel_cross_entropy(output, labels, weights, IGNORE)
+                value = pixel_cross_entropy(output, labels, weights)
             return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
         return segmentation_losses(
@@ -290,7 +289,6 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
             hard=loss.hard if loss.ohem else None,
             class_weights=weights,
             auxiliary_weight=loss.auxiliary,
-            ignore_index=IGNORE,
             shares=shares,
         )
 
