@@ -27,8 +27,7 @@ from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
 from hrformer.models.model import VisionModel
-from hrformer.train.config import AnyRun
-from hrformer.train.config_rules import check
+from hrformer.train.config import AnyRun, check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
 from hrformer.train.distributed import any_process, processes, sum_over_processes, together
 from hrformer.train.lock import RunLock

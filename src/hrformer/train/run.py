@@ -22,9 +22,8 @@ from hrformer.evaluate.scores import NO_INTERVALS
 from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.train.config import AnyRun
+from hrformer.train.config import AnyRun, check
 from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
-from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, check_same_data, data_of, taking_up, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm, together, told_to_all
