@@ -9,35 +9,18 @@ from typing import Any
 
 import torch
 
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.sets import ImageSet
 from hrformer.evaluate.inference import (
     ALONE,
-    Classifier,
-    Network,
-    PoseNetwork,
     Precision,
     Processes,
     Progress,
-    Segmenter,
     items_to_take,
+    network_for,
     predictions_of,
-    require_same_names,
 )
-from hrformer.evaluate.protocols import (
-    ClassificationProtocol,
-    Evaluation,
-    Example,
-    PoseProtocol,
-    Protocol,
-    SegmentationProtocol,
-)
-from hrformer.evaluate.scores import (
-    NO_INTERVALS,
-    ClassificationScores,
-    PoseScores,
-    Scores,
-    SegmentationSetScores,
-)
+from hrformer.evaluate.protocols import Evaluation, Example, Protocol
+from hrformer.evaluate.scores import Scores, scores_for
 from hrformer.models.model import VisionModel
 
 
@@ -88,44 +71,6 @@ def evaluate(
     return tally.finish(processes)
 
 
-def network_for(
-    model: VisionModel,
-    source: ImageSet,
-    protocol: Protocol,
-    device: str | torch.device | None = None,
-    precision: Precision = "fp32",
-) -> Network:
-    """The model with its test protocol; ValueError if model, set and protocol do not fit together."""
-    info = model.info
-    if isinstance(protocol, PoseProtocol) and isinstance(source, PoseSet):
-        pose = PoseNetwork(model, protocol, device, precision, skeleton=source.skeleton)
-        known = info.skeleton.keypoints if info.skeleton else ()
-        require_same_names("joints", known, info.num_classes, source.skeleton.keypoints, source.name)
-        return pose
-    network: Network
-    if isinstance(protocol, ClassificationProtocol) and isinstance(source, ClassificationSet):
-        network = Classifier(model, protocol, device, precision)
-    elif isinstance(protocol, SegmentationProtocol) and isinstance(source, SegmentationSet):
-        network = Segmenter(model, protocol, device, precision)
-    else:
-        raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
-    require_same_names("classes", info.class_names, info.num_classes, source.classes, source.name)
-    return network
-
-
-def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = NO_INTERVALS) -> Scores:
-    """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
-    if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
-        return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)
-    if isinstance(source, SegmentationSet):
-        if not source.labelled:
-            raise ValueError(f"{source.name} has no labels to compare with; export its predictions instead")
-        return SegmentationSetScores(source, bootstrap)
-    if isinstance(source, ClassificationSet):
-        return ClassificationScores(source, bootstrap)
-    raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
-
-
 class Tally:
     """Counts predictions and finishes an evaluation, over all processes that took part.
 
@@ -143,7 +88,7 @@ class Tally:
         self._worst: list[Example] = []
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Count a batch; see :meth:`Scores.update`."""
+        """Count a batch, see :meth:`Scores.update`."""
         scores = self.scores.update(batch, predictions)
         for index, score, prediction in zip(batch["index"], scores, predictions, strict=True):
             self.items += 1

@@ -34,14 +34,7 @@ from hrformer.evaluate.prediction_files import (
     read_class_file,
 )
 from hrformer.evaluate.protocols import Evaluation, PoseProtocol
-from hrformer.evaluate.scores import (
-    ClassificationScores,
-    SegmentationSetScores,
-    joined,
-    labels_of,
-    require_coco,
-    share,
-)
+from hrformer.evaluate.scores import ClassificationScores, SegmentationSetScores, joined, labels_of, require_coco, share
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.coco_keypoints import CocoKeypoints
 from hrformer.metrics.counts import PoissonBootstrap
@@ -76,15 +69,14 @@ def evaluate_keypoint_file(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImportError: COCO's figures without faster-coco-eval.
         ValueError: the file is not of this form, belongs to other pictures, or lacks some.
     """
     start, protocol = time.perf_counter(), protocol or PoseProtocol()
     labels = _labels(annotations, skeleton.num_keypoints)
     results = _results(path, labels, skeleton.num_keypoints)
-    intervals: dict[str, tuple[float, float]] = {}
     pck: dict[str, Any] = {}
     coco: dict[str, Any] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     if protocol.score in ("pck", "both"):
         pck, intervals = _pck(labels, results, skeleton, protocol, bootstrap)
     if protocol.score in ("coco", "both"):

@@ -23,19 +23,11 @@ Entry = TypeVar("Entry")
 
 
 def entries_for(files: Sequence[str], entries: Iterable[tuple[str, Entry]], kind: str, where: str) -> list[Entry]:
-    """What stands under the names of pictures; entries for other pictures are passed over.
+    """What stands under the names of pictures, in the order of their files; entries for others are passed over.
 
     A picture's entry has the same file name but for the ending. Where several have, as many folders above as
-    possible must agree too, so that ``cat/1.png`` is found for ``val/cat/1.jpg`` beside a ``dog/1.png``.
-
-    Args:
-        files: of the pictures.
-        entries: names, with or without folders and endings, and what stands under them.
-        kind: what they are, for messages, such as "mask".
-        where: they come from, for messages.
-
-    Returns:
-        One entry per file, in the order of the files.
+    possible must agree too, so that ``cat/1.png`` is found for ``val/cat/1.jpg`` beside a ``dog/1.png``. For messages,
+    ``kind`` is what the entries are, such as "mask", and ``where`` they come from.
 
     Raises:
         ValueError: a name comes twice, a file has no entry, or it cannot be told which one.
@@ -93,10 +85,6 @@ def read_class_file(path: Path, classes: Sequence[str]) -> Iterator[tuple[str, l
     them). CSV has a file name and then classes in each row; with a header, only columns whose names begin with
     "class", "label" or "prediction" count. A class is its number or its name.
 
-    Args:
-        path: ends in .json or .csv.
-        classes: names, in the order of the ids.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not of these forms, or names what is no class.
@@ -113,9 +101,7 @@ def read_class_file(path: Path, classes: Sequence[str]) -> Iterator[tuple[str, l
 def _json_rows(path: Path) -> Iterator[tuple[str, list[Any]]]:
     content = existing_json(path)
     if isinstance(content, Mapping):
-        for name, value in content.items():
-            yield str(name), value if isinstance(value, list) else [value]
-        return
+        content = [{"file": name, "classes": value} for name, value in content.items()]
     for place, record in enumerate(content if isinstance(content, list) else [content]):
         keys = record if isinstance(record, Mapping) else {}
         name = next((keys[key] for key in _FILE_KEYS if key in keys), None)
@@ -131,7 +117,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, list[Any]]]:
 def _csv_rows(path: Path) -> Iterator[tuple[str, list[Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [row for row in csv.reader(file) if row]
-    columns: list[int] | None = None
+    columns: Sequence[int] = range(1, max(map(len, rows), default=0))
     if rows and rows[0][0].strip().lower() in _FILE_KEYS:
         header = rows.pop(0)
         wanted = ("class", "label", "prediction")
@@ -139,8 +125,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, list[Any]]]:
         if not columns:
             raise ValueError(f"{path}: no column begins with class, label or prediction; found {header}")
     for row in rows:
-        values = row[1:] if columns is None else [row[i] for i in columns if i < len(row)]
-        yield row[0], [value.strip() for value in values if value.strip()]
+        values = (row[i].strip() for i in columns if i < len(row))
+        yield row[0], [value for value in values if value]
 
 
 def _class_id(value: Any, numbers: Mapping[str, int], where: str) -> int:
@@ -154,12 +140,7 @@ def _class_id(value: Any, numbers: Mapping[str, int], where: str) -> int:
 
 
 def find_masks(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Names of pictures and the masks made for them, in a folder of ``hrformer predict`` or of any masks.
-
-    Raises:
-        hrformer.data.sets.DataError: there is no such folder.
-        ValueError: the folder's pictures were not segmented.
-    """
+    """Names of pictures and the masks made for them, in a folder of ``hrformer predict`` or of any masks."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one with a mask for every picture")
     listing = folder / IMAGES

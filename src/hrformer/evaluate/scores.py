@@ -17,9 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.sets import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
-from hrformer.evaluate.inference import FoundPerson
-from hrformer.evaluate.protocols import PoseProtocol
+from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, Person, PoseSet, SegmentationSet
+from hrformer.evaluate.protocols import FoundPerson, PoseProtocol, Protocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import smallest_ids
@@ -39,9 +38,8 @@ class Scores(ABC):
     Args:
         main: key of the score that decides.
         parts: everything that counts; a dictionary, so that all processes merge alike.
-        bootstrap: samples for confidence intervals; 0 for none.
+        bootstrap: samples for confidence intervals; 0 for none, here as in all scores below.
         statistics: scores that get an interval, each from the sums of ``width`` counts per item.
-        width: how many counts are resampled.
     """
 
     task: ClassVar[str]
@@ -64,14 +62,9 @@ class Scores(ABC):
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
-        """Count a batch.
+        """Count a batch: "index" (B,) item numbers, labels if the task takes them from it, and a prediction per item.
 
-        Args:
-            batch: "index" (B,) item numbers, and the labels where the task takes them from the batch.
-            predictions: one per item, as the task's network gives them.
-
-        Returns:
-            Each item's own score in 0..1, or None where it has no label to be held against.
+        Returns each item's own score in 0..1, or None where it has no label to be held against.
         """
 
     @abstractmethod
@@ -100,13 +93,7 @@ def share(sums: NDArray[np.int64], column: int = 0) -> NDArray[np.float64]:
 
 
 class ClassificationScores(Scores):
-    """Accuracy.
-
-    Args:
-        source: the set; only its classes are used.
-        bootstrap: samples for confidence intervals; 0 for none.
-        ks: the k of top-k; None: 1, and 5 where there are more than five classes.
-    """
+    """Accuracy over a set's classes, with the k of top-k; None: 1, and 5 where there are more than five classes."""
 
     task = "classification"
 
@@ -120,7 +107,7 @@ class ClassificationScores(Scores):
         super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> list[float | None]:
-        """Count logits (C,) against "label"; the score of a picture is the probability of its class."""
+        # Logits (C,) against "label"; the score of a picture is the probability of its class.
         logits, labels = torch.stack(list(predictions)), torch.as_tensor(batch["label"])
         ranks = self._accuracy.update(logits, labels)
         counts = np.stack([*(ranks < k for k in self._accuracy.ks), np.ones(len(ranks), bool)], axis=1)
@@ -130,22 +117,16 @@ class ClassificationScores(Scores):
         return chances
 
     def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.accuracy.Accuracy.compute`."""
         return self._accuracy.compute()
 
     def shown(self, prediction: Tensor) -> int:
-        """The best class."""
         return int(prediction.argmax())
 
 
 class PoseScores(Scores):
-    """COCO's figures, PCK, or both.
+    """COCO's figures, PCK, or both: then there is one table per joint, and COCO's number of people is "coco_people".
 
-    Args:
-        source: the set.
-        protocol: which scores, and by which rules.
-        num_items: only the first so many items are evaluated; COCO's figures then see only their pictures.
-        bootstrap: samples for confidence intervals, drawn by pictures; 0 for none.
+    Only the first ``num_items`` are evaluated; COCO's figures then see only their pictures. Intervals draw pictures.
 
     Raises:
         ImportError: COCO's figures are asked for without faster-coco-eval.
@@ -183,7 +164,7 @@ class PoseScores(Scores):
         super().__init__(main, parts, bootstrap, {} if self._pck is None else {main: share}, 2)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[FoundPerson]) -> list[float | None]:
-        """Count people; the score of one is its OKS over the labelled joints, None for a detected box."""
+        # The score of a person is its OKS over the labelled joints, None for a detected box.
         numbers = [int(index) for index in batch["index"]]
         people = [self.source.person(index) for index in numbers]
         if self._coco is not None:
@@ -199,19 +180,16 @@ class PoseScores(Scores):
         ]
 
     def compute(self) -> dict[str, Any]:
-        """PCK's and COCO's scores; with both, one table per joint, and COCO's number of people as "coco_people"."""
         pck = self._pck.compute() if self._pck is not None else {}
         return joined(pck, self._coco.compute() if self._coco is not None else {})
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Of PCK, and of COCO's figures over people of all sizes."""
         found = super().intervals()
         if self._coco is not None and self.samples:
             found |= self._coco.evaluate().intervals(self.samples)
         return found
 
     def shown(self, prediction: FoundPerson) -> NDArray[np.float32]:
-        """(K, 3) joints."""
         return prediction.joints
 
 
@@ -253,11 +231,7 @@ def joined(pck: dict[str, Any], coco: dict[str, Any]) -> dict[str, Any]:
 
 
 def labels_of(source: PoseSet) -> Mapping[str, Any]:
-    """What COCO's figures compare with: the people that training sees, crowds, and people without joints.
-
-    Raises:
-        ValueError: the set has no labels.
-    """
+    """What COCO's figures compare with: the people that training sees, crowds, and people without joints."""
     truth = source.truth()
     if truth is None:
         raise ValueError(f"{source.name} has no annotation file, which COCO's figures need")
@@ -294,10 +268,7 @@ class SegmentationSetScores(Scores):
         super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
-        """Count (H, W) class ids against "mask".
-
-        The score of a picture is its own mean IoU, over the classes in its mask and its prediction.
-        """
+        # The score of a picture is its own mean IoU, over the classes in its mask and its prediction.
         scores: list[float | None] = []
         for index, predicted, mask in zip(batch["index"], predictions, batch["mask"], strict=True):
             matrix = self._matrix.update(predicted, mask)
@@ -307,11 +278,9 @@ class SegmentationSetScores(Scores):
         return scores
 
     def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.segmentation.SegmentationScores.compute`."""
         return self._matrix.compute()
 
     def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:
-        """The mask, as small as its ids allow."""
         return smallest_ids(torch.as_tensor(prediction), len(self._matrix.class_names))
 
 
@@ -334,3 +303,16 @@ def _row_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of each row over what is not NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     return quotient(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+
+
+def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = NO_INTERVALS) -> Scores:
+    """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
+    if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
+        return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)
+    if isinstance(source, SegmentationSet):
+        if not source.labelled:
+            raise ValueError(f"{source.name} has no labels to compare with; export its predictions instead")
+        return SegmentationSetScores(source, bootstrap)
+    if isinstance(source, ClassificationSet):
+        return ClassificationScores(source, bootstrap)
+    raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")

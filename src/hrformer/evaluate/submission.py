@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 
 from hrformer.data.label_ids import to_server_ids
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet
-from hrformer.evaluate.evaluate import network_for
-from hrformer.evaluate.inference import ALONE, Precision, Processes, Progress, items_to_take, predictions_of
+from hrformer.evaluate.inference import (
+    ALONE,
+    Precision,
+    Processes,
+    Progress,
+    items_to_take,
+    network_for,
+    predictions_of,
+)
 from hrformer.evaluate.protocols import PoseProtocol, Protocol
 from hrformer.evaluate.scores import results_of
 from hrformer.files import write_file
@@ -61,7 +68,7 @@ def export_predictions(
         protocol: of the set's task.
         folder: made if absent; files of these names are replaced.
         dataset: segmentation: write the ids of this set's server, see ``to_server_ids``; empty: class numbers.
-        ids: classification: see :func:`write_top_classes`.
+        ids: classification: see :func:`write_classes`.
 
     Returns:
         The file, or the folder of masks.
@@ -77,20 +84,30 @@ def export_predictions(
     )
     predicted = (([int(index) for index in batch["index"]], found) for batch, found in batches)
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
-        path = _export_people(predicted, source, protocol, num_items, processes, folder / KEYPOINTS_FILE)
+        path = folder / KEYPOINTS_FILE
+        results = _results(predicted, source, protocol, num_items, processes)
+        if processes.rank == 0:
+            write_coco_results(path, results)
     elif isinstance(source, ClassificationSet):
-        path = _export_classes(predicted, source, num_items, processes, folder, ids)
+        path = folder / CLASSES_FILE
+        best = _best_classes(predicted, processes)
+        if processes.rank == 0:
+            names = [source.file(index) for index in range(num_items)]
+            write_classes(folder, names, [best[index] for index in range(num_items)], ids)
     else:
         path = folder / MASKS_FOLDER
-        write_server_masks(path, _named_masks(predicted, result_names(source, num_items)), dataset)
+        names = result_names(source, num_items)
+        for numbers, masks in predicted:
+            for number, mask in zip(numbers, masks, strict=True):
+                write_mask(path / f"{names[number]}.png", mask.cpu().numpy(), dataset)
     # Nobody goes on before the files are there.
     processes.gather(None)
     return path
 
 
-def _export_people(
-    predicted: Predicted, source: PoseSet, protocol: PoseProtocol, num_items: int, processes: Processes, path: Path
-) -> Path:
+def _results(
+    predicted: Predicted, source: PoseSet, protocol: PoseProtocol, num_items: int, processes: Processes
+) -> list[dict[str, Any]]:
     people = [source.person(index) for index in range(num_items)]
     pictures: dict[str, list[dict[str, Any]]] = {
         "images": [{"id": number} for number in sorted({person.image_id for person in people})],
@@ -103,37 +120,16 @@ def _export_people(
         metric.update(results_of([people[number] for number in numbers], found, protocol.joint_threshold), numbers)
     for state in processes.gather(metric.state()):
         metric.merge(state)
-    if processes.rank == 0:
-        write_coco_results(path, metric.results())
-    return path
+    return metric.results()
 
 
-def _export_classes(
-    predicted: Predicted,
-    source: ClassificationSet,
-    num_items: int,
-    processes: Processes,
-    folder: Path,
-    ids: Sequence[int] | None,
-) -> Path:
+def _best_classes(predicted: Predicted, processes: Processes) -> dict[int, list[int]]:
     own: list[tuple[int, list[int]]] = []
     for numbers, logits in predicted:
         # A stable sort rather than topk: among equal logits the lower class comes first, as the metric has it.
         best = torch.stack(list(logits)).argsort(dim=1, descending=True, stable=True)[:, :TOP]
         own += zip(numbers, best.tolist(), strict=True)
-    everything = dict(pair for part in processes.gather(own) for pair in part)
-    if processes.rank == 0:
-        rows = [everything[index] for index in range(num_items)]
-        write_class_table(folder / CLASS_TABLE, [source.file(index) for index in range(num_items)], rows)
-        write_top_classes(folder / CLASSES_FILE, rows, ids)
-    return folder / CLASSES_FILE
-
-
-def _named_masks(predicted: Predicted, names: list[str]) -> Iterator[tuple[str, NDArray[np.unsignedinteger]]]:
-    for numbers, masks in predicted:
-        for number, mask in zip(numbers, masks, strict=True):
-            values = mask.cpu().numpy()
-            yield names[number], values.astype(np.uint8 if values.max() <= 255 else np.uint16)
+    return dict(pair for part in processes.gather(own) for pair in part)
 
 
 def result_names(source: ImageSet, num_items: int) -> list[str]:
@@ -143,15 +139,14 @@ def result_names(source: ImageSet, num_items: int) -> list[str]:
         ValueError: two are the same with their folder, too.
     """
     paths = [PurePath(source.file(index).replace("::", "/")) for index in range(num_items)]
-    for names in ([path.stem for path in paths], [f"{path.parent.name}_{path.stem}" for path in paths]):
-        if len({name.casefold() for name in names}) == len(names):
-            return names
+    names = [path.stem for path in paths]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [f"{path.parent.name}_{path.stem}" for path in paths]
     seen: dict[str, PurePath] = {}
     for name, path in zip(names, paths, strict=True):
-        if name.casefold() in seen:
-            raise ValueError(f"the results of {seen[name.casefold()]} and {path} would have one name, {name}.png")
-        seen[name.casefold()] = path
-    raise AssertionError("some name occurs twice")
+        if (other := seen.setdefault(name.casefold(), path)) is not path:
+            raise ValueError(f"the results of {other} and {path} would have one name, {name}.png")
+    return names
 
 
 def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
@@ -159,62 +154,39 @@ def write_coco_results(path: Path, results: Iterable[dict[str, Any]]) -> None:
 
     Of each result "image_id", "category_id", "keypoints" (3 K numbers) and "score" are written.
     """
-    rows = [
-        {
-            "image_id": result["image_id"],
-            "category_id": result["category_id"],
-            "keypoints": [round(value, 6 if place % 3 == 2 else 3) for place, value in enumerate(result["keypoints"])],
-            "score": result["score"],
-        }
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        row = {key: result[key] for key in ("image_id", "category_id", "keypoints", "score")}
+        joints = enumerate(row["keypoints"])
+        rows.append(row | {"keypoints": [round(value, 6 if place % 3 == 2 else 3) for place, value in joints]})
     text = json.dumps(rows, allow_nan=False) + "\n"
     write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def write_server_masks(
-    folder: Path, masks: Iterable[tuple[str, NDArray[np.unsignedinteger]]], dataset: str = ""
-) -> None:
-    """Write masks as grey PNG, one by one as they come.
-
-    Args:
-        folder: made if absent.
-        masks: file name without ending, and (H, W) class numbers, uint8 or uint16.
-        dataset: write the ids of this set's server; empty: class numbers.
+def write_mask(path: Path, mask: NDArray[np.integer], dataset: str = "") -> None:
+    """Write (H, W) class numbers as grey PNG, as the ids of a set's server where one is named.
 
     Raises:
-        ValueError: the set is unknown, or a mask holds what is no class of it.
+        ValueError: the set is unknown, or the mask holds what is no class of it.
     """
-    for name, mask in masks:
-        stored = to_server_ids(dataset, mask.astype(np.uint8)) if dataset else mask
-        done, data = cv2.imencode(".png", stored)
-        if not done:
-            raise ValueError(f"OpenCV could not encode the mask of {name}: {stored.shape} {stored.dtype}")
-        content = data.tobytes()
-        write_file(folder / f"{name}.png", lambda part, content=content: part.write_bytes(content))  # type: ignore[misc]
+    small = mask.astype(np.uint8 if dataset or mask.max() <= 255 else np.uint16)
+    stored = to_server_ids(dataset, small) if dataset else small
+    done, data = cv2.imencode(".png", stored)
+    if not done:
+        raise ValueError(f"OpenCV could not encode {path}: {stored.shape} {stored.dtype}")
+    write_file(path, lambda part: part.write_bytes(data.tobytes()))
 
 
-def write_class_table(path: Path, names: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
-    """CSV that :func:`hrformer.evaluate.prediction_files.read_class_file` reads, written whole or not at all.
-
-    ``rows`` are class ids of each picture, best first, equally many.
-    """
-
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["file", *(f"class_id_{place + 1}" for place in range(len(rows[0]) if rows else 0))])
-            table.writerows([name, *row] for name, row in zip(names, rows, strict=True))
-
-    write_file(path, write)
-
-
-def write_top_classes(path: Path, rows: Sequence[Sequence[int]], ids: Sequence[int] | None = None) -> None:
-    """One line of class numbers per picture, best first, as ImageNet's evaluation server takes them.
+def write_classes(
+    folder: Path, names: Sequence[str], rows: Sequence[Sequence[int]], ids: Sequence[int] | None = None
+) -> None:
+    """Class numbers of each picture, best first, as ImageNet's evaluation server takes them, and with file names.
 
     Args:
-        path: file to write, whole or not at all.
-        rows: in the order of the server's pictures.
+        folder: of a line of text per picture, and of the table for
+            :func:`hrformer.evaluate.prediction_files.read_class_file`, each written whole or not at all.
+        names: files of the pictures.
+        rows: equally many classes of each, in the order of the server's pictures.
         ids: what the server calls each class; None writes our numbers, from 0 in the order of the classes. ImageNet's
             server wants ILSVRC2012_ID, 1..1000 in the order of the development kit, which is not that of the folders.
 
@@ -224,5 +196,13 @@ def write_top_classes(path: Path, rows: Sequence[Sequence[int]], ids: Sequence[i
     highest = max((number for row in rows for number in row), default=-1)
     if ids is not None and highest >= len(ids):
         raise ValueError(f"there are server ids for {len(ids)} classes, but class {highest} occurs")
+
+    def write_table(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["file", *(f"class_id_{place + 1}" for place in range(len(rows[0]) if rows else 0))])
+            table.writerows([name, *row] for name, row in zip(names, rows, strict=True))
+
+    write_file(folder / CLASS_TABLE, write_table)
     lines = [" ".join(str(number if ids is None else ids[number]) for number in row) + "\n" for row in rows]
-    write_file(path, lambda part: part.write_text("".join(lines), encoding="utf-8"))
+    write_file(folder / CLASSES_FILE, lambda part: part.write_text("".join(lines), encoding="utf-8"))

@@ -176,7 +176,7 @@ def _smoke(base: Recipe, updates: int, model: ModelConfig, changes: dict[str, An
     """A minute of training, with one validation at its end."""
     shared = {
         "model": model,
-        "schedule.epochs": 0,
+        "schedule.epochs": 0.0,
         "schedule.updates": updates,
         "log": LogConfig(trackers=(), pictures=4),
         "validate_epochs": 0,

@@ -16,9 +16,8 @@ from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
 from hrformer.data.sets import names_of
-from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.evaluate.scores import NO_INTERVALS, scores_for
 from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk

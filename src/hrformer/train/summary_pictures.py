@@ -18,10 +18,9 @@ from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_
 from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.evaluate.evaluate import network_for, scores_for
-from hrformer.evaluate.inference import in_eval_mode
+from hrformer.evaluate.inference import in_eval_mode, network_for
 from hrformer.evaluate.protocols import Example, Protocol
-from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.evaluate.scores import NO_INTERVALS, scores_for
 from hrformer.models.model import VisionModel
 
 Pixels = NDArray[np.uint8]
