@@ -16,7 +16,8 @@ from rich.console import Console
 from hrformer.evaluate.protocols import Evaluation, Example
 from hrformer.train import journal as module
 from hrformer.train import progress
-from hrformer.train.journal import Journal, cut_events, read_events
+from hrformer.train.journal import Journal
+from hrformer.train.record import cut_events, read_events
 
 EVALUATION = Evaluation(
     task="pose",

@@ -16,9 +16,9 @@ from hrformer.evaluate.protocols import Evaluation, Example
 from hrformer.predict.predictors import load
 from hrformer.train.config import ClassificationRun, LogConfig
 from hrformer.train.journal import Journal
+from hrformer.train.record import read_record
 from hrformer.train.summary import summarise, write_summary
 from hrformer.train.summary_pictures import ValidationPicture, draw_examples
-from hrformer.train.summary_record import read_record
 from hrformer.train.versions import write_versions
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hrformer.train import trackers
-from hrformer.train.trackers import Trackers, check_trackers
+from hrformer.train import journal
+from hrformer.train.journal import Trackers, check_trackers
 
 
 class Accelerator:
@@ -31,7 +31,7 @@ class Accelerator:
 
 @pytest.fixture
 def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: object())
+    monkeypatch.setattr(journal, "find_spec", lambda name: object())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_trackers_that_cannot_be_used_are_refused(name: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(journal, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=said):
         check_trackers([name])
 

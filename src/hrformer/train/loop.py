@@ -30,6 +30,7 @@ from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun, check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
 from hrformer.train.distributed import any_process, processes, sum_over_processes, together
+from hrformer.train.journal import check_trackers
 from hrformer.train.lock import RunLock
 from hrformer.train.machine import Machine
 from hrformer.train.optim import (
@@ -43,7 +44,6 @@ from hrformer.train.state import (
     checkpoint_path,
 )
 from hrformer.train.summary import summarise, write_summary
-from hrformer.train.trackers import check_trackers
 from hrformer.wording import counted
 
 

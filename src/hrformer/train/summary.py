@@ -17,25 +17,19 @@ from hrformer.files import write_file
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.progress import duration_text, label_of, number_text, share_text
-from hrformer.train.summary_charts import Chart, Curve, Point, lacking, line_chart, running_median
+from hrformer.train.record import Point, RunRecord, flat, read_record
+from hrformer.train.summary_charts import Chart, Curve, lacking, line_chart, running_median
 from hrformer.train.summary_pictures import ValidationPicture, choose_items, draw_examples, predict_examples
-from hrformer.train.summary_record import STATES, RunRecord, read_record
-from hrformer.train.trackers import flat
 
 FILE, PICTURES_FILE = "summary.html", "pictures.json"
-
-MOST_CURVES = 4
-"""Curves of validation scores, and of losses, in one chart."""
+MOST_CURVES = 4  # of validation scores, and of losses, in one chart
 
 _OWN_SCORE = {
     "classification": "The number is the probability given to the true class.",
     "pose": "The number is the object keypoint similarity (OKS), over the labelled joints.",
     "segmentation": "The number is the mean IoU of the picture by itself.",
 }
-
-_VERBS = {"classification": "classify", "pose": "pose", "segmentation": "segment"}
-"""What ``hrformer predict`` calls the tasks."""
-
+_VERBS = {"classification": "classify", "pose": "pose", "segmentation": "segment"}  # of ``hrformer predict``
 _Pictures = dict[str, list[ValidationPicture]]
 
 
@@ -50,20 +44,10 @@ def _stored() -> Any:
 def summarise(
     out: Path, config: AnyRun, source: ImageSet, model: VisionModel | None, evaluation: Evaluation | None
 ) -> Path:
-    """Write the page with new pictures: always the same ones of the validation set, and the worst of an evaluation.
+    """Write the page with new pictures of the validation set, ``source``; returns its path.
 
-    Args:
-        out: run directory.
-        config: of the run.
-        source: the validation set.
-        model: to show predictions of; None: without them.
-        evaluation: whose worst examples to show; None: without them.
-
-    Returns:
-        The page's path.
-
-    Raises:
-        DataError: a picture cannot be read.
+    There are predictions of the model, always for the same pictures, and the worst of the evaluation; none of either
+    without it.
     """
     examples, count = [], config.log.pictures
     if model is not None and count:
@@ -73,32 +57,17 @@ def summarise(
     return write_summary(out, pictures=draw_examples(source, examples), worst=draw_examples(source, worst))
 
 
-def write_summary(
-    out: Path,
-    *,
-    pictures: Sequence[ValidationPicture] | None = None,
-    worst: Sequence[ValidationPicture] | None = None,
-) -> Path:
-    """Write ``summary.html`` from what lies in a run directory, also while the run goes on.
+def write_summary(out: Path, **pictures: Sequence[ValidationPicture]) -> Path:
+    """Write ``summary.html`` from what lies in a run directory, also while the run goes on; returns its path.
 
-    The pictures are kept in ``pictures.json``, so that the page can be written again without the model and the data.
-    Nothing is written without jinja2.
-
-    Args:
-        out: run directory; ``metrics.jsonl``, ``config.json`` and ``versions.json`` are read, each if it is there.
-        pictures: some of the validation set; None keeps those of the last call.
-        worst: the worst of the validation set; None keeps those of the last call.
-
-    Returns:
-        The page's path.
+    ``pictures`` are some of the validation set, ``worst`` its worst ones. What is not given stays as in the last call:
+    the pictures are kept in ``pictures.json``, so that the page can be written again without the model and the data.
+    No page is written without jinja2.
     """
-    kept = _kept_pictures(out)
-    if pictures is not None or worst is not None:
-        given = {"pictures": pictures, "worst": worst}
-        kept |= {name: list(group) for name, group in given.items() if group is not None}
-        if find_spec("pydantic") is not None:
-            stored = _stored().dump_json(kept)
-            write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
+    kept = _kept_pictures(out) | {name: list(group) for name, group in pictures.items()}
+    if pictures and find_spec("pydantic") is not None:
+        stored = _stored().dump_json(kept)
+        write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
     if find_spec("jinja2") is not None:
         text = _template().render(_contents(out, read_record(out), kept))
         write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
@@ -126,16 +95,15 @@ def _kept_pictures(out: Path) -> _Pictures:
 
 def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
     """What the template shows."""
-    config, last, best, weights = record.config, record.last, record.best, out / "best.safetensors"
-    name, recipe = out.resolve().name, str(config.get("recipe") or "")
-    model = str(record.start.get("model") or flat(config).get("model.name") or "")
-    root = PurePath(str(flat(config).get("data.root") or ".")).name
-    about = [model, root, f"seed {config['seed']}" if "seed" in config else "", f"run directory {name}"]
+    settings, last, best, weights = flat(record.config), record.last, record.best, out / "best.safetensors"
+    name, recipe = out.resolve().name, str(settings.get("recipe") or "")
+    model = str(record.start.get("model") or settings.get("model.name") or "")
+    root = PurePath(str(settings.get("data.root") or ".")).name
+    about = [model, root, f"seed {settings['seed']}" if "seed" in settings else "", f"run directory {name}"]
     end = record.events[-1] if record.events else {}
     reason = end.get("interrupted") or end.get("error")
-    one = not best or best["update"] == last["update"]
-    scores = (best or last).get("scores", {})
-    kinds = (("class", scores.get("per_class")), ("joint", scores.get("per_joint")))
+    state = record.state if record.state != "running" else "running, or killed without a word"
+    scores, several = (best or last).get("scores", {}), bool(best) and best["update"] != last["update"]
     sittings = {
         _date(start["time"]): f"taken up again after update {start['update']}" if start.get("resumed") else "started"
         for start in record.of("start")
@@ -147,22 +115,24 @@ def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
         "title": recipe or model or name,
         "name": name,
         "about": [part for part in about if part],
-        "state": STATES[record.state] + (f": {reason}" if reason else ""),
+        "state": f"{state}: {reason}" if reason else state,
         "end": end,
         "weights": str(weights) if weights.exists() and last else "",
         "verb": _VERBS.get(last.get("task", "")),
         "tiles": list(_tiles(record)),
         "lacking": lacking(),
         "charts": [chart for chart in _charts(record) if chart] if not lacking() else [],
-        "columns": [("best and last", last)] if one else [("best", best), ("last", last)],
+        "columns": [("best", best), ("last", last)] if several else [("best and last", last)],
         "counts": {key: value for key, value in last.get("scores", {}).items() if isinstance(value, int)},
-        "tables": [_item_table(kind, rows) for kind, rows in kinds if rows],
+        "tables": [
+            _item_table(kind, scores[f"per_{kind}"]) for kind in ("class", "joint") if scores.get(f"per_{kind}")
+        ],
         "own_score": _OWN_SCORE.get(last.get("task", ""), ""),
         "pictures": kept.get("pictures", ()),
         "worst": kept.get("worst", ()),
         "facts": {
             "Run": facts | sittings,
-            "Configuration": flat(config),
+            "Configuration": settings,
             "Versions and machine": record.versions or record.start.get("versions", {}),
         },
         "now": datetime.now(UTC).isoformat(),
@@ -171,7 +141,7 @@ def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
 
 def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
     """What it is, the number, and what belongs to it."""
-    best, last = record.best, record.last
+    best, last, total = record.best, record.last, record.start.get("updates") or record.update
     if best:
         main, more = best["main"], f"after update {best['update']}"
         if interval := best.get("intervals", {}).get(main):
@@ -180,10 +150,9 @@ def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
         if last["update"] != best["update"]:
             yield f"last {label_of(main)}", share_text(last["value"]), f"after update {last['update']}"
     if losses := running_median(record.values("loss")):
-        update, value = losses[-1]
-        yield "training loss", f"{value:.4g}", f"running median, after update {update}"
-    share = f"{record.update / record.total:.0%}, " if record.total else ""
-    yield "updates", f"{record.update}", f"of {record.total}: {share}epoch {record.epoch:.4g}"
+        yield "training loss", f"{losses[-1][1]:.4g}", f"running median, after update {losses[-1][0]}"
+    share = f"{record.update / total:.0%}, " if total else ""
+    yield "updates", f"{record.update}", f"of {total}: {share}epoch {record.epoch:.4g}"
     parts = len(record.of("start"))
     yield "time", duration_text(record.seconds), f"in {parts} parts" if parts > 1 else "validation included"
     if rates := [y for _, y in record.values("images_per_second") if math.isfinite(y)]:
@@ -191,7 +160,7 @@ def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
 
 
 def _charts(record: RunRecord) -> Iterator[Chart | None]:
-    chart = partial(line_chart, until=record.update, resumed=record.resumes)
+    chart, number = partial(line_chart, until=record.update, resumed=record.resumes), "{:.4g}".format
     scores = [name for name in record.score_names if any(0 <= y <= 1 for _, y in record.scores(name))]
     scored = [
         Curve(name=label_of(name), points=record.scores(name), color=color, dots=color == 0)
@@ -202,12 +171,12 @@ def _charts(record: RunRecord) -> Iterator[Chart | None]:
     losses = _with_median(record.values("loss"))
     for color, name in enumerate(record.losses[1:MOST_CURVES], start=1):
         losses.append(Curve(name=label_of(name), points=running_median(record.values(name)), color=color))
-    yield chart("Training loss", losses, show="{:.4g}".format)
+    yield chart("Training loss", losses, show=number)
     rates = Curve(name="learning rate", points=record.values("lr"))
     yield chart("Learning rate", [rates], show=partial(number_text, "lr"), from_zero=True)
-    yield chart("Gradient norm", _with_median(record.values("grad_norm")), show="{:.4g}".format)
+    yield chart("Gradient norm", _with_median(record.values("grad_norm")), show=number)
     speeds = _with_median(record.values("images_per_second"))
-    yield chart("Training rate, images/s", speeds, show="{:.4g}".format, from_zero=True)
+    yield chart("Training rate, images/s", speeds, show=number, from_zero=True)
 
 
 def _with_median(points: Sequence[Point]) -> list[Curve]:
@@ -226,14 +195,12 @@ def _item_table(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _cell(value: Any) -> str:
     """A score or count of a table."""
-    if isinstance(value, float):
-        return share_text(value)
-    return "–" if value is None else str(value)
+    return share_text(value) if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def _fact(value: Any) -> str:
     if isinstance(value, list | tuple):
-        return ", ".join(str(one) for one in value) or "none"
+        value = ", ".join(map(str, value))
     return "none" if value is None or value == "" else str(value)
 
 

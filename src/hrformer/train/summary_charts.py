@@ -13,28 +13,18 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-Point = tuple[float, float]
+from hrformer.train.record import Point
 
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 8, 36
 """Size of a chart and the margins of its field, in units of about a pixel."""
 
-MOST_TITLES = 100
-"""Places of a chart that show numbers under the pointer."""
+MOST_TITLES = 100  # places of a chart that show numbers under the pointer
+LOG_SPAN = 30.0  # positive values that span more than this factor get a logarithmic axis
 
-LOG_SPAN = 30.0
-"""Positive values that span more than this factor get a logarithmic axis."""
-
-COLORS = {
-    "c0": "#2f6fb3",
-    "c1": "#c9691a",
-    "c2": "#2b8a57",
-    "c3": "#8557b8",
-    "text": "#22211f",
-    "quiet": "#68655f",
-    "line": "#dedad2",
-}
-"""Variables of the page's style, and what stands for each of them while matplotlib draws."""
+# Variables of the page's style, and what stands for each of them while matplotlib draws.
+COLORS = {"c0": "#2f6fb3", "c1": "#c9691a", "c2": "#2b8a57", "c3": "#8557b8"}
+COLORS |= {"text": "#22211f", "quiet": "#68655f", "line": "#dedad2"}
 
 STYLE: dict[Any, Any] = {
     # What a screen cannot show is left out: long runs have more points than a page should hold.
@@ -55,38 +45,23 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One curve.
+    """One curve."""
 
-    Attributes:
-        name: for the legend.
-        points: (update, value), in order; values that are not finite are gaps.
-        color: number of a colour of the page's style, 0 to 3.
-        faint: a thin, pale line.
-        dots: mark each point.
-    """
-
-    name: str
-    points: Sequence[Point]
-    color: int = 0
-    faint: bool = False
-    dots: bool = False
+    name: str  # for the legend
+    points: Sequence[Point]  # (update, value), in order; values that are not finite are gaps
+    color: int = 0  # number of a colour of the page's style, 0 to 3
+    faint: bool = False  # a thin, pale line
+    dots: bool = False  # mark each point
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """A figure of the page.
-
-    Attributes:
-        title: what stands above it.
-        curves: for its legend.
-        svg: the drawing.
-        log: whether the vertical axis is logarithmic.
-    """
+    """A figure of the page."""
 
     title: str
-    curves: Sequence[Curve]
+    curves: Sequence[Curve]  # for its legend
     svg: str
-    log: bool
+    log: bool  # whether the vertical axis is logarithmic
 
 
 def lacking() -> str:
@@ -110,20 +85,17 @@ def line_chart(
     best: Point | None = None,
     resumed: Sequence[float] = (),
 ) -> Chart | None:
-    """Draw curves over updates; None where no curve has a point.
+    """Draw curves over updates, later ones above; None where no curve has a point.
 
     Args:
         title: of the figure.
-        curves: later ones lie above.
+        curves: what to draw.
         until: last update of the horizontal axis, which starts at 0.
         show: text of a value.
         from_zero: whether the vertical axis starts at 0.
         log: let the axis be logarithmic where values span more than ``LOG_SPAN``.
         best: a point to ring.
         resumed: where to draw dotted lines: updates after which the run was taken up again.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -142,7 +114,10 @@ def line_chart(
         for update in resumed:
             axes.axvline(update, color=COLORS["quiet"], linewidth=1, linestyle=":")
         for curve in curves:
-            _draw(axes, curve)
+            x, y = zip(*curve.points, strict=True) if curve.points else ((), ())
+            marker = "." if curve.dots and len(x) <= MOST_TITLES else ""
+            width, alpha = (1.0, 0.35) if curve.faint else (1.8, 1.0)
+            axes.plot(x, y, color=COLORS[f"c{curve.color}"], marker=marker, linewidth=width, alpha=alpha)
         if best is not None and math.isfinite(best[1]):
             axes.plot(*best, "o", markersize=11, fillstyle="none", color=COLORS["text"], clip_on=False)
         if from_zero:
@@ -158,13 +133,6 @@ def line_chart(
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return Chart(title=title, curves=curves, svg=_for_page(file.getvalue(), _titles(curves, until, show)), log=log)
-
-
-def _draw(axes: Any, curve: Curve) -> None:
-    x, y = zip(*curve.points, strict=True) if curve.points else ((), ())
-    marker = "." if curve.dots and len(x) <= MOST_TITLES else ""
-    width, alpha = (1.0, 0.35) if curve.faint else (1.8, 1.0)
-    axes.plot(x, y, color=COLORS[f"c{curve.color}"], marker=marker, linewidth=width, alpha=alpha)
 
 
 def _for_page(svg: str, inside: str) -> str:

@@ -1,45 +1,33 @@
-"""What the files of a run directory say about it, for the summary page. Files may be missing, or still be growing."""
+"""What the files of a run directory say about it. Files may be missing, or still be growing."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from hrformer.train.journal import read_events
+from hrformer.files import write_file
+
+EVENTS_FILE = "metrics.jsonl"
 
 Event = Mapping[str, Any]
 Point = tuple[float, float]
 
-NO_LOSSES = frozenset({"event", "update", "epoch", "time", "lr", "grad_norm", "images_per_second"})
-"""Values of a training line that are no losses."""
-
-STATES = {
-    "finished": "finished",
-    "interrupted": "interrupted",
-    "failed": "failed",
-    "running": "running, or killed without a word",
-}
+_NO_LOSSES = frozenset({"event", "update", "epoch", "time", "lr", "grad_norm", "images_per_second"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """A run as far as it is written down.
+    """A run as far as it is written down; values are (update, value)."""
 
-    Attributes:
-        events: of ``metrics.jsonl``, in order.
-        config: ``config.json``; empty where there is none.
-        versions: ``versions.json``; empty where there is none.
-    """
-
-    events: Sequence[Event]
-    config: Mapping[str, Any]
-    versions: Mapping[str, Any]
+    events: Sequence[Event]  # of ``metrics.jsonl``, in order
+    config: Mapping[str, Any]  # ``config.json``; empty where there is none
+    versions: Mapping[str, Any]  # ``versions.json``; empty where there is none
 
     def of(self, kind: str) -> list[Event]:
         """Events of one kind; of several for one update the last. Starts are all kept."""
@@ -48,10 +36,10 @@ class RunRecord:
 
     @property
     def state(self) -> str:
-        """One of ``STATES``."""
+        """ "finished", "interrupted", "failed", or "running", which may also have been killed without a word."""
         last = self.events[-1] if self.events else {}
-        state = str(last.get("state", "")) if last.get("event") == "end" else "running"
-        return state if state in STATES else "finished"
+        state = last.get("state", "") if last.get("event") == "end" else "running"
+        return state if state in ("interrupted", "failed", "running") else "finished"
 
     @property
     def start(self) -> Event:
@@ -67,11 +55,6 @@ class RunRecord:
     def epoch(self) -> float:
         """How often the training set was passed."""
         return max((event["epoch"] for event in self.events), default=0.0)
-
-    @property
-    def total(self) -> int:
-        """Length of the run in updates; what is done where that is not known."""
-        return int(self.start.get("updates", 0)) or self.update
 
     @property
     def resumes(self) -> list[int]:
@@ -99,12 +82,8 @@ class RunRecord:
     @property
     def losses(self) -> list[str]:
         """Names of the losses, "loss" first."""
-        names = dict.fromkeys(name for event in self.of("train") for name in event if name not in NO_LOSSES)
+        names = dict.fromkeys(name for event in self.of("train") for name in event if name not in _NO_LOSSES)
         return sorted(names, key=lambda name: name != "loss")
-
-    def values(self, name: str) -> list[Point]:
-        """(update, value) of the training lines that have it."""
-        return [(event["update"], event[name]) for event in self.of("train") if name in event]
 
     @property
     def score_names(self) -> list[str]:
@@ -112,21 +91,70 @@ class RunRecord:
         names = [name for name, value in self.last.get("scores", {}).items() if isinstance(value, float)]
         return sorted(names, key=lambda name: name != self.last["main"])
 
+    def values(self, name: str) -> list[Point]:
+        """Of the training lines that have it."""
+        return [(event["update"], event[name]) for event in self.of("train") if name in event]
+
     def scores(self, name: str) -> list[Point]:
-        """(update, value) of the validations that have this score; COCO's -1 becomes NaN."""
+        """Of the validations that have this score; COCO's -1 becomes NaN."""
         found = [(event["update"], event["scores"].get(name)) for event in self.of("validation")]
         return [(update, value if value >= 0 else math.nan) for update, value in found if value is not None]
 
 
 def read_record(out: Path) -> RunRecord:
     """Read a run directory as it is now."""
-    config, versions = (_read_json(out / name) for name in ("config.json", "versions.json"))
+    config, versions = (read_json(out / name) for name in ("config.json", "versions.json"))
     return RunRecord(events=read_events(out), config=config, versions=versions)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file, or it is not whole."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_events(out: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` that are whole, in their order and with numbers for "nan", "inf" and "-inf"."""
+    return [_numbers(event) for _, event in _lines(out / EVENTS_FILE)]
+
+
+def cut_events(out: Path, update: int) -> None:
+    """Cut off what comes after so many updates, half-written lines too; at 0 updates everything goes."""
+    path = out / EVENTS_FILE
+    if not path.exists():
+        return
+    kept = "".join(f"{line}\n" for line, event in _lines(path) if update and event["update"] <= update)
+    if kept.encode() != path.read_bytes():
+        write_file(path, lambda part: part.write_bytes(kept.encode()))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Text and content of each whole line; a run that was killed may have left half of one."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.split("\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and {"event", "update", "epoch", "time"} <= event.keys():
+            yield line, event
+
+
+def _numbers(value: Any) -> Any:
+    """Values of the log with numbers in place of the strings that stand for them."""
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
