@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -180,9 +179,3 @@ def test_predictions_are_those_of_the_evaluation(
         assert one.score == pytest.approx(expected[one.index].score, abs=1e-5)
         assert np.allclose(one.prediction, expected[one.index].prediction, atol=1e-3)
     assert len(draw_examples(source, found)) == 2
-
-
-def test_sets_of_unknown_tasks_are_refused() -> None:
-    draw: Callable[..., Any] = draw_examples
-    with pytest.raises(ValueError, match="object is a set of no known task"):
-        draw(object(), [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, seeded
-from hrformer.data.order import EvalOrder
+from hrformer.data.order import EvalOrder, Key
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
 from hrformer.data.transforms.classification import TestClassification
@@ -244,18 +244,26 @@ def predictions_of(
     """
     batch_size, world_size, done = network.protocol.batch_size, processes.world_size, 0
     order = EvalOrder(num_items=num_items, batch_size=batch_size, world_size=world_size, rank=processes.rank)
-    dataset = LoaderDataset(source, network.transform(), seed=0)
-    batches = batches_of(dataset, order.batches(), workers=workers, pin_memory=network.device.type == "cuda")
     if progress is not None:
         progress(0, num_items)
+    for batch, predictions in predictions_in(network, source, order.batches(), workers):
+        yield batch, predictions
+        done += len(predictions)
+        if progress is not None:
+            progress(min(done * world_size, num_items), num_items)
+
+
+def predictions_in(
+    network: Network, source: ImageSet, order: Iterable[Sequence[Key]], workers: int = 0
+) -> Iterator[tuple[Batch, Sequence[Any]]]:
+    """As :func:`predictions_of`, for batches of any items."""
+    dataset = LoaderDataset(source, network.transform(), seed=0)
+    batches = batches_of(dataset, order, workers=workers, pin_memory=network.device.type == "cuda")
     with in_eval_mode(network.model), seeded(0):
         for batch in batches:
             with torch.inference_mode():
                 predictions = network.predict(batch)
             yield batch, predictions
-            done += len(predictions)
-            if progress is not None:
-                progress(min(done * world_size, num_items), num_items)
 
 
 @contextmanager

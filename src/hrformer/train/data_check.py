@@ -51,15 +51,11 @@ def part_of(config: AnyRun, source: ImageSet, split: str) -> Part:
 def check_data(
     config: AnyRun, sets: Mapping[str, ImageSet], progress: Progress | None = None
 ) -> dict[str, dict[int, tuple[str, str]]]:
-    """Look at both parts of a run's data.
-
-    Args:
-        config: of the run; with ``data.skip_broken`` everything is decoded, and what cannot be read is no error.
-        sets: "train" and "val".
-        progress: told how far it is.
+    """Look at both parts of a run's data, "train" and "val"; with ``data.skip_broken`` everything is decoded.
 
     Returns:
-        For each part what cannot be read: (file, reason) by the number of the picture; empty without ``skip_broken``.
+        For each part what cannot be read: (file, reason) by the number of the picture; empty without ``skip_broken``,
+        with which that is no error.
 
     Raises:
         DataError: something would break the training or make its scores meaningless; all such findings, each with what
@@ -76,8 +72,7 @@ def check_data(
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
     # One remark is shown: what comes of leaving files out before all others.
     findings.sort(key=lambda one: one.kind != "lost-class")
-    errors = [one for one in findings if one.severity == "error"]
-    if errors:
+    if errors := [one for one in findings if one.severity == "error"]:
         raise DataError("; ".join(_sentence(one) for one in errors))
     # What readers put right they have told already.
     told = {note.text for source in sets.values() for note in getattr(source, "notes", ())}
@@ -115,17 +110,9 @@ def check_same_data(
     broken: Mapping[str, Mapping[int, tuple[str, str]]],
     out: Path,
 ) -> None:
-    """Refuse to go on with data that has changed.
+    """Raise a ResumeError if data has changed since the checkpoint, other than what is left out as it cannot be read.
 
-    Args:
-        config: of the run.
-        before: from :func:`data_of`, of the checkpoint.
-        now: of the data as it is.
-        broken: what is left out since it cannot be read; it may have changed.
-        out: run directory.
-
-    Raises:
-        ResumeError: it has changed.
+    ``before`` and ``now`` are from :func:`data_of`, ``broken`` from :func:`check_data`.
     """
     told = []
     for split, found in now.items():
@@ -138,11 +125,7 @@ def check_same_data(
 
 @contextmanager
 def taking_up(out: Path) -> Iterator[None]:
-    """Say of data that cannot be opened that a run was to go on with it.
-
-    Raises:
-        ResumeError: in place of a ``DataError`` from within.
-    """
+    """Say of data that cannot be opened that a run was to go on with it: a ResumeError in place of a DataError."""
     try:
         yield
     except DataError as error:
@@ -165,11 +148,7 @@ def _roots(config: AnyRun) -> list[Path]:
 
 
 def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | None = None) -> ImageSet:
-    """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named.
-
-    Raises:
-        DataError: nothing is left.
-    """
+    """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named."""
     if not config.data.skip_broken:
         return source
     part = part_of(config, source, split)
@@ -193,9 +172,8 @@ def _look_through(part: Part, *, everything: bool, progress: Progress | None) ->
             progress(name, done, total)
 
     part.read_headers(threads=threads, progress=tell)
-    limit = None
-    if part.pixels and not everything:
-        limit = max(DECODED_PIXELS * len(part.first_items) // part.pixels, _LEAST)
+    some = max(DECODED_PIXELS * len(part.first_items) // max(part.pixels, 1), _LEAST)
+    limit = some if part.pixels and not everything else None
     part.look_through(limit=limit, threads=threads, progress=tell)
 
 
