@@ -5,14 +5,7 @@ import re
 
 import pytest
 
-from hrformer.train.summary_charts import (
-    MOST_TITLES,
-    Chart,
-    Curve,
-    lacking,
-    line_chart,
-    running_median,
-)
+from hrformer.train.summary_charts import MOST_TITLES, Chart, Curve, lacking, line_chart, running_median
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
 

@@ -16,13 +16,7 @@ from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.evaluate.protocols import (
-    ClassificationProtocol,
-    Example,
-    PoseProtocol,
-    Protocol,
-    SegmentationProtocol,
-)
+from hrformer.evaluate.protocols import ClassificationProtocol, Example, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.predict.predictors import load
 from hrformer.train.summary_pictures import (
     CLASS_SIDE,

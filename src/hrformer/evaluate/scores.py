@@ -24,12 +24,9 @@ from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import smallest_ids
 from hrformer.metrics.accuracy import Accuracy
 from hrformer.metrics.coco_keypoints import CocoKeypoints
-from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
+from hrformer.metrics.counts import PoissonBootstrap, Statistic, quotient
 from hrformer.metrics.pck import Pck, reference_joints
 from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
-
-NO_INTERVALS = 0
-"""Samples of a bootstrap that is not made."""
 
 
 class Scores(ABC):
@@ -47,7 +44,7 @@ class Scores(ABC):
     def __init__(
         self,
         main: str,
-        parts: Mapping[str, CountMetric | CocoKeypoints],
+        parts: Mapping[str, Any],
         bootstrap: int,
         statistics: Mapping[str, Statistic],
         width: int,
@@ -67,9 +64,9 @@ class Scores(ABC):
         Returns each item's own score in 0..1, or None where it has no label to be held against.
         """
 
-    @abstractmethod
     def compute(self) -> dict[str, Any]:
         """Scores and tables in JSON types; raises ValueError if nothing was counted."""
+        return joined(*(part.compute() for name, part in self.parts.items() if name != "bootstrap"))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals by key of ``compute``; empty where none were asked for."""
@@ -97,9 +94,7 @@ class ClassificationScores(Scores):
 
     task = "classification"
 
-    def __init__(
-        self, source: ClassificationSet, bootstrap: int = NO_INTERVALS, ks: tuple[int, ...] | None = None
-    ) -> None:
+    def __init__(self, source: ClassificationSet, bootstrap: int = 0, ks: tuple[int, ...] | None = None) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
         self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
@@ -115,9 +110,6 @@ class ClassificationScores(Scores):
         labels = labels.to(logits.device).long()
         chances: list[float | None] = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1).tolist()
         return chances
-
-    def compute(self) -> dict[str, Any]:
-        return self._accuracy.compute()
 
     def shown(self, prediction: Tensor) -> int:
         return int(prediction.argmax())
@@ -135,13 +127,11 @@ class PoseScores(Scores):
 
     task = "pose"
 
-    def __init__(
-        self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = NO_INTERVALS
-    ) -> None:
+    def __init__(self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = 0) -> None:
         self.source, self.protocol = source, protocol
         self._pck: Pck | None = None
         self._coco: CocoKeypoints | None = None
-        parts: dict[str, CountMetric | CocoKeypoints] = {}
+        parts: dict[str, Any] = {}
         if protocol.score in ("pck", "both"):
             torso = reference_joints(source.skeleton, protocol.pck_norm)
             require_reference(source, torso)
@@ -174,14 +164,8 @@ class PoseScores(Scores):
             labelled = np.stack([person.keypoints for person in people])
             counts = self._pck.update(found, labelled, [float(person.box[2:].max()) for person in people])
             self.resample(counts, [self.source.picture(index) for index in numbers])
-        return [
-            own_similarity(found.joints, person, self.source.skeleton)
-            for found, person in zip(predictions, people, strict=True)
-        ]
-
-    def compute(self) -> dict[str, Any]:
-        pck = self._pck.compute() if self._pck is not None else {}
-        return joined(pck, self._coco.compute() if self._coco is not None else {})
+        pairs = zip(predictions, people, strict=True)
+        return [own_similarity(found.joints, person, self.source.skeleton) for found, person in pairs]
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         found = super().intervals()
@@ -222,10 +206,10 @@ def own_similarity(joints: NDArray[np.floating], person: Person, skeleton: Skele
     return float(oks(person.keypoints[known], joints[None, known], area, [area], sigmas)[0])
 
 
-def joined(pck: dict[str, Any], coco: dict[str, Any]) -> dict[str, Any]:
-    """One dictionary of both metrics' scores; where a name means two things, PCK keeps it."""
+def joined(pck: dict[str, Any], coco: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One dictionary of both metrics' scores; where a name means two things, PCK keeps it. One metric's as they are."""
     if not pck or not coco:
-        return pck or coco
+        return pck or coco or {}
     table = [{**a, **b} for a, b in zip(pck["per_joint"], coco["per_joint"], strict=True)]
     return {**coco, **pck, "coco_people": coco["people"], "per_joint": table}
 
@@ -262,7 +246,7 @@ class SegmentationSetScores(Scores):
 
     task = "segmentation"
 
-    def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
+    def __init__(self, source: SegmentationSet, bootstrap: int = 0) -> None:
         self._matrix = SegmentationScores(len(source.classes), class_names=source.classes, ignore_index=IGNORE)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
         super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
@@ -276,9 +260,6 @@ class SegmentationSetScores(Scores):
             self.resample(counts[None], [int(index)])
             scores.append(float(np.nanmean(intersection_over_union(matrix))) if matrix.any() else None)
         return scores
-
-    def compute(self) -> dict[str, Any]:
-        return self._matrix.compute()
 
     def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:
         return smallest_ids(torch.as_tensor(prediction), len(self._matrix.class_names))
@@ -305,7 +286,7 @@ def _row_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return quotient(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
 
 
-def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = NO_INTERVALS) -> Scores:
+def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = 0) -> Scores:
     """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
     if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
         return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)

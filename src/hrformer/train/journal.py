@@ -53,9 +53,6 @@ class Journal:
         config: of the run, in JSON types, for the trackers.
         accelerator: made with ``log_with=trackers``; may be None without trackers.
         quiet: show nothing on the terminal.
-
-    Raises:
-        ValueError: a tracker cannot be used.
     """
 
     def __init__(
@@ -121,17 +118,15 @@ class Journal:
         if lacking():
             self.note(lacking())
 
-    def tick(self, samples: int | None = None, *, update: int | None = None, epoch: float = 0.0) -> None:
+    def tick(self, update: int | None = None, epoch: float = 0.0) -> None:
         """One update is done; call it after each, it costs next to nothing.
 
-        Args:
-            samples: that it saw, over all processes; None for a whole batch.
-            update: how many are done, for the end of the run; None keeps what the last line said.
-            epoch: how often the training set was passed, with its fraction, here and below.
+        ``update`` is how many are done, for the end of the run (None keeps what the last line said), and ``epoch`` how
+        often the training set was passed, with its fraction.
         """
         if update is not None:
             self._place = (update, epoch)
-        self._speed.tick(self.batch if samples is None else samples)
+        self._speed.tick(self.batch)
         if not self._bars.disable:
             self._bars.update(self._bar, advance=1, status=f"{self._speed}  {self._status}".rstrip())
 
@@ -170,19 +165,11 @@ class Journal:
     def validation(self, update: int, epoch: float, evaluation: Evaluation, best: bool) -> None:
         """Note the scores, the ``best`` so far or not; the time since the last update does not count in the rate."""
         self._place = (update, epoch)
-        fields = {
-            "task": evaluation.task,
-            "main": evaluation.main,
-            "value": evaluation.value,
-            "best": best,
-            "items": evaluation.items,
-            "seconds": round(evaluation.seconds, 3),
-            "scores": evaluation.scores,
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "confidence": evaluation.confidence,
-            "worst": [{"index": e.index, "file": e.file, "score": e.score} for e in evaluation.worst],
-        }
-        self._write("validation", update, epoch, fields)
+        told = {name: getattr(evaluation, name) for name in ("task", "main", "value")} | {"best": best}
+        told |= {"items": evaluation.items, "seconds": round(evaluation.seconds, 3)}
+        told |= {name: getattr(evaluation, name) for name in ("scores", "intervals", "confidence")}
+        told["worst"] = [{"index": e.index, "file": e.file, "score": e.score} for e in evaluation.worst]
+        self._write("validation", update, epoch, told)
         self._trackers.log(update, "validation", evaluation.scores)
         name, value = label_of(evaluation.main), share_text(evaluation.value)
         took = f"{counted(evaluation.items, 'item')} in {duration_text(evaluation.seconds)}"
@@ -275,7 +262,6 @@ class Trackers:
     """
 
     def __init__(self, accelerator: Any, names: Sequence[str], out: Path) -> None:
-        check_trackers(names)
         self._accelerator, self._names, self._file = accelerator, names, out / "trackers.json"
 
     def start(self, first_update: int, config: Mapping[str, Any]) -> None:

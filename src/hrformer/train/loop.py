@@ -123,7 +123,7 @@ class Loop(Run):
                     norm = self.one_update(batches)
                     state.update += 1
                 state.seconds = time.monotonic() - began
-                journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
+                journal.tick(state.update, state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
                 validates = self._validates_at(state.update)

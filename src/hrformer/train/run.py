@@ -17,7 +17,7 @@ from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
 from hrformer.data.sets import names_of
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.scores import NO_INTERVALS, scores_for
+from hrformer.evaluate.scores import scores_for
 from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -143,7 +143,7 @@ class Run:
         val = self.task.val_set
         # Whatever the scores need is asked for now, not after the first updates.
         with together():
-            self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
+            self.main = scores_for(val, self.config.evaluation, len(val)).main
 
     def _fitted(self, last: Path) -> AnyRun:
         """The run with nothing left open; one that is taken up again stays as it was."""

@@ -20,7 +20,7 @@ from hrformer.data.order import Key, mixed_seed
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.evaluate.inference import network_for, predictions_in
 from hrformer.evaluate.protocols import Example, Protocol
-from hrformer.evaluate.scores import NO_INTERVALS, scores_for
+from hrformer.evaluate.scores import scores_for
 from hrformer.models.model import VisionModel
 
 Pixels = NDArray[np.uint8]
@@ -79,7 +79,7 @@ def predict_examples(model: VisionModel, source: ImageSet, indices: Sequence[int
     The model comes back in the mode it was in, and the random generators as they were.
     """
     network = network_for(model, source, protocol)
-    scores = scores_for(source, protocol, len(source), NO_INTERVALS)
+    scores = scores_for(source, protocol, len(source))
     step, examples = protocol.batch_size, []
     order = [[Key(index, 0) for index in indices[low : low + step]] for low in range(0, len(indices), step)]
     for batch, predictions in predictions_in(network, source, order):
