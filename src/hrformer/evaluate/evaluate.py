@@ -97,12 +97,11 @@ class Tally:
 
     def _offer(self, index: int, score: float, prediction: Any) -> None:
         """Keep an item if it is among the worst; only then its prediction is brought into its shown form."""
-        full = len(self._worst) == self.num_worst
-        if full and (score, index) > (self._worst[-1].score, self._worst[-1].index):
+        if len(self._worst) == self.num_worst and (score, index) > _badness(self._worst[-1]):
             return
         shown = self.scores.shown(prediction)
         self._worst.append(Example(index=index, file=self.source.file(index), score=score, prediction=shown))
-        self._worst = _lowest(self._worst, self.num_worst)
+        self._worst = sorted(self._worst, key=_badness)[: self.num_worst]
 
     def finish(self, processes: Processes = ALONE) -> Evaluation:
         """Scores over everything that any process has counted; the same on all of them."""
@@ -112,16 +111,17 @@ class Tally:
             part.reset()
             for states, _, _, _ in gathered:
                 part.merge(states[name])
+        worst = [example for _, part, _, _ in gathered for example in part]
         return Evaluation(
             task=self.scores.task,
             main=self.scores.main,
             scores=self.scores.compute(),
             intervals=self.scores.intervals(),
-            worst=tuple(_lowest([example for _, part, _, _ in gathered for example in part], self.num_worst)),
+            worst=tuple(sorted(worst, key=_badness)[: self.num_worst]),
             items=sum(items for _, _, items, _ in gathered),
             seconds=max(spent for _, _, _, spent in gathered),
         )
 
 
-def _lowest(examples: list[Example], count: int) -> list[Example]:
-    return sorted(examples, key=lambda example: (example.score, example.index))[:count]
+def _badness(example: Example) -> tuple[float, int]:
+    return example.score, example.index

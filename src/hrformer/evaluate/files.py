@@ -1,7 +1,9 @@
 """Scoring predictions that lie in files: no model, no GPU, and whatever program wrote them.
 
 Each function takes what ``hrformer predict`` writes (give its folder) and the plain form of the task: COCO's result
-list, a folder of mask pictures, a table of classes.
+list, a folder of mask pictures, a table of classes. ``bootstrap``, ``worst`` and ``progress`` are those of
+:func:`hrformer.evaluate.evaluate.evaluate`. There is a FileNotFoundError where there is no such file, and a ValueError
+where it is not of this form, belongs to other pictures, or lacks some.
 """
 
 from __future__ import annotations
@@ -53,43 +55,36 @@ def evaluate_keypoint_file(
     *,
     bootstrap: int = 0,
 ) -> Evaluation:
-    """Score keypoints.
+    """Score keypoints; "images_without_results" says how many pictures have none, which count all the same.
 
     Args:
         path: COCO's result list (JSON: image_id, category_id, keypoints, score), or the folder of ``hrformer predict``.
         annotations: COCO keypoint annotations, a file or its content; or an opened set, whose labels are then those
-            that training sees, turned as its pictures are, on the set's pictures. Those without results count.
+            that training sees, turned as its pictures are, on the set's pictures.
         skeleton: joints of the annotations, in their order.
         protocol: says which scores; COCO's if left out. PCK needs pictures of one person with one result at most:
             results name nobody.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`.
-
-    Returns:
-        As from ``evaluate``, without the worst items; "images_without_results" says how many pictures have none.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not of this form, belongs to other pictures, or lacks some.
+        bootstrap: samples for confidence intervals; 0 for none.
     """
     start, protocol = time.perf_counter(), protocol or PoseProtocol()
     labels = _labels(annotations, skeleton.num_keypoints)
     results = _results(path, labels, skeleton.num_keypoints)
-    pck: dict[str, Any] = {}
-    coco: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
     intervals: dict[str, tuple[float, float]] = {}
-    if protocol.score in ("pck", "both"):
-        pck, intervals = _pck(labels, results, skeleton, protocol, bootstrap)
-    if protocol.score in ("coco", "both"):
+    if protocol.score != "coco":
+        scores, intervals = _pck(labels, results, skeleton, protocol, bootstrap)
+        found.append(scores)
+    if protocol.score != "pck":
         require_coco()
         metric = CocoKeypoints(labels, skeleton.sigmas, joint_names=skeleton.keypoints)
         metric.update(results, range(len(results)))
-        coco = metric.compute()
+        found.append(metric.compute())
         intervals |= metric.evaluate().intervals(bootstrap) if bootstrap else {}
     without = len(labels["images"]) - len({result["image_id"] for result in results})
     return Evaluation(
         task="pose",
-        main="AP" if not pck else f"pck@{protocol.alpha:g}",
-        scores={**joined(pck, coco), "images_without_results": without},
+        main="AP" if protocol.score == "coco" else f"pck@{protocol.alpha:g}",
+        scores={**joined(*found), "images_without_results": without},
         intervals=intervals,
         items=len(results),
         seconds=time.perf_counter() - start,
@@ -105,19 +100,10 @@ def evaluate_masks(
     worst: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score masks.
+    """Score masks: grey or palette PNG and other lossless formats, named like the pictures.
 
-    Args:
-        folder: of ``hrformer predict``, or of masks (grey or palette PNG and other lossless formats) named like the
-            pictures.
-        source: the labelled set.
-        dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
-            empty: class numbers.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst`` and ``progress``.
-
-    Raises:
-        hrformer.data.sets.DataError: a mask cannot be read.
-        ValueError: masks are missing, of the wrong size, or hold what is no class; the message names them.
+    They hold the ids of the test server of ``dataset``, see :func:`hrformer.data.label_ids.server_ids`; if that is
+    empty, class numbers.
     """
     if not source.labelled:
         raise ValueError(f"{source.name} has no labels to compare with")
@@ -150,19 +136,9 @@ def evaluate_masks(
 
 
 def evaluate_class_file(path: Path, source: ClassificationSet, *, bootstrap: int = 0, worst: int = 0) -> Evaluation:
-    """Score classes.
+    """Score classes, see :func:`hrformer.evaluate.prediction_files.read_class_file` for the forms of the file.
 
-    Args:
-        path: of :func:`hrformer.evaluate.prediction_files.read_class_file`, or the folder of ``hrformer predict``.
-        source: the labelled set.
-        bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst``.
-
-    Returns:
-        Top-1, and top-5 where there are more than five classes and every picture has five of them.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not of this form, or lacks pictures.
+    Top-1, and top-5 where there are more than five classes and every picture has five of them.
     """
     file = path / PREDICTIONS if path.is_dir() else path
     files = [source.file(index) for index in range(len(source))]
@@ -234,19 +210,16 @@ def _results(path: Path, labels: Mapping[str, Any], num_keypoints: int) -> list[
 
 def _result(record: Any, where: str) -> dict[str, Any]:
     """A result with ids, score, joints and box as numbers, in whatever way they are written."""
-    if not isinstance(record, Mapping) or not {"image_id", "keypoints", "score"} <= set(record):
-        keys = record if isinstance(record, Mapping) else ()
-        missing = [key for key in ("image_id", "keypoints", "score") if key not in keys]
+    keys = record if isinstance(record, Mapping) else ()
+    if missing := [key for key in ("image_id", "keypoints", "score") if key not in keys]:
         raise ValueError(f"{where} lacks {', '.join(missing)}; is this a file of keypoints?")
-    found = {**record, "image_id": whole(record, "image_id", where), "score": number(record, "score", where)}
+    found = {name: value for name, value in record.items() if name not in ("category_id", "bbox")}
+    found |= {"image_id": whole(record, "image_id", where), "score": number(record, "score", where)}
     if record.get("category_id") is not None:
         found["category_id"] = whole(record, "category_id", where)
-    else:
-        found.pop("category_id", None)
     for field in ("keypoints", "bbox"):
         values = flat_joints(record.get(field))
         if field == "bbox" and not values:
-            found.pop(field, None)
             continue
         numbers = [as_number(value) for value in values] if isinstance(values, list) else [math.nan]
         if not all(map(math.isfinite, numbers)) or (field == "bbox" and len(numbers) != 4):
