@@ -65,7 +65,7 @@ def near(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 def test_classification_names_both_classes(pictures: ClassificationSet) -> None:
     right, wrong = draw_examples(pictures, [example(pictures, 0, 0), example(pictures, 0, 3)])
     assert (right.text, wrong.text) == ("airplane, recognised", "airplane, taken for cat")
-    assert right.name == Path(pictures.file(0)).name
+    assert right.file == pictures.file(0)
     assert right.score == 0.25
     (panel,) = right.panels
     assert panel.size == (CLASS_SIDE, CLASS_SIDE)

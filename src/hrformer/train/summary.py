@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.util import find_spec
@@ -17,7 +19,7 @@ from hrformer.files import write_file
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.progress import duration_text, label_of, number_text, share_text
-from hrformer.train.record import Point, RunRecord, flat, read_record
+from hrformer.train.record import Point, RunRecord, flat, read_json, read_record
 from hrformer.train.summary_charts import Chart, Curve, lacking, line_chart, running_median
 from hrformer.train.summary_pictures import ValidationPicture, choose_items, draw_examples, predict_examples
 
@@ -30,15 +32,6 @@ _OWN_SCORE = {
     "segmentation": "The number is the mean IoU of the picture by itself.",
 }
 _VERBS = {"classification": "classify", "pose": "pose", "segmentation": "segment"}  # of ``hrformer predict``
-_Pictures = dict[str, list[ValidationPicture]]
-
-
-@cache
-def _stored() -> Any:
-    """How the pictures lie in their file; JSON has no NaN. A borrowed GPU may have no pydantic: then none are kept."""
-    from pydantic import ConfigDict, TypeAdapter
-
-    return TypeAdapter(_Pictures, config=ConfigDict(ser_json_inf_nan="strings"))
 
 
 def summarise(
@@ -64,10 +57,10 @@ def write_summary(out: Path, **pictures: Sequence[ValidationPicture]) -> Path:
     the pictures are kept in ``pictures.json``, so that the page can be written again without the model and the data.
     No page is written without jinja2.
     """
-    kept = _kept_pictures(out) | {name: list(group) for name, group in pictures.items()}
-    if pictures and find_spec("pydantic") is not None:
-        stored = _stored().dump_json(kept)
-        write_file(out / PICTURES_FILE, lambda part: part.write_bytes(stored))
+    kept = read_json(out / PICTURES_FILE) | {name: [asdict(one) for one in group] for name, group in pictures.items()}
+    if pictures:
+        stored = json.dumps(kept, allow_nan=False)
+        write_file(out / PICTURES_FILE, lambda part: part.write_text(stored, encoding="utf-8"))
     if find_spec("jinja2") is not None:
         text = _template().render(_contents(out, read_record(out), kept))
         write_file(out / FILE, lambda part: part.write_text(text, encoding="utf-8"))
@@ -82,18 +75,11 @@ def _template() -> Any:
     beside = FileSystemLoader(Path(__file__).parent)
     templates = Environment(loader=beside, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"label": label_of, "cell": _cell, "share": share_text, "date": _date, "fact": _fact}
+    templates.filters["name"] = lambda file: PurePath(file).name
     return templates.get_template(FILE)
 
 
-def _kept_pictures(out: Path) -> _Pictures:
-    """Those written last; none where there is no such file, or it is not whole."""
-    try:
-        return _stored().validate_json((out / PICTURES_FILE).read_bytes())
-    except (OSError, ValueError, ModuleNotFoundError):
-        return {}
-
-
-def _contents(out: Path, record: RunRecord, kept: _Pictures) -> dict[str, Any]:
+def _contents(out: Path, record: RunRecord, kept: Mapping[str, Any]) -> dict[str, Any]:
     """What the template shows."""
     settings, last, best, weights = flat(record.config), record.last, record.best, out / "best.safetensors"
     name, recipe = out.resolve().name, str(settings.get("recipe") or "")

@@ -6,7 +6,6 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import cv2
@@ -51,15 +50,10 @@ class ValidationPicture:
     """One item of the validation set: its panels side by side."""
 
     file: str  # of the picture, as the set calls it
-    score: float  # of the item in 0..1, higher is better; NaN where there is no label to compare with
+    score: float | None  # of the item in 0..1, higher is better; None where there is no label to compare with
     panels: tuple[Panel, ...]  # label, prediction and so on
     text: str = ""  # what else to say about it; may be empty
     legend: Legend = ()  # names and RGB of what is drawn
-
-    @property
-    def name(self) -> str:
-        """The file's name without its folders."""
-        return PurePath(self.file).name
 
 
 def choose_items(source: ImageSet, count: int, seed: int) -> list[int]:
@@ -92,23 +86,28 @@ def predict_examples(model: VisionModel, source: ImageSet, indices: Sequence[int
 
 def draw_examples(source: ImageSet, examples: Sequence[Example]) -> list[ValidationPicture]:
     """Draw labels and predictions of some items of a set."""
-    if isinstance(source, ClassificationSet):
-        return [_classified(source, example) for example in examples]
-    if isinstance(source, PoseSet):
-        return [_posed(source, example) for example in examples]
-    assert isinstance(source, SegmentationSet)
-    return [_segmented(source, example) for example in examples]
+    drawn = []
+    for one in examples:
+        if isinstance(source, ClassificationSet):
+            parts = _classified(source, one)
+        elif isinstance(source, PoseSet):
+            parts = _posed(source, one)
+        else:
+            assert isinstance(source, SegmentationSet)
+            parts = _segmented(source, one)
+        drawn.append(ValidationPicture(file=one.file, score=one.score if one.score >= 0 else None, **parts))
+    return drawn
 
 
-def _classified(source: ClassificationSet, example: Example) -> ValidationPicture:
+def _classified(source: ClassificationSet, example: Example) -> dict[str, Any]:
     true, said = source.label(example.index), int(example.prediction)
     names = source.classes
     text = f"{names[true]}, recognised" if said == true else f"{names[true]}, taken for {names[said]}"
     panel = _panel("", fitted(source.pixels(example.index), CLASS_SIDE)[0])
-    return ValidationPicture(file=example.file, score=example.score, text=text, panels=(panel,))
+    return {"text": text, "panels": (panel,)}
 
 
-def _posed(source: PoseSet, example: Example) -> ValidationPicture:
+def _posed(source: PoseSet, example: Example) -> dict[str, Any]:
     pixels, person = source.pixels(example.index), source.person(example.index)
     label, said = (np.array(points, dtype=np.float64) for points in (person.keypoints, example.prediction))
     left, top, right, bottom = _surroundings(pixels, person.box, label, said)
@@ -127,7 +126,7 @@ def _posed(source: PoseSet, example: Example) -> ValidationPicture:
     if known.any():
         panels.insert(0, _panel("label", draw_joints(canvas, label[None], skeleton=source.skeleton, joint_threshold=0)))
         legend += (("from prediction to label", OFFSET),)
-    return ValidationPicture(file=example.file, score=example.score, panels=tuple(panels), legend=legend)
+    return {"panels": tuple(panels), "legend": legend}
 
 
 def _surroundings(pixels: Pixels, box: NDArray[np.floating], *people: NDArray[Any]) -> tuple[int, int, int, int]:
@@ -144,7 +143,7 @@ def _surroundings(pixels: Pixels, box: NDArray[np.floating], *people: NDArray[An
     return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else (0, 0, width, height)
 
 
-def _segmented(source: SegmentationSet, example: Example) -> ValidationPicture:
+def _segmented(source: SegmentationSet, example: Example) -> dict[str, Any]:
     pixels, _ = fitted(source.pixels(example.index), LONG_SIDE)
     said = _as_large(np.asarray(example.prediction), pixels)
     panels, shown = [_panel("picture", pixels)], set(np.unique(said).tolist())
@@ -161,7 +160,7 @@ def _segmented(source: SegmentationSet, example: Example) -> ValidationPicture:
     legend += tuple(
         (name, color_of(number, source.palette)) for number, name in enumerate(source.classes) if number in shown
     )
-    return ValidationPicture(file=example.file, score=example.score, panels=tuple(panels), legend=legend)
+    return {"panels": tuple(panels), "legend": legend}
 
 
 def _painted(source: SegmentationSet, pixels: Pixels, mask: NDArray[np.integer]) -> Pixels:
