@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
@@ -22,13 +23,14 @@ from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
 from hrformer.train.state import ResumeError
 from hrformer.wording import counted
 
-DECODED_PIXELS = 1_000_000_000
-"""Pixels of each part that are decoded: about ten seconds on two cores."""
-
-_LEAST = 100
-
+DECODED_PIXELS = 1_000_000_000  # of each part: about ten seconds on two cores
+_LEAST = 100  # pictures
 _UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
 _LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
+_SAME_DATA = (
+    "A run goes on only with the data it began with: put that back, or start a new run from the weights of this one: "
+    "give another --out and --model.init {}"
+)
 
 Progress = Callable[[str, int, int], object]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -64,8 +66,7 @@ def check_data(
     skip = config.data.skip_broken
     parts, findings, broken = [], [], {}
     for split, source in sets.items():
-        part = part_of(config, source, split)
-        _look_through(part, everything=skip, progress=progress)
+        part = _looked_through(config, source, split, progress)
         parts.append(part)
         broken[split] = part.unreadable() if skip else {}
         findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
@@ -73,17 +74,14 @@ def check_data(
     # One remark is shown: what comes of leaving files out before all others.
     findings.sort(key=lambda one: one.kind != "lost-class")
     if errors := [one for one in findings if one.severity == "error"]:
-        raise DataError("; ".join(_sentence(one) for one in errors))
+        what = (f"{one.split}: {one.what}{f' ({one.places})' if one.where else ''}: {one.fix}" for one in errors)
+        raise DataError("; ".join(what))
     # What readers put right they have told already.
     told = {note.text for source in sets.values() for note in getattr(source, "notes", ())}
     findings = [one for one in findings if one.what not in told]
     if findings:
-        _log.warning(
-            "%s about the data, such as: %s: %s; `hrformer inspect data` shows all, with what to do",
-            counted(len(findings), "remark"),
-            findings[0].split,
-            findings[0].what,
-        )
+        first = f"{counted(len(findings), 'remark')} about the data, such as: {findings[0].split}: {findings[0].what}"
+        _log.warning("%s; `hrformer inspect data` shows all, with what to do", first)
     return broken
 
 
@@ -120,7 +118,8 @@ def check_same_data(
         if text := changes(before[split], found, names):
             told.append(f"{split}: {text}")
     if told:
-        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {_same_data(out)}")
+        fix = _SAME_DATA.format(out / "best.safetensors")
+        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {fix}")
 
 
 @contextmanager
@@ -129,17 +128,9 @@ def taking_up(out: Path) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise ResumeError(
-            f"the data of the run in {out} cannot be opened as it was when it began. {_same_data(out)}. What is wrong "
-            f"now: {error}"
-        ) from error
-
-
-def _same_data(out: Path) -> str:
-    return (
-        "A run goes on only with the data it began with: put that back, or start a new run from the weights of this "
-        f"one: give another --out and --model.init {out / 'best.safetensors'}"
-    )
+        what = f"the data of the run in {out} cannot be opened as it was when it began"
+        fix = _SAME_DATA.format(out / "best.safetensors")
+        raise ResumeError(f"{what}. {fix}. What is wrong now: {error}") from error
 
 
 def _roots(config: AnyRun) -> list[Path]:
@@ -151,8 +142,7 @@ def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | 
     """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named."""
     if not config.data.skip_broken:
         return source
-    part = part_of(config, source, split)
-    _look_through(part, everything=True, progress=progress)
+    part = _looked_through(config, source, split, progress)
     tell_left_out(split, part.unreadable())
     return without(source, part.unreadable())
 
@@ -163,20 +153,12 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
         _log.warning("%s: left out %s: %s", split, file, reason)
 
 
-def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> None:
-    """Read the headers of all, and decode as many pictures as the time allows."""
-    threads, name = default_workers() + 1, f"checking {part.split}"
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(name, done, total)
-
+def _looked_through(config: AnyRun, source: ImageSet, split: str, progress: Progress | None) -> Part:
+    """A part with the headers of all pictures read, and as many decoded as there is time for, or all."""
+    part, threads = part_of(config, source, split), default_workers() + 1
+    tell = partial(progress, f"checking {split}") if progress is not None else None
     part.read_headers(threads=threads, progress=tell)
     some = max(DECODED_PIXELS * len(part.first_items) // max(part.pixels, 1), _LEAST)
-    limit = some if part.pixels and not everything else None
+    limit = some if part.pixels and not config.data.skip_broken else None
     part.look_through(limit=limit, threads=threads, progress=tell)
-
-
-def _sentence(finding: Finding) -> str:
-    places = f" ({finding.places})" if finding.where else ""
-    return f"{finding.split}: {finding.what}{places}: {finding.fix}"
+    return part

@@ -15,10 +15,9 @@ from typing import Any
 
 from hrformer.train.record import Point
 
+# Size of a chart and the margins of its field, in units of about a pixel.
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 8, 36
-"""Size of a chart and the margins of its field, in units of about a pixel."""
-
 MOST_TITLES = 100  # places of a chart that show numbers under the pointer
 LOG_SPAN = 30.0  # positive values that span more than this factor get a logarithmic axis
 
@@ -27,12 +26,10 @@ COLORS = {"c0": "#2f6fb3", "c1": "#c9691a", "c2": "#2b8a57", "c3": "#8557b8"}
 COLORS |= {"text": "#22211f", "quiet": "#68655f", "line": "#dedad2"}
 
 STYLE: dict[Any, Any] = {
-    # What a screen cannot show is left out: long runs have more points than a page should hold.
-    "path.simplify_threshold": 0.6,
+    "path.simplify_threshold": 0.6,  # long runs have more points than a page should hold, or a screen can show
     "font.size": 11,
     "font.family": "DejaVu Sans",
-    # Words stay words, in the page's own type.
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # words stay words, in the page's own type
     **dict.fromkeys(("axes.spines.left", "axes.spines.top", "axes.spines.right"), False),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), COLORS["quiet"]),
     "axes.grid": True,
@@ -66,11 +63,9 @@ class Chart:
 
 def lacking() -> str:
     """What the page does without on this machine, and the remedy; empty where it is whole."""
-    remedy = "pip install 'hrformer[train]'"
-    if find_spec("jinja2") is None:
-        return f"summary.html is not written, since jinja2 is not installed: {remedy}"
-    if find_spec("matplotlib") is None:
-        return f"summary.html has no curves, since matplotlib is not installed: {remedy}"
+    for package, what in (("jinja2", "is not written"), ("matplotlib", "has no curves")):
+        if find_spec(package) is None:
+            return f"summary.html {what}, since {package} is not installed: pip install 'hrformer[train]'"
     return ""
 
 
@@ -87,15 +82,9 @@ def line_chart(
 ) -> Chart | None:
     """Draw curves over updates, later ones above; None where no curve has a point.
 
-    Args:
-        title: of the figure.
-        curves: what to draw.
-        until: last update of the horizontal axis, which starts at 0.
-        show: text of a value.
-        from_zero: whether the vertical axis starts at 0.
-        log: let the axis be logarithmic where values span more than ``LOG_SPAN``.
-        best: a point to ring.
-        resumed: where to draw dotted lines: updates after which the run was taken up again.
+    ``until`` is the last update of the horizontal axis, which starts at 0, and ``show`` gives the text of a value. The
+    vertical axis may start at 0, and be logarithmic where values span more than ``LOG_SPAN``. The ``best`` point has a
+    ring; at the updates after which the run was ``resumed`` are dotted lines.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
