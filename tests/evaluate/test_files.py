@@ -18,10 +18,9 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import PoseSource
 from hrformer.data.views import chosen
-from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
-from hrformer.evaluate.submission import export_predictions
 from hrformer.geometry.skeletons import COCO17
 from hrformer.metrics.coco_keypoints import FIGURES
 from hrformer.models.model import VisionModel

@@ -8,8 +8,6 @@ where it is not of this form, belongs to other pictures, or lacks some.
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,23 +18,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import as_number, flat_joints, number, shown, whole
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
 from hrformer.data.masks import decode_ids
 from hrformer.data.sets import IGNORE, ClassificationSet, PoseSet, SegmentationSet
-from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Progress
-from hrformer.evaluate.prediction_files import (
-    IMAGES,
-    PREDICTIONS,
-    entries_for,
-    existing_json,
-    find_masks,
-    read_class_file,
-)
+from hrformer.evaluate.prediction_files import entries_for, find_masks, read_class_file, read_results
 from hrformer.evaluate.protocols import Evaluation, PoseProtocol
-from hrformer.evaluate.scores import ClassificationScores, SegmentationSetScores, joined, labels_of, require_coco, share
+from hrformer.evaluate.scores import (
+    ClassificationScores,
+    SegmentationSetScores,
+    Tally,
+    joined,
+    labels_of,
+    require_coco,
+    share,
+)
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.metrics.coco_keypoints import CocoKeypoints
 from hrformer.metrics.counts import PoissonBootstrap
@@ -44,7 +41,6 @@ from hrformer.metrics.pck import Pck, reference_joints
 from hrformer.wording import listed
 
 _CHUNK = 1024
-_log = logging.getLogger(__name__)
 
 
 def evaluate_keypoint_file(
@@ -68,7 +64,7 @@ def evaluate_keypoint_file(
     """
     start, protocol = time.perf_counter(), protocol or PoseProtocol()
     labels = _labels(annotations, skeleton.num_keypoints)
-    results = _results(path, labels, skeleton.num_keypoints)
+    results = read_results(path, labels, skeleton.num_keypoints)
     found: list[dict[str, Any]] = []
     intervals: dict[str, tuple[float, float]] = {}
     if protocol.score != "coco":
@@ -140,9 +136,8 @@ def evaluate_class_file(path: Path, source: ClassificationSet, *, bootstrap: int
 
     Top-1, and top-5 where there are more than five classes and every picture has five of them.
     """
-    file = path / PREDICTIONS if path.is_dir() else path
     files = [source.file(index) for index in range(len(source))]
-    rows = entries_for(files, read_class_file(file, source.classes), "entry", str(file))
+    rows = entries_for(files, read_class_file(path, source.classes), "entry", str(path))
     count = len(source.classes)
     ks = (1, 5) if count > 5 and min(map(len, rows)) >= 5 else (1,)
     tally = Tally(ClassificationScores(source, bootstrap, ks), source, worst)
@@ -172,70 +167,6 @@ def _labels(annotations: str | Path | Mapping[str, Any] | PoseSet, num_keypoints
         "images": [image for image in truth["images"] if image["id"] in wanted],
         "annotations": [person for person in truth["annotations"] if person["image_id"] in wanted],
     }
-
-
-def _results(path: Path, labels: Mapping[str, Any], num_keypoints: int) -> list[dict[str, Any]]:
-    """Results of the evaluated pictures, with the picture numbers of the annotations."""
-    file = path / PREDICTIONS if path.is_dir() else path
-    records = existing_json(file)
-    if not isinstance(records, list):
-        raise ValueError(f"{file}: must hold a list of results, found {type(records).__name__}")
-    records = [_result(record, f"{file}: result {place}") for place, record in enumerate(records)]
-    listing = file.with_name(IMAGES)
-    if file.name == PREDICTIONS and listing.is_file():
-        ours = _our_numbers(listing, labels["images"])
-        records = [{**one, "image_id": ours[one["image_id"]]} for one in records if one["image_id"] in ours]
-    known = {image["id"] for image in labels["images"]}
-    if unknown := sorted({record["image_id"] for record in records} - known):
-        raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {listed(unknown)}")
-    if not records:
-        raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
-    kinds = [category["id"] for category in labels["categories"]]
-    records = [{"category_id": kinds[0], **record} for record in records] if len(kinds) == 1 else records
-    kept = [record for record in records if record.get("category_id", kinds[0]) in kinds]
-    if not kept:
-        found = listed(sorted({record["category_id"] for record in records}))
-        raise ValueError(f"{file}: 'category_id' of the results is {found}, that of the labels {listed(kinds)}")
-    if len(kept) < len(records):
-        _log.warning("%s: %d results of other categories than the labels'; left out", file, len(records) - len(kept))
-    if wrong := next((one for one in kept if len(one["keypoints"]) != 3 * num_keypoints), None):
-        count = len(wrong["keypoints"])
-        lacking = ": x and y of each, so add a third to each joint, its score or 1" * (count == 2 * num_keypoints)
-        raise ValueError(
-            f"{file}: a result of picture {wrong['image_id']} has {count} numbers, not 3 x {num_keypoints} "
-            f"joints{lacking}"
-        )
-    return kept
-
-
-def _result(record: Any, where: str) -> dict[str, Any]:
-    """A result with ids, score, joints and box as numbers, in whatever way they are written."""
-    keys = record if isinstance(record, Mapping) else ()
-    if missing := [key for key in ("image_id", "keypoints", "score") if key not in keys]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}; is this a file of keypoints?")
-    found = {name: value for name, value in record.items() if name not in ("category_id", "bbox")}
-    found |= {"image_id": whole(record, "image_id", where), "score": number(record, "score", where)}
-    if record.get("category_id") is not None:
-        found["category_id"] = whole(record, "category_id", where)
-    for field in ("keypoints", "bbox"):
-        values = flat_joints(record.get(field))
-        if field == "bbox" and not values:
-            continue
-        numbers = [as_number(value) for value in values] if isinstance(values, list) else [math.nan]
-        if not all(map(math.isfinite, numbers)) or (field == "bbox" and len(numbers) != 4):
-            what = "x, y, score of each joint" if field == "keypoints" else "x, y, width, height"
-            raise ValueError(f"{where}: {field!r} must be a list of finite numbers, {what}, got {shown(record, field)}")
-        found[field] = numbers
-    return found
-
-
-def _our_numbers(listing: Path, images: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """From the picture numbers of ``hrformer predict`` to those of the labels."""
-    rows = [(str(row["source"]), int(row["id"])) for row in existing_json(listing)["images"]]
-    if missing := [image["id"] for image in images if not image.get("file_name")]:
-        raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {listed(missing)}")
-    theirs = entries_for([str(image["file_name"]) for image in images], rows, "result", str(listing))
-    return {number: image["id"] for number, image in zip(theirs, images, strict=True)}
 
 
 def _pck(

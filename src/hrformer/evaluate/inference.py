@@ -228,7 +228,6 @@ def _require_same_names(kind: str, known: tuple[str, ...], count: int, source: I
 def predictions_of(
     network: Network,
     source: ImageSet,
-    *,
     num_items: int,
     workers: int = 0,
     processes: Processes = ALONE,
@@ -276,12 +275,3 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def items_to_take(source: ImageSet, limit: int | None) -> int:
-    """How many items to evaluate; ValueError if there would be none."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    if not len(source):
-        raise ValueError(f"{source.name} has no items to evaluate")
-    return len(source) if limit is None else min(limit, len(source))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from hrformer.data.coco_fields import read_json
+from hrformer.data.coco_fields import as_number, flat_joints, number, read_json, shown, whole
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.sets import DataError
 from hrformer.wording import listed
@@ -20,6 +22,7 @@ _FILE_KEYS = ("file", "file_name", "filename", "path", "image", "picture")
 _CLASS_KEYS = ("predictions", "class_ids", "class_id", "classes", "class", "labels", "label")
 
 Entry = TypeVar("Entry")
+_log = logging.getLogger(__name__)
 
 
 def entries_for(files: Sequence[str], entries: Iterable[tuple[str, Entry]], kind: str, where: str) -> list[Entry]:
@@ -89,6 +92,7 @@ def read_class_file(path: Path, classes: Sequence[str]) -> Iterator[tuple[str, l
         FileNotFoundError: there is no such file.
         ValueError: it is not of these forms, or names what is no class.
     """
+    path = path / PREDICTIONS if path.is_dir() else path
     rows = _csv_rows(path) if path.suffix.lower() == ".csv" else _json_rows(path)
     numbers = {name: number for number, name in enumerate(classes)}
     for place, (name, values) in enumerate(rows):
@@ -153,6 +157,70 @@ def find_masks(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in MASK_SUFFIXES - {".mat"} and path.is_file():
             yield PurePath(path.relative_to(folder)).as_posix(), path
+
+
+def read_results(path: Path, labels: Mapping[str, Any], num_keypoints: int) -> list[dict[str, Any]]:
+    """COCO's results of the labelled pictures, from a file or the folder of ``hrformer predict``, with its numbers."""
+    file = path / PREDICTIONS if path.is_dir() else path
+    records = existing_json(file)
+    if not isinstance(records, list):
+        raise ValueError(f"{file}: must hold a list of results, found {type(records).__name__}")
+    records = [_result(record, f"{file}: result {place}") for place, record in enumerate(records)]
+    listing = file.with_name(IMAGES)
+    if file.name == PREDICTIONS and listing.is_file():
+        ours = _our_numbers(listing, labels["images"])
+        records = [{**one, "image_id": ours[one["image_id"]]} for one in records if one["image_id"] in ours]
+    known = {image["id"] for image in labels["images"]}
+    if unknown := sorted({record["image_id"] for record in records} - known):
+        raise ValueError(f"{file}: {len(unknown)} picture numbers are not among the labels': {listed(unknown)}")
+    if not records:
+        raise ValueError(f"{file}: has no result for any of the {len(known)} pictures")
+    kinds = [category["id"] for category in labels["categories"]]
+    records = [{"category_id": kinds[0], **record} for record in records] if len(kinds) == 1 else records
+    kept = [record for record in records if record.get("category_id", kinds[0]) in kinds]
+    if not kept:
+        found = listed(sorted({record["category_id"] for record in records}))
+        raise ValueError(f"{file}: 'category_id' of the results is {found}, that of the labels {listed(kinds)}")
+    if len(kept) < len(records):
+        _log.warning("%s: %d results of other categories than the labels'; left out", file, len(records) - len(kept))
+    if wrong := next((one for one in kept if len(one["keypoints"]) != 3 * num_keypoints), None):
+        count = len(wrong["keypoints"])
+        lacking = ": x and y of each, so add a third to each joint, its score or 1" * (count == 2 * num_keypoints)
+        raise ValueError(
+            f"{file}: a result of picture {wrong['image_id']} has {count} numbers, not 3 x {num_keypoints} "
+            f"joints{lacking}"
+        )
+    return kept
+
+
+def _result(record: Any, where: str) -> dict[str, Any]:
+    """A result with ids, score, joints and box as numbers, in whatever way they are written."""
+    keys = record if isinstance(record, Mapping) else ()
+    if missing := [key for key in ("image_id", "keypoints", "score") if key not in keys]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; is this a file of keypoints?")
+    found = {name: value for name, value in record.items() if name not in ("category_id", "bbox")}
+    found |= {"image_id": whole(record, "image_id", where), "score": number(record, "score", where)}
+    if record.get("category_id") is not None:
+        found["category_id"] = whole(record, "category_id", where)
+    for field in ("keypoints", "bbox"):
+        values = flat_joints(record.get(field))
+        if field == "bbox" and not values:
+            continue
+        numbers = [as_number(value) for value in values] if isinstance(values, list) else [math.nan]
+        if not all(map(math.isfinite, numbers)) or (field == "bbox" and len(numbers) != 4):
+            what = "x, y, score of each joint" if field == "keypoints" else "x, y, width, height"
+            raise ValueError(f"{where}: {field!r} must be a list of finite numbers, {what}, got {shown(record, field)}")
+        found[field] = numbers
+    return found
+
+
+def _our_numbers(listing: Path, images: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """From the picture numbers of ``hrformer predict`` to those of the labels."""
+    rows = [(str(row["source"]), int(row["id"])) for row in existing_json(listing)["images"]]
+    if missing := [image["id"] for image in images if not image.get("file_name")]:
+        raise ValueError(f"the annotations of {len(missing)} pictures lack file_name: {listed(missing)}")
+    theirs = entries_for([str(image["file_name"]) for image in images], rows, "result", str(listing))
+    return {number: image["id"] for number, image in zip(theirs, images, strict=True)}
 
 
 def existing_json(path: Path) -> Any:

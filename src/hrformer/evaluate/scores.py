@@ -5,6 +5,8 @@ They take predictions from wherever they come, a network or a file, in any order
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, Person, PoseSet, SegmentationSet
-from hrformer.evaluate.protocols import FoundPerson, PoseProtocol, Protocol
+from hrformer.evaluate.inference import ALONE, Processes
+from hrformer.evaluate.protocols import Evaluation, Example, FoundPerson, PoseProtocol, Protocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import smallest_ids
@@ -297,3 +300,59 @@ def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: 
     if isinstance(source, ClassificationSet):
         return ClassificationScores(source, bootstrap)
     raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
+
+
+class Tally:
+    """Counts predictions and finishes an evaluation, over all processes that took part.
+
+    Args:
+        scores: of the task.
+        source: the set; names the pictures of the worst items.
+        worst: how many of the items with the lowest scores to keep; of equal scores the lower number is the worse.
+    """
+
+    def __init__(self, scores: Scores, source: ImageSet, worst: int = 0) -> None:
+        if worst < 0:
+            raise ValueError(f"the number of worst items must not be negative, got {worst}")
+        self.scores, self.source, self.num_worst = scores, source, worst
+        self.items, self._start = 0, time.perf_counter()
+        self._worst: list[Example] = []
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
+        """Count a batch, see :meth:`Scores.update`."""
+        scores = self.scores.update(batch, predictions)
+        for index, score, prediction in zip(batch["index"], scores, predictions, strict=True):
+            self.items += 1
+            if score is not None and self.num_worst:
+                self._offer(int(index), 0.0 if math.isnan(score) else score, prediction)
+
+    def _offer(self, index: int, score: float, prediction: Any) -> None:
+        """Keep an item if it is among the worst; only then its prediction is brought into its shown form."""
+        if len(self._worst) == self.num_worst and (score, index) > _badness(self._worst[-1]):
+            return
+        shown = self.scores.shown(prediction)
+        self._worst.append(Example(index=index, file=self.source.file(index), score=score, prediction=shown))
+        self._worst = sorted(self._worst, key=_badness)[: self.num_worst]
+
+    def finish(self, processes: Processes = ALONE) -> Evaluation:
+        """Scores over everything that any process has counted; the same on all of them."""
+        own = {name: part.state() for name, part in self.scores.parts.items()}
+        gathered = processes.gather((own, self._worst, self.items, time.perf_counter() - self._start))
+        for name, part in self.scores.parts.items():
+            part.reset()
+            for states, _, _, _ in gathered:
+                part.merge(states[name])
+        worst = [example for _, part, _, _ in gathered for example in part]
+        return Evaluation(
+            task=self.scores.task,
+            main=self.scores.main,
+            scores=self.scores.compute(),
+            intervals=self.scores.intervals(),
+            worst=tuple(sorted(worst, key=_badness)[: self.num_worst]),
+            items=sum(items for _, _, items, _ in gathered),
+            seconds=max(spent for _, _, _, spent in gathered),
+        )
+
+
+def _badness(example: Example) -> tuple[float, int]:
+    return example.score, example.index

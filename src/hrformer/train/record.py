@@ -23,16 +23,14 @@ _NO_LOSSES = frozenset({"event", "update", "epoch", "time", "lr", "grad_norm", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRecord:
-    """A run as far as it is written down; values are (update, value)."""
+    """A run as far as it is written down: what stands in its files, each empty where there is none."""
 
     events: Sequence[Event]  # of ``metrics.jsonl``, in order
-    config: Mapping[str, Any]  # ``config.json``; empty where there is none
-    versions: Mapping[str, Any]  # ``versions.json``; empty where there is none
-
-    def of(self, kind: str) -> list[Event]:
-        """Events of one kind; of several for one update the last. Starts are all kept."""
-        found = [event for event in self.events if event["event"] == kind]
-        return found if kind == "start" else list({event["update"]: event for event in found}.values())
+    starts: Sequence[Event]  # beginnings
+    trained: Sequence[Event]  # about the training; of several for one update the last
+    validations: Sequence[Event]  # the same
+    config: Mapping[str, Any]  # ``config.json``
+    versions: Mapping[str, Any]  # ``versions.json``
 
     @property
     def state(self) -> str:
@@ -43,23 +41,17 @@ class RunRecord:
 
     @property
     def start(self) -> Event:
-        """The last beginning; empty if none is noted."""
-        return (self.of("start") or [{}])[-1]
+        return self.starts[-1] if self.starts else {}
+
+    @property
+    def resumes(self) -> list[int]:
+        """Updates after which the run was taken up again."""
+        return [event["update"] for event in self.starts if event.get("resumed")]
 
     @property
     def update(self) -> int:
         """Updates done."""
         return max((event["update"] for event in self.events), default=0)
-
-    @property
-    def epoch(self) -> float:
-        """How often the training set was passed."""
-        return max((event["epoch"] for event in self.events), default=0.0)
-
-    @property
-    def resumes(self) -> list[int]:
-        """Updates after which the run was taken up again."""
-        return [event["update"] for event in self.of("start") if event.get("resumed")]
 
     @property
     def seconds(self) -> float:
@@ -70,19 +62,18 @@ class RunRecord:
 
     @property
     def best(self) -> Event:
-        """The validation with the highest main score, the first of equals; empty where there is none."""
-        scored = [event for event in self.of("validation") if math.isfinite(event["value"])]
+        """The validation with the highest main score, the first of equals."""
+        scored = [event for event in self.validations if math.isfinite(event["value"])]
         return max(scored, key=lambda event: event["value"], default={})
 
     @property
     def last(self) -> Event:
-        """The last validation; empty where there is none."""
-        return (self.of("validation") or [{}])[-1]
+        return self.validations[-1] if self.validations else {}
 
     @property
     def losses(self) -> list[str]:
         """Names of the losses, "loss" first."""
-        names = dict.fromkeys(name for event in self.of("train") for name in event if name not in _NO_LOSSES)
+        names = dict.fromkeys(name for event in self.trained for name in event if name not in _NO_LOSSES)
         return sorted(names, key=lambda name: name != "loss")
 
     @property
@@ -92,19 +83,27 @@ class RunRecord:
         return sorted(names, key=lambda name: name != self.last["main"])
 
     def values(self, name: str) -> list[Point]:
-        """Of the training lines that have it."""
-        return [(event["update"], event[name]) for event in self.of("train") if name in event]
+        """(update, value) of the training lines that have it."""
+        return [(event["update"], event[name]) for event in self.trained if name in event]
 
     def scores(self, name: str) -> list[Point]:
-        """Of the validations that have this score; COCO's -1 becomes NaN."""
-        found = [(event["update"], event["scores"].get(name)) for event in self.of("validation")]
+        """(update, value) of the validations that have this score; COCO's -1 becomes NaN."""
+        found = [(event["update"], event["scores"].get(name)) for event in self.validations]
         return [(update, value if value >= 0 else math.nan) for update, value in found if value is not None]
 
 
 def read_record(out: Path) -> RunRecord:
     """Read a run directory as it is now."""
-    config, versions = (read_json(out / name) for name in ("config.json", "versions.json"))
-    return RunRecord(events=read_events(out), config=config, versions=versions)
+    events = read_events(out)
+    starts, trained, validations = ([e for e in events if e["event"] == k] for k in ("start", "train", "validation"))
+    return RunRecord(
+        events=events,
+        starts=starts,
+        trained=list({event["update"]: event for event in trained}.values()),
+        validations=list({event["update"]: event for event in validations}.values()),
+        config=read_json(out / "config.json"),
+        versions=read_json(out / "versions.json"),
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

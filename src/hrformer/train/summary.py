@@ -92,7 +92,7 @@ def _contents(out: Path, record: RunRecord, kept: Mapping[str, Any]) -> dict[str
     scores, several = (best or last).get("scores", {}), bool(best) and best["update"] != last["update"]
     sittings = {
         _date(start["time"]): f"taken up again after update {start['update']}" if start.get("resumed") else "started"
-        for start in record.of("start")
+        for start in record.starts
     }
     own = ("event", "update", "epoch", "time", "versions", "resumed")
     facts = {label_of(key): value for key, value in record.start.items() if key not in own}
@@ -138,8 +138,9 @@ def _tiles(record: RunRecord) -> Iterator[tuple[str, str, str]]:
     if losses := running_median(record.values("loss")):
         yield "training loss", f"{losses[-1][1]:.4g}", f"running median, after update {losses[-1][0]}"
     share = f"{record.update / total:.0%}, " if total else ""
-    yield "updates", f"{record.update}", f"of {total}: {share}epoch {record.epoch:.4g}"
-    parts = len(record.of("start"))
+    epoch = max((event["epoch"] for event in record.events), default=0.0)
+    yield "updates", f"{record.update}", f"of {total}: {share}epoch {epoch:.4g}"
+    parts = len(record.starts)
     yield "time", duration_text(record.seconds), f"in {parts} parts" if parts > 1 else "validation included"
     if rates := [y for _, y in record.values("images_per_second") if math.isfinite(y)]:
         yield "training rate", f"{median(rates):.4g}", "images/s, median"
