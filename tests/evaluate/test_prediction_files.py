@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hrformer.evaluate.prediction_files import entries_for, read_class_file
+from hrformer.evaluate.files import entries_for, read_class_file
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -15,7 +15,7 @@ from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import SegmentationSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.evaluate import export_predictions, result_names, write_classes, write_coco_results, write_mask
-from hrformer.evaluate.prediction_files import read_class_file
+from hrformer.evaluate.files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
 from hrformer.predict.classify import ClassificationPredictor

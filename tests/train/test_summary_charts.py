@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hrformer.train.summary_charts import MOST_TITLES, Chart, Curve, lacking, line_chart, running_median
+from hrformer.train.summary import MOST_TITLES, Chart, Curve, lacking, line_chart, running_median
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
 
@@ -95,5 +95,5 @@ def test_running_median_ignores_what_stands_alone() -> None:
     ],
 )
 def test_what_is_lacking_is_told(absent: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hrformer.train.summary_charts.find_spec", lambda name: None if name == absent else object())
+    monkeypatch.setattr("hrformer.train.summary.find_spec", lambda name: None if name == absent else object())
     assert lacking() == said

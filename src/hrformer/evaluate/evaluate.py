@@ -200,7 +200,7 @@ def write_mask(path: Path, mask: NDArray[np.integer], dataset: str = "") -> None
     Raises:
         ValueError: the set is unknown, or the mask holds what is no class of it.
     """
-    small = mask.astype(np.uint8 if dataset or mask.max() <= 255 else np.uint16)
+    small: NDArray[Any] = mask.astype(np.uint8 if dataset or mask.max() <= 255 else np.uint16)
     stored = to_server_ids(dataset, small) if dataset else small
     done, data = cv2.imencode(".png", stored)
     if not done:
@@ -215,7 +215,7 @@ def write_classes(
 
     Args:
         folder: of a line of text per picture, and of the table for
-            :func:`hrformer.evaluate.prediction_files.read_class_file`, each written whole or not at all.
+            :func:`hrformer.evaluate.files.read_class_file`, each written whole or not at all.
         names: files of the pictures.
         rows: equally many classes of each, in the order of the server's pictures.
         ids: what the server calls each class; None writes our numbers, from 0 in the order of the classes. ImageNet's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -253,7 +253,7 @@ def predictions_of(
 
 
 def predictions_in(
-    network: Network, source: ImageSet, order: Iterable[Sequence[Key]], workers: int = 0
+    network: Network, source: ImageSet, order: Sequence[list[Key]] | Iterator[list[Key]], workers: int = 0
 ) -> Iterator[tuple[Batch, Sequence[Any]]]:
     """As :func:`predictions_of`, for batches of any items."""
     dataset = LoaderDataset(source, network.transform(), seed=0)

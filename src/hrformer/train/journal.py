@@ -26,7 +26,7 @@ from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
 from hrformer.train.progress import Speed, duration_text, label_of, share_text, training_bars, values_text
 from hrformer.train.record import EVENTS_FILE, cut_events, flat, read_events, read_json
-from hrformer.train.summary_charts import lacking
+from hrformer.train.summary import lacking
 from hrformer.train.versions import versions
 from hrformer.wording import counted
 
