@@ -33,7 +33,7 @@ EVALUATION = Evaluation(
 
 
 def open_journal(out: Path, **options) -> Journal:
-    return Journal(out, 20, 8, **{"config": {"seed": 1}, "quiet": True} | options)
+    return Journal(out, 20, 8, **{"config": {"seed": 1}} | options)
 
 
 def train(journal: Journal, first: int, last: int) -> None:
@@ -166,7 +166,7 @@ def test_end_says_what_ended_the_run(
 
 
 def test_other_processes_write_and_show_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with open_journal(tmp_path, main=False, quiet=False) as journal:
+    with open_journal(tmp_path, main=False) as journal:
         journal.start()
         train(journal, 0, 4)
         with journal.aside("validation") as count:
@@ -184,7 +184,7 @@ def test_plain_lines_come_every_half_minute_and_at_the_end(
     now = [0.0]
     for part in (module, progress):
         monkeypatch.setattr(part, "monotonic", lambda: now[0])
-    with open_journal(tmp_path, quiet=False) as journal:
+    with open_journal(tmp_path) as journal:
         for update in range(1, 21):
             now[0] += 4.0
             journal.tick()
@@ -222,7 +222,7 @@ def test_terminal_shows_bars_with_rate_and_time_left(tmp_path: Path, monkeypatch
     screen = io.StringIO()
     options = {"file": screen, "force_terminal": True, "width": 120, "color_system": None}
     monkeypatch.setattr(progress, "Console", lambda stderr, quiet: Console(quiet=quiet, **options))
-    with open_journal(tmp_path, quiet=False) as journal:
+    with open_journal(tmp_path) as journal:
         for update in range(1, 21):
             journal.tick()
             journal.log(update, update / 5, {"loss": 0.125, "lr": 1e-4})

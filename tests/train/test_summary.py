@@ -77,7 +77,7 @@ def make_run(out: Path, *, updates: int = 100, resume_at: int = 0, ends: bool = 
     """A run that is validated every 20 updates and best at 80."""
     parts = [(0, resume_at + 7), (resume_at, updates)] if resume_at else [(0, updates)]
     for first, last in parts:
-        with Journal(out, 100, 8, first_update=first, config={}, quiet=True) as journal:
+        with Journal(out, 100, 8, first_update=first, config={}) as journal:
             journal.start(model="hrformer_nano", train_items=50)
             for update in range(first + 1, last + 1):
                 journal.tick()
@@ -177,7 +177,7 @@ def test_running_run_with_a_half_written_line(tmp_path: Path) -> None:
     ],
 )
 def test_how_the_run_ended(tmp_path: Path, fields: dict[str, str], expected: str) -> None:
-    with Journal(tmp_path, 100, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 100, 8, config={}) as journal:
         journal.start()
         journal.log(2, 0.1, {"loss": float("nan"), "lr": 1e-3})
         journal.end(**fields)
@@ -199,7 +199,7 @@ def test_time_leaves_out_the_pause_and_what_was_cut_off(tmp_path: Path) -> None:
 
 
 def test_coco_figures_without_people_of_a_size_are_gaps(tmp_path: Path) -> None:
-    with Journal(tmp_path, 4, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 4, 8, config={}) as journal:
         for update in (2, 4):
             scores = {"AP": 0.1 * update, "AP-M": -1.0, "per_joint": []}
             journal.validation(update, 1.0, Evaluation(task="pose", main="AP", scores=scores), best=True)
@@ -213,7 +213,7 @@ def test_coco_figures_without_people_of_a_size_are_gaps(tmp_path: Path) -> None:
 def test_long_tables_are_folded(tmp_path: Path) -> None:
     rows = [{"name": f"class {k}", "images": 50, "top1": 0.5} for k in range(1000)]
     scores = {"top1": 0.5, "per_class": rows}
-    with Journal(tmp_path, 4, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 4, 8, config={}) as journal:
         journal.validation(2, 1.0, Evaluation(task="classification", main="top1", scores=scores), best=True)
     assert "1000 rows, one per class class top-1 accuracy images class 0 50.0 %" in Page(write_summary(tmp_path)).text
 
@@ -251,7 +251,7 @@ def test_summarise_shows_fixed_and_worst_examples(tmp_path: Path, cifar: Classif
     config = ClassificationRun(log=LogConfig(pictures=3))
     model = load("hrformer_nano_cifar10").model
     for name in ("a", "b"):
-        with Journal(tmp_path / name, 4, 8, config={}, quiet=True) as journal:
+        with Journal(tmp_path / name, 4, 8, config={}) as journal:
             journal.validation(4, 1.0, outcome, best=True)
         summarise(tmp_path / name, config, cifar, model, outcome)
     pages = [Page(tmp_path / name / "summary.html") for name in ("a", "b")]

@@ -303,12 +303,9 @@ def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: 
 
 
 class Tally:
-    """Counts predictions and finishes an evaluation, over all processes that took part.
+    """Counts predictions for a set and finishes an evaluation, over all processes that took part.
 
-    Args:
-        scores: of the task.
-        source: the set; names the pictures of the worst items.
-        worst: how many of the items with the lowest scores to keep; of equal scores the lower number is the worse.
+    So many of the ``worst`` items are kept; of equal scores the lower number is the worse.
     """
 
     def __init__(self, scores: Scores, source: ImageSet, worst: int = 0) -> None:

@@ -49,10 +49,8 @@ class Journal:
         batch: samples per update, over all processes.
         main: whether this is the main process.
         first_update: updates done before; what the log holds of later ones is cut off, since they come again.
-        trackers: names of accelerate's trackers to send scalars to.
+        trackers: names of accelerate's trackers to send scalars to, through an ``accelerator`` made with them.
         config: of the run, in JSON types, for the trackers.
-        accelerator: made with ``log_with=trackers``; may be None without trackers.
-        quiet: show nothing on the terminal.
     """
 
     def __init__(
@@ -66,12 +64,11 @@ class Journal:
         trackers: Sequence[str] = (),
         config: Mapping[str, Any],
         accelerator: Any | None = None,
-        quiet: bool = False,
     ) -> None:
         self.out, self.total_updates, self.batch = out, total_updates, batch
         self.main, self.first_update, self.config = main, first_update, config
         self._trackers = Trackers(accelerator, trackers if main else (), out)
-        self._bars = training_bars(quiet or not main)
+        self._bars = training_bars(main)
         self._bar = self._bars.add_task("training", total=total_updates, completed=first_update, status="")
         self._speed = Speed((total_updates - first_update) * batch)
         self._place = (first_update, 0.0)

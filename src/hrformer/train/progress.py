@@ -122,15 +122,15 @@ class Speed:
         return f"{rate} images/s, {duration_text(self.seconds_left)} left"
 
 
-def training_bars(quiet: bool) -> Progress:
-    """Bars for a training and what is done beside it, on standard error; nothing is shown where that is no terminal.
+def training_bars(main: bool) -> Progress:
+    """Bars of the main process for a training and what is done beside it, on standard error if that is a terminal.
 
     Tasks have a field "status", the text behind their bar; while it is empty, rate and time left stand there.
     """
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=not main)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TaskProgressColumn(), MofNCompleteColumn())
     status = _Status(table_column=Column(no_wrap=False))
-    return Progress(*columns, status, console=console, refresh_per_second=4, disable=quiet or not console.is_terminal)
+    return Progress(*columns, status, console=console, refresh_per_second=4, disable=not (main and console.is_terminal))
 
 
 @contextmanager
