@@ -54,7 +54,7 @@ def evaluate(
         workers: processes that read pictures ahead.
         precision: of the forward pass.
         processes: share the items; every process returns the same evaluation. None: this one alone.
-        progress: see :data:`hrformer.evaluate.inference.Progress`.
+        progress: called with the number of items done over all processes (estimated from this one) and the total.
         bootstrap: samples for confidence intervals; 0 for none.
         worst: how many of the worst items to keep.
         limit: only the first so many items.

@@ -33,9 +33,8 @@ from hrformer.models.model import VisionModel, find_device
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
+# Called with the number of items done over all processes (estimated from this one) and the total.
 Progress = Callable[[int, int], object]
-"""Called with the number of items done over all processes (estimated from this one) and the total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,21 +52,13 @@ class Processes:
 
 
 ALONE = Processes(rank=0, world_size=1, gather=lambda value: [value])
-"""One process that takes everything."""
 
 
 class Network(ABC):
-    """A model with a test protocol.
+    """A model of this task with a test protocol.
 
-    Args:
-        model: of this task. It is moved to ``device``, and nothing else about it changes.
-        protocol: how it is tested.
-        device: where to run; None: where the weights are.
-        precision: of the forward pass. Outputs are float32 in any case.
-        flip_pairs: joints of the data that change places in the mirror image.
-
-    Raises:
-        ValueError: the model is for another task, there is no such device, or the precision is unknown.
+    It is moved to ``device``, None for where the weights are, and nothing else about it changes. ``precision`` is that
+    of the forward pass; outputs are float32 in any case. ``flip_pairs`` of joints change places in the mirror image.
     """
 
     task: ClassVar[str]
@@ -237,9 +228,6 @@ def predictions_of(
 
     The model is in eval mode meanwhile and in its previous mode after; the global random generators are left as
     they were, so that validating does not change a training run.
-
-    Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
     """
     batch_size, world_size, done = network.protocol.batch_size, processes.world_size, 0
     order = EvalOrder(num_items=num_items, batch_size=batch_size, world_size=world_size, rank=processes.rank)
