@@ -80,15 +80,22 @@ def summarise(
     return write_summary(out, pictures=draw_examples(source, examples), worst=draw_examples(source, worst))
 
 
-def write_summary(out: Path, **pictures: Sequence[ValidationPicture]) -> Path:
+def write_summary(
+    out: Path,
+    *,
+    pictures: Sequence[ValidationPicture] | None = None,
+    worst: Sequence[ValidationPicture] | None = None,
+) -> Path:
     """Write ``summary.html`` from what lies in a run directory, also while the run goes on; returns its path.
 
-    ``pictures`` are some of the validation set, ``worst`` its worst ones. What is not given stays as in the last call:
-    the pictures are kept in ``pictures.json``, so that the page can be written again without the model and the data.
-    No page is written without jinja2.
+    Pictures of the validation set, and its worst ones, stay those of the last call where None is given: they are kept
+    in ``pictures.json``, so that the page can be written again without the model and the data. No page is written
+    without jinja2.
     """
-    kept = read_json(out / PICTURES_FILE) | {name: [asdict(one) for one in group] for name, group in pictures.items()}
-    if pictures:
+    groups = {"pictures": pictures, "worst": worst}
+    given = {name: [asdict(one) for one in group] for name, group in groups.items() if group is not None}
+    kept = read_json(out / PICTURES_FILE) | given
+    if given:
         stored = json.dumps(kept, allow_nan=False)
         write_file(out / PICTURES_FILE, lambda part: part.write_text(stored, encoding="utf-8"))
     if find_spec("jinja2") is not None:
