@@ -25,11 +25,10 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.source_config import Split
-from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device

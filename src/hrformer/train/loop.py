@@ -27,10 +27,10 @@ from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
 from hrformer.models.model import VisionModel
-from hrformer.train.config import AnyRun
-from hrformer.train.config_rules import check
+from hrformer.train.config import AnyRun, check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
 from hrformer.train.distributed import any_process, processes, sum_over_processes, together
+from hrformer.train.journal import check_trackers
 from hrformer.train.lock import RunLock
 from hrformer.train.machine import Machine
 from hrformer.train.optim import (
@@ -44,7 +44,6 @@ from hrformer.train.state import (
     checkpoint_path,
 )
 from hrformer.train.summary import summarise, write_summary
-from hrformer.train.trackers import check_trackers
 from hrformer.wording import counted
 
 
@@ -124,7 +123,7 @@ class Loop(Run):
                     norm = self.one_update(batches)
                     state.update += 1
                 state.seconds = time.monotonic() - began
-                journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
+                journal.tick(state.update, state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
                 validates = self._validates_at(state.update)

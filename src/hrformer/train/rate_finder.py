@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.files import write_file
-from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
-from hrformer.train.config_rules import check
+from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig, check
 from hrformer.train.control import StopSignals, mean_of
 from hrformer.train.loop import Loop
 from hrformer.train.machine import Machine

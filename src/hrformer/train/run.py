@@ -18,13 +18,12 @@ from hrformer.data.order import Key, TrainOrder
 from hrformer.data.set_types import names_of
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.evaluate.scores import scores_for
 from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.train.config import AnyRun
+from hrformer.train.config import AnyRun, check
 from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
-from hrformer.train.config_rules import check
 from hrformer.train.control import LossWindow, average
 from hrformer.train.data_check import check_data, check_same_data, data_of, taking_up, tell_left_out
 from hrformer.train.distributed import processes, share_batch_norm, together, told_to_all
@@ -145,7 +144,7 @@ class Run:
         val = self.task.val_set
         # Whatever the scores need is asked for now, not after the first updates.
         with together():
-            self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
+            self.main = scores_for(val, self.config.evaluation, len(val)).main
 
     def _fitted(self, last: Path) -> AnyRun:
         """The run with nothing left open; one that is taken up again stays as it was."""
