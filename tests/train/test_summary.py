@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hrformer.train.versions import write_versions
 
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.sets import ClassificationSet
@@ -19,7 +20,6 @@ from hrformer.train.journal import Journal
 from hrformer.train.summary import summarise, write_summary
 from hrformer.train.summary_pictures import ValidationPicture, draw_examples
 from hrformer.train.summary_record import read_record
-from hrformer.train.versions import write_versions
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
 

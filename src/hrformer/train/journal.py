@@ -22,9 +22,9 @@ import numpy as np
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
 from hrformer.train.progress import Speed, duration_text, label_of, share_text, training_bars, values_text
+from hrformer.train.run_folder import versions
 from hrformer.train.summary_charts import lacking
 from hrformer.train.trackers import Trackers
-from hrformer.train.versions import versions
 from hrformer.wording import counted
 
 EVENTS_FILE, TEXT_FILE = "metrics.jsonl", "log.txt"

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.checkpoints.matching import LoadReport
@@ -35,7 +34,7 @@ from hrformer.losses import (
 )
 from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
-from hrformer.train.initial import load_first_weights
+from hrformer.train.start_weights import load_start_weights
 from hrformer.zoo import create_model
 
 CITYSCAPES_WEIGHTS = (
@@ -46,26 +45,19 @@ CITYSCAPES_WEIGHTS = (
 
 _NOT_OPTIONS = ("name", "init", "fresh", "frozen")
 
-Run = TypeVar("Run", ClassificationRun, PoseRun, SegmentationRun)
+Config = TypeVar("Config", ClassificationRun, PoseRun, SegmentationRun)
 
 
-class TrainingTask(ABC, Generic[Run]):
-    """Data and loss of one run.
-
-    Args:
-        config: of the run.
-
-    Raises:
-        DataError: a part of the data set is not as it should be.
-    """
+class TrainingTask(ABC, Generic[Config]):
+    """Data and loss of one run."""
 
     train_set: ImageSet
     val_set: ImageSet
     replaced_items: int = 0
     """Items of the training set in whose place another one stands, since they cannot be read."""
 
-    def __init__(self, config: Run) -> None:
-        self.config: Run = config
+    def __init__(self, config: Config) -> None:
+        self.config: Config = config
 
     def leave_out(self, broken: Mapping[str, Collection[int]]) -> None:
         """Do without pictures that cannot be read: numbers of pictures by part, "train" and "val"."""
@@ -74,17 +66,19 @@ class TrainingTask(ABC, Generic[Run]):
         self.train_set = replaced(train, lost)
         self.val_set = without(self.val_set, broken["val"])
 
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(C,) of the classes in the loss; counted when first asked for, after broken files were left out."""
+        if isinstance(self.config, PoseRun):
+            return None
+        return class_weights(self.config.loss.class_weights, self.train_set)  # type: ignore[arg-type]
+
     def weights_text(self) -> str:
         """Weights of the classes in the loss, in words; empty where none are set."""
-        weights = getattr(self, "weights", None)
-        if weights is None:
+        if self.weights is None:
             return ""
-        pairs = zip(self.train_set.classes, weights.tolist(), strict=True)  # type: ignore[attr-defined]
+        pairs = zip(self.train_set.classes, self.weights.tolist(), strict=True)  # type: ignore[attr-defined]
         return "class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in pairs)
-
-    def adopt(self, config: Run) -> None:
-        """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
-        self.config = config
 
     @abstractmethod
     def make_model(self) -> VisionModel:
@@ -118,20 +112,18 @@ class TrainingTask(ABC, Generic[Run]):
         return batch | {"image": normalise_planes(batch["image"], spec)}
 
     def build(self) -> tuple[VisionModel, LoadReport | None]:
-        """The model to train, with its first weights.
-
-        Returns:
-            The model, and what was loaded into it; None for fresh weights.
+        """The model to train, and what was loaded into it; None for fresh weights.
 
         Raises:
             ValueError: a setting does not fit the model, or the weights do not.
         """
-        model, report = self.make_model(), None
-        if self.config.model.init:
-            info = model.info
-            report = load_first_weights(model, self.config.model)
-            # The new run decides about classes and pixels, the file only about what the trunk does with them.
-            model.info = replace(info, source=f"trained from {report.source}")
+        model = self.make_model()
+        if not self.config.model.init:
+            return model, None
+        info = model.info
+        report = load_start_weights(model, self.config.model)
+        # The new run decides about classes and pixels, the file only about what the trunk does with them.
+        model.info = replace(info, source=f"trained from {report.source}")
         return model, report
 
 
@@ -143,19 +135,12 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         self.train_set: ClassificationSet = open_classification(config.data, "train")
         self.val_set: ClassificationSet = open_classification(config.data, "val")
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
         require_weights(config.loss.class_weights, self.train_set)
 
     @cached_property
-    def weights(self) -> Tensor | None:
-        """(C,) of the classes in the loss; counted when first asked for, after broken pictures were left out."""
-        weights = picture_weights(self.config.loss.class_weights, self.train_set)
-        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
-
-    def adopt(self, config: ClassificationRun) -> None:
-        """Go on with this configuration, which mixes pictures in its own way."""
-        super().adopt(config)
-        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
+    def mixer(self) -> BatchMixer:
+        """Mixes the pictures of a batch; made when first asked for, after the run was fitted."""
+        return BatchMixer(self.config.augment, len(self.train_set.classes))
 
     def make_model(self) -> VisionModel:
         """Classifier of the data's classes."""
@@ -192,10 +177,8 @@ class PoseTask(TrainingTask[PoseRun]):
     def __init__(self, config: PoseRun) -> None:
         super().__init__(config)
         self.train_set: PoseSet = open_pose(config.data, "train")
-        test = config.evaluation
-        self.val_set: PoseSet = open_pose(
-            config.data, "val", detections=test.detections, box_threshold=test.box_threshold
-        )
+        boxes, threshold = config.evaluation.detections, config.evaluation.box_threshold
+        self.val_set: PoseSet = open_pose(config.data, "val", detections=boxes, box_threshold=threshold)
         require_same_names("joints", self.train_set.skeleton.keypoints, self.val_set.skeleton.keypoints)
 
     def make_model(self) -> VisionModel:
@@ -236,22 +219,13 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         require_same_names("classes", self.train_set.classes, self.val_set.classes)
         require_weights(config.loss.class_weights, self.train_set)
 
-    @cached_property
-    def weights(self) -> Tensor | None:
-        """(C,) of the classes in the loss; counted when first asked for, after broken masks were left out."""
-        weights = class_weights(self.config.loss.class_weights, self.train_set)
-        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
-
     def make_model(self) -> VisionModel:
         """Segmentation model of the data's classes."""
-        data, config = self.train_set, self.config
-        model = create_model(
-            config.model.name, "segmentation", num_classes=len(data.classes), **model_options(config.model)
-        )
-        spec = replace(model.info.input_spec, size=config.augment.size)
-        model.info = replace(
-            model.info, class_names=data.classes, palette=data.palette, dataset=data.name, input_spec=spec
-        )
+        data, name, options = self.train_set, self.config.model.name, model_options(self.config.model)
+        model = create_model(name, "segmentation", num_classes=len(data.classes), **options)
+        spec = replace(model.info.input_spec, size=self.config.augment.size)
+        facts = {"class_names": data.classes, "palette": data.palette, "dataset": data.name, "input_spec": spec}
+        model.info = replace(model.info, **facts)
         return model
 
     def transform(self) -> Transform:
@@ -277,10 +251,11 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         loss, labels = self.config.loss, batch["mask"]
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
-            if loss.ohem:
-                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
-            else:
-                value = pixel_cross_entropy(output, labels, weights, IGNORE)
+            value = (
+                ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+                if loss.ohem
+                else pixel_cross_entropy(output, labels, weights, IGNORE)
+            )
             return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
         return segmentation_losses(
@@ -325,48 +300,26 @@ def require_weights(rule: str | tuple[float, ...], data: ClassificationSet | Seg
         )
 
 
-def class_weights(rule: str | tuple[float, ...], data: SegmentationSet) -> tuple[float, ...] | None:
-    """Weights of the classes in the loss; see ``SegmentationLoss.class_weights``.
-
-    Raises:
-        ValueError: there are not as many weights as classes.
-    """
-    require_weights(rule, data)
-    if not isinstance(rule, str):
-        return rule
-    if rule in ("none", "cityscapes"):
-        return CITYSCAPES_WEIGHTS if rule == "cityscapes" else None
-    count = len(data.classes)
-    pixels = np.zeros(256, dtype=np.int64)
-    for index in range(len(data)):
-        pixels += np.bincount(data.mask(index).ravel(), minlength=256)
-    weights, _ = _tempered(pixels[:count])
-    return tuple(float(weight) for weight in weights)
-
-
-def picture_weights(rule: str | tuple[float, ...], data: ClassificationSet) -> tuple[float, ...] | None:
-    """Weights of a classifier's classes in the loss; see ``ClassificationLoss.class_weights``.
-
-    Raises:
-        ValueError: there are not as many weights as classes.
-    """
-    require_weights(rule, data)
-    if not isinstance(rule, str):
-        return rule
+def class_weights(rule: str | tuple[float, ...], data: ClassificationSet | SegmentationSet) -> Tensor | None:
+    """(C,) weights of the classes in the loss, counted where the rule says so; see ``class_weights`` in the config."""
     if rule == "none":
         return None
-    labels = [data.label(index) for index in range(len(data))]
-    weights, share = _tempered(np.bincount(labels, minlength=len(data.classes)))
-    return tuple(float(weight) for weight in weights / (weights * share).sum())
-
-
-def _tempered(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (C,) from counts (C,), and the classes' shares."""
+    if rule == "cityscapes" or not isinstance(rule, str):
+        return torch.tensor(CITYSCAPES_WEIGHTS if rule == "cityscapes" else rule, dtype=torch.float32)
+    counts = np.zeros(256, dtype=np.int64)
+    if isinstance(data, ClassificationSet):
+        counts = np.bincount([data.label(index) for index in range(len(data))], minlength=len(data.classes))
+    else:
+        for index in range(len(data)):
+            counts += np.bincount(data.mask(index).ravel(), minlength=256)
+    counts = counts[: len(data.classes)]
     share = counts / max(counts.sum(), 1)
-    present = share[share > 0]
     # The square root tempers the median-frequency weights of Eigen and Fergus (ICCV 2015), which let rare classes
     # bleed over their neighbours.
-    return np.sqrt(np.median(present) / share.clip(1e-6)).clip(0.4, 3.0), share
+    weights = np.sqrt(np.median(share[share > 0]) / share.clip(1e-6)).clip(0.4, 3.0)
+    if isinstance(data, ClassificationSet):
+        weights = weights / (weights * share).sum()
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def zero_outside(x: Tensor, extent: Tensor) -> Tensor:
