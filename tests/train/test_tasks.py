@@ -54,12 +54,12 @@ def test_class_weights() -> None:
     balanced = class_weights("balanced", Masks()).tolist()
     assert balanced == pytest.approx([0.4, 1.0, 1.0])
     with pytest.raises(ValueError, match="Cityscapes has 19 classes, masks has 3"):
-        require_weights("cityscapes", Masks())
+        require_weights("cityscapes", "masks", Masks.classes)
     assert len(CITYSCAPES_WEIGHTS) == 19
     assert class_weights("auto", Masks()).tolist() == balanced
     assert class_weights((1.0, 2.0, 0.5), Masks()).tolist() == [1.0, 2.0, 0.5]
     with pytest.raises(ValueError, match=r"masks has 3 classes, so give 3 numbers in their order \(a, b, c\).* got 2"):
-        require_weights((1.0, 2.0), Masks())
+        require_weights((1.0, 2.0), "masks", Masks.classes)
 
 
 def test_class_weights_of_a_classifier(classification_run: ClassificationRun) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -73,13 +73,14 @@ class LossWindow:
         fine = torch.isfinite(losses["loss"].detach())
         self._first_bad = torch.where(fine, self._first_bad, self._first_bad.clamp(max=update))
 
-    def mark(self) -> None:
-        """Remember where the sums stand."""
-        self._marked = self._sums.copy(), self._first_bad
+    def mark(self) -> Callable[[], None]:
+        """A function that forgets what is counted from now on."""
+        sums, first_bad = self._sums.copy(), self._first_bad
 
-    def back_to_mark(self) -> None:
-        """Forget what was counted since :meth:`mark`."""
-        self._sums, self._first_bad = self._marked
+        def back() -> None:
+            self._sums, self._first_bad = sums, first_bad
+
+        return back
 
     def first_bad(self) -> int | None:
         """The first update with a loss that is no number; waits for the device."""
@@ -142,7 +143,7 @@ class Undo:
     def one_update(self) -> Iterator[None]:
         """Context of an update."""
         self._buffers.keep()
-        self._window.mark()
+        forget = self._window.mark()
         try:
             yield
         except BaseException:
@@ -150,7 +151,7 @@ class Undo:
                 self.possible = False
             else:
                 self._buffers.put_back()
-                self._window.back_to_mark()
+                forget()
             raise
         finally:
             self._stepping = False

@@ -8,31 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from hrformer.models.model import Task
-from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun, SomeRun, with_fields
+from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
 from hrformer.train.config_file import task_of
 from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import Start, find_start
 from hrformer.wording import counted
 
+Config = TypeVar("Config", bound=AnyRun)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How much a task trains.
+    """How much a task trains."""
 
-    Attributes:
-        batch: largest batch, for sets of many items.
-        few: largest batch for sets of less than ``MANY`` items.
-        items: training items that the run sees, with ``REFERENCE`` items in the set.
-        lr: peak rate.
-    """
-
-    batch: int
-    few: int
-    items: int
-    lr: float
+    batch: int  # largest batch, for sets of many items
+    few: int  # largest batch for sets of less than ``MANY`` items
+    items: int  # training items that the run sees, with ``REFERENCE`` items in the set
+    lr: float  # peak rate
 
 
 REFERENCE, MANY = 16, 100
@@ -89,12 +84,12 @@ _OPEN_VALUES: tuple[object, ...] = (0, None, "", AUTO, *OPEN_AUGMENT.values())
 
 
 def fitted(
-    config: SomeRun, train_items: int, val_items: int, *, gpu: bool, processes: int = 1, names: tuple[str, ...] = ()
-) -> SomeRun:
-    """A run with everything filled in that it leaves open; what was set stays.
+    config: Config, train_items: int, val_items: int, *, gpu: bool, processes: int = 1, names: tuple[str, ...] = ()
+) -> Config:
+    """A run with everything filled in that it leaves open, if its ``fit`` is set; what was set stays.
 
     Args:
-        config: of the run; returned as it is unless its ``fit`` is set.
+        config: of the run.
         train_items: pictures, or people, in the training set, 1 or more.
         val_items: in the validation set.
         gpu: whether it runs on one.
@@ -102,8 +97,7 @@ def fitted(
         names: classes or joints of the set.
 
     Raises:
-        ValueError: see :func:`hrformer.train.start_weights.find_start`.
-        DownloadError: likewise.
+        ValueError, DownloadError: see :func:`hrformer.train.start_weights.find_start`.
     """
     if not config.fit:
         return config
@@ -143,12 +137,11 @@ def fitted(
     return with_fields(config, changes | {f"augment.{name}": ranges[name] for name in ranges if is_open[name]})
 
 
-def with_sizes(config: SomeRun, *, gpu: bool, start: Start | None = None) -> SomeRun:
+def with_sizes(config: Config, *, gpu: bool, start: Start | None = None) -> Config:
     """A run with its start weights and the sizes that follow from them; the rest stays open.
 
     Raises:
-        ValueError: see :func:`hrformer.train.start_weights.find_start`.
-        DownloadError: likewise.
+        ValueError, DownloadError: see :func:`hrformer.train.start_weights.find_start`.
     """
     start = start or find_start(config.model, cast(Task, task_of(config)), gpu=gpu)
     model = start.model
@@ -169,15 +162,11 @@ def with_sizes(config: SomeRun, *, gpu: bool, start: Start | None = None) -> Som
     return with_fields(config, changes)
 
 
-def as_before(config: SomeRun, saved: AnyRun) -> SomeRun:
-    """A run that is taken up again, with what it leaves open as it was at its start.
-
-    Args:
-        config: as asked for now.
-        saved: as the run's folder holds it.
+def as_before(config: Config, saved: AnyRun) -> Config:
+    """A run that is taken up again, with what it leaves open as it was at its start, which its folder tells.
 
     Raises:
-        ValueError: it is a run of another task.
+        ValueError: the folder is of a run of another task.
     """
     if type(config) is not type(saved):
         raise ValueError(f"the folder holds a run for {task_of(saved)}, this one is for {task_of(config)}")

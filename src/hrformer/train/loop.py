@@ -27,7 +27,6 @@ from hrformer.data.shared_memory import MORE_SHARED_MEMORY, free_shared_memory, 
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
-from hrformer.models.model import VisionModel
 from hrformer.train.config import AnyRun
 from hrformer.train.config_rules import check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of, stop_signals
@@ -43,25 +42,15 @@ from hrformer.wording import counted
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        out: run directory.
-        main: name of the score that decides.
-        best: its best value; None if nothing was validated.
-        best_update: when.
-        update: updates done.
-        interrupted: by which signal the run was stopped before its end; empty if it was not.
-        early: whether it ended before its last update, since its score had not become better for long enough.
-    """
-
-    out: Path
-    main: str
-    best: float | None
-    best_update: int
-    update: int
-    interrupted: str = ""
-    early: bool = False
+    out: Path  # run folder
+    main: str  # name of the score that decides
+    best: float | None  # its best value; None if nothing was validated
+    best_update: int  # when
+    update: int  # updates done
+    interrupted: str = ""  # by which signal the run was stopped before its end; empty if it was not
+    early: bool = False  # whether it ended before its last update, since no score had become better for long enough
 
 
 def train(
@@ -85,11 +74,7 @@ def train(
     """
     check(config)
     check_trackers(config.log.trackers)
-    with (
-        Machine(config.runtime, config.log, out) as machine,
-        run_lock(out, main=machine.main),
-        stop_signals() as stop,
-    ):
+    with Machine(config.runtime, config.log, out) as machine, run_lock(out, main=machine.main), stop_signals() as stop:
         return Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
 
 
@@ -100,7 +85,8 @@ class Loop(Run):
         """Every update from where the run stands."""
         config, state = self.config, self.state
         last_saved, began, stopped = time.monotonic(), time.monotonic() - state.seconds, ""
-        with self._told_in_summary(), self.journal as journal, self._saved_on_errors():
+        journal = self.journal
+        with self._told_of_errors():
             self.introduce()
             if self._owes_validation():
                 complete = self._validate(stop)
@@ -131,7 +117,10 @@ class Loop(Run):
                 if asks:
                     self._require_finite(rate)
                 if logs:
-                    self._log(rate, norm)
+                    values = mean_of(self.window_of_all()) | {"lr": rate}
+                    values |= {} if norm is None else {"grad_norm": float(norm)}
+                    journal.log(state.update, state.update / self.per_epoch, values)
+                    self.window.reset()
                 complete = not validates or self._validate(stop)
                 if validates:
                     set_training(self.model, self.frozen)
@@ -144,37 +133,36 @@ class Loop(Run):
             return self._finish(stopped)
 
     @contextmanager
-    def _saved_on_errors(self) -> Iterator[None]:
-        """Context of a run; what was trained before an error is saved, and the last line says how to go on."""
+    def _told_of_errors(self) -> Iterator[None]:
+        """Context of a run, in which its journal is open; if it fails, it is saved, and journal and page say so."""
         begun = self.state.update
         try:
-            yield
-        except NonFiniteLoss:
-            # The last good checkpoint is better than what there is now.
-            raise
-        except BaseException:
-            update = self.state.update
-            if self.machine.main and self.undo.possible and update > begun:
-                # What ended the run may keep this from being written as well; the error itself is still told.
-                with suppress(Exception):
-                    self.save_alone()
-                    self.journal.note(
-                        f"saved {checkpoint_path(self.out)} after update {update}; to go on once the error below is "
-                        f"mended: hrformer train {self.out} --resume"
-                    )
-            raise
-
-    @contextmanager
-    def _told_in_summary(self) -> Iterator[None]:
-        """Context of a run; if it fails, the page says so, too."""
-        try:
-            yield
+            with self.journal:
+                try:
+                    yield
+                except BaseException as error:
+                    # Where the loss is no number, the last good checkpoint is better than what there is now.
+                    if self.undo.possible and self.state.update > begun and not isinstance(error, NonFiniteLoss):
+                        self._save_alone()
+                    raise
         except BaseException:
             # What ended the run may keep the page from being written as well, such as a full disk.
             with suppress(OSError, ValueError):
                 if self.machine.main:
                     write_summary(self.out)
             raise
+
+    def _save_alone(self) -> None:
+        """Write the checkpoint of the main process after an error, of which the other processes may not know."""
+        # What ended the run may keep this from being written as well; the error itself is still told.
+        with suppress(Exception):
+            if self.machine.main and not self.machine.sharded:
+                self.state.window = self.window.sums()
+                self.write_checkpoint()
+                saved = f"saved {checkpoint_path(self.out)} after update {self.state.update}"
+                self.journal.note(
+                    f"{saved}; to go on once the error below is mended: hrformer train {self.out} --resume"
+                )
 
     def batches(self) -> Iterator[Any]:
         """The parts of all batches from the next update on."""
@@ -269,13 +257,6 @@ class Loop(Run):
                 "instead of fp16, and look for broken samples with `hrformer inspect data`"
             )
 
-    def _log(self, rate: float, norm: torch.Tensor | None) -> None:
-        values = mean_of(self.window_of_all()) | {"lr": rate}
-        if norm is not None:
-            values["grad_norm"] = float(norm)
-        self.journal.log(self.state.update, self.state.update / self.per_epoch, values)
-        self.window.reset()
-
     def _validate(self, stop: StopSignals) -> bool:
         """Score the model; False if a signal came before that was done."""
         try:
@@ -319,13 +300,6 @@ class Loop(Run):
                 worst=config.log.pictures,
             )
 
-    def _best_model(self) -> VisionModel:
-        """The model whose score is the best, which is the one that will be used."""
-        if self.best_evaluation is None or self.state.best_update == self.state.update:
-            return self.model_to_keep()
-        model, _ = load_model(self.out / BEST_WEIGHTS)
-        return model.to(self.machine.device).eval()
-
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
         early = not interrupted and state.update < self.total
@@ -334,18 +308,13 @@ class Loop(Run):
         self.write_weights(LAST_WEIGHTS, self.evaluation)
         self.journal.end(interrupted=interrupted, best=state.best, best_update=state.best_update, seconds=state.seconds)
         if self.machine.main:
-            # A model split over the processes cannot be asked by one of them.
-            model = None if self.machine.sharded else self._best_model()
+            # The page shows the weights that will be used. A model split over the processes cannot be asked by one.
+            model = None if self.machine.sharded else self.model_to_keep()
+            if model is not None and self.best_evaluation is not None and state.best_update != state.update:
+                model = load_model(self.out / BEST_WEIGHTS)[0].to(self.machine.device)
             summarise(self.out, self.config, self.task.val_set, model, self.best_evaluation or self.evaluation)
-        return RunResult(
-            out=self.out,
-            main=self.main,
-            best=state.best,
-            best_update=state.best_update,
-            update=state.update,
-            interrupted=interrupted,
-            early=early,
-        )
+        best: dict[str, Any] = {"main": self.main, "best": state.best, "best_update": state.best_update}
+        return RunResult(out=self.out, update=state.update, interrupted=interrupted, early=early, **best)
 
 
 def _require_shared_memory(item: Any, batch: int, workers: int) -> None:

@@ -148,15 +148,12 @@ class SingleProcess:
         return (model if self._half is None else _Autocast(model, self)), self._optimizer
 
     def unwrap_model(self, model: nn.Module, **_: Any) -> nn.Module:
-        """The model that was prepared."""
         return model.module if isinstance(model, _Autocast) else model
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Context of the run's precision."""
         return nullcontext() if self._half is None else torch.autocast(self.device.type, self._half)
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, scaled in fp16."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def clip_grad_norm_(self, parameters: Any, limit: float) -> Tensor:
@@ -166,7 +163,6 @@ class SingleProcess:
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Nothing is shared anyway."""
         return nullcontext()
 
     def wait_for_everyone(self) -> None:
@@ -205,15 +201,12 @@ class _Optimizer:
 
 
 def find_batch_size(share: int, probe: Callable[[int], object], device: torch.device) -> int:
-    """Largest part of a process's share of the batch that fits into the GPU's memory; elsewhere all of it.
+    """Largest divisor of a process's share of the batch that fits into the GPU's memory; elsewhere all of it.
 
     Args:
         share: items that the process must work off per update.
         probe: runs a training step with so many items.
         device: of the process.
-
-    Returns:
-        A divisor of ``share``.
 
     Raises:
         ValueError: not even one item fits.

@@ -30,12 +30,12 @@ TRUNK_PARTS: dict[str, tuple[str, ...]] = {
 
 
 def freeze(model: VisionModel, parts: Iterable[str]) -> list[nn.Module]:
-    """Take parts of the backbone out of training.
+    """Take parts of the backbone out of training: their parameters need no gradient any more.
 
     Args:
-        model: changed in place: the parameters of these parts need no gradient.
-        parts: "stem", "stage1" to "stage4", or "backbone" for everything but the head; "norms" for the statistics
-            of batch norms that have some, those of fresh layers excepted; their parameters go on being trained.
+        model: changed in place.
+        parts: of ``ModelConfig.frozen``; "norms" are the statistics of batch norms that have some, those of fresh
+            layers excepted.
 
     Returns:
         The frozen modules; they belong into eval mode, see :func:`set_training`.

@@ -39,27 +39,16 @@ Progress = Callable[[str, int, int], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RateSearch:
-    """Outcome of a search.
+    """Outcome of a search."""
 
-    Attributes:
-        rates: (N,) of the updates, rising.
-        losses: (N,) of these updates, each before its step.
-        smoothed: (N,) the same, smoothed.
-        lowest: rate at which the smoothed loss is lowest.
-        steepest: rate at which it falls fastest, over equal factors of the rate.
-        batch: items per update.
-        chosen: ``optim.lr`` of the run, fitted to its set if it was open.
-        unit: what ``optim.lr`` has to be multiplied by to give the rate; not 1 for recipes with ``optim.lr_batch``.
-    """
-
-    rates: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    smoothed: NDArray[np.float64]
-    lowest: float
-    steepest: float
-    batch: int
-    chosen: float
-    unit: float = 1.0
+    rates: NDArray[np.float64]  # (N,) of the updates, rising
+    losses: NDArray[np.float64]  # (N,) of these updates, each before its step
+    smoothed: NDArray[np.float64]  # (N,) the same, smoothed
+    lowest: float  # rate at which the smoothed loss is lowest
+    steepest: float  # rate at which it falls fastest, over equal factors of the rate
+    batch: int  # items per update
+    chosen: float  # ``optim.lr`` of the run, fitted to its set if it was open
+    unit: float = 1.0  # the rate is ``optim.lr`` times this; not 1 for recipes with ``optim.lr_batch``
 
     @property
     def suggested(self) -> float:
@@ -152,12 +141,7 @@ def _places(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[
 
 
 def draw_search(search: RateSearch, file: Path) -> None:
-    """Write a picture of loss over rate.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: the file cannot be written.
-    """
+    """Write a picture of loss over rate; raises an ImportError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

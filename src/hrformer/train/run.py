@@ -58,15 +58,7 @@ FREE_TO_CHANGE = (
 class Run:
     """One run, ready for its next update: new, or taken up from ``checkpoints/last.pt``.
 
-    Args:
-        config: what to do.
-        out: run folder.
-        machine: the processes it has.
-        resume: whether ``out`` may hold a run already.
-        saved: called by the main process whenever the checkpoint has been written.
-
-    Raises:
-        ValueError: see :func:`hrformer.train.loop.train`.
+    See :func:`hrformer.train.loop.train` for the arguments and what is raised.
     """
 
     def __init__(
@@ -178,14 +170,9 @@ class Run:
         size = batch.per_device
         if not size:
             size = min(gather(find_batch_size(share, lambda count: self._probe(model, count), machine.device)))
-        return TrainOrder(
-            num_items=len(self.task.train_set),
-            batch_size=batch.total,
-            world_size=machine.world_size,
-            rank=machine.rank,
-            parts=max(-(-share // size), 1),
-            seed=self.config.seed,
-        )
+        items, parts, seed = len(self.task.train_set), max(-(-share // size), 1), self.config.seed
+        place: dict[str, int] = {"world_size": machine.world_size, "rank": machine.rank}
+        return TrainOrder(num_items=items, batch_size=batch.total, parts=parts, seed=seed, **place)
 
     def _probe(self, model: VisionModel, count: int) -> None:
         """One forward and backward pass with so many items, to see whether they fit into memory."""
@@ -304,7 +291,7 @@ class Run:
         """Write the checkpoint, and keep it under other names where that is due; every process must take part."""
         state = self.state
         state.window = self.window_of_all()
-        self._write_checkpoint()
+        self.write_checkpoint()
         if self.machine.main:
             if state.best_update == state.update:
                 keep_as(self.out, BEST)
@@ -314,13 +301,8 @@ class Run:
             self._saved(self)
         self.machine.accelerator.wait_for_everyone()
 
-    def save_alone(self) -> None:
-        """Write the checkpoint of the main process after an error, of which the other processes may not know."""
-        if self.machine.main and not self.machine.sharded:
-            self.state.window = self.window.sums()
-            self._write_checkpoint()
-
-    def _write_checkpoint(self) -> None:
+    def write_checkpoint(self) -> None:
+        """Write ``last.pt``; where the model is split over the processes, every one must take part."""
         model, optimizer = self.machine.state_dicts(self.model, self.optimizer)
         scaler = self.machine.accelerator.scaler
         if self.machine.main:
@@ -337,11 +319,7 @@ class Run:
 
 
 def _as_now(saved: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A saved configuration with the fields that have come since, at their defaults.
-
-    Raises:
-        ResumeError: this version cannot express it.
-    """
+    """A saved configuration, with the fields that have come since at their defaults."""
     try:
         return to_dict(from_dict(saved))
     except ValueError as error:

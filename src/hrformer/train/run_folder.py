@@ -13,7 +13,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hrformer.data.shared_memory import size_text
 from hrformer.fast.x86.library import find_library
@@ -47,8 +47,10 @@ BEST_WEIGHTS, LAST_WEIGHTS = "best.safetensors", "last.safetensors"
 _FORMAT = 1
 
 # OpenCV has two names.
-_PACKAGES = ("hrformer", "torch", "torchvision", "timm", "numpy", "opencv-python", "opencv-python-headless", "pillow")
-_PACKAGES += ("accelerate", "faster-coco-eval", "triton")
+_PACKAGES = (
+    *("hrformer", "torch", "torchvision", "timm", "numpy", "opencv-python", "opencv-python-headless", "pillow"),
+    *("accelerate", "faster-coco-eval", "triton"),
+)
 
 
 class ResumeError(ValueError):
@@ -104,18 +106,16 @@ def _locked(path: Path) -> int | None:
 
 
 def require_disk(out: Path, model: nn.Module, *, averaged: bool) -> None:
-    """Refuse a folder without room for a run's files; what a run there has written already will be replaced.
+    """Raise a ValueError where a run's files have no room; what a run there has written already will be replaced.
 
     Args:
         out: run folder.
-        model: whose trained parameters get two moments of AdamW each.
+        model: to be trained.
         averaged: whether a moving average of the weights is kept as well.
-
-    Raises:
-        ValueError: naming what is free and what is needed.
     """
-    weights = _num_bytes(model.parameters()) + _num_bytes(model.buffers())
-    moments = 2 * _num_bytes(p for p in model.parameters() if p.requires_grad)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    # AdamW keeps two numbers for each weight.
+    moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
     # Checkpoints last and best, one that is being written, and two files of weights.
     needed = 3 * (weights * (2 if averaged else 1) + moments) + 2 * weights
     place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
@@ -133,33 +133,18 @@ def require_disk(out: Path, model: nn.Module, *, averaged: bool) -> None:
         )
 
 
-def _num_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
-
-
 @dataclass(kw_only=True, slots=True)
 class TrainState:
-    """Progress of a run.
+    """Progress of a run."""
 
-    Attributes:
-        update: optimiser steps done.
-        best: best validation score so far; None before the first.
-        best_update: when it was reached.
-        last_validation: update of the last validation; -1 before the first.
-        validations: how many there were.
-        stale: how many there were since the best.
-        window: sums of the losses since the last line of the log, by name, and "count".
-        seconds: time spent, over all runs.
-    """
-
-    update: int = 0
-    best: float | None = None
-    best_update: int = -1
-    last_validation: int = -1
-    validations: int = 0
-    stale: int = 0
-    window: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    update: int = 0  # optimiser steps done
+    best: float | None = None  # best validation score so far; None before the first
+    best_update: int = -1  # when it was reached
+    last_validation: int = -1  # update of the last validation; -1 before the first
+    validations: int = 0  # how many there were
+    stale: int = 0  # how many there were since the best
+    window: dict[str, float] = field(default_factory=dict)  # sums of the losses since the last line of the log
+    seconds: float = 0.0  # time spent, over all runs
 
 
 def checkpoint_path(out: Path, name: str = LAST) -> Path:
@@ -212,15 +197,9 @@ def read_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
 
 
 def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Refuse to go on with settings that would make it another run.
+    """Raise a ResumeError that names every setting, in JSON types, that would make it another run.
 
-    Args:
-        saved: configuration in the checkpoint, in JSON types.
-        now: configuration asked for, likewise.
-        free: dotted names, or beginnings of them, that may differ: where things lie and how the machine is used.
-
-    Raises:
-        ResumeError: names every field that differs.
+    What begins with one of the dotted names in ``free`` may differ.
     """
     before, after = flat(saved), flat(now)
     different = [

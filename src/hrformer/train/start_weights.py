@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -50,17 +50,11 @@ _COARSE_OUTPUTS = re.compile(r"backbone\.stage4\.\d+\.fuse\.paths\.[123]\.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """What a run begins with.
+    """What a run begins with."""
 
-    Attributes:
-        model: with the name, start weights and options of the head filled in where they were open.
-        size: (height, width) of the crops that suit the weights.
-        names: classes or joints that the weights tell already; empty where they have no head for the task.
-    """
-
-    model: ModelConfig
-    size: tuple[int, int]
-    names: tuple[str, ...] = ()
+    model: ModelConfig  # with the name, start weights and options of the head filled in where they were open
+    size: tuple[int, int]  # (height, width) of the crops that suit the weights
+    names: tuple[str, ...] = ()  # classes or joints that they tell already; none where they have no head for the task
 
 
 def find_start(model: ModelConfig, task: Task, *, gpu: bool) -> Start:
@@ -96,9 +90,9 @@ def find_start(model: ModelConfig, task: Task, *, gpu: bool) -> Start:
         size = spec.size
     if name != found.model:
         return Start(model=model, size=size)
-    options = _head_sizes(task)
-    if all(getattr(model, option) is None for option in options):
-        model = replace(model, **{option: found.options.get(option) for option in options})
+    if all(getattr(model, option) is None for option in _head_sizes(task)):
+        options: dict[str, Any] = {option: found.options.get(option) for option in _head_sizes(task)}
+        model = replace(model, **options)
     names = () if "head" in model.fresh else output_names(found.info, task, found.num_outputs)
     return Start(model=model, size=size, names=names)
 
@@ -126,10 +120,7 @@ def _find_file(name: str, task: Task) -> tuple[Path, WeightEntry | None]:
 def output_names(info: ModelInfo | None, task: Task | None, count: int = 0) -> tuple[str, ...]:
     """Classes or joints in the order of a network's outputs; empty where they are not known.
 
-    Args:
-        info: of the network; None for files that have none.
-        task: of the network.
-        count: of its outputs, which tells the joints of published pose networks.
+    The number of outputs tells the joints of published pose networks, whose files hold no ``info``.
     """
     if info is not None and (info.skeleton is not None or info.class_names):
         return info.skeleton.keypoints if info.skeleton is not None else info.class_names
@@ -206,14 +197,7 @@ def _how_to_keep_the_head(found: Recognised, config: ModelConfig, model: VisionM
 def _take_named_rows(
     model: VisionModel, names: tuple[str, ...], found: Recognised, report: LoadReport, before: dict[str, Tensor]
 ) -> LoadReport:
-    """Let the last layers hold the file's rows for classes or joints of the same name only, if the names differ.
-
-    Args:
-        model: loaded.
-        names: of its outputs.
-        found: the file.
-        report: of the loading.
-        before: values of the model before that.
+    """Let the last layers of a loaded model keep the file's rows for classes or joints of the same name only.
 
     Returns:
         The report, with a note on what was taken.

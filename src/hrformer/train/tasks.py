@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.data.sources import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
@@ -32,8 +33,9 @@ from hrformer.losses import (
     pixel_total,
     segmentation_losses,
 )
-from hrformer.models.model import VisionModel
+from hrformer.models.model import Task, VisionModel
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
+from hrformer.train.config_file import task_of
 from hrformer.train.start_weights import load_start_weights
 from hrformer.zoo import create_model
 
@@ -49,7 +51,12 @@ Config = TypeVar("Config", ClassificationRun, PoseRun, SegmentationRun)
 
 
 class TrainingTask(ABC, Generic[Config]):
-    """Data and loss of one run."""
+    """Data and loss of one run.
+
+    Raises:
+        DataError: a part of the data set is not as it should be.
+        ValueError: the parts have other classes or joints, or as many class weights were given as there are not.
+    """
 
     train_set: ImageSet
     val_set: ImageSet
@@ -58,6 +65,15 @@ class TrainingTask(ABC, Generic[Config]):
 
     def __init__(self, config: Config) -> None:
         self.config: Config = config
+        self.train_set, self.val_set = self.open_part("train"), self.open_part("val")
+        kind = "joints" if isinstance(config, PoseRun) else "classes"
+        require_same_names(kind, names_of(self.train_set), names_of(self.val_set))
+        if not isinstance(config, PoseRun):
+            require_weights(config.loss.class_weights, self.train_set.name, names_of(self.train_set))
+
+    @abstractmethod
+    def open_part(self, split: Split) -> ImageSet:
+        """One part of the run's data."""
 
     def leave_out(self, broken: Mapping[str, Collection[int]]) -> None:
         """Do without pictures that cannot be read: numbers of pictures by part, "train" and "val"."""
@@ -69,89 +85,83 @@ class TrainingTask(ABC, Generic[Config]):
     @cached_property
     def weights(self) -> Tensor | None:
         """(C,) of the classes in the loss; counted when first asked for, after broken files were left out."""
-        if isinstance(self.config, PoseRun):
-            return None
-        return class_weights(self.config.loss.class_weights, self.train_set)  # type: ignore[arg-type]
+        return (
+            None if isinstance(self.config, PoseRun) else class_weights(self.config.loss.class_weights, self.train_set)
+        )
 
     def weights_text(self) -> str:
         """Weights of the classes in the loss, in words; empty where none are set."""
         if self.weights is None:
             return ""
-        pairs = zip(self.train_set.classes, self.weights.tolist(), strict=True)  # type: ignore[attr-defined]
+        pairs = zip(names_of(self.train_set), self.weights.tolist(), strict=True)
         return "class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in pairs)
 
+    def build(self) -> tuple[VisionModel, LoadReport | None]:
+        """The model to train, with the data's names and input size in its ``info``; and what was loaded into it.
+
+        Raises:
+            ValueError: a setting does not fit the model, or the weights do not.
+        """
+        settings, task = self.config.model, cast(Task, task_of(self.config))
+        outputs: dict[str, Any] = {"num_keypoints" if task == "pose" else "num_classes": len(names_of(self.train_set))}
+        model = create_model(settings.name, task, **outputs, **model_options(settings))
+        spec = replace(model.info.input_spec, size=self.config.augment.size)
+        model.info = replace(model.info, dataset=self.train_set.name, input_spec=spec)
+        model.info = info = replace(model.info, **self.facts(spec))
+        if not settings.init:
+            return model, None
+        report = load_start_weights(model, settings)
+        # The new run decides about classes and pixels, the file only about what the trunk does with them.
+        model.info = replace(info, source=f"trained from {report.source}")
+        return model, report
+
     @abstractmethod
-    def make_model(self) -> VisionModel:
-        """Fresh model for the data, with names and input size in its ``info``."""
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Fields of the model's ``info`` that only this task sets."""
 
     @abstractmethod
     def transform(self) -> Transform:
         """Augmentation of one item."""
 
-    @abstractmethod
-    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
-        """Named scalars; "loss" is what is minimised.
-
-        Args:
-            output: of the model.
-            batch: as :meth:`prepare` returned it.
-            shares: where the batch is a part of an update's and :meth:`totals` has counts, the factor of each.
-        """
-
-    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
-        """What the losses of a batch on the CPU divide by, by name; empty where that is the same for all batches.
-
-        Args:
-            output: of the model for a batch of this size; only its shape matters.
-            batch: as the loader gave it.
-        """
-        return {}
-
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """On the device: pictures normalised, and whatever is mixed per batch."""
         return batch | {"image": normalise_planes(batch["image"], spec)}
 
-    def build(self) -> tuple[VisionModel, LoadReport | None]:
-        """The model to train, and what was loaded into it; None for fresh weights.
+    @abstractmethod
+    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """Named scalars from the model's output for a batch of :meth:`prepare`; "loss" is what is minimised.
 
-        Raises:
-            ValueError: a setting does not fit the model, or the weights do not.
+        Where the batch is a part of an update's and :meth:`totals` has counts, ``shares`` holds the factor of each.
         """
-        model = self.make_model()
-        if not self.config.model.init:
-            return model, None
-        info = model.info
-        report = load_start_weights(model, self.config.model)
-        # The new run decides about classes and pixels, the file only about what the trunk does with them.
-        model.info = replace(info, source=f"trained from {report.source}")
-        return model, report
+
+    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
+        """What the losses of a batch from the loader divide by, by name; empty where all batches divide by the same.
+
+        Of the output, which may be that of another batch, only the shape matters.
+        """
+        return {}
 
 
 class ClassificationTask(TrainingTask[ClassificationRun]):
     """Pictures with one class each."""
 
-    def __init__(self, config: ClassificationRun) -> None:
-        super().__init__(config)
-        self.train_set: ClassificationSet = open_classification(config.data, "train")
-        self.val_set: ClassificationSet = open_classification(config.data, "val")
-        require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        require_weights(config.loss.class_weights, self.train_set)
+    train_set: ClassificationSet
+
+    def open_part(self, split: Split) -> ClassificationSet:
+        return open_classification(self.config.data, split)
 
     @cached_property
     def mixer(self) -> BatchMixer:
         """Mixes the pictures of a batch; made when first asked for, after the run was fitted."""
         return BatchMixer(self.config.augment, len(self.train_set.classes))
 
-    def make_model(self) -> VisionModel:
-        """Classifier of the data's classes."""
-        names, augment = self.train_set.classes, self.config.augment
-        name, options = self.config.model.name, model_options(self.config.model)
-        model = create_model(name, "classification", num_classes=len(names), **options)
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Names, and how a test picture is resized."""
+        augment = self.config.augment
         # Small pictures are enlarged whole in training, so nothing is cut off in the test either.
-        ratio = 1.0 if augment.crop == "padded" else model.info.input_spec.crop_ratio
-        spec = replace(model.info.input_spec, size=augment.size, interpolation=augment.interpolation, crop_ratio=ratio)
-        model.info = replace(model.info, class_names=names, dataset=self.train_set.name, input_spec=spec)
-        return model
+        ratio = 1.0 if augment.crop == "padded" else spec.crop_ratio
+        spec = replace(spec, interpolation=augment.interpolation, crop_ratio=ratio)
+        return {"class_names": self.train_set.classes, "input_spec": spec}
 
     def transform(self) -> Transform:
         """Crop, flip, RandAugment."""
@@ -165,8 +175,7 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Cross-entropy, with smoothing where the mixing did not smooth already."""
-        hard = batch["target"].ndim == 1
-        smoothing = self.config.augment.label_smoothing if hard else 0.0
+        smoothing = self.config.augment.label_smoothing if batch["target"].ndim == 1 else 0.0
         weights = None if self.weights is None else self.weights.to(output.device)
         return {"loss": classification_cross_entropy(output, batch["target"], smoothing, weights)}
 
@@ -174,30 +183,19 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
 class PoseTask(TrainingTask[PoseRun]):
     """People in boxes."""
 
-    def __init__(self, config: PoseRun) -> None:
-        super().__init__(config)
-        self.train_set: PoseSet = open_pose(config.data, "train")
-        boxes, threshold = config.evaluation.detections, config.evaluation.box_threshold
-        self.val_set: PoseSet = open_pose(config.data, "val", detections=boxes, box_threshold=threshold)
-        require_same_names("joints", self.train_set.skeleton.keypoints, self.val_set.skeleton.keypoints)
+    train_set: PoseSet
 
-    def make_model(self) -> VisionModel:
-        """Pose model of the data's joints."""
-        skeleton = self.train_set.skeleton
-        name, options = self.config.model.name, model_options(self.config.model)
-        model = create_model(name, "pose", num_keypoints=skeleton.num_keypoints, **options)
-        spec = replace(model.info.input_spec, size=self.config.augment.size)
+    def open_part(self, split: Split) -> PoseSet:
+        if split == "train":
+            return open_pose(self.config.data, split)
+        boxes, threshold = self.config.evaluation.detections, self.config.evaluation.box_threshold
+        return open_pose(self.config.data, split, detections=boxes, box_threshold=threshold)
+
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Joints, and how heatmaps are read."""
         codec = self.config.augment.codec()
-        model.info = replace(
-            model.info,
-            skeleton=skeleton,
-            dataset=self.train_set.name,
-            input_spec=spec,
-            decoder=codec.decoder,
-            blur_kernel=codec.blur_kernel,
-            shift_heatmap=codec.decoder != "udp",
-        )
-        return model
+        decoding = {"decoder": codec.decoder, "blur_kernel": codec.blur_kernel}
+        return {"skeleton": self.train_set.skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
@@ -212,21 +210,13 @@ class PoseTask(TrainingTask[PoseRun]):
 class SegmentationTask(TrainingTask[SegmentationRun]):
     """A class per pixel."""
 
-    def __init__(self, config: SegmentationRun) -> None:
-        super().__init__(config)
-        self.train_set: SegmentationSet = open_segmentation(config.data, "train")
-        self.val_set: SegmentationSet = open_segmentation(config.data, "val")
-        require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        require_weights(config.loss.class_weights, self.train_set)
+    train_set: SegmentationSet
 
-    def make_model(self) -> VisionModel:
-        """Segmentation model of the data's classes."""
-        data, name, options = self.train_set, self.config.model.name, model_options(self.config.model)
-        model = create_model(name, "segmentation", num_classes=len(data.classes), **options)
-        spec = replace(model.info.input_spec, size=self.config.augment.size)
-        facts = {"class_names": data.classes, "palette": data.palette, "dataset": data.name, "input_spec": spec}
-        model.info = replace(model.info, **facts)
-        return model
+    def open_part(self, split: Split) -> SegmentationSet:
+        return open_segmentation(self.config.data, split)
+
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        return {"class_names": self.train_set.classes, "palette": self.train_set.palette}
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""
@@ -239,11 +229,11 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
 
     def totals(self, output: Any, batch: Batch) -> dict[str, float]:
         """Pixels that count in each output, or their class weights. OHEM's parts weigh as many as they choose from."""
-        weights, ohem = self.weights, self.config.loss.ohem
         auxiliary, main = (None, output) if isinstance(output, Tensor) else output
-        totals = {"main": pixel_total(batch["mask"], main, None if ohem else weights, IGNORE)}
+        weights = None if self.config.loss.ohem else self.weights
+        totals = {"main": pixel_total(batch["mask"], main, weights, IGNORE)}
         if auxiliary is not None:
-            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, weights, IGNORE)
+            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, self.weights, IGNORE)
         return totals
 
     def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
@@ -251,23 +241,15 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         loss, labels = self.config.loss, batch["mask"]
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
-            value = (
-                ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
-                if loss.ohem
-                else pixel_cross_entropy(output, labels, weights, IGNORE)
-            )
+            if loss.ohem:
+                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+            else:
+                value = pixel_cross_entropy(output, labels, weights, IGNORE)
             return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
-        return segmentation_losses(
-            auxiliary,
-            main,
-            labels,
-            hard=loss.hard if loss.ohem else None,
-            class_weights=weights,
-            auxiliary_weight=loss.auxiliary,
-            ignore_index=IGNORE,
-            shares=shares,
-        )
+        hard = loss.hard if loss.ohem else None
+        options: dict[str, Any] = {"auxiliary_weight": loss.auxiliary, "ignore_index": IGNORE, "shares": shares}
+        return segmentation_losses(auxiliary, main, labels, hard=hard, class_weights=weights, **options)
 
 
 def task_for(config: AnyRun) -> TrainingTask[Any]:
@@ -287,32 +269,34 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
-def require_weights(rule: str | tuple[float, ...], data: ClassificationSet | SegmentationSet) -> None:
-    """Raise a ValueError unless there are as many class weights as classes."""
-    count = len(data.classes)
+def require_weights(rule: str | tuple[float, ...], data: str, classes: tuple[str, ...]) -> None:
+    """Raise a ValueError unless there are as many class weights as classes in the data set of this name."""
+    count = len(classes)
     if rule == "cityscapes" and count != len(CITYSCAPES_WEIGHTS):
-        raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data.name} has {count}; use 'auto'")
+        raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data} has {count}; use 'auto'")
     if not isinstance(rule, str) and len(rule) != count:
-        names = ", ".join(data.classes[:30]) + (", ..." if count > 30 else "")
+        names = ", ".join(classes[:30]) + (", ..." if count > 30 else "")
         raise ValueError(
-            f"loss.class_weights: {data.name} has {count} classes, so give {count} numbers in their order ({names}), "
+            f"loss.class_weights: {data} has {count} classes, so give {count} numbers in their order ({names}), "
             f"or auto; got {len(rule)}"
         )
 
 
-def class_weights(rule: str | tuple[float, ...], data: ClassificationSet | SegmentationSet) -> Tensor | None:
+def class_weights(rule: str | tuple[float, ...], data: ImageSet) -> Tensor | None:
     """(C,) weights of the classes in the loss, counted where the rule says so; see ``class_weights`` in the config."""
     if rule == "none":
         return None
     if rule == "cityscapes" or not isinstance(rule, str):
         return torch.tensor(CITYSCAPES_WEIGHTS if rule == "cityscapes" else rule, dtype=torch.float32)
-    counts = np.zeros(256, dtype=np.int64)
+    count = len(names_of(data))
     if isinstance(data, ClassificationSet):
-        counts = np.bincount([data.label(index) for index in range(len(data))], minlength=len(data.classes))
+        counts = np.bincount([data.label(index) for index in range(len(data))], minlength=count)
     else:
+        assert isinstance(data, SegmentationSet)
+        counts = np.zeros(256, dtype=np.int64)
         for index in range(len(data)):
             counts += np.bincount(data.mask(index).ravel(), minlength=256)
-    counts = counts[: len(data.classes)]
+        counts = counts[:count]
     share = counts / max(counts.sum(), 1)
     # The square root tempers the median-frequency weights of Eigen and Fergus (ICCV 2015), which let rare classes
     # bleed over their neighbours.
