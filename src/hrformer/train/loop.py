@@ -118,7 +118,8 @@ class Loop(Run):
                     self._require_finite(rate)
                 if logs:
                     values = mean_of(self.window_of_all()) | {"lr": rate}
-                    values |= {} if norm is None else {"grad_norm": float(norm)}
+                    if norm is not None:
+                        values["grad_norm"] = float(norm)
                     journal.log(state.update, state.update / self.per_epoch, values)
                     self.window.reset()
                 complete = not validates or self._validate(stop)
@@ -195,7 +196,7 @@ class Loop(Run):
             self._seed(part)
             batch = self.task.prepare(to_device(loaded[part], machine.device), self.spec)
             with machine.accelerator.no_sync(self.model) if part + 1 < parts else nullcontext():
-                output = self.model(batch["image"])
+                output = machine.forward(self.model, batch["image"])
                 if part == 0 and parts * machine.world_size > 1:
                     shares = self._shares(output, loaded)
                 losses = self.task.losses(output, batch, *(() if shares is None else (shares[part],)))

@@ -20,7 +20,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from hrformer.fast.triton.graphs import map_tensors
 from hrformer.train.config import LogConfig, RuntimeConfig
 
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -69,6 +68,12 @@ class Machine:
     def unwrap(self, model: Any) -> Any:
         """The model inside DDP; FSDP's stays wrapped, since only the wrapper can be called."""
         return model if self.sharded else self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+    def forward(self, model: Any, images: Tensor) -> Any:
+        """Output of the model in the run's precision, as float32."""
+        with self.accelerator.autocast():
+            output = model(images)
+        return map_tensors(Tensor.float, output)
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
@@ -137,29 +142,28 @@ class SingleProcess:
     def __init__(self, runtime: RuntimeConfig) -> None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         self.device = torch.device("cpu" if runtime.cpu else device)
-        self._half = HALVES.get(runtime.precision)
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runtime.precision)
         if runtime.precision == "fp16" and self.device.type == "cpu":
             raise ValueError("runtime.precision fp16 needs a GPU; take bf16 or fp32")
-        self.scaler = torch.amp.GradScaler(self.device.type) if runtime.precision == "fp16" else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=runtime.precision == "fp16")
 
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, _Optimizer]:
-        """The model under autocast, with float32 results, and the optimiser behind the loss scaler."""
-        self._optimizer = _Optimizer(optimizer, self.scaler)
-        return (model if self._half is None else _Autocast(model, self)), self._optimizer
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, _ScaledOptimizer]:
+        """The optimiser behind the loss scaler, which changes something in fp16 only."""
+        self._optimizer = optimizer
+        return model, _ScaledOptimizer(optimizer, self.scaler)
 
     def unwrap_model(self, model: nn.Module, **_: Any) -> nn.Module:
-        return model.module if isinstance(model, _Autocast) else model
+        return model
 
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._half is None else torch.autocast(self.device.type, self._half)
 
     def backward(self, loss: Tensor) -> None:
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self.scaler.scale(loss).backward()
 
     def clip_grad_norm_(self, parameters: Any, limit: float) -> Tensor:
         """Clip all gradients together and return their norm before; to be called right after ``backward``."""
-        if self.scaler is not None:
-            self.scaler.unscale_(self._optimizer.optimizer)
+        self.scaler.unscale_(self._optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, limit)
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -169,22 +173,8 @@ class SingleProcess:
         """There is nobody else."""
 
 
-class _Autocast(nn.Module):
-    def __init__(self, module: nn.Module, machine: SingleProcess) -> None:
-        super().__init__()
-        self.module = module
-        self._machine = machine
-
-    def forward(self, x: Tensor) -> Any:
-        with self._machine.autocast():
-            result = self.module(x)
-        return map_tensors(lambda y: y.float() if y.dtype in HALVES.values() else y, result)
-
-
-class _Optimizer:
-    """An optimiser whose steps go through the loss scaler, where there is one."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+class _ScaledOptimizer:
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
         self.optimizer, self._scaler = optimizer, scaler
         self.zero_grad = optimizer.zero_grad
 
@@ -193,11 +183,8 @@ class _Optimizer:
         return self.optimizer.param_groups
 
     def step(self) -> None:
-        if self._scaler is None:
-            self.optimizer.step()
-        else:
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
 
 
 def find_batch_size(share: int, probe: Callable[[int], object], device: torch.device) -> int:

@@ -212,8 +212,7 @@ class Run:
         # Before the first update nothing has happened that would not happen again.
         self.state = self.state if self.state.update else TrainState(seconds=self.state.seconds)
         self.machine.load_state_dicts(self.model, self.optimizer, content["model"], content["optimizer"])
-        scaler = self.machine.accelerator.scaler
-        if content["scaler"] is not None and scaler is not None:
+        if content["scaler"] and (scaler := self.machine.accelerator.scaler):
             scaler.load_state_dict(content["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(content["ema"])
@@ -313,7 +312,7 @@ class Run:
                 model=model,
                 optimizer=optimizer,
                 ema=None if self.ema is None else self.ema.module.state_dict(),
-                scaler=None if scaler is None else scaler.state_dict(),
+                scaler=(scaler.state_dict() or None) if scaler else None,
                 data=self.data,
             )
 
