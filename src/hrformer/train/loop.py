@@ -193,7 +193,12 @@ class Loop(Run):
         shares: list[dict[str, float]] | None = None
         self.optimizer.zero_grad()
         for part in range(parts):
-            self._seed(part)
+            # Random numbers of drop path, dropout and mixing belong to the update, not to the run's past; timm draws
+            # mixing from numpy and erasing from Python.
+            seed = mixed_seed(config.seed, self.state.update, machine.rank, part)
+            torch.manual_seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)
+            random.seed(seed)
             batch = self.task.prepare(to_device(loaded[part], machine.device), self.spec)
             with machine.accelerator.no_sync(self.model) if part + 1 < parts else nullcontext():
                 output = machine.forward(self.model, batch["image"])
@@ -217,14 +222,6 @@ class Loop(Run):
             return None
         whole = sum_over_processes({name: sum(part[name] for part in own) for name in own[0]})
         return part_shares(own, whole, self.order.parts * self.machine.world_size)
-
-    def _seed(self, part: int) -> None:
-        """Random numbers of drop path, dropout and mixing belong to the update, not to the run's past."""
-        seed = mixed_seed(self.config.seed, self.state.update, self.machine.rank, part)
-        torch.manual_seed(seed)
-        # timm draws mixing from numpy and erasing from Python.
-        np.random.seed(seed & 0xFFFFFFFF)
-        random.seed(seed)
 
     def _validates_at(self, update: int) -> bool:
         every = self.config.validate_updates or max(round(self.config.validate_epochs * self.per_epoch), 1)

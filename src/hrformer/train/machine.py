@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.utils._pytree import tree_map
 
-from hrformer.fast.triton.graphs import map_tensors
 from hrformer.train.config import LogConfig, RuntimeConfig
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -73,7 +73,7 @@ class Machine:
         """Output of the model in the run's precision, as float32."""
         with self.accelerator.autocast():
             output = model(images)
-        return map_tensors(Tensor.float, output)
+        return tree_map(Tensor.float, output)
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:

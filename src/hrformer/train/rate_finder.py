@@ -5,7 +5,6 @@ for Training Neural Networks", WACV 2017, section 3.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +16,7 @@ from hrformer.files import write_file
 from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
 from hrformer.train.config_rules import check
 from hrformer.train.control import StopSignals, mean_of, stop_signals
+from hrformer.train.data_check import Progress
 from hrformer.train.loop import Loop
 from hrformer.train.machine import Machine
 from hrformer.train.optim import set_rate, set_training
@@ -33,8 +33,6 @@ FEWEST = 10
 SMOOTHING, RUNAWAY = 0.9, 4.0
 """Share of the past in the smoothed loss, and how far above its lowest value that may rise: fast.ai's rule, with 0.9 in
 place of 0.98, which is too slow for 100 updates (https://docs.fast.ai)."""
-
-Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

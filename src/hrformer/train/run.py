@@ -24,7 +24,7 @@ from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.train.config import AnyRun
-from hrformer.train.config_file import from_dict, read_config, to_dict, write_config
+from hrformer.train.config_file import read_config, to_dict, write_config
 from hrformer.train.config_rules import check
 from hrformer.train.control import Buffers, LossWindow, Undo
 from hrformer.train.data_check import check_data, check_same_data, data_of, taking_up, tell_left_out
@@ -36,7 +36,6 @@ from hrformer.train.optim import freeze, make_optimizer, parameter_groups, set_t
 from hrformer.train.progress import bars, score_text
 from hrformer.train.run_folder import (
     BEST,
-    ResumeError,
     TrainState,
     check_same_run,
     checkpoint_path,
@@ -47,12 +46,6 @@ from hrformer.train.run_folder import (
     write_versions,
 )
 from hrformer.train.tasks import task_for
-
-FREE_TO_CHANGE = (
-    *("data.root", "data.more_roots", "data.val_root", "data.skip_broken"),
-    *("runtime.", "save.", "log.", "batch.per_device", "recipe"),
-)
-"""Settings that a resumed run may change; all others would make it another run."""
 
 
 class Run:
@@ -81,7 +74,7 @@ class Run:
         self.config = self.task.config = config = self._fitted(config)
         self.state, content = read_state(last) if self.resumed else (TrainState(), {})
         if self.resumed:
-            check_same_run(_as_now(content["config"], last), to_dict(config), FREE_TO_CHANGE)
+            check_same_run(last, content["config"], config)
         self._look_at_data(content.get("data"))
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
@@ -315,11 +308,3 @@ class Run:
                 scaler=(scaler.state_dict() or None) if scaler else None,
                 data=self.data,
             )
-
-
-def _as_now(saved: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A saved configuration, with the fields that have come since at their defaults."""
-    try:
-        return to_dict(from_dict(saved))
-    except ValueError as error:
-        raise ResumeError(f"{path} was written by another version: {error}") from error

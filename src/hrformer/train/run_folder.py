@@ -27,6 +27,8 @@ from torch import nn
 from hrformer.data.shared_memory import size_text
 from hrformer.fast.x86.library import find_library
 from hrformer.files import write_file
+from hrformer.train.config import AnyRun
+from hrformer.train.config_file import from_dict, to_dict
 from hrformer.train.distributed import together
 from hrformer.train.trackers import flat
 
@@ -43,6 +45,12 @@ LAST, BEST = "last.pt", "best.pt"
 
 BEST_WEIGHTS, LAST_WEIGHTS = "best.safetensors", "last.safetensors"
 """What ``hrformer.load`` takes."""
+
+FREE_TO_CHANGE = (
+    *("data.root", "data.more_roots", "data.val_root", "data.skip_broken"),
+    *("runtime.", "save.", "log.", "batch.per_device", "recipe"),
+)
+"""Settings that a resumed run may change; all others would make it another run."""
 
 _FORMAT = 1
 
@@ -196,16 +204,26 @@ def read_state(path: Path) -> tuple[TrainState, dict[str, Any]]:
     return state, content
 
 
-def check_same_run(saved: dict[str, Any], now: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Raise a ResumeError that names every setting, in JSON types, that would make it another run.
+def check_same_run(path: Path, saved: dict[str, Any], config: AnyRun) -> None:
+    """Refuse to go on with settings that would make it another run.
 
-    What begins with one of the dotted names in ``free`` may differ.
+    Args:
+        path: of the checkpoint.
+        saved: configuration in it; fields that have come since are at their defaults.
+        config: as asked for now.
+
+    Raises:
+        ResumeError: naming every field that differs, or one that this version does not know.
     """
-    before, after = flat(saved), flat(now)
+    try:
+        before = flat(to_dict(from_dict(saved)))
+    except ValueError as error:
+        raise ResumeError(f"{path} was written by another version: {error}") from error
+    after = flat(to_dict(config))
     different = [
         f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not name.startswith(free)
+        if before.get(name) != after.get(name) and not name.startswith(FREE_TO_CHANGE)
     ]
     if different:
         raise ResumeError(
