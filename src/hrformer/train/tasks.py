@@ -55,7 +55,7 @@ class TrainingTask(ABC, Generic[Config]):
 
     Raises:
         DataError: a part of the data set is not as it should be.
-        ValueError: the parts have other classes or joints, or as many class weights were given as there are not.
+        ValueError: the parts differ in classes or joints, or there are not as many class weights as classes.
     """
 
     train_set: ImageSet
