@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from hrformer.data.set_types import ClassificationSet
-from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.scores import ClassificationScores, Scores, Tally
 

@@ -18,6 +18,7 @@ from hrformer.predict.predictors import load
 from hrformer.train.config import ClassificationRun, LogConfig
 from hrformer.train.journal import Journal
 from hrformer.train.record import read_record
+from hrformer.train.run_folder import write_versions
 from hrformer.train.summary import (
     MOST_TITLES,
     Chart,
@@ -28,7 +29,6 @@ from hrformer.train.summary import (
     write_summary,
 )
 from hrformer.train.summary_pictures import ValidationPicture, draw_examples
-from hrformer.train.versions import write_versions
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
 

@@ -37,7 +37,7 @@ from hrformer.train.config_file import to_dict
 from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
 from hrformer.train.progress import bars, label_of, share_text
-from hrformer.train.versions import versions
+from hrformer.train.run_folder import versions
 from hrformer.wording import counted, listed
 
 SCORES_FILE = "scores.json"

@@ -26,7 +26,6 @@ from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
 from hrformer.data.mask_reading import MASK_SUFFIXES, decode_ids
 from hrformer.data.set_types import IGNORE, ClassificationSet, DataError, PoseSet, SegmentationSet
-from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Progress
 from hrformer.evaluate.protocols import Evaluation, PoseProtocol
 from hrformer.evaluate.scores import (

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.set_types import ClassificationSet, ImageSet, Person, PoseSet, SegmentationSet
-from hrformer.evaluate.inference import ALONE, FoundPerson, Processes
+from hrformer.evaluate.inference import ALONE, Processes
 from hrformer.evaluate.protocols import Evaluation, Example, FoundPerson, PoseProtocol, Protocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
@@ -36,8 +36,6 @@ from hrformer.metrics.counts import (
     quotient,
     reference_joints,
 )
-from hrformer.metrics.pck import Pck, reference_joints
-from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
 
 
 class Scores(ABC):

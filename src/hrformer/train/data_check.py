@@ -20,7 +20,7 @@ from hrformer.data.loader import default_workers
 from hrformer.data.set_types import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
-from hrformer.train.state import ResumeError
+from hrformer.train.run_folder import ResumeError
 from hrformer.wording import counted
 
 DECODED_PIXELS = 1_000_000_000  # of each part: about ten seconds on two cores

@@ -26,8 +26,8 @@ from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
 from hrformer.train.progress import Speed, duration_text, label_of, share_text, training_bars, values_text
 from hrformer.train.record import EVENTS_FILE, cut_events, flat, read_events, read_json
+from hrformer.train.run_folder import versions
 from hrformer.train.summary import lacking
-from hrformer.train.versions import versions
 from hrformer.wording import counted
 
 TEXT_FILE = "log.txt"

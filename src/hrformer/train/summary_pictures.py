@@ -17,7 +17,6 @@ from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_
 from hrformer.data.inspection.samples import fitted
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.evaluate.evaluate import network_for, scores_for
 from hrformer.evaluate.inference import network_for, predictions_in
 from hrformer.evaluate.protocols import Example, Protocol
 from hrformer.evaluate.scores import scores_for
