@@ -6,7 +6,6 @@ window, h heads, d head dimension.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
-from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward, grid_of
+from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward
 from hrformer.fast.triton.window_attention_backward import attention_backward
-from hrformer.models.attention import crop_windows, pad_to_windows
+from hrformer.models.attention import attend_in_windows, crop_windows, pad_to_windows
 
 KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -62,10 +61,8 @@ def window_attention_reference(
     The kernels' error from float64, output and gradients, is at most twice that of this function at the same
     precision; their tests hold them to it in the interpreter, float32 and float16.
     """
-    query, key, value = _heads(_to_windows(qkv, pad_token, window), num_heads)
-    mask = None if bias is None else bias.to(query.dtype)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return _to_map(_join(out), qkv, window)
+    attended = attend_in_windows(_padded(qkv, pad_token, window), bias, window, num_heads)
+    return crop_windows(attended, qkv.shape[1], qkv.shape[2], window)
 
 
 def _forward_plain(
@@ -90,11 +87,9 @@ window_attention_op = torch.library.custom_op(
 
 
 @window_attention_op.register_kernel("cuda")
-def _forward_on_cuda(
-    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
-) -> tuple[Tensor, Tensor]:
-    run = forward_with_kernels if uses_kernel(qkv, num_heads) else _forward_plain
-    return run(qkv, pad_token, bias, window, num_heads)
+def _forward_on_cuda(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    run = forward_with_kernels if uses_kernel(qkv, num_heads=others[-1]) else _forward_plain
+    return run(qkv, *others)
 
 
 def forward_with_kernels(
@@ -103,9 +98,9 @@ def forward_with_kernels(
     """What ``window_attention_op`` runs on a CUDA device in half precision: the kernel, unless it is switched off."""
     if switched_off("window_attention"):
         return _forward_plain(qkv, pad_token, bias, window, num_heads)
-    out, softmax = attention_forward(
-        qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), window=window, num_heads=num_heads
-    )
+    bias = None if bias is None else bias.contiguous()
+    sizes = {"window": window, "num_heads": num_heads}
+    out, softmax = attention_forward(qkv.contiguous(), pad_token.contiguous(), bias, **sizes)
     return out, softmax.flatten()
 
 
@@ -113,22 +108,16 @@ def forward_with_kernels(
 def _forward_fake(
     qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    grid = grid_of(qkv, window, num_heads)
-    out = qkv.new_empty(*qkv.shape[:3], grid.channels)
-    return out, qkv.new_empty(math.prod(grid.softmax_size), dtype=torch.float32)
+    batch, height, width, packed = qkv.shape
+    windows = batch * -(-height // window) * -(-width // window)
+    softmax = qkv.new_empty(windows * num_heads * 2 * window * window, dtype=torch.float32)
+    return qkv.new_empty(batch, height, width, packed // 3), softmax
 
 
 def _backward_plain(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
+    window: int, num_heads: int, bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of ``qkv``, ``pad_token`` and, where ``bias_grad``, ``bias`` (else empty)."""
     query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
     scale = query.shape[-1] ** -0.5
@@ -153,60 +142,33 @@ window_attention_backward_op = torch.library.custom_op(
 
 
 @window_attention_backward_op.register_kernel("cuda")
-def _backward_on_cuda(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    run = backward_with_kernels if uses_kernel(qkv, num_heads) else _backward_plain
-    return run(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
+def _backward_on_cuda(grad_out: Tensor, qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    run = backward_with_kernels if uses_kernel(qkv, num_heads=others[-2]) else _backward_plain
+    return run(grad_out, qkv, *others)
 
 
 def backward_with_kernels(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
+    window: int, num_heads: int, bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """What ``window_attention_backward_op`` runs on a CUDA device in half precision."""
     if switched_off("window_attention_backward"):
         return _backward_plain(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
-    grads = attention_backward(
-        grad_out.contiguous(), qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), out,
-        softmax.view(grid_of(qkv, window, num_heads).softmax_size),
-        window=window, num_heads=num_heads, bias_grad=bias_grad,
-    )  # fmt: skip
-    channels = grads.padding.shape[1]
-    grad_pad = torch.cat([grads.padding.new_zeros(channels), grads.padding.flatten()]).to(pad_token.dtype)
-    if bias is None or grads.bias is None:
-        return grads.qkv, grad_pad, qkv.new_empty(0)
-    return grads.qkv, grad_pad, grads.bias.to(bias.dtype)
+    given = [None if x is None else x.contiguous() for x in (grad_out, qkv, pad_token, bias)]
+    sizes = {"window": window, "num_heads": num_heads, "bias_grad": bias_grad}
+    grad_qkv, of_padding, grad_bias = attention_backward(*given, out, softmax, **sizes)
+    # Queries of padded tokens are never seen.
+    grad_pad = F.pad(of_padding, (0, 0, 1, 0)).flatten().to(pad_token.dtype)
+    if bias is None or grad_bias is None:
+        return grad_qkv, grad_pad, qkv.new_empty(0)
+    return grad_qkv, grad_pad, grad_bias.to(bias.dtype)
 
 
 @window_attention_backward_op.register_fake
 def _backward_fake(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_bias = qkv.new_empty(0) if bias is None or not bias_grad else bias.new_empty(bias.shape)
+    grad_bias = qkv.new_empty(0) if bias is None or not others[-1] else bias.new_empty(bias.shape)
     return qkv.new_empty(qkv.shape), pad_token.new_empty(pad_token.shape), grad_bias
 
 
@@ -220,7 +182,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
-        return None, None, None, None, None
+        return (None,) * 5
     qkv, pad_token, bias, out, softmax = ctx.saved_tensors
     bias_grad = bias is not None and ctx.needs_input_grad[2]
     grad_qkv, grad_pad, grad_bias = window_attention_backward_op(
@@ -237,21 +199,22 @@ def _exact(x: Tensor) -> Tensor:
     return x.float() if x.dtype in KERNEL_DTYPES else x
 
 
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     scores = query @ key.mT * query.shape[-1] ** -0.5
     return scores if bias is None else scores + bias.to(scores.dtype)
 
 
+def _padded(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
+    """(B, H, W, X) -> (B, rows * K, cols * K, X), with ``pad_token`` (X,) in the padding."""
+    inside = pad_to_windows(torch.ones(1, *x.shape[1:3], 1, dtype=torch.bool, device=x.device), window)
+    return torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
+
+
 def _to_windows(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
     """(B, H, W, X) -> (windows, N, X), with ``pad_token`` (X,) in the padding."""
+    x = _padded(x, pad_token, window)
     batch, height, width, channels = x.shape
-    inside = pad_to_windows(torch.ones(1, height, width, 1, dtype=torch.bool, device=x.device), window)
-    x = torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
-    x = x.reshape(batch, x.shape[1] // window, window, x.shape[2] // window, window, channels)
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
 
 

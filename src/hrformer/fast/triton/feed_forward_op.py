@@ -22,10 +22,10 @@ from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
 HALVES = (torch.float16, torch.bfloat16)
 KERNEL_DTYPES = (torch.float32, *HALVES)
 
-Result = tuple[Tensor, Tensor, Tensor]
 
-
-def depthwise_stage(u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Result:
+def depthwise_stage(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """y = conv3x3(gelu((u - mean) * scale + shift)) + bias with the mean and the biased variance of y's channels.
 
     The mean stands apart from the shift because a folded one, shift - mean * scale, and the gradient of the scale
@@ -45,19 +45,18 @@ def depthwise_stage(u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weigh
     """
     if HAVE_TRITON and u.is_cuda and u.dtype in KERNEL_DTYPES:
         vectors = (vector.float() for vector in (mean, scale, shift))
-        result: Result = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
-        return result
+        y, y_mean, y_variance = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
+        return y, y_mean, y_variance
     return depthwise_stage_reference(u, mean, scale, shift, weight, bias)
 
 
 def depthwise_stage_reference(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> Result:
+) -> tuple[Tensor, Tensor, Tensor]:
     """``depthwise_stage`` in plain PyTorch; half precision is computed in float32 and rounded once."""
-    normalised = (_exact(u) - mean) * scale + shift
-    hidden = F.gelu(normalised).permute(0, 3, 1, 2)
-    kernel = weight.to(hidden.dtype)
-    y = F.conv2d(hidden, kernel, bias.to(hidden.dtype), padding=1, groups=u.shape[-1]).permute(0, 2, 3, 1).to(u.dtype)
+    hidden = F.gelu((_exact(u) - mean) * scale + shift).permute(0, 3, 1, 2)
+    y = F.conv2d(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), padding=1, groups=u.shape[-1])
+    y = y.permute(0, 2, 3, 1).to(u.dtype).contiguous()
     return y, *channel_moments_reference(y)
 
 
@@ -70,49 +69,28 @@ def channel_moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def _forward_plain(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``depthwise_stage``, vectors in float32 (float64 if ``u`` is). This body serves the CPU."""
-    y, y_mean, y_variance = depthwise_stage_reference(u, mean, scale, shift, weight, bias)
-    return y.contiguous(), y_mean.clone(), y_variance.clone()
-
-
 depthwise_stage_op = torch.library.custom_op(
-    "hrformer::depthwise_stage", _forward_plain, mutates_args=(), device_types="cpu"
+    "hrformer::depthwise_stage", depthwise_stage_reference, mutates_args=(), device_types="cpu"
 )
 
 
 @depthwise_stage_op.register_kernel("cuda")
-def forward_with_kernels(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward_with_kernels(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What ``depthwise_stage_op`` runs on a CUDA device: the kernel, unless it is switched off."""
     if switched_off("depthwise"):
-        return _forward_plain(u, mean, scale, shift, weight, bias)
-    vectors = (tensor.contiguous() for tensor in (mean, scale, shift, weight, bias))
-    return depthwise_forward(u.contiguous(), *vectors)
+        return depthwise_stage_reference(*arguments)
+    return depthwise_forward(*(tensor.contiguous() for tensor in arguments))
 
 
 @depthwise_stage_op.register_fake
-def _forward_fake(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(u: Tensor, mean: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u.new_empty(u.shape), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
 def _backward_plain(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor, y: Tensor, y_mean: Tensor,
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``.
 
     This body serves the CPU.
@@ -137,42 +115,20 @@ depthwise_stage_backward_op = torch.library.custom_op(
 
 
 @depthwise_stage_backward_op.register_kernel("cuda")
-def backward_with_kernels(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def backward_with_kernels(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What ``depthwise_stage_backward_op`` runs on a CUDA device: the kernel, unless it is switched off."""
-    arguments = (grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
     if switched_off("depthwise_backward"):
         return _backward_plain(*arguments)
-    grads = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
-    kernel, bias = grads.weight.to(weight.dtype).contiguous(), grads.bias.to(weight.dtype)
-    return grads.u, grads.scale.clone(), grads.shift.clone(), kernel, bias.clone()
+    grad_u, grad_scale, grad_shift, *others = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
+    kernel, bias = (grad.to(arguments[-1].dtype) for grad in others)
+    return grad_u, grad_scale.clone(), grad_shift.clone(), kernel.contiguous(), bias.clone()
 
 
 @depthwise_stage_backward_op.register_fake
-def _backward_fake(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    vectors = (scale.new_empty(scale.shape), shift.new_empty(shift.shape))
-    return u.new_empty(u.shape), *vectors, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+def _backward_fake(*arguments: Tensor) -> tuple[Tensor, ...]:
+    u, _, scale, shift, weight = arguments[5:]
+    bias = weight.new_empty(weight.shape[0])
+    return *(x.new_empty(x.shape) for x in (u, scale, shift, weight)), bias
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -27,22 +27,14 @@ HAVE_TRITON = triton is not None
 MIN_DOT = 16
 """Smallest side of a block that ``tl.dot`` takes."""
 
-
 SOUND_ASSEMBLER = (12, 9)
 """The first ptxas that compiles ``window_block`` right. 12.8, in the wheels of Triton up to 3.6, drops the instruction
 that starts a shared-memory descriptor, so that the kernel multiplies by whatever lies at an undefined address: seen in
 its machine code and, as wrong results and illegal accesses, on an H100 and an H200."""
 
-
 KERNELS = (
-    "depthwise",
-    "depthwise_backward",
-    "depthwise_pointwise",
-    "fusion_sum",
-    "pointwise",
-    "window_attention",
-    "window_attention_backward",
-    "window_block",
+    *("depthwise", "depthwise_backward", "depthwise_pointwise", "fusion_sum", "pointwise"),
+    *("window_attention", "window_attention_backward", "window_block"),
 )
 """What can be switched off: each module of this package that launches a kernel."""
 SWITCH = "HRFORMER_TRITON_OFF"
