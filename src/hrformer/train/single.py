@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from hrformer.fast.triton.graphs import map_tensors
 from hrformer.train.config import LogConfig, RuntimeConfig
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -82,7 +82,7 @@ class _Autocast(nn.Module):
     def forward(self, x: Tensor) -> Any:
         with self._machine.autocast():
             result = self.module(x)
-        return map_tensors(lambda y: y.float() if y.dtype in HALVES.values() else y, result)
+        return tree_map_only(Tensor, lambda y: y.float() if y.dtype in HALVES.values() else y, result)
 
 
 class _Optimizer:

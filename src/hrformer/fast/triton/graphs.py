@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger("hrformer")
 
@@ -24,19 +25,6 @@ Key = tuple[Any, ...]
 
 WARM_UPS = 2
 """Runs before a capture: the first compiles kernels, which a capture must not."""
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to every tensor of nested dicts, lists, tuples and named tuples; the rest passes through."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return type(value)((name, map_tensors(function, item)) for name, item in value.items())
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
 
 
 @cache
@@ -95,7 +83,7 @@ def capture_cuda_graph(model: Callable[[Tensor], Any], x: Tensor) -> Replay:
         with torch.cuda.device(buffer.device), torch.inference_mode(False), torch.no_grad():
             buffer.copy_(y)
             graph.replay()
-            return map_tensors(torch.clone, outputs)
+            return tree_map_only(Tensor, torch.clone, outputs)
 
     return replay
 
