@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.triton.launch import activate, activation_for, device_of, jit, pad_to, round_up, tl
-from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise, store_product
+from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise, store_sum
 
 TILES = ((8, 8), (4, 16), (16, 4))
 """Height and width of the pixels of one program: 64, the fewest rows that fill Hopper's matrix units."""
@@ -77,8 +77,9 @@ def _depthwise_pointwise_kernel(
         a = _depthwise(x_ptr, taps_ptr, image, y, x, k, on_map, height, width, K, PADDED_K, S)
         w = tl.load(weight_ptr + k[:, None] * PADDED_N + n[None, :])
         total = tl.dot(activate(a, MIDDLE).to(w.dtype), w, total, input_precision="ieee")
+    total = activate(total + tl.load(bias_ptr + n)[None, :], ACTIVATION)
     cell = (image * out_height + y) * out_width + x
-    store_product(total, bias_ptr, residual_ptr, out_ptr, cell, n, on_map, N, ACTIVATION, RESIDUAL, "none")
+    store_sum(total, residual_ptr, out_ptr, cell, n, on_map, N, RESIDUAL, "none")
 
 
 def best_tile(height: int, width: int) -> tuple[int, int]:

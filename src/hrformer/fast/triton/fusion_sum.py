@@ -97,21 +97,20 @@ def fusion_sum(terms: Sequence[Tensor], size: tuple[int, int], *, mode: str, rel
     assert 1 <= len(terms) <= MAX_TERMS
     batch, _, _, channels = terms[0].shape
     height, width = size
-    out = torch.empty((batch, height, width, channels), dtype=terms[0].dtype, device=terms[0].device)
+    out = torch.empty((batch, *size, channels), dtype=terms[0].dtype, device=terms[0].device)
     if out.numel() == 0:
         return out
-    terms = [term.contiguous() for term in terms]
-    kinds = ["same" if tuple(term.shape[1:3]) == (height, width) else mode for term in terms]
     absent = MAX_TERMS - len(terms)
-    padded = [*terms, *[terms[0]] * absent]
+    kinds = ["same" if term.shape[1:3] == (height, width) else mode for term in terms] + ["absent"] * absent
+    padded = [*(term.contiguous() for term in terms), *[terms[0]] * absent]
     block_c = min(power_of_two(channels), 128)
     block_p = VALUES // block_c
     pixels = batch * height * width
-    sizes = [side for term in padded for side in (term.shape[1], term.shape[2])]
+    sizes = [side for term in padded for side in term.shape[1:3]]
     with device_of(out):
         _fusion_sum_kernel[(-(-pixels // block_p) * -(-channels // block_c),)](
-            *padded, out, pixels, height, width, *sizes,
-            C=channels, **{f"KIND{i}": kind for i, kind in enumerate([*kinds, *["absent"] * absent])},
+            *padded, out, pixels, height, width, *sizes, C=channels,
+            **{f"KIND{i}": kind for i, kind in enumerate(kinds)},
             RELU=relu, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4
         )  # fmt: skip
     return out

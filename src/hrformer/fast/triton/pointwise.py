@@ -95,12 +95,10 @@ def _row_statistics(
 
 
 @jit()
-def store_product(
-    total, bias_ptr, residual_ptr, out_ptr, cell, n, inside,
-    N: tl.constexpr, ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
-):  # fmt: skip
-    """after(activation(total + bias) + residual) for cells of N channels, stored where ``inside``."""
-    total = activate(total + tl.load(bias_ptr + n)[None, :], ACTIVATION)
+def store_sum(
+    total, residual_ptr, out_ptr, cell, n, inside, N: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr
+):
+    """after(total + residual) for cells of N channels, stored where ``inside``."""
     offsets = (cell * N)[:, None] + n[None, :]
     mask = inside[:, None] & (n < N)[None, :]
     if RESIDUAL:
@@ -135,7 +133,8 @@ def _pointwise_kernel(
             a = ((a.to(tl.float32) - mean[:, None]) * scale[:, None] * gain[None, :] + shift[None, :]).to(a.dtype)
         w = tl.load(weight_ptr + k[:, None] * PADDED_N + n[None, :])
         total = tl.dot(a, w, total, input_precision="ieee")
-    store_product(total, bias_ptr, residual_ptr, out_ptr, row, n, inside, N, ACTIVATION, RESIDUAL, AFTER)
+    total = activate(total + tl.load(bias_ptr + n)[None, :], ACTIVATION)
+    store_sum(total, residual_ptr, out_ptr, row, n, inside, N, RESIDUAL, AFTER)
 
 
 def pointwise(
