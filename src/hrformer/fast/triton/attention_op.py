@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
+from hrformer.fast.triton.launch import HALVES, HAVE_TRITON, exact, switched_off
 from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward
 from hrformer.fast.triton.window_attention_backward import attention_backward
 from hrformer.models.attention import attend_in_windows, crop_windows, pad_to_windows
-
-KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 
 def window_attention_core(
@@ -50,7 +48,7 @@ def window_attention_core(
 def uses_kernel(qkv: Tensor, num_heads: int) -> bool:
     """Whether ``window_attention_core`` takes the Triton kernels for this packed map."""
     head_dim = qkv.shape[-1] // 3 // num_heads
-    return HAVE_TRITON and qkv.is_cuda and qkv.dtype in KERNEL_DTYPES and head_dim <= MAX_HEAD_DIM
+    return HAVE_TRITON and qkv.is_cuda and qkv.dtype in HALVES and head_dim <= MAX_HEAD_DIM
 
 
 def window_attention_reference(
@@ -72,7 +70,7 @@ def _forward_plain(
 
     The terms are flat because a compiler would ask whether there is one window.
     """
-    query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
+    query, key, value = _heads(_to_windows(exact(qkv), exact(pad_token), window), num_heads)
     scores = _scores(query, key, bias)
     highest = scores.amax(-1)
     weights = (scores - highest[..., None]).exp()
@@ -119,10 +117,10 @@ def _backward_plain(
     window: int, num_heads: int, bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of ``qkv``, ``pad_token`` and, where ``bias_grad``, ``bias`` (else empty)."""
-    query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
+    query, key, value = _heads(_to_windows(exact(qkv), exact(pad_token), window), num_heads)
     scale = query.shape[-1] ** -0.5
     zero = grad_out.new_zeros(grad_out.shape[-1])
-    gradient = _heads(_to_windows(_exact(grad_out), _exact(zero), window), num_heads, parts=1)[0]
+    gradient = _heads(_to_windows(exact(grad_out), exact(zero), window), num_heads, parts=1)[0]
     weights = _scores(query, key, bias).softmax(-1)
     from_weights = gradient @ value.mT
     from_scores = weights * (from_weights - (weights * from_weights).sum(-1, keepdim=True))
@@ -192,11 +190,6 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
 
 
 window_attention_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """Half precision to float32; other dtypes as they are."""
-    return x.float() if x.dtype in KERNEL_DTYPES else x
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:

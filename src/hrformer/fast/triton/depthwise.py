@@ -83,6 +83,15 @@ def three(a, b, c, u, v, w):
 
 
 @jit()
+def load_three(a, b, c, channels, known):
+    """Three numbers of each channel, as rows (1, BLOCK)."""
+    first = tl.load(a + channels, mask=known, other=0.0)[None, :]
+    second = tl.load(b + channels, mask=known, other=0.0)[None, :]
+    third = tl.load(c + channels, mask=known, other=0.0)[None, :]
+    return first, second, third
+
+
+@jit()
 def load_taps(weight, channels, used):
     """The nine weights of each channel, (1, BLOCK) each, row by row."""
     place = weight + channels[None, :] * 9
@@ -118,9 +127,7 @@ def forward_kernel(
     """Map y and partial statistics of each slot; program axes: block of channels, slot."""
     channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = channels < C
-    mean = tl.load(mean + channels, mask=known, other=0.0)[None, :]
-    scale = tl.load(scale + channels, mask=known, other=0.0)[None, :]
-    shift = tl.load(shift + channels, mask=known, other=0.0)[None, :]
+    mean, scale, shift = load_three(mean, scale, shift, channels, known)
     bias = tl.load(bias + channels, mask=known, other=0.0).to(tl.float32)[None, :]
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = load_taps(weight, channels, known)
     stride = width * C

@@ -13,20 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.depthwise import SIZES, StripGrid, load_taps, strip_corners, three
+from hrformer.fast.triton.depthwise import SIZES, StripGrid, load_taps, load_three, strip_corners, three
 from hrformer.fast.triton.launch import device_of, jit, tl
 
 NUM_SUMS = 12
 """Rows of the partial sums: nine weights row by row, bias, scale, shift."""
-
-
-@jit()
-def load_three(a, b, c, channels, known):
-    """Three numbers of each channel, as rows (1, BLOCK)."""
-    first = tl.load(a + channels, mask=known, other=0.0)[None, :]
-    second = tl.load(b + channels, mask=known, other=0.0)[None, :]
-    third = tl.load(c + channels, mask=known, other=0.0)[None, :]
-    return first, second, third
 
 
 @jit()
@@ -37,14 +28,6 @@ def load_gradient(grad_y, y, cells, row, offset, height, inside, stride, mean, g
     direct = tl.load(grad_y + place, mask=used, other=0.0).to(tl.float32)
     value = tl.load(y + place, mask=used, other=0.0).to(tl.float32)
     return tl.where(used, direct + grad_mean + grad_variance * (value - mean), 0.0)
-
-
-@jit()
-def load_input(u, cells, row, offset, height, inside, stride, mean):
-    """One row of u - mean, 0 outside, and which of it is inside."""
-    used = inside & (row + offset < height)
-    value = tl.load(u + cells + offset * stride, mask=used, other=0.0).to(tl.float32)
-    return tl.where(used, value - mean, 0.0), used
 
 
 @jit()
@@ -62,7 +45,9 @@ def load_six_gradients(grad_y, y, cells, row, height, inside, stride, mean, grad
 @jit()
 def load_activated(u, cells, row, offset, height, inside, stride, mean, scale, shift):
     """One row of u - mean, its GELU after the norm and the derivative there, 0 outside, and which of it is inside."""
-    centred, used = load_input(u, cells, row, offset, height, inside, stride, mean)
+    used = inside & (row + offset < height)
+    value = tl.load(u + cells + offset * stride, mask=used, other=0.0).to(tl.float32)
+    centred = tl.where(used, value - mean, 0.0)
     x = centred * scale + shift
     cumulative = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     slope = cumulative + x * tl.exp(-0.5 * x * x) * 0.3989422804014327

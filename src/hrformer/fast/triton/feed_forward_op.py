@@ -17,10 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
-from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
-
-HALVES = (torch.float16, torch.bfloat16)
-KERNEL_DTYPES = (torch.float32, *HALVES)
+from hrformer.fast.triton.launch import HALVES, HAVE_TRITON, exact, switched_off
 
 
 def depthwise_stage(
@@ -43,7 +40,7 @@ def depthwise_stage(
     Returns:
         y: (B, H, W, C) in the dtype of ``u``. Mean and variance: (C,), float32 (float64 if ``u`` is).
     """
-    if HAVE_TRITON and u.is_cuda and u.dtype in KERNEL_DTYPES:
+    if HAVE_TRITON and u.is_cuda and u.dtype in (torch.float32, *HALVES):
         vectors = (vector.float() for vector in (mean, scale, shift))
         y, y_mean, y_variance = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
         return y, y_mean, y_variance
@@ -54,7 +51,7 @@ def depthwise_stage_reference(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``depthwise_stage`` in plain PyTorch; half precision is computed in float32 and rounded once."""
-    hidden = F.gelu((_exact(u) - mean) * scale + shift).permute(0, 3, 1, 2)
+    hidden = F.gelu((exact(u) - mean) * scale + shift).permute(0, 3, 1, 2)
     y = F.conv2d(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), padding=1, groups=u.shape[-1])
     y = y.permute(0, 2, 3, 1).to(u.dtype).contiguous()
     return y, *channel_moments_reference(y)
@@ -62,7 +59,7 @@ def depthwise_stage_reference(
 
 def channel_moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     """(C,) mean and biased variance of a map (B, H, W, C), float32 for half precision; 0 of an empty one."""
-    values = _exact(x).flatten(0, 2)
+    values = exact(x).flatten(0, 2)
     if values.shape[0] == 0:
         return values.sum(0), values.sum(0)
     variance, mean = torch.var_mean(values, 0, correction=0)
@@ -96,8 +93,8 @@ def _backward_plain(
     This body serves the CPU.
     """
     cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
-    gradient = _exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (_exact(y) - y_mean)
-    centred = _exact(u) - mean
+    gradient = exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (exact(y) - y_mean)
+    centred = exact(u) - mean
     normalised = centred * scale + shift
     hidden = F.gelu(normalised)
     grad_hidden, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -147,11 +144,6 @@ def _backward(ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor
 
 
 depthwise_stage_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """Half precision to float32; other dtypes as they are."""
-    return x.float() if x.dtype in HALVES else x
 
 
 class BatchNormState(NamedTuple):

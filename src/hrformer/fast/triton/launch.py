@@ -24,6 +24,7 @@ except ImportError:  # no wheel for this system
     triton = tl = None
 
 HAVE_TRITON = triton is not None
+HALVES = (torch.float16, torch.bfloat16)
 MIN_DOT = 16
 """Smallest side of a block that ``tl.dot`` takes."""
 
@@ -118,7 +119,12 @@ def activate(x, NAME: tl.constexpr):
 
 def activation_for(name: str, dtype: torch.dtype) -> str:
     """The form of an activation that is exact enough for results in ``dtype``."""
-    return "gelu_half" if name == "gelu" and dtype in (torch.float16, torch.bfloat16) else name
+    return "gelu_half" if name == "gelu" and dtype in HALVES else name
+
+
+def exact(x: Tensor) -> Tensor:
+    """Half precision to float32; other dtypes as they are."""
+    return x.float() if x.dtype in HALVES else x
 
 
 def power_of_two(value: int) -> int:

@@ -47,12 +47,11 @@ def load_softmax(softmax, row, queries, K: tl.constexpr):
 
 
 @jit()
-def score_gradient(query, key, value, gradient, bias_tile, highest, shrink, delta, scale):
-    """Weights P and gradient of the scores dS, both float32; ``highest`` and ``shrink`` from ``load_softmax``."""
+def attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale):
+    """Weights P and their gradient G V^T, both float32; ``highest`` and ``shrink`` from ``load_softmax``."""
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale + bias_tile
     weights = tl.exp(scores - highest[:, None]) * shrink[:, None]
-    from_value = tl.dot(gradient, tl.trans(value), input_precision="ieee")
-    return weights, weights * (from_value - delta[:, None])
+    return weights, tl.dot(gradient, tl.trans(value), input_precision="ieee")
 
 
 @jit()
@@ -104,9 +103,7 @@ def single_block_kernel(
         gradient = load_gradient(grad_out + corner * C + head * D, cells, inside, C, D, BLOCK_D)
         row = (tl.cast(window, tl.int64) * HEADS + head) * (K * K)
         highest, shrink = load_softmax(softmax, row, tokens, K)
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale + bias_tile
-        weights = tl.exp(scores - highest[:, None]) * shrink[:, None]
-        from_value = tl.dot(gradient, tl.trans(value), input_precision="ieee")
+        weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
         from_scores = weights * (from_value - tl.sum(weights * from_value, 1)[:, None])
         if BIAS_GRAD:
             bias_sum += from_scores
@@ -155,7 +152,8 @@ def query_kernel(
             key_cells, key_inside = token_cells(keys, y, x, height, width, K)
             key = load_tokens(source + C, padding + C, key_cells, key_inside, 3 * C, D, BLOCK_D)
             value = load_tokens(source + 2 * C, padding + 2 * C, key_cells, key_inside, 3 * C, D, BLOCK_D)
-            _, from_scores = score_gradient(query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale)
+            weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+            from_scores = weights * (from_value - row_delta[:, None])
             grad_query += tl.dot(from_scores.to(key.dtype), key, input_precision="ieee")
         store_tokens(grad_qkv + corner * (3 * C) + head * D, grad_query * scale, cells, inside, 3 * C, D, BLOCK_D)
 
@@ -193,10 +191,8 @@ def key_value_kernel(
             gradient = load_gradient(grad_out + corner * C + head * D, cells, inside, C, D, BLOCK_D)
             highest, shrink = load_softmax(softmax, row, queries, K)
             row_delta = tl.load(delta + row + queries, mask=queries < K * K, other=0.0)
-            weights, from_scores = score_gradient(
-                query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale
-            )
-            from_scores = from_scores.to(query.dtype)
+            weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+            from_scores = (weights * (from_value - row_delta[:, None])).to(query.dtype)
             grad_value += tl.dot(tl.trans(weights.to(gradient.dtype)), gradient, input_precision="ieee")
             grad_key += tl.dot(tl.trans(from_scores), query, input_precision="ieee")
         grad_key *= scale
@@ -237,8 +233,8 @@ def bias_kernel(
         row = (tl.cast(window, tl.int64) * HEADS + head) * (K * K)
         highest, shrink = load_softmax(softmax, row, queries, K)
         row_delta = tl.load(delta + row + queries, mask=queries < K * K, other=0.0)
-        _, from_scores = score_gradient(query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale)
-        bias_sum += from_scores
+        weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+        bias_sum += weights * (from_value - row_delta[:, None])
     slot = tl.cast(tl.program_id(1), tl.int64)
     store_bias(grad_bias + slot * (HEADS * K * K * K * K), head, queries, keys, bias_sum, K)
 
