@@ -76,8 +76,7 @@ def crop_people_on_device(
     matrices = np.stack(
         [crop_matrix(center, size, (width, height), udp=udp) for center, size in zip(centers, sizes, strict=True)]
     )
-    picture = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
-    crops = crop_batch(picture, matrices, np.zeros(len(centers), dtype=np.int64), (width, height))
+    crops = crop_batch(torch.from_numpy(pixels).to(device).permute(2, 0, 1), matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
 
 
