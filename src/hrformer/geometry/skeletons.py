@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
@@ -74,7 +75,7 @@ def _all(values: object, *kinds: type) -> bool:
     return isinstance(values, tuple | list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
 
 
-def _are_joints(values: object, count: int) -> bool:
+def _are_joints(values: Sequence[int], count: int) -> bool:
     """Whether ``values`` are different numbers of ``count`` joints."""
     return _all(values, Integral) and len({*values}) == len(values) and {*values} <= {*range(count)}
 

@@ -75,7 +75,8 @@ def _forward_plain(
     highest = scores.amax(-1)
     weights = (scores - highest[..., None]).exp()
     total = weights.sum(-1)
-    out = _to_map(_join(weights @ value / total[..., None]), qkv, window)
+    joined = (weights @ value / total[..., None]).transpose(1, 2).flatten(2)
+    out = _to_map(joined, qkv, window)
     return out.to(qkv.dtype).contiguous(), torch.stack([highest, total], 2).float().flatten()
 
 
@@ -90,16 +91,11 @@ def _forward_on_cuda(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     return run(qkv, *others)
 
 
-def forward_with_kernels(
-    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
-) -> tuple[Tensor, Tensor]:
+def forward_with_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
     """What ``window_attention_op`` runs on a CUDA device in half precision: the kernel, unless it is switched off."""
     if switched_off("window_attention"):
-        return _forward_plain(qkv, pad_token, bias, window, num_heads)
-    bias = None if bias is None else bias.contiguous()
-    sizes = {"window": window, "num_heads": num_heads}
-    out, softmax = attention_forward(qkv.contiguous(), pad_token.contiguous(), bias, **sizes)
-    return out, softmax.flatten()
+        return _forward_plain(*arguments)
+    return attention_forward(*map(_contiguous, arguments))
 
 
 @window_attention_op.register_fake
@@ -145,20 +141,16 @@ def _backward_on_cuda(grad_out: Tensor, qkv: Tensor, *others: Any) -> tuple[Tens
     return run(grad_out, qkv, *others)
 
 
-def backward_with_kernels(
-    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
-    window: int, num_heads: int, bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What ``window_attention_backward_op`` runs on a CUDA device in half precision."""
+def backward_with_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``window_attention_backward_op`` runs on a CUDA device in half precision, as in the forward pass."""
     if switched_off("window_attention_backward"):
-        return _backward_plain(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
-    given = [None if x is None else x.contiguous() for x in (grad_out, qkv, pad_token, bias)]
-    sizes = {"window": window, "num_heads": num_heads, "bias_grad": bias_grad}
-    grad_qkv, of_padding, grad_bias = attention_backward(*given, out, softmax, **sizes)
+        return _backward_plain(*arguments)
+    grad_qkv, of_padding, grad_bias = attention_backward(*map(_contiguous, arguments))
+    pad_token, bias = arguments[2:4]
     # Queries of padded tokens are never seen.
     grad_pad = F.pad(of_padding, (0, 0, 1, 0)).flatten().to(pad_token.dtype)
     if bias is None or grad_bias is None:
-        return grad_qkv, grad_pad, qkv.new_empty(0)
+        return grad_qkv, grad_pad, grad_qkv.new_empty(0)
     return grad_qkv, grad_pad, grad_bias.to(bias.dtype)
 
 
@@ -192,6 +184,10 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
 window_attention_op.register_autograd(_backward, setup_context=_setup_context)
 
 
+def _contiguous(x: Any) -> Any:
+    return x.contiguous() if isinstance(x, Tensor) else x
+
+
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     scores = query @ key.mT * query.shape[-1] ** -0.5
     return scores if bias is None else scores + bias.to(scores.dtype)
@@ -223,8 +219,3 @@ def _heads(x: Tensor, num_heads: int, parts: int = 3) -> tuple[Tensor, ...]:
     """(windows, N, parts * C) -> ``parts`` tensors (windows, h, N, d)."""
     split = x.unflatten(-1, (parts, num_heads, x.shape[-1] // parts // num_heads))
     return split.permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _join(x: Tensor) -> Tensor:
-    """(windows, h, N, d) -> (windows, N, C)."""
-    return x.transpose(1, 2).flatten(2)

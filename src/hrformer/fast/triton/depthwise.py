@@ -25,7 +25,6 @@ SEGMENT = 16
 """Longest segment of columns, in cells; two more are read."""
 SIZES = ["height", "width", "groups", "segments", "length", "num_strips"]
 """Arguments whose value must not lead to another compilation."""
-PROGRAMS_PER_PROCESSOR = 4
 
 
 class StripGrid:
@@ -52,7 +51,7 @@ class StripGrid:
     def slots(self, device: torch.device) -> int:
         """How many programs share the strips of one block of channels."""
         tiles = -(-self.num_strips // STRIPS)
-        return min(tiles, -(-resident_programs(device, PROGRAMS_PER_PROCESSOR) // self.num_blocks))
+        return min(tiles, -(-resident_programs(device) // self.num_blocks))
 
 
 @jit()

@@ -168,12 +168,13 @@ def device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def resident_programs(device: torch.device, per_processor: int) -> int:
-    """Programs that fill a GPU when each multiprocessor holds ``per_processor`` of them; 4 where there is no GPU.
+def resident_programs(device: torch.device) -> int:
+    """Programs that fill a GPU, four for each multiprocessor; 4 where there is no GPU.
 
-    Kernels that keep sums in registers are launched with about this many programs, each going through many tiles:
-    few partial sums are left to add, in a fixed order, so results do not change from run to run on one GPU model.
+    So many of four warps does one of an H100 hold with the registers of these kernels. Those that keep sums in
+    registers are launched with about this many programs, each going through many tiles: few partial sums are left to
+    add, in a fixed order, so results do not change from run to run on one GPU model.
     """
     if device.type != "cuda":
         return 4
-    return per_processor * torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -17,8 +17,6 @@ from hrformer.fast.triton.launch import device_of, jit, power_of_two, resident_p
 from hrformer.models.attention import window_padding
 
 MAX_HEAD_DIM = 128
-# Programs of four warps that a multiprocessor of an H100 can hold beside each other with these registers.
-PROGRAMS_PER_PROCESSOR = 4
 
 
 class WindowGrid:
@@ -49,7 +47,7 @@ class WindowGrid:
 
     def slots(self, device: torch.device, programs_per_window: int) -> int:
         """How many programs share the windows of one head and block; at least one."""
-        wanted = -(-resident_programs(device, PROGRAMS_PER_PROCESSOR) // programs_per_window)
+        wanted = -(-resident_programs(device) // programs_per_window)
         return max(1, min(self.num_windows, wanted))
 
 
@@ -143,8 +141,8 @@ def forward_kernel(
 
 
 def attention_forward(
-    qkv: Tensor, padding: Tensor, bias: Tensor | None,
-    *, window: int, num_heads: int, scale: float | None = None, slots: int | None = None,
+    qkv: Tensor, padding: Tensor, bias: Tensor | None, window: int, num_heads: int,
+    *, scale: float | None = None, slots: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Launch the forward kernel.
 
@@ -157,12 +155,12 @@ def attention_forward(
         slots: programs that share the windows of one head and query block; None fills the GPU.
 
     Returns:
-        (B, H, W, C) in the dtype of ``qkv``; (windows, h, 2, N) float32, for every token, padded ones too: the
+        (B, H, W, C) in the dtype of ``qkv``; flat (windows, h, 2, N) float32, for every token, padded ones too: the
         largest score, and the sum of exp(score - largest). Their one logarithm would cost float32 half its accuracy.
     """
     grid = WindowGrid(qkv, window, num_heads)
     out = torch.empty(*qkv.shape[:3], grid.channels, dtype=qkv.dtype, device=qkv.device)
-    softmax = torch.empty(grid.num_windows, num_heads, 2, window * window, dtype=torch.float32, device=qkv.device)
+    softmax = torch.empty(grid.num_windows * num_heads * 2 * window**2, dtype=torch.float32, device=qkv.device)
     if grid.num_windows == 0:
         return out, softmax
     programs = num_heads * grid.num_blocks

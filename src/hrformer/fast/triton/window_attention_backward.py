@@ -1,6 +1,6 @@
 """Window attention backward: weights are recomputed from each token's softmax terms, nothing of size N * N is stored.
 
-Dimension letters as in ``kernels.window_attention``. Windows of one block (N <= 64) take one kernel for all gradients;
+Dimension letters as in ``window_attention``. Windows of one block (N <= 64) take one kernel for all gradients;
 larger ones take three, for the queries, for keys and values, and for the bias. Gradients of the bias and of the
 padded tokens are added in registers over all windows of a program, written once for each program and summed in a
 fixed order: no atomics, so a run repeats bit by bit on one GPU model.
@@ -241,13 +241,12 @@ def bias_kernel(
 
 def attention_backward(
     grad_out: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
-    *, window: int, num_heads: int, bias_grad: bool, slots: int | None = None,
+    window: int, num_heads: int, bias_grad: bool, *, slots: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Launch the backward kernels; arguments as for and from ``attention_forward``, all contiguous.
 
     Args:
         grad_out: (B, H, W, C), gradient of the attended map, in the dtype of ``qkv``.
-        softmax: of any shape.
         bias_grad: whether the gradient of ``bias`` is wanted.
         slots: programs that share the windows of one head and block; None fills the GPU.
 
