@@ -10,14 +10,9 @@ from torch import Tensor
 
 
 def crop_matrix(
-    center: ArrayLike,
-    size: ArrayLike,
-    output_size: tuple[int, int],
-    rotation: float = 0.0,
-    *,
-    inverse: bool = False,
-    udp: bool = False,
-) -> NDArray[np.float64]:
+    center: ArrayLike, size: ArrayLike, output_size: tuple[int, int], rotation: float = 0.0,
+    *, inverse: bool = False, udp: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
     """Matrix that maps a padded box onto the crop; upright it is ``x' = s (x - cx) + W / 2``.
 
     ``s`` is output width / padded width in both directions; the box's height plays no part, as it follows from the
@@ -26,8 +21,7 @@ def crop_matrix(
     1.x; the official code takes the top edge, which gives the same within 1e-3 crop pixels).
 
     Args:
-        center: (2,) middle of the box, (x, y) in picture pixels.
-        size: (2,) padded (width, height) in picture pixels.
+        center: (2,) middle of the box, (x, y) in picture pixels. ``size``: (2,) padded (width, height).
         output_size: (width, height) of the crop.
         rotation: degrees by which the *box* is turned in the picture, clockwise as seen on the screen (y points
             down); the person in the crop turns the other way.

@@ -16,8 +16,7 @@ def clip_boxes_official(boxes_xywh: ArrayLike, image_size: tuple[int, int]) -> N
     left or at the top is moved into the picture rather than cut there: ``x1 = max(0, x)``,
     ``x2 = min(width - 1, x1 + max(0, w - 1))``, the same for y. Boxes found by a detector are not clipped at all.
     """
-    boxes = _checked_boxes(boxes_xywh).astype(np.float64)
-    last = _last_pixel(image_size)
+    boxes, last = _checked_boxes(boxes_xywh).astype(np.float64), _last_pixel(image_size)
     start = np.maximum(boxes[:, :2], 0)
     end = np.minimum(start + np.maximum(boxes[:, 2:] - 1, 0), last)
     return np.concatenate([start, np.maximum(end - start, 0)], axis=1)
@@ -34,8 +33,7 @@ def clip_boxes_mmpose(boxes_xywh: ArrayLike, image_size: tuple[int, int]) -> NDA
         (N, 4) boxes as given; a side of 0 means that nothing is left of the box. ValueError for boxes that are not
         (N, 4) finite numbers and for a picture size that is not positive.
     """
-    boxes = _checked_boxes(boxes_xywh).astype(np.float64)
-    last = _last_pixel(image_size)
+    boxes, last = _checked_boxes(boxes_xywh).astype(np.float64), _last_pixel(image_size)
     start = np.clip(boxes[:, :2], 0, last)
     end = np.clip(boxes[:, :2] + boxes[:, 2:], 0, last)
     return np.concatenate([start, np.maximum(end - start, 0)], axis=1)
@@ -82,8 +80,7 @@ def box_to_crop(
 def _checked_boxes(boxes_xywh: ArrayLike) -> NDArray[np.floating]:
     """(N, 4) floating-point array; float32 stays float32, an empty list becomes (0, 4)."""
     boxes = np.asarray(boxes_xywh)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
+    boxes = boxes if boxes.size else boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4) as (x, y, width, height), got {boxes.shape}")
     if boxes.dtype != np.float32:

@@ -78,24 +78,25 @@ class HeatmapCodec:
             raise ValueError(f"keypoints must be (N, K, 2) and visible (N, K), got {points.shape} and {shown.shape}")
         if not np.isfinite(points[shown]).all():
             raise ValueError("a visible joint has coordinates that are not finite")
-        radius = int(3 * self.sigma + 0.5)
+        radius: float = int(3 * self.sigma + 0.5)
         height, width = self.heatmap_size
         size = np.subtract(self.input_size, self.decoder == "udp")
         stride = (size / self.steps).astype(np.float32)[::-1]
         # Far outside is far outside: the clip only keeps the conversion to integers defined.
         exact = np.clip(np.where(shown[..., None], points, 0) / stride, -1e6, 1e6)
         cells = (exact + np.float32(0.5)).astype(np.int64)
-        middle, reach = (exact, 3 * self.sigma) if self.decoder == "dark" else (cells, radius)
-        touches = (middle - reach < (width, height)) & (middle + reach + 1 >= 0)
+        dark = self.decoder == "dark"
+        patch, reach = (exact, 3 * self.sigma) if dark else (cells, radius)
+        touches = (patch - reach < (width, height)) & (patch + reach + 1 >= 0)
         weights = (shown & touches.all(axis=2)).astype(np.float32)
-        middle = exact if self.decoder in ("dark", "udp") else cells
-        radius = max(height, width) + int(1e6) if self.decoder == "dark" else radius
+        middle = exact if dark or self.decoder == "udp" else cells
+        radius = np.inf if dark else radius
         across = self._bell(middle[..., 0], cells[..., 0], width, radius)
         down = self._bell(middle[..., 1], cells[..., 1], height, radius) * weights[..., None]
         return down[..., :, None] * across[..., None, :], weights
 
     def _bell(
-        self, middle: NDArray[np.number], cells: NDArray[np.int64], length: int, radius: int
+        self, middle: NDArray[np.number], cells: NDArray[np.int64], length: int, radius: float
     ) -> NDArray[np.float32]:
         """(N, K, length) one-dimensional Gaussians, 0 where more than ``radius`` away from the cell."""
         places = np.arange(length)

@@ -73,14 +73,9 @@ def rescore(
 
 
 def oks_nms(
-    keypoints: ArrayLike,
-    scores: ArrayLike,
-    areas: ArrayLike,
-    sigmas: ArrayLike,
-    threshold: float = OKS_THRESHOLD,
-    soft: bool = False,
-    max_kept: int = 20,
-) -> NDArray[np.intp]:
+    keypoints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike,
+    threshold: float = OKS_THRESHOLD, soft: bool = False, max_kept: int = 20,
+) -> NDArray[np.intp]:  # fmt: skip
     """Which people of one picture to keep, best first.
 
     Hard: take the best, drop all others with a similarity above ``threshold``, repeat. Soft: take the best, multiply
@@ -88,10 +83,8 @@ def oks_nms(
     order. The published figures use the hard form. A person listed twice must be taken out before.
 
     Args:
-        keypoints: (N, K, 2) or (N, K, 3), (x, y) in picture pixels.
+        keypoints: (N, K, 2) or (N, K, 3), (x, y) in picture pixels; ``areas`` and ``sigmas`` as for :func:`oks`.
         scores: (N,) from :func:`rescore`. Among equal scores the first is better.
-        areas: (N,) padded width x padded height in square pixels.
-        sigmas: (K,) as in ``Skeleton.sigmas``.
         threshold: similarity in (0, 1].
         soft: damp instead of dropping.
         max_kept: how many people the soft form keeps; the hard form has no such limit.

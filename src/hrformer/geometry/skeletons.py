@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -58,7 +59,8 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads it back."""
-        return {field.name: _as_lists(getattr(self, field.name)) for field in fields(self)}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Skeleton:
@@ -78,10 +80,6 @@ def _all(values: object, *kinds: type) -> bool:
 def _are_joints(values: Sequence[int], count: int) -> bool:
     """Whether ``values`` are different numbers of ``count`` joints."""
     return _all(values, Integral) and len({*values}) == len(values) and {*values} <= {*range(count)}
-
-
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _as_tuples(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -71,15 +72,13 @@ def fuse_scales(
     if x.ndim != 4 or not scales:
         raise ValueError(f"need (B, 3, H, W) and at least one scale, got {tuple(x.shape)} and {scales}")
     height, width = x.shape[2:]
-    total: Tensor | None = None
-    for scale in scales:
+
+    def logits_at(scale: float) -> Tensor:
         scaled = _resized(x, scaled_size((height, width), scale))
         logits = _resized(model(scaled), (height, width))
-        if flip:
-            logits = logits + _resized(model(scaled.flip(-1)), (height, width)).flip(-1)
-        total = logits if total is None else total + logits
-    assert total is not None
-    return total
+        return logits + _resized(model(scaled.flip(-1)), (height, width)).flip(-1) if flip else logits
+
+    return reduce(torch.add, map(logits_at, scales))
 
 
 def fuse_windows(
@@ -95,15 +94,14 @@ def fuse_windows(
     Returns:
         (B, C, H, W) logits.
     """
-    total: Tensor | None = None
+    total = torch.zeros(0)
     cover = x.new_zeros(x.shape[2:], dtype=torch.float32)
     for y0, x0, y1, x1 in sliding_windows((x.shape[2], x.shape[3]), window, stride):
         logits = model(x[:, :, y0:y1, x0:x1])
-        if total is None:
+        if total.ndim == 1:
             total = logits.new_zeros((*logits.shape[:2], *x.shape[2:]))
         total[:, :, y0:y1, x0:x1] += logits
         cover[y0:y1, x0:x1] += 1
-    assert total is not None
     return total / cover
 
 
@@ -141,10 +139,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def blend_windows(
-    model: Callable[[int, int, int, int], Tensor],
-    size: tuple[int, int],
-    window: tuple[int, int],
-    picture: tuple[int, int],
+    model: Callable[..., Tensor], size: tuple[int, int], window: tuple[int, int], picture: tuple[int, int]
 ) -> Tensor:
     """Classes of a picture window by window, without ever holding its logits as a whole.
 
@@ -167,14 +162,13 @@ def blend_windows(
     down, across = _shares(tops, height, size[0]), _shares(lefts, width, size[1])
 
     def bands() -> Iterator[Tensor]:
-        rows: Tensor | None = None
+        rows = torch.zeros(0)
         for top, below in zip(tops, [*tops[1:], size[0]], strict=True):
             for left in lefts:
                 logits = model(top, left, top + height, left + width)
-                if rows is None:
+                if rows.ndim == 1:
                     rows = logits.new_zeros((len(logits), height, size[1]))
                 rows[:, :, left : left + width] += logits * (down[top][:, None] * across[left]).to(logits)
-            assert rows is not None
             # The next row of windows adds nothing above its own top.
             yield rows[:, : below - top]
             rows = F.pad(rows[:, below - top :], (0, 0, 0, below - top))

@@ -23,18 +23,17 @@ def window_attention_core(
 ) -> Tensor:
     """Attention inside non-overlapping windows, from packed queries, keys and values to the attended map.
 
-    The map is padded, centred, to a multiple of the window with tokens that hold ``pad_token``. They are not
-    masked: their keys and values take part. Half precision on a CUDA device takes the operator
-    ``hrformer::window_attention``, which stores two numbers per token and head for the backward pass and
-    computes the weights again; float32 (slow in Triton at full precision) and all else take the reference.
+    The map is padded, centred, to a multiple of the window with tokens that hold ``pad_token``. They are not masked:
+    their keys and values take part. Half precision on a CUDA device takes the operator ``hrformer::window_attention``,
+    which stores two numbers per token and head for the backward pass and computes the weights again; float32 (slow in
+    Triton at full precision) and all else take the reference.
 
     Args:
         qkv: (B, H, W, 3C) real tokens, bias of the product included; per token query, key, value, each h x d.
-        pad_token: (3C,) what a padded token holds: the bias of the product. It gets a gradient through padded
-            keys and values. Any floating dtype; it is rounded to that of ``qkv``.
+        pad_token: (3C,) what a padded token holds: the bias of the product. Rounded to the dtype of ``qkv``; gets a
+            gradient through padded keys and values.
         bias: (h, N, N) added to the scaled scores, any floating dtype, or None.
-        window: K, in cells.
-        num_heads: h; divides C. Scores are scaled by d ** -0.5.
+        window: K, in cells. ``num_heads``: h; divides C. Scores are scaled by d ** -0.5.
 
     Returns:
         (B, H, W, C), before the output projection.
@@ -86,16 +85,11 @@ window_attention_op = torch.library.custom_op(
 
 
 @window_attention_op.register_kernel("cuda")
-def _forward_on_cuda(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    run = forward_with_kernels if uses_kernel(qkv, num_heads=others[-1]) else _forward_plain
-    return run(qkv, *others)
-
-
-def forward_with_kernels(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """What ``window_attention_op`` runs on a CUDA device in half precision: the kernel, unless it is switched off."""
-    if switched_off("window_attention"):
-        return _forward_plain(*arguments)
-    return attention_forward(*map(_contiguous, arguments))
+def forward_with_kernels(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """What ``window_attention_op`` runs on a CUDA device: the kernel, where it has this case and is on."""
+    if switched_off("window_attention") or not uses_kernel(qkv, num_heads=others[-1]):
+        return _forward_plain(qkv, *others)
+    return attention_forward(*map(_contiguous, (qkv, *others)))
 
 
 @window_attention_op.register_fake
@@ -136,17 +130,14 @@ window_attention_backward_op = torch.library.custom_op(
 
 
 @window_attention_backward_op.register_kernel("cuda")
-def _backward_on_cuda(grad_out: Tensor, qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    run = backward_with_kernels if uses_kernel(qkv, num_heads=others[-2]) else _backward_plain
-    return run(grad_out, qkv, *others)
-
-
-def backward_with_kernels(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``window_attention_backward_op`` runs on a CUDA device in half precision, as in the forward pass."""
-    if switched_off("window_attention_backward"):
+def backward_with_kernels(
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``window_attention_backward_op`` runs on a CUDA device, as in the forward pass."""
+    arguments = (grad_out, qkv, pad_token, bias, *others)
+    if switched_off("window_attention_backward") or not uses_kernel(qkv, num_heads=others[-2]):
         return _backward_plain(*arguments)
     grad_qkv, of_padding, grad_bias = attention_backward(*map(_contiguous, arguments))
-    pad_token, bias = arguments[2:4]
     # Queries of padded tokens are never seen.
     grad_pad = F.pad(of_padding, (0, 0, 1, 0)).flatten().to(pad_token.dtype)
     if bias is None or grad_bias is None:

@@ -94,12 +94,10 @@ def depthwise_pointwise(
     """activation(middle(depthwise3x3(x)) @ weight.T + bias) + residual; padding 1, zeros.
 
     Args:
-        x: (B, H, W, K) contiguous, in the precision of ``packed``.
-        packed: see ``pack_depthwise``.
+        x: (B, H, W, K) in the precision of ``packed``, see ``pack_depthwise``.
         stride: S, of the depthwise convolution.
-        middle: between the two, "none", "gelu" or "relu".
-        activation: after the second, the same choice.
-        residual: (B, ceil(H / S), ceil(W / S), N) contiguous, or None.
+        middle: between the two, "none", "gelu" or "relu". ``activation``: after the second, the same choice.
+        residual: (B, ceil(H / S), ceil(W / S), N), or None.
 
     Returns:
         (B, ceil(H / S), ceil(W / S), N).

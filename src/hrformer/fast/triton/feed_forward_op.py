@@ -26,8 +26,8 @@ def depthwise_stage(
     """y = conv3x3(gelu((u - mean) * scale + shift)) + bias with the mean and the biased variance of y's channels.
 
     The mean stands apart from the shift because a folded one, shift - mean * scale, and the gradient of the scale
-    cancel badly where the mean is far above the standard deviation. For the same reason the statistics are not
-    sums of y and y * y: kernels keep means and squared deviations from them, and merge these.
+    cancel badly where the mean is far above the standard deviation. For the same reason kernels keep and merge means
+    and squared deviations from them rather than sums of y and y * y.
 
     CUDA maps in float32, float16 and bfloat16 take the operator ``hrformer::depthwise_stage``; all else the
     reference. All three results carry gradients, so batch norm over y differentiates through its statistics.
@@ -88,10 +88,7 @@ def _backward_plain(
     grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor, y: Tensor, y_mean: Tensor,
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``.
-
-    This body serves the CPU.
-    """
+    """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``, on the CPU."""
     cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
     gradient = exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (exact(y) - y_mean)
     centred = exact(u) - mean
@@ -136,11 +133,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, ...]:
     saved = ctx.saved_tensors
-    grad_u, grad_scale, grad_shift, grad_weight, grad_bias = depthwise_stage_backward_op(
-        grad_y, grad_mean, grad_variance, *saved
-    )
-    scale = saved[4]
-    return grad_u, -grad_shift * scale, grad_scale, grad_shift, grad_weight, grad_bias.to(ctx.bias_dtype)
+    grads = depthwise_stage_backward_op(grad_y, grad_mean, grad_variance, *saved)
+    grad_u, grad_scale, grad_shift, grad_weight, grad_bias = grads
+    return grad_u, -grad_shift * saved[4], grad_scale, grad_shift, grad_weight, grad_bias.to(ctx.bias_dtype)
 
 
 depthwise_stage_op.register_autograd(_backward, setup_context=_setup_context)
@@ -157,30 +152,23 @@ class BatchNormState(NamedTuple):
     eps: float
 
 
-def batch_norm_scale(variance: Tensor, norm: BatchNormState) -> Tensor:
-    """(C,) factor of a batch norm, weight / sqrt(variance + eps), from the biased variance."""
-    return norm.weight * (variance + norm.eps).rsqrt()
+def batch_normaliser(mean: Tensor, variance: Tensor, count: int, norm: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) mean, scale and shift of a batch norm, from mean and biased variance of a batch of ``count`` cells.
 
-
-def move_running_statistics(mean: Tensor, variance: Tensor, count: int, norm: BatchNormState) -> None:
-    """Move the running statistics towards those of a batch of ``count`` cells, variance unbiased, as torch does."""
-    if norm.running_mean is None or norm.running_var is None:
-        return
-    with torch.no_grad():
-        unbiased = variance * (count / max(1, count - 1))
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    Moves the running statistics towards those of the batch, variance unbiased, as torch does.
+    """
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            unbiased = variance * (count / max(1, count - 1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    return mean, norm.weight * (variance + norm.eps).rsqrt(), norm.bias
 
 
 def conv_ffn_training(
-    x: Tensor,
-    fc1: tuple[Tensor, Tensor],
-    norm1: BatchNormState,
-    depthwise: tuple[Tensor, Tensor],
-    norm2: BatchNormState,
-    fc2: tuple[Tensor, Tensor],
-    norm3: BatchNormState,
-) -> Tensor:
+    x: Tensor, fc1: tuple[Tensor, Tensor], norm1: BatchNormState, depthwise: tuple[Tensor, Tensor],
+    norm2: BatchNormState, fc2: tuple[Tensor, Tensor], norm3: BatchNormState,
+) -> Tensor:  # fmt: skip
     """1x1, BN, GELU, depthwise 3x3, BN, GELU, 1x1, BN, GELU with the statistics of the batch.
 
     Products run in the precision that autocast asks for, normalisation and statistics in float32.
@@ -195,14 +183,9 @@ def conv_ffn_training(
     """
     count = x.shape[0] * x.shape[1] * x.shape[2]
     u = F.linear(x, *fc1)
-    mean, variance = _Moments.apply(u)
-    move_running_statistics(mean, variance, count, norm1)
-    y, mean, variance = depthwise_stage(u, mean, batch_norm_scale(variance, norm1), norm1.bias, *depthwise)
-    move_running_statistics(mean, variance, count, norm2)
-    v = F.linear(_NormGelu.apply(y, mean, batch_norm_scale(variance, norm2), norm2.bias), *fc2)
-    mean, variance = _Moments.apply(v)
-    move_running_statistics(mean, variance, count, norm3)
-    out: Tensor = _NormGelu.apply(v, mean, batch_norm_scale(variance, norm3), norm3.bias)
+    y, mean, variance = depthwise_stage(u, *batch_normaliser(*_Moments.apply(u), count, norm1), *depthwise)
+    v = F.linear(_NormGelu.apply(y, *batch_normaliser(mean, variance, count, norm2)), *fc2)
+    out: Tensor = _NormGelu.apply(v, *batch_normaliser(*_Moments.apply(v), count, norm3))
     return out
 
 

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +46,16 @@ def side_by_side(ways: Sequence[Callable[[], T]]) -> list[T]:
     main = torch.cuda.current_stream()
     sides = _side_streams(main.device_index)
     fork = main.record_event()
-    results: list[T | None] = [None] * len(ways)
-    for i, way in list(enumerate(ways))[1:]:
-        stream = sides[(i - 1) % len(sides)]
+    others = []
+    for i, way in enumerate(ways[1:]):
+        stream = sides[i % len(sides)]
         stream.wait_event(fork)
         with torch.cuda.stream(stream):
-            results[i] = way()
-    results[0] = ways[0]()
-    for stream in sides[: len(ways) - 1]:
+            others.append(way())
+    results = [ways[0](), *others]
+    for stream in sides[: len(others)]:
         main.wait_stream(stream)
-    return cast(list[T], results)
+    return results
 
 
 def capture_cuda_graph(model: Callable[[Tensor], Any], x: Tensor) -> Replay:
@@ -120,11 +120,7 @@ class GraphedModel(nn.Module):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        max_graphs: int = 4,
-        capture: Callable[[Callable[[Tensor], Any], Tensor], Replay] = capture_cuda_graph,
+        self, model: nn.Module, *, max_graphs: int = 4, capture: Callable[..., Replay] = capture_cuda_graph
     ) -> None:
         super().__init__()
         if max_graphs < 1:

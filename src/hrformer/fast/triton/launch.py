@@ -43,11 +43,7 @@ SWITCH = "HRFORMER_TRITON_OFF"
 
 
 def switched_off(*kernels: str) -> str | None:
-    """Why none of these kernels may run, or None where all of them may: the switch names one of them.
-
-    Raises:
-        ValueError: the switch names something else.
-    """
+    """Why one of these kernels may not run, or None; ValueError where the switch names what is no kernel."""
     off = _names(os.environ.get(SWITCH, ""))
     return next((f"{SWITCH} names {kernel}" for kernel in kernels if kernel in off), None)
 

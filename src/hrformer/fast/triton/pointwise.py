@@ -30,12 +30,10 @@ class PackedPointwise:
     """Weights as the kernel reads them: rounded up to whole blocks with zeros, so that it loads without masks.
 
     Attributes:
-        weight: (K up, N up), in the precision of the map.
-        bias: (N up) float32.
+        weight: (K up, N up), in the precision of the map. ``bias``: (N up) float32.
         norm: LayerNorm's scale and shift, (2, K up) float32, or None.
-        channels: K and N without rounding.
+        channels: K and N without rounding. ``blocks``: side of a block along K and along N.
         normed: channels that LayerNorm counts, the first of K; the others hold zeros.
-        blocks: side of a block along K and along N.
     """
 
     weight: Tensor
@@ -47,14 +45,9 @@ class PackedPointwise:
 
 
 def pack_pointwise(
-    weight: Tensor,
-    bias: Tensor,
-    norm: tuple[Tensor, Tensor] | None,
-    dtype: torch.dtype,
-    *,
-    normed: int | None = None,
-    largest: tuple[int, int] = (64, 128),
-) -> PackedPointwise:
+    weight: Tensor, bias: Tensor, norm: tuple[Tensor, Tensor] | None, dtype: torch.dtype,
+    *, normed: int | None = None, largest: tuple[int, int] = (64, 128),
+) -> PackedPointwise:  # fmt: skip
     """Lay out weight (N, K), bias (N,) and LayerNorm's (K,) scale and shift for maps of ``dtype``.
 
     ``normed`` channels are counted by LayerNorm, all by default; ``largest`` bounds the sides of a block.
@@ -144,12 +137,10 @@ def pointwise(
     """after(activation(LayerNorm(x) @ weight.T + bias) + residual), LayerNorm where ``packed`` holds one.
 
     Args:
-        x: (..., K) contiguous, in the precision of ``packed``.
-        packed: see ``pack_pointwise``.
+        x: (..., K) in the precision of ``packed``, see ``pack_pointwise``.
         eps: of LayerNorm.
-        activation: "none", "gelu" or "relu".
-        residual: (..., N) contiguous, or None.
-        after: activation of the sum.
+        activation: "none", "gelu" or "relu", as ``after``.
+        residual: (..., N), or None.
 
     Returns:
         (..., N).

@@ -59,14 +59,9 @@ def pack_window_block(
     """Lay out the weights of one block for maps of ``dtype``.
 
     Args:
-        norm: LayerNorm's scale and shift, (C,) each.
-        qkv: (3hd, C) and (3hd,), rows query, key, value.
-        proj: (C, hd) and (C,).
-        bias: (h, N, N) or None.
-        dtype: of the maps.
-        window: K. ``num_heads``: h.
-        normed: channels that LayerNorm counts; all by default.
-        scale: of the scores, d ** -0.5 by default.
+        norm: LayerNorm's scale and shift, (C,) each, of which the first ``normed`` channels count, all by default.
+        qkv: (3hd, C) and (3hd,), rows query, key, value. ``proj``: (C, hd) and (C,). ``bias``: (h, N, N) or None.
+        window: K. ``num_heads``: h. ``scale``: of the scores, d ** -0.5 by default.
     """
     channels = proj[0].shape[0]
     head_dim = proj[0].shape[1] // num_heads
