@@ -102,27 +102,22 @@ def depthwise_pointwise(
     Returns:
         (B, ceil(H / S), ceil(W / S), N).
     """
-    batch, height, width, in_channels = x.shape
+    batch, height, width, _ = x.shape
     product = packed.product
-    out_channels = product.channels[1]
     x = x.contiguous()
     out_height, out_width = -(-height // stride), -(-width // stride)
-    out = torch.empty((batch, out_height, out_width, out_channels), dtype=x.dtype, device=x.device)
+    out = torch.empty((batch, out_height, out_width, product.channels[1]), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
     tile_h, tile_w = best_tile(out_height, out_width)
     tile_rows, tile_cols = -(-out_height // tile_h), -(-out_width // tile_w)
-    padded_k, padded_n = product.weight.shape
-    block_k, block_n = product.blocks
     # One stage: pipelined, the next round may overwrite the registers of a product that still runs (see ``pointwise``).
     with device_of(x):
-        _depthwise_pointwise_kernel[(batch * tile_rows * tile_cols * (padded_n // block_n),)](
+        _depthwise_pointwise_kernel[(batch * tile_rows * tile_cols * product.column_blocks,)](
             x, packed.taps, product.weight, product.bias, x if residual is None else residual.contiguous(), out,
             height, width, out_height, out_width, tile_rows, tile_cols,
-            K=in_channels, N=out_channels, PADDED_K=padded_k, PADDED_N=padded_n, S=stride,
             MIDDLE=activation_for(middle, x.dtype), ACTIVATION=activation_for(activation, x.dtype),
-            RESIDUAL=residual is not None,
-            TILE_H=tile_h, TILE_W=tile_w, BLOCK_N=block_n, BLOCK_K=block_k,
-            num_warps=8 if block_n > 128 else 4, num_stages=1
+            RESIDUAL=residual is not None, S=stride, TILE_H=tile_h, TILE_W=tile_w, **product.constants,
+            num_warps=8 if product.blocks[1] > 128 else 4, num_stages=1
         )  # fmt: skip
     return out

@@ -32,8 +32,9 @@ class PackedPointwise:
     Attributes:
         weight: (K up, N up), in the precision of the map. ``bias``: (N up) float32.
         norm: LayerNorm's scale and shift, (2, K up) float32, or None.
-        channels: K and N without rounding. ``blocks``: side of a block along K and along N.
-        normed: channels that LayerNorm counts, the first of K; the others hold zeros.
+        channels: K and N without rounding. ``normed``: channels that LayerNorm counts, the first of K; the others
+            hold zeros.
+        blocks: side of a block along K and along N.
     """
 
     weight: Tensor
@@ -42,6 +43,17 @@ class PackedPointwise:
     channels: tuple[int, int]
     normed: int
     blocks: tuple[int, int]
+
+    @property
+    def column_blocks(self) -> int:
+        """How many blocks cover N."""
+        return self.weight.shape[1] // self.blocks[1]
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """Compile-time sizes of the kernels."""
+        sizes = (*self.channels, *self.weight.shape, *self.blocks)
+        return dict(zip(("K", "N", "PADDED_K", "PADDED_N", "BLOCK_K", "BLOCK_N"), sizes, strict=True))
 
 
 def pack_pointwise(
@@ -145,23 +157,19 @@ def pointwise(
     Returns:
         (..., N).
     """
-    in_channels, out_channels = packed.channels
     x = x.contiguous()
-    out = torch.empty((*x.shape[:-1], out_channels), dtype=x.dtype, device=x.device)
-    rows = out.numel() // out_channels
+    out = torch.empty((*x.shape[:-1], packed.channels[1]), dtype=x.dtype, device=x.device)
+    rows = out.numel() // packed.channels[1]
     if rows == 0:
         return out
-    padded_k, padded_n = packed.weight.shape
-    block_k, block_n = packed.blocks
     block_m = 64  # wider ones were slower at every width measured on an H200
     with device_of(x):
-        _pointwise_kernel[(-(-rows // block_m) * (padded_n // block_n),)](
+        _pointwise_kernel[(-(-rows // block_m) * packed.column_blocks,)](
             x, packed.weight, packed.bias, packed.bias if packed.norm is None else packed.norm,
             x if residual is None else residual.contiguous(), out, rows, eps,
-            K=in_channels, N=out_channels, PADDED_K=padded_k, PADDED_N=padded_n,
             NORM=packed.norm is not None, NORMED=packed.normed, ACTIVATION=activation_for(activation, x.dtype),
             RESIDUAL=residual is not None, AFTER=activation_for(after, x.dtype),
-            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=4,
+            BLOCK_M=block_m, **packed.constants, num_warps=4,
             # Not pipelined where the left operand is made in registers: up to CUDA 13.2 the next round may overwrite
             # those of a product that still runs (triton-lang/triton, issue 9433; seen in the machine code).
             num_stages=3 if packed.norm is None else 1,
