@@ -113,7 +113,7 @@ def _three_points(origin: NDArray[np.floating], direction: NDArray[np.floating])
     return np.stack([first, second, second + np.array([-back[1], back[0]])])
 
 
-def _sample(image: Tensor, inverses: NDArray[np.float64], output_size: tuple[int, int]) -> Tensor:
+def _sample(image: Tensor, inverses: NDArray[np.floating], output_size: tuple[int, int]) -> Tensor:
     """All crops (n, C, h, w) of one picture (C, H, W); ``inverses`` (n, 2, 3) map crop to picture.
 
     Only the region that the crops touch is made floating point. The step to grid_sample's -1..1 is folded into the

@@ -152,11 +152,12 @@ class BatchNormState(NamedTuple):
     eps: float
 
 
-def batch_normaliser(mean: Tensor, variance: Tensor, count: int, norm: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
+def batch_normaliser(moments: tuple[Tensor, Tensor], count: int, norm: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
     """(C,) mean, scale and shift of a batch norm, from mean and biased variance of a batch of ``count`` cells.
 
     Moves the running statistics towards those of the batch, variance unbiased, as torch does.
     """
+    mean, variance = moments
     if norm.running_mean is not None and norm.running_var is not None:
         with torch.no_grad():
             unbiased = variance * (count / max(1, count - 1))
@@ -183,9 +184,9 @@ def conv_ffn_training(
     """
     count = x.shape[0] * x.shape[1] * x.shape[2]
     u = F.linear(x, *fc1)
-    y, mean, variance = depthwise_stage(u, *batch_normaliser(*_Moments.apply(u), count, norm1), *depthwise)
-    v = F.linear(_NormGelu.apply(y, *batch_normaliser(mean, variance, count, norm2)), *fc2)
-    out: Tensor = _NormGelu.apply(v, *batch_normaliser(*_Moments.apply(v), count, norm3))
+    y, mean, variance = depthwise_stage(u, *batch_normaliser(_Moments.apply(u), count, norm1), *depthwise)
+    v = F.linear(_NormGelu.apply(y, *batch_normaliser((mean, variance), count, norm2)), *fc2)
+    out: Tensor = _NormGelu.apply(v, *batch_normaliser(_Moments.apply(v), count, norm3))
     return out
 
 
