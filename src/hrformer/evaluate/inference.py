@@ -27,7 +27,7 @@ from hrformer.evaluate.protocols import (
     Protocol,
     SegmentationProtocol,
 )
-from hrformer.geometry.flips import flip_image, merge_flipped
+from hrformer.geometry.flips import merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.tiles import best_classes, fuse_scales, fuse_windows, pad_to_multiple
 from hrformer.models.model import VisionModel, find_device
@@ -116,7 +116,7 @@ class Classifier(Network):
         x = self.network_input(batch["image"])
         logits = self.run(x)
         if self.protocol.flip:
-            logits = (logits + self.run(flip_image(x))) / 2
+            logits = (logits + self.run(x.flip(-1))) / 2
         return list(logits)
 
 
@@ -146,7 +146,7 @@ class PoseNetwork(Network):
         if not self.protocol.flip:
             return plain
         shift = self.protocol.shift and self.model.info.shift_heatmap
-        return merge_flipped(plain, self.run(flip_image(x)), self.flip_pairs, shift)
+        return merge_flipped(plain, self.run(x.flip(-1)), self.flip_pairs, shift)
 
 
 class Segmenter(Network):

@@ -22,7 +22,6 @@ from hrformer.data.transforms.pose import PoseParams, TrainPose, prepare_person
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import box_to_crop
-from hrformer.geometry.flips import flip_image
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
@@ -320,7 +319,7 @@ def test_official_mirroring_is_the_references(data_dir: Path, parity_dir: Path) 
         )
         np.testing.assert_array_equal(out["targets"].numpy(), targets[0])
         np.testing.assert_array_equal(out["weights"].numpy(), weights[0])
-        crop = warp(flip_image(pixels), matrix, (192, 256))
+        crop = warp(np.ascontiguousarray(pixels[:, ::-1]), matrix, (192, 256))
         # The centre went through another order of float32 sums: 0.03 % of the values are one grey level off.
         difference = np.abs(out["image"].permute(1, 2, 0).numpy().astype(int) - crop)
         assert difference.max() <= 1
@@ -355,7 +354,7 @@ def test_unbiased_targets_and_crops(encoding: str) -> None:
     _, centers, sizes = crop_people(
         item["image"].permute(1, 2, 0).numpy(), item["box"].numpy()[None], InputSpec(size=settings.size)
     )
-    cells, _ = codec.decode(out["targets"][None].numpy())
+    cells, _ = codec.decode(out["targets"][None])
     found = cells_to_image(cells, centers, sizes, codec.steps)[0]
     shown = out["weights"].numpy() > 0
     np.testing.assert_allclose(found[shown], LEGS_AND_ARMS[shown, :2], atol=0.3)
