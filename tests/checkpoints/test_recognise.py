@@ -13,9 +13,8 @@ import layouts
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.checkpoints.formats import HABITS, Family
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, recognise
+from hrformer.checkpoints.recognise import Recognised, file_notes, file_settings, recognise
 from hrformer.checkpoints.registry import find_weights
-from hrformer.checkpoints.settings import file_notes, file_settings
 from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task
 from hrformer.zoo import create_model

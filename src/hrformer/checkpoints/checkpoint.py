@@ -15,18 +15,15 @@ import torch
 from safetensors.torch import save_file
 
 from hrformer.checkpoints.formats import mmpose_names
-from hrformer.checkpoints.header import FORMAT, header_of
-from hrformer.checkpoints.matching import LoadReport, match
+from hrformer.checkpoints.matching import LoadReport, choose_settings, current_settings, match, new_info
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, own_info, recognise
+from hrformer.checkpoints.recognise import Recognised, file_notes, recognise
 from hrformer.checkpoints.registry import WeightEntry
-from hrformer.checkpoints.settings import choose_settings, current_settings, file_notes, new_info
-from hrformer.checkpoints.weight_files import read_weights, stored_tensor
+from hrformer.checkpoints.weight_files import FORMAT, header_of, own_info, read_weights, stored_tensor
 from hrformer.files import sha256_of, write_file
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
-from hrformer.models.attention import WindowAttention
 from hrformer.models.fusion import UpsampleMode
 from hrformer.models.model import Task, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -70,14 +67,8 @@ def load_checkpoint(
         CheckpointError: a ``ValueError``: unreadable, not recognised, or anything the task needs is missing.
         ValueError: an option is out of range.
     """
-    settings = {
-        "position_bias": position_bias,
-        "upsample": upsample,
-        "channel_order": channel_order,
-        "input_size": input_size,
-        "decoder": decoder,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
+    values = (position_bias, upsample, channel_order, input_size, decoder)
+    given = {name: value for name, value in zip(LOAD_SETTINGS, values, strict=False) if value is not None}
     return _load(model, recognise(read_weights(source), published, model), given, strict)
 
 
@@ -209,17 +200,9 @@ def save_checkpoint(
         raise ValueError(f"the file name must end in .safetensors, got {path.name}")
     info = replace(model.info, source=source) if source else model.info
     tensors = {name: stored_tensor(value, half) for name, value in model.state_dict().items()}
-    header = dict(metadata or {}) | header_of(info, _options(model))
+    header = dict(metadata or {}) | header_of(info, model.info.options | current_settings(model))
     write_file(path, lambda part: save_file(tensors, part, metadata=header))
     return path
-
-
-def _options(model: VisionModel) -> dict[str, Any]:
-    """``create_model`` options that rebuild the model as it is now."""
-    options = dict(model.info.options) | current_settings(model)
-    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
-        options["window_size"] = attention.window
-    return options
 
 
 def convert_checkpoint(
@@ -266,10 +249,9 @@ def convert_checkpoint(
 def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
     if model.task not in ("pose", None) or not isinstance(model.backbone, HighResolutionTrunk):
         raise ValueError(f"mmpose has no model for {model.info.name} with task {model.task}; only pose and backbones")
-    options = _options(model)
-    names = mmpose_names(
-        model.state_dict(), position_bias=bool(options.get("position_bias")), whole=model.task is not None
-    )
+    options = model.info.options | current_settings(model)
+    bias = bool(options.get("position_bias"))
+    names = mmpose_names(model.state_dict(), position_bias=bias, whole=model.task is not None)
     tensors = {name: stored_tensor(value, half=False) for name, value in names.items()}
     meta = {FORMAT: header_of(model.info, options) | {"sha256": digest}}
     write_file(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))

@@ -23,13 +23,7 @@ class DownloadError(RuntimeError):
 
 
 def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightEntry | None]:
-    """Local file of a network's weights, given by name or as a file.
-
-    Args:
-        name_or_path: a name that ``hrformer models`` lists, or a path.
-
-    Returns:
-        The file, and the registry's entry if it was given by name.
+    """Local file of a network's weights, given by name or as a file, and the registry's entry if given by name.
 
     Raises:
         ValueError: unknown name, or that of a person detector.
@@ -98,9 +92,6 @@ def _fetch(url: str, part: Path, sha256_prefix: str | None, name: str) -> None:
 
     ``torch.hub.download_url_to_file`` would wait for a silent server for ever, and take half a file for a whole one
     where there is no hash.
-
-    Raises:
-        OSError: refused, broken off, not the published file, or the local disk.
     """
     with urlopen(Request(url, headers={"User-Agent": "hrformer"}), timeout=_TIMEOUT) as response:
         total = int(response.headers.get("Content-Length") or 0)
