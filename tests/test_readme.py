@@ -17,9 +17,8 @@ import hrformer
 import hrformer.cli
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.cli.model_sizes import MEASURED
-from hrformer.predict.classify import ClassificationOptions
 from hrformer.predict.pose import PoseOptions
-from hrformer.predict.segment import SegmentationOptions
+from hrformer.predict.predictors import ClassificationOptions, SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
 from hrformer.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS

@@ -25,8 +25,7 @@ from hrformer.evaluate.submission import (
     write_top_classes,
 )
 from hrformer.models.model import VisionModel
-from hrformer.predict.classify import ClassificationPredictor
-from hrformer.predict.segment import SegmentationPredictor
+from hrformer.predict.predictors import ClassificationPredictor, SegmentationPredictor
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -9,7 +9,7 @@ import pytest
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor, default_options
+from hrformer.predict.predictors import SegmentationOptions, SegmentationPredictor
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_flip_makes_mirror_images_equal(predictor: SegmentationPredictor, coco_i
     ],
 )
 def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, single: int, multi: int) -> None:
-    options = default_options(ModelInfo(name="x", dataset=dataset, input_spec=InputSpec(size=(520, 640))))
+    options = SegmentationPredictor.default_options(
+        ModelInfo(name="x", dataset=dataset, input_spec=InputSpec(size=(520, 640)))
+    )
     assert options.short_side == short_side
     assert options.pad_multiple == single
     assert replace(options, scales=(0.75, 1.0, 1.25)).pad_multiple == multi

@@ -29,7 +29,7 @@ from hrformer.data.sources import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
-from hrformer.predict.files import write_json, write_picture
+from hrformer.predict.results import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun
 from hrformer.train.config_file import task_of
 from hrformer.train.data_check import Progress, findings_of, part_of

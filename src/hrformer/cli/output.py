@@ -15,8 +15,15 @@ import numpy as np
 from hrformer.cli.inputs import OutputNames
 from hrformer.cli.messages import note
 from hrformer.data.images import is_url
-from hrformer.predict.files import JPEG_SIDE, write_json, write_picture
-from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
+from hrformer.predict.results import (
+    JPEG_SIDE,
+    Classification,
+    Keypoints,
+    Result,
+    Segmentation,
+    write_json,
+    write_picture,
+)
 
 _FLUSH_SECONDS = 30.0
 """How long finished results may exist in memory only."""

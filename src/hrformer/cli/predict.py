@@ -24,12 +24,10 @@ from hrformer.cli.messages import note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
 from hrformer.predict.boxes import DetectionTable
-from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.detector import PersonDetector
 from hrformer.predict.pose import PosePredictor
-from hrformer.predict.predictors import AnyPredictor, load
+from hrformer.predict.predictors import AnyPredictor, ClassificationPredictor, SegmentationPredictor, load
 from hrformer.predict.results import Result
-from hrformer.predict.segment import SegmentationPredictor
 from hrformer.train.progress import Rate
 from hrformer.wording import counted
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from hrformer.geometry.boxes import clip_boxes_official
 
 PERSON = 1
 """COCO's category id of a person."""
+
+Detections: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]] | DetectionTable"
 
 
 class Detector(Protocol):
@@ -81,11 +83,16 @@ class DetectionTable:
                     f"detection {number} is not of the form {{'image_id': 785, 'category_id': 1, "
                     f"'bbox': [x, y, width, height], 'score': 0.9}}: {_shortened(record)}"
                 ) from error
+            people = self._by_key.setdefault(key, [])  # the picture is known, even if nobody is in it
             if record.get("category_id", PERSON) == PERSON:
-                self._by_key.setdefault(key, []).append((box, score))
-            else:
-                # The picture is known, though nobody is in it.
-                self._by_key.setdefault(key, [])
+                people.append((box, score))
+
+    @classmethod
+    def of(cls, detections: Detections) -> DetectionTable:
+        """A table as it is, or one made from a file or records."""
+        if isinstance(detections, DetectionTable):
+            return detections
+        return cls.read(detections) if isinstance(detections, str | os.PathLike) else cls(detections)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> DetectionTable:

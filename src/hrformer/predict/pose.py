@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,15 +17,13 @@ from hrformer.geometry.flips import flip_image, merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
-from hrformer.models.model import VisionModel
+from hrformer.models.model import ModelInfo
 from hrformer.predict.base import PredictOptions, Predictor
-from hrformer.predict.batching import run_in_batches
-from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
+from hrformer.predict.boxes import Detections, DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
 from hrformer.predict.detector import PersonDetector
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
-Detections: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]] | DetectionTable"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +78,10 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
 
     task = "pose"
 
-    def __init__(self, model: VisionModel, options: PoseOptions = PoseOptions(), **placement: Any) -> None:
-        super().__init__(model, options, **placement)
+    @staticmethod
+    def default_options(info: ModelInfo) -> PoseOptions:
+        """The same for all weights."""
+        return PoseOptions()
 
     def stream(
         self,
@@ -111,24 +110,19 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
                 range, or needs a skeleton that the weights do not name.
         """
         opts = self._merged(options)
-        self._check(opts, [boxes is not None, detections is not None, detector is not None])
+        if sum(given is not None for given in (boxes, detections, detector)) > 1:
+            raise ValueError("give only one of boxes, detections and detector")
+        if self.info.skeleton is None and opts.flip:
+            raise ValueError(
+                f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
+                "pass flip=False, or load them with a skeleton"
+            )
         if is_single(images):
             boxes, box_scores = ([value] if value is not None else None for value in (boxes, box_scores))
         if box_scores is not None and boxes is None:
             raise ValueError("box_scores need boxes")
         found = self._find(load_images(images), boxes, box_scores, detections, detector, opts)
-        jobs = (self._crop(image, people, opts) for image, people in found)
-        for people, answers in run_in_batches(jobs, lambda x: self._run(x, opts), opts.batch_size):
-            yield self._result(people, answers, opts)
-
-    def _check(self, options: PoseOptions, sources: Sequence[bool]) -> None:
-        if sum(sources) > 1:
-            raise ValueError("give only one of boxes, detections and detector")
-        if self.info.skeleton is None and options.flip:
-            raise ValueError(
-                f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
-                "pass flip=False, or load them with a skeleton"
-            )
+        yield from self._results((self._job(pair, opts) for pair in found), opts)
 
     def _find(
         self,
@@ -140,8 +134,11 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         options: PoseOptions,
     ) -> Iterator[tuple[LoadedImage, PersonBoxes]]:
         if detections is not None:
-            table = _table(detections)
-            yield from ((image, table.find(_name_of(image), options.box_threshold)) for image in images)
+            table = DetectionTable.of(detections)
+            for image in images:
+                if image.path is None:
+                    raise ValueError("detections are matched by file name: give paths or URLs, or use boxes")
+                yield image, table.find(image.path, options.box_threshold)
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
             for image in images:
@@ -149,7 +146,8 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         else:
             yield from pair_with_images(images, boxes, box_scores)
 
-    def _crop(self, image: LoadedImage, found: PersonBoxes, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
+    def _job(self, image: Any, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
+        image, found = image
         spec, udp, pixels = self.info.input_spec, self.info.decoder == "udp", self._pixels(image)
         if options.fast_crop:
             crops, centers, sizes = crop_people_on_device(pixels, found.boxes, spec, self.device, udp=udp)
@@ -211,23 +209,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         """Rows that survive suppression, in the order kept; all of them where there is none."""
         skeleton = self.info.skeleton
         sigmas = skeleton.sigmas if skeleton else (DEFAULT_SIGMA,) * self.info.num_classes
-        off = options.nms == "off" or (options.nms == "auto" and not people.found.compete)
-        if off:
+        if options.nms == "off" or (options.nms == "auto" and not people.found.compete):
             return np.arange(len(scores))
-        areas = people.sizes.prod(axis=1)
-        soft = options.nms == "soft"
+        areas, soft = people.sizes.prod(axis=1), options.nms == "soft"
         return oks_nms(keypoints, scores, areas, sigmas, threshold=options.nms_threshold, soft=soft)
-
-
-def _table(detections: Detections) -> DetectionTable:
-    if isinstance(detections, DetectionTable):
-        return detections
-    if isinstance(detections, str | os.PathLike):
-        return DetectionTable.read(detections)
-    return DetectionTable(detections)
-
-
-def _name_of(image: LoadedImage) -> str:
-    if image.path is None:
-        raise ValueError("detections are matched by file name: give pictures as paths or URLs, or use boxes")
-    return image.path

@@ -1,30 +1,228 @@
-"""Predictors of all tasks, and the function that makes the right one from a name or a file."""
+"""Predictors of classes for pictures and for pixels, and the function that makes a predictor from a name or a file."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.download import resolve_weights
+from hrformer.data.images import LoadedImage
+from hrformer.data.preprocess import centre_crop, resize
 from hrformer.fast.optimize import optimize
-from hrformer.models.model import VisionModel
-from hrformer.predict.base import Predictor
-from hrformer.predict.classify import ClassificationPredictor
+from hrformer.geometry.flips import flip_image
+from hrformer.geometry.tiles import (
+    ELONGATED,
+    blend_windows,
+    fuse_scales,
+    label_map,
+    pad_to_multiple,
+    short_side_size,
+    smallest_ids,
+)
+from hrformer.models.model import ModelInfo, VisionModel
+from hrformer.predict.base import PredictOptions, Predictor, free_memory
 from hrformer.predict.pose import PosePredictor
-from hrformer.predict.segment import SegmentationPredictor
+from hrformer.predict.results import Classification, Segmentation
 
-__all__ = [
-    "AnyPredictor",
-    "ClassificationPredictor",
-    "PosePredictor",
-    "Predictor",
-    "SegmentationPredictor",
-    "load",
-    "predictor_for",
-]
+_PIXEL_BYTES = 2500
+"""Memory per pixel of network input. Measured at 512 x 1024: 1060 to 1450 for our models with 11 to 150 classes, 2360
+for timm's ResNet-50 with an OCR head."""
+
+_SMALLEST_TILE = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationOptions(PredictOptions):
+    """ImageNet's protocol (one centre crop, no mirror image), and how much of it to report.
+
+    Attributes:
+        top_k: how many classes to report, at most all.
+    """
+
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        PredictOptions.__post_init__(self)
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+
+
+class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
+    """Names what is in a picture. Arguments as for ``Predictor``."""
+
+    task = "classification"
+
+    @staticmethod
+    def default_options(info: ModelInfo) -> ClassificationOptions:
+        """The same for all weights."""
+        return ClassificationOptions()
+
+    def _job(self, image: LoadedImage, options: ClassificationOptions) -> tuple[LoadedImage, list[Tensor]]:
+        return image, [torch.tensor(centre_crop(self._pixels(image), self.info.input_spec))]
+
+    @torch.inference_mode()
+    def _run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
+        """(B, H, W, 3) uint8 -> B probability vectors (C,) on the CPU. Mirrored logits are averaged in."""
+        x = self._network_input(pixels)
+        logits = self.model(x).float()
+        if options.flip:
+            logits = (logits + self.model(flip_image(x)).float()) / 2
+        return list(logits.softmax(dim=1).cpu())
+
+    def _result(self, image: LoadedImage, answers: Sequence[Tensor], options: ClassificationOptions) -> Classification:
+        # A stable sort rather than topk: equal probabilities come out in the order of the classes on any device.
+        order = answers[0].argsort(descending=True, stable=True)[: options.top_k].tolist()
+        names = self.info.class_names
+        return Classification(
+            image=image.pixels,
+            path=image.path,
+            class_ids=tuple(order),
+            labels=tuple(names[i] if names else str(i) for i in order),
+            probabilities=tuple(answers[0][order].tolist()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationOptions(PredictOptions):
+    """The official single-scale test; see ``SegmentationPredictor.default_options`` for what depends on the data set.
+
+    Attributes:
+        short_side: bring the picture's short side to this many pixels first; None keeps the picture's size.
+        scales: factors on the network input; raw logits are summed over them. (0.75, 1, 1.25) is the official
+            multi-scale test, together with ``flip``.
+        pad: pad on the right and below to a multiple of this many pixels, after normalisation; 1 does not pad. None:
+            8 with several scales, else 1, as the official code does (ADE20K excepted, which it always pads).
+        tile: (height, width) of windows over the network input, blended where they overlap; None takes the picture
+            whole as long as ``memory`` allows it, and the largest square windows that it allows after that.
+        memory: GB that the network's pass over a picture may take; None is half of what is free.
+    """
+
+    batch_size: int = 1
+    short_side: int | None = 520
+    scales: tuple[float, ...] = (1.0,)
+    pad: int | None = None
+    tile: tuple[int, int] | None = None
+    memory: float | None = None
+
+    def __post_init__(self) -> None:
+        PredictOptions.__post_init__(self)
+        if self.short_side is not None and self.short_side < 1:
+            raise ValueError(f"short_side must be None or at least 1 pixel, got {self.short_side}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be one or more numbers above 0, got {self.scales}")
+        if self.pad is not None and self.pad < 1:
+            raise ValueError(f"pad must be None or at least 1 pixel, got {self.pad}")
+        if self.tile is not None and (len(self.tile) != 2 or min(self.tile) < 1):
+            raise ValueError(f"tile must be None or (height, width) in pixels, got {self.tile}")
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"memory must be None or above 0 GB, got {self.memory}")
+
+    @property
+    def pad_multiple(self) -> int:
+        """Multiple of pixels that the network input is padded to; 1 for none."""
+        if self.pad is not None:
+            return self.pad
+        return 8 if tuple(self.scales) != (1.0,) else 1
+
+
+class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
+    """Assigns a class to every pixel, in one pass or in tiles. Arguments as for ``Predictor``."""
+
+    task = "segmentation"
+
+    @staticmethod
+    def default_options(info: ModelInfo) -> SegmentationOptions:
+        """Published test protocol of the weights' data set: Cityscapes at its own size, ADE20K padded to 8.
+
+        Everything else has its short side resized to the shorter side of the training crop.
+        """
+        dataset = info.dataset.lower()
+        return SegmentationOptions(
+            short_side=None if "cityscapes" in dataset else min(info.input_spec.size),
+            pad=8 if "ade20k" in dataset else None,
+        )
+
+    def tile_for(self, size: tuple[int, int], options: SegmentationOptions) -> tuple[int, int] | None:
+        """Tile that a network input of ``size`` (height, width) is taken in; None takes it whole."""
+        if options.tile is not None:
+            return options.tile
+        classes = self.info.num_classes
+        pixel = _PIXEL_BYTES * max(options.scales) ** 2 + 12 * classes
+        budget = free_memory(self.device) / 2 if options.memory is None else options.memory * 1e9
+        if size[0] * size[1] * pixel * options.batch_size <= budget:
+            return None
+        # One tile goes through the network at a time, beside the logits of a row of tiles: pixel a^2 + row a = budget.
+        row = 8 * classes * size[1]
+        side = (math.sqrt(row**2 + 4 * pixel * budget) - row) / (2 * pixel)
+        side = max(int(side) // 32 * 32, _SMALLEST_TILE)
+        return side, side
+
+    def _job(
+        self, image: LoadedImage, options: SegmentationOptions
+    ) -> tuple[tuple[LoadedImage, tuple[int, int] | None], list[Tensor]]:
+        """A picture with its tile, and what of it joins a batch: the whole, or nothing where it goes in tiles."""
+        width, height = self._size(image, options)
+        tile = self.tile_for((height, width), options)
+        return (image, tile), [torch.tensor(self._prepare(image, options))] if tile is None else []
+
+    def _result(
+        self,
+        job: tuple[LoadedImage, tuple[int, int] | None],
+        answers: Sequence[Tensor],
+        options: SegmentationOptions,
+    ) -> Segmentation:
+        image, tile = job
+        return Segmentation(
+            image=image.pixels,
+            mask=label_map(answers[0], image.size) if tile is None else self._in_tiles(image, tile, options),
+            class_names=self.info.class_names,
+            palette=self.info.palette,
+            path=image.path,
+        )
+
+    @torch.inference_mode()
+    def _in_tiles(
+        self, image: LoadedImage, tile: tuple[int, int], options: SegmentationOptions
+    ) -> NDArray[np.unsignedinteger]:
+        pixels = torch.from_numpy(self._prepare(image, options))
+        ids = blend_windows(
+            lambda y0, x0, y1, x1: self._run(pixels[None, y0:y1, x0:x1], options)[0],
+            (pixels.shape[0], pixels.shape[1]),
+            tile,
+            image.size,
+        )
+        return smallest_ids(ids, self.info.num_classes)
+
+    def _size(self, image: LoadedImage, options: SegmentationOptions) -> tuple[int, int]:
+        """(width, height) of the network input."""
+        if options.short_side is None:
+            return image.size
+        short, long = sorted(image.size)
+        return short_side_size(
+            image.size, min(options.short_side, max(short, options.short_side * ELONGATED * short // long))
+        )
+
+    def _prepare(self, image: LoadedImage, options: SegmentationOptions) -> NDArray[np.uint8]:
+        return resize(self._pixels(image), self._size(image, options), self.info.input_spec.interpolation)
+
+    @torch.inference_mode()
+    def _run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
+        """(B, h, w, 3) uint8 -> B times logits (C, h, w) on the model's device."""
+        padded = pad_to_multiple(self._network_input(pixels), options.pad_multiple)
+        logits = fuse_scales(lambda x: self.model(x).float(), padded, options.scales, options.flip)
+        if not bool(logits.isfinite().all()):
+            raise ValueError("the network answered NaN or infinity")
+        return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])
+
 
 AnyPredictor: TypeAlias = "ClassificationPredictor | PosePredictor | SegmentationPredictor"
 

@@ -1,23 +1,52 @@
-"""Typed results: what each task answers for one picture."""
+"""Typed results: what each task answers for one picture, and how it is written: whole files only, never half of one."""
 
 from __future__ import annotations
 
+import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.draw import draw_classification, draw_keypoints, draw_segmentation
+from hrformer.files import write_file
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.predict.files import write_json, write_picture
+
+JPEG_QUALITY = 92
+
+JPEG_SIDE = 65500
+"""Longest side in pixels that libjpeg writes."""
+
+
+class _Saved(ABC):
+    __slots__ = ()
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def draw(self) -> NDArray[np.uint8]: ...
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
+
+        Raises:
+            ValueError: the suffix is neither .json nor that of a picture format.
+        """
+        if Path(path).suffix.lower() == ".json":
+            write_json(path, self.to_dict())
+        else:
+            write_picture(path, self.draw())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Classification:
+class Classification(_Saved):
     """The most probable classes of one picture.
 
     Attributes:
@@ -45,17 +74,9 @@ class Classification:
         """(H', W', 3) uint8 RGB with labels and probabilities; pictures under 480 pixels come enlarged."""
         return draw_classification(self.image, self.labels, self.probabilities)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
-
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
-        _save(path, self.to_dict, self.draw)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Keypoints:
+class Keypoints(_Saved):
     """People found in one picture, best first where several boxes competed, else in the order of the boxes.
 
     Attributes:
@@ -126,17 +147,23 @@ class Keypoints:
             min_score=min_score,
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
+    def to_supervision(self) -> Any:
+        """``supervision.KeyPoints``, from 0.29 on: joints with their scores, and the people's scores.
 
         Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
+            ImportError: supervision is not installed.
         """
-        _save(path, self.to_dict, self.draw)
+        return _supervision().KeyPoints(
+            xy=self.keypoints[..., :2],
+            keypoint_confidence=self.keypoints[..., 2],
+            detection_confidence=self.scores.astype(np.float32),
+            class_id=np.zeros(len(self), dtype=int),
+            data={"class_name": np.full(len(self), "person")},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Segmentation:
+class Segmentation(_Saved):
     """A class for every pixel of one picture; there is no void, each pixel gets one of the model's classes.
 
     Attributes:
@@ -173,6 +200,17 @@ class Segmentation:
         """(H', W', 3) uint8 RGB under the classes' colours and names; pictures under 480 pixels come enlarged."""
         return draw_segmentation(self.image, self.mask, class_names=self.class_names, palette=self.palette)
 
+    def to_supervision(self) -> Any:
+        """``supervision.Detections``: a mask, a box around it and a name for each class that occurs, largest first.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        sv, ids = _supervision(), [*self.shares()]
+        masks = np.stack([self.mask == class_id for class_id in ids])
+        names = {"class_name": np.array([self.name_of(class_id) for class_id in ids])}
+        return sv.Detections(xyxy=sv.mask_to_xyxy(masks), mask=masks, class_id=np.array(ids), data=names)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_dict()`` to a .json file, the class ids to a .png file, or ``draw()`` to any other picture file.
 
@@ -182,7 +220,7 @@ class Segmentation:
         if Path(path).suffix.lower() == ".png":
             write_picture(path, self.mask)
         else:
-            _save(path, self.to_dict, self.draw)
+            _Saved.save(self, path)
 
 
 Result: TypeAlias = "Classification | Keypoints | Segmentation"
@@ -198,8 +236,40 @@ def _rounded(keypoints: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.concatenate([np.round(values[:, :2], 3), np.round(values[:, 2:], 6)], axis=1)
 
 
-def _save(path: str | os.PathLike[str], to_dict: Any, draw: Any) -> None:
-    if Path(path).suffix.lower() == ".json":
-        write_json(path, to_dict())
-    else:
-        write_picture(path, draw())
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
+    return supervision
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write through a temporary file in the same folder, made if absent, and move it into place."""
+    write_file(Path(path), lambda part: part.write_bytes(data))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON with a final newline; bytes of file names that are not UTF-8 become escapes that JSON reads back."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace"))
+
+
+def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteger]) -> None:
+    """Write a picture in the format its suffix names.
+
+    Args:
+        path: ends in .png, .jpg, .webp, .bmp or another suffix OpenCV writes.
+        pixels: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 (PNG and TIFF only).
+
+    Raises:
+        ValueError: the suffix is not one of a picture format, or the format has no place for so many pixels.
+    """
+    suffix = Path(path).suffix.lower()
+    if not suffix or not cv2.haveImageWriter(f"x{suffix}"):
+        raise ValueError(f"cannot write {os.fspath(path)}: use a suffix such as .png or .jpg")
+    stored = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(suffix, stored, flags)
+    if not done:
+        raise ValueError(f"OpenCV could not encode {os.fspath(path)}, {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    write_bytes(path, data.tobytes())
