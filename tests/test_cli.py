@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
+from hrformer.__main__ import main
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
-from hrformer.cli import main
 from hrformer.cli.inputs import OutputNames, expand
 from hrformer.cli.output import OutputFolder
 from hrformer.predict.predictors import load
@@ -399,3 +399,17 @@ def test_results_that_are_replaced_are_said(tmp_path: Path, capsys: pytest.Captu
     OutputFolder(tmp_path, {}, pictures=False, resume=False)
     said = " ".join(capsys.readouterr().err.split())
     assert f"{tmp_path} holds results of an earlier run, which are replaced" in said
+
+
+def test_ctrl_c_while_torch_is_imported_says_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1] / "src")])
+    start = [sys.executable, "-c", "import hrformer_main; hrformer_main.main()", "models"]
+    with subprocess.Popen(
+        start, env=os.environ | {"PYTHONPATH": path}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30) == ("", "interrupted\n")
+    assert process.returncode == 130

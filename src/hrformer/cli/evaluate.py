@@ -108,8 +108,9 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     path, model = _load(command)
     with bars(after=2.0) as look:
         source = left_out(config, open_set(config, options.split), options.split, look)
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
-    device = find_device(options.device or gpu)
+    device = find_device(options.device)
+    if device == torch.device("cuda"):  # of several processes each takes its own
+        device = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
     shared: dict[str, Any] = {
         "device": device,
         "workers": default_workers(group.world_size) if options.workers is None else options.workers,

@@ -13,14 +13,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArguments, SegmentArguments
+from hrformer.cli.arguments import (
+    ClassifyArguments,
+    PoseArguments,
+    PredictArguments,
+    PredictCommand,
+    PredictGroup,
+    SegmentArguments,
+)
 from hrformer.cli.inputs import Inputs, expand
-from hrformer.cli.messages import note, say
+from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
 from hrformer.predict.boxes import DetectionTable
@@ -36,9 +44,6 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 TERMINATED = 143
 """Exit code after SIGTERM."""
 
@@ -47,6 +52,24 @@ _TASKS: dict[type[PredictArguments], type[AnyPredictor]] = {
     SegmentArguments: SegmentationPredictor,
     ClassifyArguments: ClassificationPredictor,
 }
+
+
+TASK_NAMES = {"segmentation": "segment", "classification": "classify"}
+"""Names of tasks that stand for commands, too."""
+
+
+def main(typed: Sequence[str]) -> int:
+    """Run ``hrformer predict``; see ``hrformer.__main__.main``."""
+    return guarded(lambda: run_predict(_parse(typed), typed), typed)
+
+
+def _parse(typed: Sequence[str]) -> PredictArguments:
+    words = [*(TASK_NAMES.get(word, word) for word in typed[1:2]), *typed[2:]]
+    # Without prefixes the options read --out rather than --task.out.
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    tasks, about = cast(Any, PredictCommand), PredictGroup.__doc__
+    parsed: PredictArguments = tyro.cli(tasks, args=words, prog="hrformer predict", description=about, config=config)
+    return parsed
 
 
 def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:

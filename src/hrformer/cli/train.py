@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hrformer.cli.arguments import TrainArguments
-from hrformer.cli.messages import note, say, wide_console
+from hrformer.cli.messages import INTERRUPTED, note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.recipes.catalogue import RECIPES
 from hrformer.train.loop import train
@@ -16,9 +16,6 @@ from hrformer.train.progress import bars, score_text
 from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
 from hrformer.train.state import checkpoint_path
 from hrformer.wording import counted
-
-INTERRUPTED = 130
-"""Exit code of a run that was stopped by a signal and can go on."""
 
 RUNS = Path("runs")
 """Where runs go that are given no ``--out``."""
