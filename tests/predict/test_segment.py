@@ -65,12 +65,7 @@ def test_flip_makes_mirror_images_equal(predictor: SegmentationPredictor, coco_i
 
 @pytest.mark.parametrize(
     ("dataset", "short_side", "single", "multi"),
-    [
-        ("Cityscapes train", None, 1, 8),
-        ("ADE20K", 520, 8, 8),
-        ("PASCAL-Context train", 520, 1, 8),
-        ("", 520, 1, 8),
-    ],
+    [("Cityscapes train", None, 1, 8), ("ADE20K", 520, 8, 8), ("PASCAL-Context train", 520, 1, 8), ("", 520, 1, 8)],
 )
 def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, single: int, multi: int) -> None:
     options = SegmentationPredictor.default_options(
@@ -82,8 +77,7 @@ def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, sin
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}, {"tile": (0, 4)}, {"memory": 0.0}],
+    "wrong", [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}, {"tile": (0, 4)}, {"memory": 0.0}]
 )
 def test_options_are_checked(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -91,10 +91,7 @@ def load_model(
             options of ``create_model``.
 
     Returns:
-        The model in eval mode, and the report.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``load_checkpoint``.
+        The model in eval mode, and the report. Errors are those of ``load_checkpoint``.
     """
     file = read_weights(source)
     given = {key: overrides.pop(key) for key in LOAD_SETTINGS if overrides.get(key) is not None}
@@ -184,16 +181,10 @@ def save_checkpoint(
 
     Args:
         model: any ``VisionModel``.
-        path: ends in ".safetensors"; replaced only once the new file is complete.
+        path: ends in ".safetensors", else ValueError; replaced only once the new file is complete, and returned.
         half: store 16-bit floats, except where a value would overflow.
         source: where the weights come from; replaces ``model.info.source`` if given.
         metadata: further header entries, such as ``score`` or ``licence``.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: another suffix.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
@@ -213,7 +204,7 @@ def convert_checkpoint(
     half: bool = False,
     **overrides: Any,
 ) -> LoadReport:
-    """Convert a file of any known layout to our safetensors, or to mmpose 1.x.
+    """Convert a file of any known layout to our safetensors, or to mmpose 1.x; the report of loading it.
 
     Args:
         source: the file.
@@ -223,35 +214,27 @@ def convert_checkpoint(
         half: see ``save_checkpoint``; ours only.
         **overrides: see ``load_model``.
 
-    Returns:
-        Report of the load.
-
     Raises:
         FileNotFoundError, ValueError: see ``load_model``; the target cannot hold the model; layers would be random.
     """
     if to not in ("hrformer", "mmpose"):
         raise ValueError(f"to must be 'hrformer' or 'mmpose', got {to!r}")
-    destination = Path(destination).expanduser()
-    suffixes = (".safetensors",) if to == "hrformer" else (".pth", ".pt")
+    destination, suffixes = Path(destination).expanduser(), (".safetensors",) if to == "hrformer" else (".pth", ".pt")
     if destination.suffix not in suffixes:
         raise ValueError(f"{to} files end in {' or '.join(suffixes)}, got {destination.name}")
     model, report = load_model(source, **overrides)
     if report.fresh:
         raise CheckpointError(f"converting {report.source} would store random values in {', '.join(report.fresh)}")
     digest = sha256_of(Path(source).expanduser())
-    if to == "mmpose":
-        _save_mmpose(model, destination, digest)
-    else:
+    if to == "hrformer":
         save_checkpoint(model, destination, half=half, metadata={"sha256": digest})
-    return report
-
-
-def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
+        return report
     if model.task not in ("pose", None) or not isinstance(model.backbone, HighResolutionTrunk):
         raise ValueError(f"mmpose has no model for {model.info.name} with task {model.task}; only pose and backbones")
     options = model.info.options | current_settings(model)
     bias = bool(options.get("position_bias"))
     names = mmpose_names(model.state_dict(), position_bias=bias, whole=model.task is not None)
     tensors = {name: stored_tensor(value, half=False) for name, value in names.items()}
-    meta = {FORMAT: header_of(model.info, options) | {"sha256": digest}}
-    write_file(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))
+    content = {"state_dict": tensors, "meta": {FORMAT: header_of(model.info, options) | {"sha256": digest}}}
+    write_file(destination, lambda part: torch.save(content, part))
+    return report

@@ -45,19 +45,16 @@ def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightE
 def fetch_weights(entry: WeightEntry) -> Path:
     """Local file of an entry, downloaded at the first call and taken from the cache afterwards.
 
-    A file put into the cache by hand counts as downloaded; its hash is compared like any other's.
-
-    Raises:
-        DownloadError: the file cannot be fetched; the message says why and where to put it by hand.
+    A file put into the cache by hand counts as downloaded; its hash is compared like any other's. DownloadError says
+    why a file cannot be fetched and where to put it by hand.
     """
     if entry.origin == "bundled":
         return bundled_folder() / entry.filename
     destination = cache_dir() / entry.filename
     if destination.is_file():
         if problem := _hash_problem(destination, entry.sha256_prefix):
-            raise DownloadError(
-                f"{destination} is not the published file (delete it to have that downloaded): {problem}"
-            )
+            said = "is not the published file (delete it to have that downloaded)"
+            raise DownloadError(f"{destination} {said}: {problem}")
         return destination
     cached = try_to_load_from_cache(*entry.hub_location) if entry.hub_location else None  # shared with timm
     if isinstance(cached, str):

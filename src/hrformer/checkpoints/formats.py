@@ -151,14 +151,7 @@ def reason_to_ignore(key: str) -> str | None:
 
 
 def layout_of(keys: Iterable[str], names: Collection[str], family: Family, task: Task | None) -> str:
-    """Which code base writes such files: it and the task, such as "official-pose"; "hrformer" for our own.
-
-    Args:
-        keys: the file's entries.
-        names: ours for them.
-        family: of the network.
-        task: of the head in the file.
-    """
+    """Which code base writes files of such ``keys``: it and the task, as "official-pose"; "hrformer" for our own."""
     keys = [_WRAPPER.sub("", key) for key in keys]
     starts = {key.partition(".")[0] for key in keys}
     if family == "timm" or any(".fuse.paths." in key for key in keys):
@@ -276,12 +269,11 @@ def _dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mmpose_names(state: Mapping[str, Tensor], *, position_bias: bool, whole: bool) -> dict[str, Tensor]:
-    """Our state dict under mmpose 1.x names, index buffers included.
+    """State dict of a pose model, or of a bare backbone, under mmpose 1.x names, index buffers included.
 
     Args:
-        state: of a pose model, or of a bare backbone.
-        position_bias: False leaves the bias tables out, as mmpose's ``with_rpe=False`` expects; with the tables in
-            the file mmpose would add the bias.
+        state: ours.
+        position_bias: False leaves the bias tables out, since mmpose would add the bias with them in the file.
         whole: backbone and head; otherwise the backbone's names without their prefix, as mmpose wants pretrained ones.
     """
     result: dict[str, Tensor] = {}

@@ -25,35 +25,21 @@ from hrformer.wording import listed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
-    """Outcome of loading one file into one model.
+    """Outcome of loading one file into one model."""
 
-    Attributes:
-        source: the file's name.
-        format: layout it was recognised as.
-        used: entries taken over under the same name, wrapper prefixes aside.
-        converted: entry -> our name: renamed, joined (query, key, value) or resized (bias tables).
-        ignored: entry -> reason.
-        missing: our names that the file lacks and the task does not need.
-        unexpected: entries that belong nowhere.
-        fresh: layers that keep the values they had, because the file has none that fit.
-        implied: settings that the file implies.
-        assumed: setting -> value and reason, where the file cannot tell.
-        given: settings chosen by the caller.
-        notes: anything else worth knowing.
-    """
-
-    source: str
-    format: str
-    used: tuple[str, ...] = ()
+    source: str  # the file's name
+    format: str  # layout it was recognised as
+    used: tuple[str, ...] = ()  # entries taken over under the same name, wrapper prefixes aside
+    # entry -> our name: renamed, joined (query, key, value) or resized (bias tables)
     converted: Mapping[str, str] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ()
-    implied: Mapping[str, Any] = field(default_factory=dict)
-    assumed: Mapping[str, str] = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)  # entry -> reason
+    missing: tuple[str, ...] = ()  # our names that the file lacks and the task does not need
+    unexpected: tuple[str, ...] = ()  # entries that belong nowhere
+    fresh: tuple[str, ...] = ()  # layers that keep the values they had, because the file has none that fit
+    implied: Mapping[str, Any] = field(default_factory=dict)  # settings that the file implies
+    assumed: Mapping[str, str] = field(default_factory=dict)  # setting -> value and reason, where the file cannot tell
+    given: Mapping[str, Any] = field(default_factory=dict)  # settings chosen by the caller
+    notes: tuple[str, ...] = ()  # anything else worth knowing
 
     def __str__(self) -> str:
         lines = [
@@ -84,35 +70,25 @@ class MismatchError(CheckpointError):
 
 @dataclass(kw_only=True, slots=True)
 class Match:
-    """What becomes of every name of model and file; see ``LoadReport`` for the fields of that name.
+    """What becomes of every name of model and file; see ``LoadReport`` for the fields of that name."""
 
-    Attributes:
-        values: our name -> tensor to copy into the model.
-        lacking: our names that the task needs and the file lacks.
-        wrong: our name -> shapes in words, where file and model differ.
-        extra: our name -> entries with a known name that the model has no place for.
-    """
-
-    values: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)  # by our names, to copy into the model
     used: list[str] = field(default_factory=list)
     converted: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     fresh: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     notes: dict[str, None] = field(default_factory=dict)
-    lacking: list[str] = field(default_factory=list)
-    wrong: dict[str, str] = field(default_factory=dict)
-    extra: dict[str, list[str]] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)  # our names that the task needs and the file lacks
+    wrong: dict[str, str] = field(default_factory=dict)  # our name -> shapes in words, where file and model differ
+    extra: dict[str, list[str]] = field(default_factory=dict)  # our name -> entries that the model has no place for
 
 
 def match(model: VisionModel, found: Recognised, *, position_bias: bool, strict: bool) -> Match:
     """Decide for every name of model and file what becomes of it.
 
-    Args:
-        model: only read.
-        found: the file.
-        position_bias: whether the model will add the bias; if not, tables may be missing.
-        strict: raise MismatchError where the task's needs are not met; otherwise such layers stay fresh.
+    Where the model will not add the ``position_bias``, tables may be missing. ``strict`` raises MismatchError where
+    the task's needs are not met; otherwise such layers stay fresh.
     """
     result = Match(ignored=found.file.skipped | found.ignored)
     state = model.state_dict()
@@ -234,9 +210,6 @@ def choose_settings(
 
     Returns:
         The values; those of them that the file implies; setting -> value and reason, for those only assumed.
-
-    Raises:
-        ValueError: the caller sets what the model does not have, or another upsampling than there is.
     """
     current = current_settings(model)
     current.pop("window_size", None)
@@ -272,12 +245,7 @@ def new_info(
 ) -> ModelInfo:
     """``model.info`` after loading; ValueError if a setting is out of range.
 
-    Args:
-        model: only read.
-        found: the file.
-        values: the settings.
-        skeleton: the caller's, or None.
-        fresh_layers: whether any layer stays fresh; then the file's classes or keypoints are not the model's.
+    ``skeleton`` is the caller's. With ``fresh_layers`` the file's classes or keypoints are not the model's.
     """
     old = model.info
     same_use = model.task in (None, found.task)

@@ -56,39 +56,24 @@ _HEADS: tuple[tuple[Task, str, str], ...] = (
 
 @dataclass(kw_only=True, slots=True)
 class Recognised:
-    """A weight file with every entry assigned to one of our names, or to a reason why not, and what it is.
+    """A weight file with every entry assigned to one of our names, or to a reason why not, and what it is."""
 
-    Attributes:
-        file: the weights.
-        sources: our name -> the entries it is made of, in order; query, key and value make up one.
-        renamed: entries whose name differs by more than a prefix, or that are joined with others.
-        ignored: entry -> reason.
-        unexpected: entries with a name that no layout has.
-        format: layout, such as "official-pose" or "mmpose-1.x"; "hrformer" for our own.
-        family: kind of network; "timm" where the names are not ours to know.
-        task: of the head in the file; None without a head that fits one of ours.
-        model: named variant; empty where none has these widths and modules.
-        num_outputs: classes or keypoints.
-        options: further ``create_model`` options that the shapes tell.
-        info: of our own files: what travels with the weights.
-        published: the registry's entry for the file, if it has one.
-        network: widths and modules in words.
-    """
-
-    file: WeightFile
+    file: WeightFile  # the weights
+    # our name -> the entries it is made of, in order; query, key and value make up one
     sources: dict[str, list[str]] = field(default_factory=dict)
+    # entries whose name differs by more than a prefix, or that are joined with others
     renamed: set[str] = field(default_factory=set)
-    ignored: dict[str, str] = field(default_factory=dict)
-    unexpected: list[str] = field(default_factory=list)
-    format: str = "timm"
-    family: Family = "timm"
-    task: Task | None = None
-    model: str = ""
-    num_outputs: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    info: ModelInfo | None = None
-    published: WeightEntry | None = None
-    network: str = ""
+    ignored: dict[str, str] = field(default_factory=dict)  # entry -> reason
+    unexpected: list[str] = field(default_factory=list)  # entries with a name that no layout has
+    format: str = "timm"  # layout, such as "official-pose" or "mmpose-1.x"; "hrformer" for our own
+    family: Family = "timm"  # kind of network; "timm" where the names are not ours to know
+    task: Task | None = None  # of the head in the file; None without a head that fits one of ours
+    model: str = ""  # named variant; empty where none has these widths and modules
+    num_outputs: int = 0  # classes or keypoints
+    options: dict[str, Any] = field(default_factory=dict)  # further ``create_model`` options that the shapes tell
+    info: ModelInfo | None = None  # of our own files: what travels with the weights
+    published: WeightEntry | None = None  # the registry's entry for the file, if it has one
+    network: str = ""  # widths and modules in words
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Shape that our ``name`` gets from the file, or None where the file lacks it."""
@@ -122,10 +107,7 @@ class Recognised:
 
     @property
     def absolute_norms(self) -> bool:
-        """Whether batch norms use |weight| + eps: InPlaceABN's under PyTorch 0.4, which keep no batch counters.
-
-        HRNet-Semantic-Segmentation and openseg used them.
-        """
+        """Whether batch norms use |weight| + eps: InPlaceABN's under PyTorch 0.4, which keep no batch counters."""
         counted = any(name.endswith(".num_batches_tracked") for name in self.sources)
         return self.format in ("hrnet-segmentation", "hrnet-segmentation-plain", "openseg") and not counted
 
@@ -170,11 +152,7 @@ def recognise(file: WeightFile, published: WeightEntry | None = None, model: Vis
 
 
 def arrange(file: WeightFile) -> Recognised:
-    """Assign the entries of a published or own state dict to our names.
-
-    Raises:
-        CheckpointError: one of query, key and value is there without the others.
-    """
+    """Assign the entries of a published or own state dict to our names; CheckpointError without all of q, k and v."""
     found = Recognised(file=file)
     if file.metadata.get("format") == FORMAT:
         found.sources = {name: [name] for name in file.tensors}
@@ -204,15 +182,10 @@ def arrange(file: WeightFile) -> Recognised:
 
 def _arrange_timm(file: WeightFile, model: VisionModel) -> Recognised:
     """Assign the entries of a timm state dict to the names of a wrapped timm model, which only add a prefix."""
-    found = Recognised(file=file)
     known = model.state_dict().keys()
-    for key in file.tensors:
-        name = key if key in known else f"backbone.net.{key}"
-        if name in known:
-            found.sources[name] = [key]
-        else:
-            found.unexpected.append(key)
-    return found
+    names = {key: key if key in known else f"backbone.net.{key}" for key in file.tensors}
+    sources = {name: [key] for key, name in names.items() if name in known}
+    return Recognised(file=file, sources=sources, unexpected=[key for key in names if names[key] not in known])
 
 
 def _family(found: Recognised) -> Family:

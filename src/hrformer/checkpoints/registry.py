@@ -33,40 +33,26 @@ _AUTHORS_FILES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightEntry:
-    """One set of weights.
+    """One set of weights."""
 
-    Attributes:
-        name: What users type; unique.
-        model: Name of the architecture: ours, timm's without its tag, or torchvision's builder for detectors.
-        task: None for a backbone without a head. "detection" only for torchvision's person detectors.
-        url: ``https://`` address, ``hf://owner/repository/file`` on the Hugging Face hub, or ``package://weights/file``
-            in the installed package.
-        sha256_prefix: Leading hex digits of the file's sha256 as its publisher gives them; None: not published.
-        num_classes: Classes, or keypoints for pose; 0 without a head. Detectors count the background.
-        input_spec: What the network expects.
-        position_bias: HRFormer only: whether the relative position bias takes part. None: the question does not arise.
-        decoder: Pose only: border rule of the published test code (see ``geometry.heatmaps``).
-        dataset: Training data.
-        licence: Terms of the file, and of the data where these may limit its use.
-        source: Paper and repository.
-        score: Published result with its protocol.
-        origin: Who serves the file, which tells its layout.
-    """
-
-    name: str
-    model: str
-    task: Task | None = None
+    name: str  # What users type; unique
+    model: str  # Name of the architecture: ours, timm's without its tag, or torchvision's builder for detectors
+    task: Task | None = None  # None for a backbone without a head. "detection" only for torchvision's person detectors
+    # ``https://`` address, ``hf://owner/repository/file`` on the Hugging Face hub, or ``package://weights/file`` in the
+    # installed package
     url: str
+    # Leading hex digits of the file's sha256 as its publisher gives them; None: not published
     sha256_prefix: str | None = None
-    num_classes: int = 0
-    input_spec: InputSpec = field(default_factory=InputSpec)
+    num_classes: int = 0  # Classes, or keypoints for pose; 0 without a head. Detectors count the background
+    input_spec: InputSpec = field(default_factory=InputSpec)  # What the network expects
+    # HRFormer only: whether the relative position bias takes part. None: the question does not arise
     position_bias: bool | None = None
-    decoder: Decoder = "official"
-    dataset: str
-    licence: str
-    source: str
-    score: str
-    origin: Origin
+    decoder: Decoder = "official"  # Pose only: border rule of the published test code (see ``geometry.heatmaps``)
+    dataset: str  # Training data
+    licence: str  # Terms of the file, and of the data where these may limit its use
+    source: str  # Paper and repository
+    score: str  # Published result with its protocol
+    origin: Origin  # Who serves the file, which tells its layout
 
     @property
     def filename(self) -> str:

@@ -32,21 +32,13 @@ _LEARNT = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
-    """Tensors of one file and what else it says.
+    """Tensors of one file and what else it says."""
 
-    Attributes:
-        tensors: by the names in the file.
-        metadata: of a safetensors header.
-        extras: what lay beside the weights, such as a configuration.
-        skipped: entries that are not tensors -> why they are left out.
-        path: None for a state dict given in memory.
-    """
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str] = field(default_factory=dict)
-    extras: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    path: Path | None = None
+    tensors: dict[str, Tensor]  # by the names in the file
+    metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors header
+    extras: dict[str, Any] = field(default_factory=dict)  # what lay beside the weights, such as a configuration
+    skipped: dict[str, str] = field(default_factory=dict)  # entries that are not tensors -> why they are left out
+    path: Path | None = None  # None for a state dict given in memory
 
     @property
     def label(self) -> str:
@@ -55,10 +47,7 @@ class WeightFile:
 
 
 def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
-    """Open a file, or take a state dict, and find the weights in it.
-
-    Args:
-        source: safetensors or ``torch.save`` file, whatever its name; or a mapping that is, or wraps, a state dict.
+    """Weights of a safetensors or ``torch.save`` file, or of a mapping that is, or wraps, a state dict.
 
     Raises:
         FileNotFoundError: no such file.
@@ -96,10 +85,7 @@ def _fault(name: str, value: Tensor) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Tell safetensors from ``torch.save`` by the first bytes, and refuse what is neither.
-
-    A safetensors file starts with the length of its header, 8 bytes little endian, then the header, a JSON object.
-    """
+    """Tell safetensors, 8 bytes of length and a JSON object, from ``torch.save``; refuse what is neither."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:

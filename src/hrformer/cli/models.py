@@ -50,11 +50,7 @@ MEASURED: Mapping[str, tuple[tuple[int, int], ...]] = {
 
 
 def run_models(arguments: ModelsArguments) -> int:
-    """Print the tables.
-
-    Raises:
-        ValueError: no model or weights match the names, or the size cannot be used.
-    """
+    """Print the tables."""
     if arguments.size is not None and min(arguments.size) < 32:
         raise ValueError(f"--size must be at least 32 32 (height width), got {arguments.size}")
     weights = [entry for entry in list_weights() if _wanted(arguments.names, entry.name, entry.model)]
@@ -106,30 +102,20 @@ def _weight_table(weights: Sequence[WeightEntry]) -> Table:
 def measure(name: str, task: Task, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """Parameters, and multiply-adds as ``DEFINITION`` has them, of a model built without memory for its weights.
 
-    Args:
-        name: as for ``create_model``.
-        task: with the default number of classes or keypoints.
-        size: (height, width) of the input; None takes the task's usual one.
-
-    Raises:
-        ValueError: the name is unknown, or the model does not take this size.
+    ``size`` is (height, width) of the input; None takes the task's usual one.
     """
     with torch.device("meta"):
         model = create_model(name, task).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, count_macs(model, size or INPUT_SPECS[task].size)
+    return parameters, _count_macs(model, size or INPUT_SPECS[task].size)
 
 
 @torch.no_grad()
-def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one forward pass for one picture.
+def _count_macs(model: nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-adds of one forward pass for one picture of (height, width), by a model on the meta device.
 
     PyTorch's counter sees every product but those of our window attention, which are left out of it and counted by
     formula: the code skips output projections of padded tokens that the published implementations compute.
-
-    Args:
-        model: takes (1, 3, H, W) on the device of its parameters; nothing is computed on the meta device.
-        size: (height, width), pixels.
     """
     formula = 0
 
@@ -142,15 +128,10 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
         formula += 4 * tokens * channels**2 + 2 * tokens * module.window**2 * channels
 
     attentions = {n: m for n, m in model.named_modules() if isinstance(m, WindowAttention)}
-    hooks = [module.register_forward_hook(count_attention) for module in attentions.values()]
-    device = next(model.parameters()).device
-    counter = FlopCounterMode(display=False)
-    try:
-        with counter:
-            model(torch.empty((1, 3, *size), device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for module in attentions.values():
+        module.register_forward_hook(count_attention)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty((1, 3, *size), device="meta"))
     by_module = counter.get_flop_counts()
     root = type(model).__name__
     seen = sum(sum(by_module.get(f"{root}.{name}", {}).values()) for name in attentions)
@@ -159,15 +140,9 @@ def count_macs(model: nn.Module, size: tuple[int, int]) -> int:
 
 
 def run_convert(arguments: ConvertArguments) -> int:
-    """Convert, and say what was found in the file.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``convert_checkpoint``.
-    """
-    settings = {name: getattr(arguments, name) for name in LOAD_SETTINGS}
-    report = convert_checkpoint(
-        arguments.source, arguments.destination, to=arguments.to, half=arguments.half, **settings
-    )
+    """Convert, and say what was found in the file."""
+    options = {name: getattr(arguments, name) for name in ("to", "half", *LOAD_SETTINGS)}
+    report = convert_checkpoint(arguments.source, arguments.destination, **options)
     note(str(report))
     say(f"wrote {arguments.destination}")
     return 0

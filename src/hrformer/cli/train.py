@@ -22,16 +22,7 @@ RUNS = Path("runs")
 
 
 def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
-    """Train, or list the recipes where none is named.
-
-    Returns:
-        0; 130 if a signal ended the run before its time.
-
-    Raises:
-        DataError: the data is not as it should be.
-        ImportError: accelerate is not installed, and there are several processes or trackers.
-        ValueError: see ``hrformer.train.loop.train``.
-    """
+    """Train, or list the recipes where none is named; 130 if a signal ended the run before its time, else 0."""
     if isinstance(command, TrainArguments):
         if command.out is not None or command.resume:
             raise ValueError(
@@ -93,10 +84,8 @@ def run_folder(command: RunCommand[TrainArguments]) -> Path:
 
 def show_recipes() -> None:
     """Print all recipes."""
-    table = Table(title="Recipes", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    for title in ("task", "what it trains", "score"):
-        table.add_column(title)
+    table = Table("name", "task", "what it trains", "score", title="Recipes", title_justify="left")
+    table.columns[0].no_wrap = True
     for recipe in RECIPES.values():
         table.add_row(recipe.name, recipe.task, recipe.title, recipe.score)
     wide_console().print(table)

@@ -29,16 +29,11 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """Options of every task.
+    """Options of every task."""
 
-    Attributes:
-        batch_size: how many network inputs run at once: pictures, or people for pose. Results do not depend on it
-            beyond rounding.
-        flip: also run the mirror image and merge both.
-    """
-
+    # how many network inputs run at once: pictures, or people for pose. Results do not depend on it beyond rounding
     batch_size: int = 32
-    flip: bool = False
+    flip: bool = False  # also run the mirror image and merge both
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -89,14 +84,11 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     @overload
     def __call__(self, images: Iterable[Picture], **options: Any) -> list[ResultT]: ...
     def __call__(self, images: Pictures, **options: Any) -> ResultT | list[ResultT]:
-        """Predict.
+        """One result for one picture, else a list in the order of the pictures.
 
         Args:
             images: one picture or several, see ``hrformer.data.images.load_images``.
             **options: see ``stream``.
-
-        Returns:
-            One result for one picture, else a list in the order of the pictures.
 
         Raises:
             ImageError: a picture cannot be read.
@@ -108,9 +100,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     def stream(self, images: Pictures, **options: Any) -> Iterator[ResultT]:
         """Like calling the predictor, but results come one by one, so that a long run needs little memory.
 
-        Args:
-            images: see ``load_images``.
-            **options: fields of the options that this predictor was made with.
+        ``options`` are fields of the options that this predictor was made with.
         """
         merged = self._merged(options)
         yield from self._results((self._job(image, merged) for image in load_images(images)), merged)
@@ -209,10 +199,7 @@ def free_memory(device: torch.device, system: Path = Path("/")) -> float:
     """Bytes that are free on a device; on a processor what Linux calls available, else a quarter of all memory.
 
     In a container, no more than its limit (cgroup v2) leaves; file contents that can be dropped count as free there.
-
-    Args:
-        device: where the network runs.
-        system: folder that holds proc/ and sys/.
+    ``system`` is the folder with proc/ and sys/.
     """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])

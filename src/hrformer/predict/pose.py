@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,8 +19,15 @@ from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
 from hrformer.models.model import ModelInfo
 from hrformer.predict.base import PredictOptions, Predictor
-from hrformer.predict.boxes import Detections, DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
-from hrformer.predict.detector import PersonDetector
+from hrformer.predict.boxes import (
+    Detections,
+    DetectionTable,
+    Detector,
+    PersonBoxes,
+    PersonDetector,
+    found_boxes,
+    pair_with_images,
+)
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
@@ -28,27 +35,21 @@ Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseOptions(PredictOptions):
-    """The COCO test protocol of HRNet, HRFormer and mmpose.
-
-    Attributes:
-        shift: with ``flip``, move the mirrored maps one cell to the right before averaging, unless the weights'
-            configuration says otherwise (UDP).
-        joint_threshold: joints must score above it to count in the person's score.
-        box_threshold: detections scored below it are not looked at.
-        nms: which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20,
-            "off" keeps all. "auto" is hard for detections and off for boxes given by the caller. Joints that the
-            weights do not name all count as ``DEFAULT_SIGMA``.
-        nms_threshold: people with a higher object keypoint similarity count as one.
-        fast_crop: crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values
-            differ, by one grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels.
-    """
+    """The COCO test protocol of HRNet, HRFormer and mmpose."""
 
     flip: bool = True
+    # with ``flip``, move the mirrored maps one cell to the right before averaging, unless the weights' configuration
+    # says otherwise (UDP)
     shift: bool = True
-    joint_threshold: float = 0.2
-    box_threshold: float = 0.0
+    joint_threshold: float = 0.2  # joints must score above it to count in the person's score
+    box_threshold: float = 0.0  # detections scored below it are not looked at
+    # which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20, "off" keeps
+    # all. "auto" is hard for detections and off for boxes given by the caller. Joints that the weights do not name all
+    # count as ``DEFAULT_SIGMA``
     nms: Suppression = "auto"
-    nms_threshold: float = 0.9
+    nms_threshold: float = 0.9  # people with a higher object keypoint similarity count as one
+    # crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values differ, by one
+    # grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels
     fast_crop: bool = False
 
     def __post_init__(self) -> None:
@@ -121,30 +122,16 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             boxes, box_scores = ([value] if value is not None else None for value in (boxes, box_scores))
         if box_scores is not None and boxes is None:
             raise ValueError("box_scores need boxes")
-        found = self._find(load_images(images), boxes, box_scores, detections, detector, opts)
-        yield from self._results((self._job(pair, opts) for pair in found), opts)
-
-    def _find(
-        self,
-        images: Iterable[LoadedImage],
-        boxes: Any,
-        box_scores: Any,
-        detections: Detections | None,
-        detector: Detector | str | None,
-        options: PoseOptions,
-    ) -> Iterator[tuple[LoadedImage, PersonBoxes]]:
+        pictures, least = load_images(images), opts.box_threshold
         if detections is not None:
             table = DetectionTable.of(detections)
-            for image in images:
-                if image.path is None:
-                    raise ValueError("detections are matched by file name: give paths or URLs, or use boxes")
-                yield image, table.find(image.path, options.box_threshold)
+            found = ((image, table.find(image.path, least)) for image in pictures)
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
-            for image in images:
-                yield image, found_boxes(finder(image.pixels), options.box_threshold)
+            found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
         else:
-            yield from pair_with_images(images, boxes, box_scores)
+            found = pair_with_images(pictures, boxes, box_scores)
+        yield from self._results((self._job(pair, opts) for pair in found), opts)
 
     def _job(self, image: Any, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
         image, found = image
@@ -158,24 +145,17 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, *, flip: bool = True, shift: bool = True) -> Tensor:
-        """Heatmaps of people already cut out.
+        """(B, H, W, 3) uint8 RGB of people cut out at input size -> (B, K, h, w) float32 heatmaps on the device.
 
-        Args:
-            crops: (B, H, W, 3) uint8 RGB of the input size.
-            flip: average with the mirror image's.
-            shift: as in ``PoseOptions``.
-
-        Returns:
-            (B, K, h, w) float32 on the model's device.
+        ``flip`` averages with the mirror image's, ``shift`` is that of ``PoseOptions``.
         """
         x = self._network_input(crops)
         plain: Tensor = self.model(x).float()
         if not flip:
             return plain
         assert self.info.skeleton is not None
-        return merge_flipped(
-            plain, self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs, shift and self.info.shift_heatmap
-        )
+        mirrored, pairs = self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs
+        return merge_flipped(plain, mirrored, pairs, shift and self.info.shift_heatmap)
 
     def _run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:
         maps = self.heatmaps(crops, flip=options.flip, shift=options.shift)

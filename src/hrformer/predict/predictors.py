@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.checkpoints.checkpoint import load_model
@@ -42,13 +40,9 @@ _SMALLEST_TILE = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationOptions(PredictOptions):
-    """ImageNet's protocol (one centre crop, no mirror image), and how much of it to report.
+    """ImageNet's protocol (one centre crop, no mirror image), and how much of it to report."""
 
-    Attributes:
-        top_k: how many classes to report, at most all.
-    """
-
-    top_k: int = 5
+    top_k: int = 5  # how many classes to report, at most all
 
     def __post_init__(self) -> None:
         PredictOptions.__post_init__(self)
@@ -93,25 +87,21 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationOptions(PredictOptions):
-    """The official single-scale test; see ``SegmentationPredictor.default_options`` for what depends on the data set.
-
-    Attributes:
-        short_side: bring the picture's short side to this many pixels first; None keeps the picture's size.
-        scales: factors on the network input; raw logits are summed over them. (0.75, 1, 1.25) is the official
-            multi-scale test, together with ``flip``.
-        pad: pad on the right and below to a multiple of this many pixels, after normalisation; 1 does not pad. None:
-            8 with several scales, else 1, as the official code does (ADE20K excepted, which it always pads).
-        tile: (height, width) of windows over the network input, blended where they overlap; None takes the picture
-            whole as long as ``memory`` allows it, and the largest square windows that it allows after that.
-        memory: GB that the network's pass over a picture may take; None is half of what is free.
-    """
+    """The official single-scale test; ``SegmentationPredictor.default_options`` has what depends on the data set."""
 
     batch_size: int = 1
+    # bring the picture's short side to this many pixels first; None keeps the picture's size
     short_side: int | None = 520
+    # factors on the network input; raw logits are summed over them. (0.75, 1, 1.25) is the official multi-scale test,
+    # together with ``flip``
     scales: tuple[float, ...] = (1.0,)
+    # pad on the right and below to a multiple of this many pixels, after normalisation; 1 does not pad. None: 8 with
+    # several scales, else 1, as the official code does (ADE20K excepted, which it always pads)
     pad: int | None = None
+    # (height, width) of windows over the network input, blended where they overlap; None takes the picture whole as
+    # long as ``memory`` allows it, and the largest square windows that it allows after that
     tile: tuple[int, int] | None = None
-    memory: float | None = None
+    memory: float | None = None  # GB that the network's pass over a picture may take; None is half of what is free
 
     def __post_init__(self) -> None:
         PredictOptions.__post_init__(self)
@@ -166,53 +156,16 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         side = max(int(side) // 32 * 32, _SMALLEST_TILE)
         return side, side
 
-    def _job(
-        self, image: LoadedImage, options: SegmentationOptions
-    ) -> tuple[tuple[LoadedImage, tuple[int, int] | None], list[Tensor]]:
-        """A picture with its tile, and what of it joins a batch: the whole, or nothing where it goes in tiles."""
-        width, height = self._size(image, options)
-        tile = self.tile_for((height, width), options)
-        return (image, tile), [torch.tensor(self._prepare(image, options))] if tile is None else []
-
-    def _result(
-        self,
-        job: tuple[LoadedImage, tuple[int, int] | None],
-        answers: Sequence[Tensor],
-        options: SegmentationOptions,
-    ) -> Segmentation:
-        image, tile = job
-        return Segmentation(
-            image=image.pixels,
-            mask=label_map(answers[0], image.size) if tile is None else self._in_tiles(image, tile, options),
-            class_names=self.info.class_names,
-            palette=self.info.palette,
-            path=image.path,
-        )
-
-    @torch.inference_mode()
-    def _in_tiles(
-        self, image: LoadedImage, tile: tuple[int, int], options: SegmentationOptions
-    ) -> NDArray[np.unsignedinteger]:
-        pixels = torch.from_numpy(self._prepare(image, options))
-        ids = blend_windows(
-            lambda y0, x0, y1, x1: self._run(pixels[None, y0:y1, x0:x1], options)[0],
-            (pixels.shape[0], pixels.shape[1]),
-            tile,
-            image.size,
-        )
-        return smallest_ids(ids, self.info.num_classes)
-
-    def _size(self, image: LoadedImage, options: SegmentationOptions) -> tuple[int, int]:
-        """(width, height) of the network input."""
-        if options.short_side is None:
-            return image.size
-        short, long = sorted(image.size)
-        return short_side_size(
-            image.size, min(options.short_side, max(short, options.short_side * ELONGATED * short // long))
-        )
-
-    def _prepare(self, image: LoadedImage, options: SegmentationOptions) -> NDArray[np.uint8]:
-        return resize(self._pixels(image), self._size(image, options), self.info.input_spec.interpolation)
+    def _job(self, image: LoadedImage, options: SegmentationOptions) -> tuple[Any, list[Tensor]]:
+        """A picture, its network input and tile; and what of it joins a batch: the whole, or nothing where in tiles."""
+        size = image.size
+        if options.short_side is not None:
+            short, long = sorted(size)
+            most = options.short_side * ELONGATED * short // long
+            size = short_side_size(size, min(options.short_side, max(short, most)))
+        pixels = torch.tensor(resize(self._pixels(image), size, self.info.input_spec.interpolation))
+        tile = self.tile_for((size[1], size[0]), options)
+        return (image, pixels, tile), [pixels] if tile is None else []
 
     @torch.inference_mode()
     def _run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
@@ -223,10 +176,25 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
             raise ValueError("the network answered NaN or infinity")
         return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])
 
+    @torch.inference_mode()
+    def _result(self, job: Any, answers: Sequence[Tensor], options: SegmentationOptions) -> Segmentation:
+        image, pixels, tile = job
 
-AnyPredictor: TypeAlias = "ClassificationPredictor | PosePredictor | SegmentationPredictor"
+        def run(y0: int, x0: int, y1: int, x1: int) -> Tensor:
+            return self._run(pixels[None, y0:y1, x0:x1], options)[0]
 
-_PREDICTORS: dict[str, type[ClassificationPredictor | PosePredictor | SegmentationPredictor]] = {
+        if tile is None:
+            mask = label_map(answers[0], image.size)
+        else:
+            ids = blend_windows(run, (pixels.shape[0], pixels.shape[1]), tile, image.size)
+            mask = smallest_ids(ids, self.info.num_classes)
+        names, palette = self.info.class_names, self.info.palette
+        return Segmentation(image=image.pixels, mask=mask, class_names=names, palette=palette, path=image.path)
+
+
+AnyPredictor: TypeAlias = ClassificationPredictor | PosePredictor | SegmentationPredictor
+
+_PREDICTORS: dict[str, type[AnyPredictor]] = {
     predictor.task: predictor for predictor in (ClassificationPredictor, PosePredictor, SegmentationPredictor)
 }
 
@@ -239,7 +207,7 @@ def load(
     fast: bool = False,
     **overrides: Any,
 ) -> AnyPredictor:
-    """Make a predictor from published weights or a weight file.
+    """The predictor for the task of published weights or of a weight file.
 
     Args:
         name_or_path: a name that ``hrformer models`` lists, downloaded once, or the path of a weight file.
@@ -247,9 +215,6 @@ def load(
         dtype: of weights and arithmetic.
         fast: run through ``hrformer.optimize``; results differ by rounding.
         **overrides: what a file cannot tell, see ``hrformer.checkpoints.checkpoint.load_model``.
-
-    Returns:
-        The predictor for the weights' task.
 
     Raises:
         ValueError: unknown name, or the file is not one that can be loaded, or it has no head.
@@ -268,11 +233,7 @@ def load(
 def predictor_for(
     model: VisionModel, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> AnyPredictor:
-    """Wrap a model in the predictor for its task, with the published test protocol as options.
-
-    Raises:
-        ValueError: the model has no head.
-    """
+    """The predictor for a model's task, with the published test protocol as options; ValueError without a head."""
     if model.task is None:
         raise ValueError(f"{model.info.name} is a bare backbone; a predictor needs a head for one of {[*_PREDICTORS]}")
     return _PREDICTORS[model.task](model, device=device, dtype=dtype)

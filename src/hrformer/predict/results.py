@@ -19,13 +19,14 @@ from hrformer.files import write_file
 from hrformer.geometry.skeletons import Skeleton
 
 JPEG_QUALITY = 92
-
 JPEG_SIDE = 65500
 """Longest side in pixels that libjpeg writes."""
 
 
-class _Saved(ABC):
-    __slots__ = ()
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Result(ABC):
+    image: NDArray[np.uint8] = field(repr=False)
+    path: str | None = None
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]: ...
@@ -33,12 +34,11 @@ class _Saved(ABC):
     @abstractmethod
     def draw(self) -> NDArray[np.uint8]: ...
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
+    def _header(self) -> dict[str, Any]:
+        return {"file_name": self.path, "width": self.image.shape[1], "height": self.image.shape[0]}
 
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file; ValueError for another suffix."""
         if Path(path).suffix.lower() == ".json":
             write_json(path, self.to_dict())
         else:
@@ -46,7 +46,7 @@ class _Saved(ABC):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Classification(_Saved):
+class Classification(_Result):
     """The most probable classes of one picture.
 
     Attributes:
@@ -57,16 +57,14 @@ class Classification(_Saved):
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     class_ids: tuple[int, ...]
-    path: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, and a list of class_id, label, probability."""
         rows = zip(self.class_ids, self.labels, self.probabilities, strict=True)
-        return _header(self.path, self.image) | {
+        return self._header() | {
             "predictions": [{"class_id": int(i), "label": label, "probability": float(p)} for i, label, p in rows]
         }
 
@@ -76,7 +74,7 @@ class Classification(_Saved):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Keypoints(_Saved):
+class Keypoints(_Result):
     """People found in one picture, best first where several boxes competed, else in the order of the boxes.
 
     Attributes:
@@ -91,14 +89,12 @@ class Keypoints(_Saved):
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     keypoints: NDArray[np.float32]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
     box_scores: NDArray[np.float64]
     names: tuple[str, ...] = field(repr=False)
     skeleton: Skeleton | None = field(default=None, repr=False)
-    path: str | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -106,53 +102,22 @@ class Keypoints(_Saved):
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, names, and per person keypoints [x, y, score] by joint, score, bbox, box_score."""
         people = [
-            {
-                "keypoints": _rounded(self.keypoints[i]).tolist(),
-                "score": float(self.scores[i]),
-                "bbox": self.boxes[i].tolist(),
-                "box_score": float(self.box_scores[i]),
-            }
-            for i in range(len(self))
+            {"keypoints": joints.tolist(), "score": float(score), "bbox": box.tolist(), "box_score": float(box_score)}
+            for joints, score, box, box_score in zip(
+                self._rounded(), self.scores, self.boxes, self.box_scores, strict=True
+            )
         ]
         edges = [list(edge) for edge in self.skeleton.edges] if self.skeleton else []
-        return _header(self.path, self.image) | {"names": list(self.names), "edges": edges, "people": people}
+        return self._header() | {"names": list(self.names), "edges": edges, "people": people}
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """Records of the COCO results format: image_id, category_id, keypoints flat (3 K numbers), score."""
-        return [
-            {
-                "image_id": int(image_id),
-                "category_id": int(category_id),
-                "keypoints": _rounded(self.keypoints[i]).ravel().tolist(),
-                "score": float(self.scores[i]),
-            }
-            for i in range(len(self))
-        ]
-
-    def draw(self, *, joint_threshold: float = 0.2, min_score: float = 0.1) -> NDArray[np.uint8]:
-        """(H', W', 3) uint8 RGB with skeletons and scores; pictures under 480 pixels come enlarged.
-
-        Args:
-            joint_threshold: joints scored at or below this are left out.
-            min_score: people scored below this are left out.
-        """
-        return draw_keypoints(
-            self.image,
-            self.keypoints,
-            self.scores,
-            self.boxes,
-            names=self.names,
-            skeleton=self.skeleton,
-            joint_threshold=joint_threshold,
-            min_score=min_score,
-        )
+        ids = {"image_id": int(image_id), "category_id": int(category_id)}
+        people = zip(self._rounded(), self.scores, strict=True)
+        return [ids | {"keypoints": joints.ravel().tolist(), "score": float(score)} for joints, score in people]
 
     def to_supervision(self) -> Any:
-        """``supervision.KeyPoints``, from 0.29 on: joints with their scores, and the people's scores.
-
-        Raises:
-            ImportError: supervision is not installed.
-        """
+        """``supervision.KeyPoints``, from 0.29 on: joints and people with their scores; ImportError without it."""
         return _supervision().KeyPoints(
             xy=self.keypoints[..., :2],
             keypoint_confidence=self.keypoints[..., 2],
@@ -161,9 +126,25 @@ class Keypoints(_Saved):
             data={"class_name": np.full(len(self), "person")},
         )
 
+    def draw(self, *, joint_threshold: float = 0.2, min_score: float = 0.1) -> NDArray[np.uint8]:
+        """(H', W', 3) uint8 RGB with skeletons and scores; pictures under 480 pixels come enlarged.
+
+        Args:
+            joint_threshold: joints scored at or below this are left out.
+            min_score: people scored below this are left out.
+        """
+        limits: dict[str, Any] = {"joint_threshold": joint_threshold, "min_score": min_score}
+        people = (self.image, self.keypoints, self.scores, self.boxes)
+        return draw_keypoints(*people, names=self.names, skeleton=self.skeleton, **limits)
+
+    def _rounded(self) -> NDArray[np.float64]:
+        """(N, K, 3) without the digits that mean nothing: thousandths of a pixel, millionths of a score."""
+        values = self.keypoints.astype(np.float64)
+        return np.concatenate([np.round(values[..., :2], 3), np.round(values[..., 2:], 6)], axis=-1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Segmentation(_Saved):
+class Segmentation(_Result):
     """A class for every pixel of one picture; there is no void, each pixel gets one of the model's classes.
 
     Attributes:
@@ -174,11 +155,9 @@ class Segmentation(_Saved):
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     mask: NDArray[np.unsignedinteger]
     class_names: tuple[str, ...] = field(default=(), repr=False)
     palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
-    path: str | None = None
 
     def name_of(self, class_id: int) -> str:
         """Name of a class, or its number where it has none."""
@@ -192,48 +171,30 @@ class Segmentation(_Saved):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, and the classes that occur with their share; the mask itself is for ``save``."""
-        return _header(self.path, self.image) | {
+        return self._header() | {
             "classes": [{"class_id": i, "label": self.name_of(i), "share": s} for i, s in self.shares().items()]
         }
 
-    def draw(self) -> NDArray[np.uint8]:
-        """(H', W', 3) uint8 RGB under the classes' colours and names; pictures under 480 pixels come enlarged."""
-        return draw_segmentation(self.image, self.mask, class_names=self.class_names, palette=self.palette)
-
     def to_supervision(self) -> Any:
-        """``supervision.Detections``: a mask, a box around it and a name for each class that occurs, largest first.
-
-        Raises:
-            ImportError: supervision is not installed.
-        """
+        """``supervision.Detections``: mask, box and name of each class, largest first; ImportError without it."""
         sv, ids = _supervision(), [*self.shares()]
         masks = np.stack([self.mask == class_id for class_id in ids])
         names = {"class_name": np.array([self.name_of(class_id) for class_id in ids])}
         return sv.Detections(xyxy=sv.mask_to_xyxy(masks), mask=masks, class_id=np.array(ids), data=names)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, the class ids to a .png file, or ``draw()`` to any other picture file.
+    def draw(self) -> NDArray[np.uint8]:
+        """(H', W', 3) uint8 RGB under the classes' colours and names; pictures under 480 pixels come enlarged."""
+        return draw_segmentation(self.image, self.mask, class_names=self.class_names, palette=self.palette)
 
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_dict()`` to .json, the class ids to .png, or ``draw()`` to other pictures; else ValueError."""
         if Path(path).suffix.lower() == ".png":
             write_picture(path, self.mask)
         else:
-            _Saved.save(self, path)
+            _Result.save(self, path)
 
 
 Result: TypeAlias = "Classification | Keypoints | Segmentation"
-
-
-def _header(path: str | None, image: NDArray[np.uint8]) -> dict[str, Any]:
-    return {"file_name": path, "width": image.shape[1], "height": image.shape[0]}
-
-
-def _rounded(keypoints: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(K, 3) without the digits that mean nothing: thousandths of a pixel, millionths of a score."""
-    values = keypoints.astype(np.float64)
-    return np.concatenate([np.round(values[:, :2], 3), np.round(values[:, 2:], 6)], axis=1)
 
 
 def _supervision() -> Any:
