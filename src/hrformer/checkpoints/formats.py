@@ -113,8 +113,7 @@ DATASETS = {
 }
 """Number of classes -> data set and training crop (height, width) of the published segmentation runs."""
 
-MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}
-"""The same of mmsegmentation's runs."""
+MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}  # The same of mmsegmentation's runs
 
 
 def our_name(key: str) -> str | None:

@@ -37,11 +37,9 @@ from hrformer.models.trunk import HRFormerConfig
 from hrformer.timm_backbones import TimmBackbone, TimmClassifier
 from hrformer.zoo import INPUT_SPECS, VARIANTS
 
-TABLE = ".relative_position_bias_table"
-"""How the names of the position bias end."""
+TABLE = ".relative_position_bias_table"  # How the names of the position bias end
 
-DECODING = ("decoder", "blur_kernel", "shift_heatmap")
-"""Settings of pose models; fields of ``ModelInfo``."""
+DECODING = ("decoder", "blur_kernel", "shift_heatmap")  # Settings of pose models; fields of ``ModelInfo``
 
 _FIRST_BLOCK = "backbone.stage2.0.branches.0.0"
 

@@ -21,10 +21,8 @@ from hrformer.predict.predictors import load
 from hrformer.train.versions import versions
 from hrformer.zoo import create_model, list_models
 
-FIRST_CALLS = 3
-"""Calls before the timed ones: runtimes compile a size when it comes for the third time."""
-LEAST_CALLS = 5
-"""Timed calls, however long they take."""
+FIRST_CALLS = 3  # Calls before the timed ones: runtimes compile a size when it comes for the third time
+LEAST_CALLS = 5  # Timed calls, however long they take
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

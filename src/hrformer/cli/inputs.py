@@ -12,8 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES, is_url
 
-_LONGEST = 100
-"""Bytes of a name, or of its folder's name before it; file systems allow 255 for all."""
+_LONGEST = 100  # Bytes of a name, or of its folder's name before it; file systems allow 255 for all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

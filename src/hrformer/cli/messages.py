@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 import cv2
 from rich.console import Console
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+INTERRUPTED = 130  # Exit code after Ctrl-C, as shells have it
 
 
 def guarded(run: Callable[[], int], typed: Sequence[str], untold: tuple[type[Exception], ...] = ()) -> int:

@@ -25,8 +25,7 @@ from hrformer.predict.results import (
     write_picture,
 )
 
-_FLUSH_SECONDS = 30.0
-"""How long finished results may exist in memory only."""
+_FLUSH_SECONDS = 30.0  # How long finished results may exist in memory only
 
 
 class OutputFolder:

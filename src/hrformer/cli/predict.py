@@ -33,11 +33,9 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-TERMINATED = 143
-"""Exit code after SIGTERM."""
+TERMINATED = 143  # Exit code after SIGTERM
 
-TASK_NAMES = {"segmentation": "segment", "classification": "classify"}
-"""Names of tasks that stand for commands, too."""
+TASK_NAMES = {"segmentation": "segment", "classification": "classify"}  # Names of tasks that stand for commands, too
 
 _TASKS = {PoseArguments: "pose", SegmentArguments: "segmentation", ClassifyArguments: "classification"}
 

@@ -21,8 +21,7 @@ from hrformer.train.config import DATA_ROOT, AnyRun, with_fields
 from hrformer.train.config_file import read_config
 from hrformer.train.config_rules import ALTERNATIVES, check
 
-CONFIG_FILE = "config.json"
-"""Where a run directory keeps its configuration."""
+CONFIG_FILE = "config.json"  # Where a run directory keeps its configuration
 
 Options = TypeVar("Options")
 

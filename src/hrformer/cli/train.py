@@ -17,8 +17,7 @@ from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
 from hrformer.train.state import checkpoint_path
 from hrformer.wording import counted
 
-RUNS = Path("runs")
-"""Where runs go that are given no ``--out``."""
+RUNS = Path("runs")  # Where runs go that are given no ``--out``
 
 
 def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:

@@ -22,8 +22,7 @@ from hrformer.data.images import LoadedImage
 from hrformer.geometry.boxes import clip_boxes_official
 from hrformer.models.model import find_device
 
-PERSON = 1
-"""COCO's category id of a person, and torchvision's label."""
+PERSON = 1  # COCO's category id of a person, and torchvision's label
 
 # torchvision trained these with frozen batch norms without an epsilon.
 _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "keypointrcnn_resnet50_fpn")

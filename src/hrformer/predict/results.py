@@ -19,8 +19,7 @@ from hrformer.files import write_file
 from hrformer.geometry.skeletons import Skeleton
 
 JPEG_QUALITY = 92
-JPEG_SIDE = 65500
-"""Longest side in pixels that libjpeg writes."""
+JPEG_SIDE = 65500  # Longest side in pixels that libjpeg writes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
