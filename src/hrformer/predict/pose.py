@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -125,7 +125,9 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         pictures, least = load_images(images), opts.box_threshold
         if detections is not None:
             table = DetectionTable.of(detections)
-            found = ((image, table.find(image.path, least)) for image in pictures)
+            found: Iterable[tuple[LoadedImage, PersonBoxes]] = (
+                (image, table.find(image.path, least)) for image in pictures
+            )
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
             found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
