@@ -415,3 +415,9 @@ def test_ctrl_c_while_torch_is_imported_says_one_line(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=60) == ("", "interrupted\n")
     assert process.returncode == 130
+
+
+def test_prediction_starts_without_what_only_training_needs() -> None:
+    code = "import sys, hrformer.cli.predict\nprint({'torchvision', 'timm', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "set()\n"
