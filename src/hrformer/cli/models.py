@@ -99,23 +99,13 @@ def _weight_table(weights: Sequence[WeightEntry]) -> Table:
     return table
 
 
+@torch.no_grad()
 def measure(name: str, task: Task, size: tuple[int, int] | None = None) -> tuple[int, int]:
     """Parameters, and multiply-adds as ``DEFINITION`` has them, of a model built without memory for its weights.
 
-    ``size`` is (height, width) of the input; None takes the task's usual one.
-    """
-    with torch.device("meta"):
-        model = create_model(name, task).eval()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, _count_macs(model, size or INPUT_SPECS[task].size)
-
-
-@torch.no_grad()
-def _count_macs(model: nn.Module, size: tuple[int, int]) -> int:
-    """Multiply-adds of one forward pass for one picture of (height, width), by a model on the meta device.
-
     PyTorch's counter sees every product but those of our window attention, which are left out of it and counted by
-    formula: the code skips output projections of padded tokens that the published implementations compute.
+    formula: the code skips output projections of padded tokens that the published implementations compute. ``size`` is
+    (height, width) of the input; None takes the task's usual one.
     """
     formula = 0
 
@@ -127,16 +117,19 @@ def _count_macs(model: nn.Module, size: tuple[int, int]) -> int:
         tokens = (height + top + bottom) * (width + left + right)
         formula += 4 * tokens * channels**2 + 2 * tokens * module.window**2 * channels
 
-    attentions = {n: m for n, m in model.named_modules() if isinstance(m, WindowAttention)}
+    with torch.device("meta"):
+        model = create_model(name, task).eval()
+        picture = torch.empty((1, 3, *(size or INPUT_SPECS[task].size)))
+    attentions = {name: module for name, module in model.named_modules() if isinstance(module, WindowAttention)}
     for module in attentions.values():
         module.register_forward_hook(count_attention)
     with FlopCounterMode(display=False) as counter:
-        model(torch.empty((1, 3, *size), device="meta"))
+        model(picture)
     by_module = counter.get_flop_counts()
-    root = type(model).__name__
-    seen = sum(sum(by_module.get(f"{root}.{name}", {}).values()) for name in attentions)
+    seen = sum(sum(by_module.get(f"{type(model).__name__}.{name}", {}).values()) for name in attentions)
     # The counter counts a multiply-add as two operations.
-    return (counter.get_total_flops() - seen) // 2 + formula
+    macs = (counter.get_total_flops() - seen) // 2 + formula
+    return sum(parameter.numel() for parameter in model.parameters()), macs
 
 
 def run_convert(arguments: ConvertArguments) -> int:
