@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 
-from hrformer.cli import main
+from hrformer.__main__ import main
 
 POSE = (
     *("train", "finetune_pose", "--model.name", "hrformer_nano", "--model.init", "hrformer_nano_lspet"),

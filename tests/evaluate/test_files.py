@@ -30,10 +30,9 @@ from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Se
 from hrformer.geometry.skeletons import COCO17
 from hrformer.metrics.coco_keypoints import FIGURES
 from hrformer.models.model import VisionModel
-from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.pose import PosePredictor
+from hrformer.predict.predictors import ClassificationPredictor, SegmentationPredictor
 from hrformer.predict.results import Result
-from hrformer.predict.segment import SegmentationPredictor
 
 BOTH = PoseProtocol(score="both")
 

@@ -18,8 +18,7 @@ from hrformer.evaluate.evaluate import export_predictions, result_names, write_c
 from hrformer.evaluate.files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
-from hrformer.predict.classify import ClassificationPredictor
-from hrformer.predict.segment import SegmentationPredictor
+from hrformer.predict.predictors import ClassificationPredictor, SegmentationPredictor
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
@@ -28,7 +27,8 @@ from hrformer.data.source_config import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
-from hrformer.predict.files import write_json, write_picture
+from hrformer.models.model import find_device
+from hrformer.predict.results import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun
 from hrformer.train.config_file import task_of
 from hrformer.train.data_check import Progress, findings_of, part_of
@@ -73,7 +73,7 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
 def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) -> Report:
     """Look through the data of a run and write the sheet of samples."""
     findings: list[Finding] = []
-    gpu, threads = torch.cuda.is_available() and not config.runtime.cpu, default_workers() + 1
+    gpu, threads = find_device(None).type == "cuda" and not config.runtime.cpu, default_workers() + 1
     config = _with_sizes(config, gpu, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
