@@ -16,7 +16,6 @@ from hrformer.checkpoints.download import resolve_weights
 from hrformer.data.images import LoadedImage
 from hrformer.data.preprocess import centre_crop, resize
 from hrformer.fast.optimize import optimize
-from hrformer.geometry.flips import flip_image
 from hrformer.geometry.tiles import (
     ELONGATED,
     blend_windows,
@@ -69,7 +68,7 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
         x = self._network_input(pixels)
         logits = self.model(x).float()
         if options.flip:
-            logits = (logits + self.model(flip_image(x)).float()) / 2
+            logits = (logits + self.model(x.flip(-1)).float()) / 2
         return list(logits.softmax(dim=1).cpu())
 
     def _result(self, image: LoadedImage, answers: Sequence[Tensor], options: ClassificationOptions) -> Classification:
