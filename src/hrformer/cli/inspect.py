@@ -15,7 +15,7 @@ from rich.table import Table
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
-from hrformer.data import coco_keypoints
+from hrformer.data import pose_sets
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.people import check_annotations, same_fault
@@ -198,7 +198,7 @@ def _transform(config: AnyRun, source: ImageSet) -> Transform:
 @contextmanager
 def _reported_notes() -> Iterator[None]:
     """What readers put right in labels stands in the report, and is not said twice."""
-    log = logging.getLogger(coco_keypoints.__name__)
+    log = logging.getLogger(pose_sets.__name__)
 
     def other(record: logging.LogRecord) -> bool:
         return not hasattr(record, "kind")

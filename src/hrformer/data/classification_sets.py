@@ -14,15 +14,14 @@ from hrformer.data.archives import TarShards, ZipPictures
 from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
-from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_files import part_files
 from hrformer.data.part_words import WORDS, folders_in, walked
-from hrformer.data.places import advising
 from hrformer.data.sets import ClassificationSet, DataError, NoPartError
 from hrformer.data.sources import ClassificationSource, Split
 from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
+from hrformer.data.wrong_roots import advising, require_classes, telling_task
 from hrformer.wording import counted
 
 _REMEDY = "ClassificationSource.val_share 0.2 keeps a fifth of each class for validation"

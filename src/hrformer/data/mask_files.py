@@ -19,7 +19,7 @@ from hrformer.data.packed_names import PackedNames
 from hrformer.data.part_words import walked
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import Exif, SegmentationSource, Split
-from hrformer.data.turned_masks import Turns, turns_of
+from hrformer.data.turned_labels import turned_masks
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted, listed
 
@@ -52,8 +52,8 @@ class MaskFiles(PictureFiles):
         masks: files in the same order; None for a part without labels.
         table: what the ids or colours in the masks mean.
         palette: an RGB colour per class, or empty.
-        exif: what to do about turned pictures, see :func:`hrformer.data.turned_masks.turns_of`; None where it is known
-            that there are none.
+        exif: what to do about turned pictures, see :func:`hrformer.data.turned_labels.turned_masks`; None where it is
+            known that there are none.
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class MaskFiles(PictureFiles):
         self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
         self._table = table
         self._upright = exif != "ignore"
-        self._turns = turns_of(pictures, lambda place: size_of_mask(masks[place]), exif) if exif and masks else Turns()
-        self.notes = self._turns.notes
+        self._turned: dict[int, int] = {}
+        if exif and masks:
+            self._turned, self.notes = turned_masks(pictures, lambda place: size_of_mask(masks[place]), exif)
         for note in self.notes:
             _log.warning("%s", note.text)
 
@@ -82,8 +83,7 @@ class MaskFiles(PictureFiles):
         if not self.labelled:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
         mask = read_mask(Path(self._masks[index]), self._table)
-        turn = self._turns.of(index, self._pictures[index], (mask.shape[1], mask.shape[0]))
-        return mask if turn == UPRIGHT else upright_pixels(mask, turn)
+        return upright_pixels(mask, self._turned.get(index, UPRIGHT))
 
     def mask_file(self, index: int) -> str:
         return self._masks[index] if self.labelled else self.file(index)

@@ -10,13 +10,12 @@ from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
 from hrformer.data.mask_files import MaskFiles, part_name
 from hrformer.data.mask_layout import find_pairs, own_part
-from hrformer.data.other_tasks import telling_task
-from hrformer.data.places import advising
 from hrformer.data.published_sets import found_as_voc, open_published, open_voc
 from hrformer.data.sets import DataError, SegmentationSet
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.val_share import names_below, own_part_error, split_part
 from hrformer.data.views import open_joined
+from hrformer.data.wrong_roots import advising, telling_task
 
 
 def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationSet:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import as_number, flat_joints, number, shown, whole
+from hrformer.data.coco_file import as_number, flat_joints, number, shown, whole
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table, server_ids
 from hrformer.data.masks import decode_ids

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
-from hrformer.data.coco_fields import read_json
+from hrformer.data.coco_file import read_json
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.sets import DataError
 from hrformer.wording import listed

@@ -18,7 +18,7 @@ from hrformer.data.loader import REPLACE
 from hrformer.data.mask_sizes import size_advice
 from hrformer.data.masks import size_of_mask
 from hrformer.data.sets import IGNORE, SegmentationSet
-from hrformer.data.turned_masks import MOST_HEADERS
+from hrformer.data.turned_labels import MOST_HEADERS
 from hrformer.wording import counted
 
 RARE = 1e-3

@@ -1,11 +1,11 @@
-"""Says of a set that cannot be opened that it looks like one of another task, and which recipe is for that."""
+"""Advice for a set that cannot be opened: a root that is one folder too deep or too high, or a set of another task."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hrformer.data.annotation_files import coco_files, has_joints, has_outlines
 from hrformer.data.images import SUFFIXES
@@ -14,7 +14,44 @@ from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import folders_in, part_of
 from hrformer.data.sets import DataError
 
-_NAMED = 3
+
+@contextmanager
+def advising(field: str, root: Path, inside: Sequence[str]) -> Iterator[None]:
+    """Add to a ``DataError`` which root would be right, where that can be seen.
+
+    Args:
+        field: that holds the root, such as "PoseSource.root".
+        root: as given.
+        inside: files and folders, relative to ``root``, of which the set has some; patterns are allowed.
+
+    Raises:
+        DataError: whatever the context raised, with or without advice.
+    """
+    try:
+        yield
+    except DataError as error:
+        better = better_root(root, inside)
+        if better is None:
+            raise
+        raise DataError(f"{error}. {field} should be {better[0]}, the folder that holds {better[1]}") from error
+
+
+def better_root(root: Path, inside: Sequence[str]) -> tuple[Path, str] | None:
+    """A folder above or in ``root`` that holds what ``root`` lacks.
+
+    Args:
+        root: as given.
+        inside: relative to the root; of a pattern the folders before its first wildcard count.
+
+    Returns:
+        The folder, and which of ``inside`` it holds; None if ``root`` has one of them already, or nothing is found.
+    """
+    fixed = [re.split(r"[^/]*[*?\[{]", path)[0].strip("/") for path in inside if not PurePath(path).is_absolute()]
+    names = [name for name in fixed if name]
+    if not root.is_dir() or any((root / name).exists() for name in names):
+        return None
+    folders = [root.resolve().parent, *folders_in(root)]
+    return next(((folder, name) for folder in folders for name in names if (folder / name).exists()), None)
 
 
 @contextmanager
@@ -74,7 +111,7 @@ def _kinds(root: Path) -> dict[str, str]:
     if masks and any(one.kind == "pictures" and holds(one.path, SUFFIXES) for one in folders):
         found.setdefault("segmentation", f"masks ({masks[0].relative_to(root)})")
     if not labels and (classes := _class_folders(root)):
-        found["classification"] = f"a folder per class ({', '.join(classes[:_NAMED])})"
+        found["classification"] = f"a folder per class ({', '.join(classes[:3])})"
     return found
 
 

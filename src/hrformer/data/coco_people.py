@@ -1,0 +1,186 @@
+"""People of a file in COCO's keypoint format as arrays, from records in whatever way labelling tools write them.
+
+Whatever has no meaning is an error that names record and field. N people, K joints.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrformer.data.coco_file import Pictures, as_number, flat_joints, number_or_nan, said, shown, whole
+from hrformer.data.sets import DataError
+from hrformer.geometry.oks import MASK_SHARE
+from hrformer.wording import counted
+
+PERSON, CROWD, BARE, OUTSIDE = range(4)
+"""Kinds of annotations: people with a labelled joint, whom training sees; crowds; people without joints, who like
+crowds count neither way in scoring; and people outside of their picture, who are left out."""
+
+_PLAIN = {int, float}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class People:
+    """N people.
+
+    Attributes:
+        picture: (N,) place of the picture in the file.
+        category: (N,) id of the category; of type object where 64 bits do not hold them.
+        box: (N, 4) (x, y, width, height).
+        number: (N,) id of the annotation, likewise; -1 for detections.
+        row: (N,) place of the annotation in the file's list.
+        kind: (N,) ``PERSON``, ``CROWD``, ``BARE`` or ``OUTSIDE``.
+        area: (N,) square pixels.
+        score: (N,) of detections, 1 for labelled people.
+        keypoints: (N, K, 3) x, y, flag 0, 1 or 2; 0 throughout where there are none.
+    """
+
+    picture: NDArray[np.int64]
+    category: NDArray[Any]
+    box: NDArray[np.floating]
+    number: NDArray[Any]
+    row: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    area: NDArray[np.float64]
+    score: NDArray[np.float64]
+    keypoints: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.picture)
+
+    def take(self, rows: NDArray[np.bool_]) -> People:
+        """Some of them."""
+        return People(**{column.name: getattr(self, column.name)[rows] for column in fields(self)})
+
+
+def integers(values: Sequence[int]) -> NDArray[Any]:
+    """(N,) int64, or Python's own integers where 64 bits do not hold them."""
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        return np.array(values, dtype=object)
+
+
+class PeopleReader:
+    """Takes in annotations; ``categories`` are the ids of those to look at, ``known`` of all in the file."""
+
+    def __init__(self, pictures: Pictures, categories: set[int], known: set[int], num_keypoints: int) -> None:
+        self._places, self._length = pictures.places(), 3 * num_keypoints
+        self._taken, self._known, self._default = categories, known, min(categories)
+        self._numbers: list[int] = []
+        self._categories: list[int] = []
+        self._rows: list[tuple[float, ...]] = []
+        """Picture, place in the file, kind, claimed number of joints, whether there is an outline, area and box."""
+        self._joints = array("d")
+        self.foreign = 0
+        """How many are of categories that the file does not list."""
+
+    def add(self, row: int, one: Mapping[str, Any]) -> None:
+        category = whole(one, "category_id", default=self._default)
+        if category not in self._taken:
+            self.foreign += category not in self._known
+            return
+        joints, crowd = self._joints_of(one), one.get("iscrowd")
+        crowd = crowd if isinstance(crowd, bool) else whole(one, "iscrowd", default=0) != 0
+        kind = CROWD if crowd else PERSON if any(joints[2::3]) else BARE
+        picture = self._places.get(whole(one, "image_id"))
+        if picture is None:
+            if kind != PERSON:
+                return  # nobody misses crowds, or people without joints
+            raise DataError(
+                f"'image_id' is {shown(one, 'image_id')}, which is not among the file's 'images'; add the picture or "
+                "remove the annotation"
+            )
+        self._numbers.append(whole(one, "id", default=row))
+        self._categories.append(category)
+        self._rows.append((picture, row, kind, _claimed(one), bool(one.get("segmentation")), _area(one), *_box(one)))
+        self._joints.extend(joints if joints and kind != BARE else [0] * self._length)
+
+    def _joints_of(self, one: Mapping[str, Any]) -> Sequence[float]:
+        """The 3 K numbers of a record, NaN for null; empty where there are none."""
+        values, joints = flat_joints(one.get("keypoints")), self._length // 3
+        if values is None:
+            return []
+        if isinstance(values, np.ndarray):
+            values = values.ravel().tolist()
+        if not isinstance(values, (list, tuple)):
+            raise DataError(f"'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}")
+        if len(values) not in (0, self._length):
+            if any(isinstance(value, list | tuple | Mapping) for value in values):
+                raise DataError(
+                    "'keypoints' must hold x, y and flag (0 not labelled, 1 hidden, 2 visible) of each of the "
+                    f"{joints} joints, got {shown(one, 'keypoints')}"
+                )
+            raise DataError(
+                f"'keypoints' has {counted(len(values), 'number')}, not 3 x {joints}: x, y and flag of each joint, "
+                "with 0, 0, 0 for joints without label"
+            )
+        # Most people of COCO have no joints: 0 throughout.
+        if values.count(0) == len(values) or {*map(type, values)} <= _PLAIN:
+            return values
+        numbers = [number_or_nan(value) for value in values]
+        if None in numbers:
+            odd = said(values[numbers.index(None)])
+            raise DataError(f"'keypoints' must hold numbers, or null for joints without label, got {odd}")
+        return numbers  # type: ignore[return-value]
+
+    def people(self) -> tuple[People, NDArray[np.float64], NDArray[np.bool_]]:
+        """Everybody, the number of joints that each claims, and who has an outline.
+
+        The joints are not copied, those of COCO are 60 MB.
+        """
+        table = np.array(self._rows, dtype=np.float64).reshape(-1, 10)
+        picture, row, kind = table[:, :3].T.astype(np.int64)
+        people = People(
+            picture=picture,
+            category=integers(self._categories),
+            box=table[:, 6:].copy(),
+            number=integers(self._numbers),
+            row=row,
+            kind=kind,
+            area=table[:, 5].copy(),
+            score=np.ones(len(row)),
+            keypoints=np.asarray(self._joints).reshape(-1, self._length // 3, 3),
+        )
+        return people, table[:, 3], table[:, 4] > 0
+
+
+def _claimed(one: Mapping[str, Any]) -> float:
+    """The number of joints that a record claims; NaN where it does not say, -1 for what is no count."""
+    value = one.get("num_keypoints")
+    count = math.nan if value is None else as_number(value)
+    return count if value is None or (0 <= count < 2**31 and count.is_integer()) else -1
+
+
+def _box(one: Mapping[str, Any]) -> Sequence[float]:
+    """NaN four times where there is none."""
+    box = one.get("bbox")
+    if box is None or (isinstance(box, (list, tuple)) and not box):
+        return (math.nan,) * 4
+    if isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4:
+        values = box if {*map(type, box)} <= _PLAIN else [as_number(value) for value in box]
+        # The sum of finite numbers is finite, and sooner found.
+        if math.isfinite(sum(values)):
+            return values  # type: ignore[return-value]
+    raise DataError(f"needs a 'bbox' [x, y, width, height] of four finite numbers in pixels, got {shown(one, 'bbox')}")
+
+
+def _area(one: Mapping[str, Any]) -> float:
+    """NaN where there is none, or a word for none."""
+    value = one.get("area")
+    found = value if type(value) is float else number_or_nan(value)
+    if found is not None:
+        return found
+    if isinstance(value, str) and not any(map(str.isdigit, value)):
+        return math.nan
+    raise DataError(
+        f"'area' must be a number of square pixels, got {shown(one, 'area')}; leave it out, and {MASK_SHARE} x width x "
+        "height of the box stands in"
+    )
