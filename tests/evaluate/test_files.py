@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hrformer.cli.output import OutputFolder
-from hrformer.data.label_ids import to_server_ids
 from hrformer.data.pose_sets import CocoPeople, open_pose
+from hrformer.data.published_classes import to_server_ids
 from hrformer.data.sets import ClassificationSet, SegmentationSet
 from hrformer.data.sources import PoseSource
 from hrformer.data.views import chosen

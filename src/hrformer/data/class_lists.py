@@ -14,7 +14,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.class_names import Palette
 from hrformer.data.label_ids import LabelTable, label_table
 from hrformer.data.masks import ColourTable
 from hrformer.data.part_words import words_of
@@ -42,6 +41,8 @@ _VOID_NAMES = frozenset(
     "invalid outofroi".split()
 )
 """Names that people give to 255 where it is no class, letters only."""
+
+Palette = tuple[tuple[int, int, int], ...]
 
 Row: TypeAlias = "tuple[str, tuple[int, int, int] | None]"
 """Name of a class and its colour, if it has one."""
@@ -152,7 +153,7 @@ class ClassList:
 
 
 def class_list(source: SegmentationSource, default: ClassList | None = None) -> ClassList:
-    """The classes a source speaks of.
+    """The classes a source speaks of, ``default`` where its file is the usual ``classes.txt`` and absent.
 
     Names given outright belong to the ids 0, 1, 2 ... without those in ``source.ignore``. A file gives each id itself;
     lines whose id is in ``source.ignore``, and one of 255 with a name such as void, only say which colour belongs to no
@@ -160,10 +161,6 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
     (``labelmap.txt``, ``name:R,G,B::``, masks of colours), labelme (``class_names.txt``, a name per line from id 0 on,
     ``__ignore__`` being no class) and Roboflow (``train/_classes.csv``, a heading, then ``id, name``) are taken, which
     may also be named in ``source.classes``.
-
-    Args:
-        source: its ``classes``, ``ignore`` and ``root`` are used.
-        default: taken where the file is the usual ``classes.txt`` and absent.
 
     Raises:
         DataError: the file is missing, a line of it cannot be understood, 255 has the name of a class but is void, or
@@ -226,12 +223,7 @@ def listed_classes(root: Path, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def classes_of_ids(labels: NDArray[np.int64], names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Class names for labels of pictures that are numbers: ``names``, or "0", "1" … up to the highest label.
-
-    Args:
-        labels: (N,) class ids.
-        names: in the order of the ids; empty where nobody knows.
-        where: what to call the labels in an error.
+    """``names``, or "0", "1" ... up to the highest of the labels of pictures, (N,) ids; ``where`` is for messages.
 
     Raises:
         DataError: there are no labels, or one is no class.
@@ -279,28 +271,38 @@ def _read(path: Path, source: SegmentationSource) -> ClassList:
         del texts[0]
     labelmap = [_LABELMAP_LINE.fullmatch(text) for _, text in texts]
     by_colour = bool(texts) and all(labelmap)
-    rows: dict[int, Row]
+    rows: dict[int, Row] = {}
     if by_colour:
-        rows = {k: (match[1].strip(), _colour(match)) for k, match in enumerate(filter(None, labelmap))}
+        rows = {k: _row(match) for k, match in enumerate(filter(None, labelmap))}
     elif texts and not any(text[0].isdigit() for _, text in texts):
         if len(texts) == 1 and re.search(r"[,;|\t]", texts[0][1]):
             raise DataError(f"{path}:{texts[0][0]}: each class needs a line of its own, got {texts[0][1][:60]!r}")
         first = int(texts[0][1] != "__ignore__") - 1
         rows = {k: (text, None) for k, (_, text) in enumerate(texts, start=first)}
     else:
-        rows = {}
-        for number, (name, text) in _numbered(path, texts, _FORM).items():
-            behind = _COLOUR_BEHIND.fullmatch(name)
-            rows[number] = (behind[1], _colour(behind)) if behind else (name, None)
-            if max(rows[number][1] or (0,)) > 255:
-                raise DataError(f"{path}: colours are 0..255; got {text!r}")
+        rows = numbered_rows(path, texts)
         _check_void(path, rows, source)
     return ClassList(rows=rows, ignored=void_ids(source), origin=str(path), by_colour=by_colour)
 
 
-def _colour(match: re.Match[str]) -> tuple[int, int, int] | None:
-    red, green, blue = match[2], match[3], match[4]
-    return None if red is None else (int(red), int(green), int(blue))
+def numbered_rows(path: Path, texts: Sequence[tuple[int, str]] | None = None) -> dict[int, Row]:
+    """Name and colour of each class by its id, from lines ``id name`` or ``id name R G B``.
+
+    Raises:
+        DataError: a line is not of that form.
+    """
+    rows: dict[int, Row] = {}
+    for number, (name, text) in _numbered(path, _lines(path) if texts is None else texts, _FORM).items():
+        behind = _COLOUR_BEHIND.fullmatch(name)
+        rows[number] = _row(behind) if behind else (name, None)
+        if max(rows[number][1] or (0,)) > 255:
+            raise DataError(f"{path}: colours are 0..255; got {text!r}")
+    return rows
+
+
+def _row(match: re.Match[str]) -> Row:
+    name, red, green, blue = match.groups()
+    return name.strip(), None if red is None else (int(red), int(green), int(blue))
 
 
 def _check_void(path: Path, rows: Mapping[int, Row], source: SegmentationSource) -> None:
@@ -319,10 +321,9 @@ def _check_void(path: Path, rows: Mapping[int, Row], source: SegmentationSource)
 
 def _other_lists(root: Path) -> str:
     """What to say about files that may hold the names, by what they are called."""
-    files = sorted(
-        file for file in root.glob("*.*") if _LIST_WORDS.intersection(words_of(file.stem)) and file.is_file()
-    )
-    for file in files:
+    for file in sorted(root.glob("*.*")):
+        if not file.is_file() or _LIST_WORDS.isdisjoint(words_of(file.stem)):
+            continue
         if file.suffix in (".txt", ".names"):
             return f". If {file.name} there is the list: SegmentationSource.classes {file.name}"
         if file.suffix in (".json", ".yaml", ".yml", ".csv", ".xml"):

@@ -10,7 +10,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def read_content(file: Path, *, outlines: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
     return content
+
+
+@contextmanager
+def told_of(file: object) -> Iterator[None]:
+    """Names the file, or the file and the record in it, in a ``DataError`` of the context."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def whole(record: Mapping[str, Any], field: str, where: str = "", default: int | None = None) -> int:

@@ -22,6 +22,7 @@ from hrformer.data.coco_file import (
     read_categories,
     read_content,
     read_pictures,
+    told_of,
     whole,
 )
 from hrformer.data.coco_people import BARE, CROWD, OUTSIDE, PERSON, People, PeopleReader
@@ -171,13 +172,11 @@ class CocoLabels:
             DataError: a picture has another size than the file says, or boxes are written in another way.
         """
         people = self.people
-        try:
+        with told_of(self.file):
             canvas = canvas_of(self.pictures, used, path_of, exif, "PoseSource", "boxes and joints")
             seen = people.take(self.persons)
             if relative := relative_units(seen.box, seen.keypoints, canvas.sizes[seen.picture]):
                 raise DataError(relative)
-        except DataError as error:
-            raise DataError(f"{self.file}: {error}") from error
         for note in canvas.notes:
             self._note(note.kind, note.text)
         self._tell_copies(seen)

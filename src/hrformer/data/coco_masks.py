@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from hrformer.data.annotation_files import annotation_file
 from hrformer.data.class_lists import means_void, void_ids
-from hrformer.data.coco_file import Pictures, as_number, list_of, number, read_content, read_pictures, shown, whole
+from hrformer.data.coco_file import (
+    Pictures,
+    as_number,
+    list_of,
+    number,
+    read_content,
+    read_pictures,
+    shown,
+    told_of,
+    whole,
+)
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.mask_files import PictureFiles, part_name
 from hrformer.data.packed_names import PackedNames
@@ -47,9 +57,7 @@ class CocoMasks(PictureFiles):
     no class: its pixels are ``IGNORE``. So are crowds (``iscrowd``), and the boxes of objects without an outline, where
     no other object lies. Where objects overlap, the one of the smaller area is on top.
 
-    Args:
-        source: of the set; ``masks`` may name the file, else it is looked for.
-        split: to open.
+    ``source.masks`` may name the annotation file, else it is looked for.
 
     Raises:
         DataError: a file or picture is missing, a record is not as it should be (file, annotation and field are
@@ -62,25 +70,21 @@ class CocoMasks(PictureFiles):
         self.annotations = file = annotation_file(source, split, part)
         content = _read(file)
         numbers, self.classes = _classes(content, file, source, split)
-        pictures = read_pictures(content, str(file), sized=False)
-        order = sorted(range(len(pictures.ids)), key=lambda place: (pictures.names[place], pictures.ids[place]))
-        self._ids, names = [pictures.ids[place] for place in order], [pictures.names[place] for place in order]
-        pictures = Pictures(ids=tuple(self._ids), names=names, sizes=pictures.sizes[order])
+        given = read_pictures(content, str(file), sized=False)
+        order = sorted(range(len(given.ids)), key=lambda place: (given.names[place], given.ids[place]))
+        names, self._ids = [given.names[place] for place in order], [given.ids[place] for place in order]
         folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
         advice = "SegmentationSource.images says where they are"
         paths = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
         self.name = source.root.expanduser().resolve().name
-        self._pictures = PackedNames(paths)
-        self._upright = source.exif != "ignore"
-        try:
-            canvas = canvas_of(
-                pictures, range(len(paths)), paths.__getitem__, source.exif, "SegmentationSource", "outlines"
-            )
-        except DataError as error:
-            raise DataError(f"{file}: {error}") from error
-        self._sizes, self._turned = canvas.sizes.tolist(), canvas.turned
+        self._pictures, self._upright = PackedNames(paths), source.exif != "ignore"
+        pictures = Pictures(ids=tuple(self._ids), names=names, sizes=given.sizes[order])
+        places, option = range(len(paths)), ("SegmentationSource", "outlines")
+        with told_of(file):
+            canvas = canvas_of(pictures, places, paths.__getitem__, source.exif, *option)
+        self._sizes, self._turned = [(width, height) for width, height in canvas.sizes.tolist()], canvas.turned
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
-        sizes = dict(zip(self._ids, map(tuple, self._sizes), strict=True))
+        sizes = dict(zip(self._ids, self._sizes, strict=True))
         self._objects, notes = _read_objects(content["annotations"], file, numbers, sizes)
         self.notes = (*canvas.notes, *notes)
         for note in self.notes:
@@ -99,8 +103,7 @@ class CocoMasks(PictureFiles):
 class _PackedObjects:
     """Class number and outline of the objects of each picture, in one block of memory that worker processes share.
 
-    Args:
-        pickled: the objects of each picture.
+    ``pickled`` are the objects of each picture.
     """
 
     def __init__(self, pickled: Iterable[Sequence[bytes]]) -> None:
@@ -132,8 +135,7 @@ def _classes(
                 f"name {name!r}"
             )
         names[key] = name
-    parent = _unused_parent(content, source, split)
-    if parent is not None:
+    if (parent := _unused_parent(content, source, split)) is not None:
         _log.info("%s: the category %r only names a group and is left out", file, names.pop(parent))
     void = {*void_ids(source)}
     if source.ignore != "none" and IGNORE not in source.ignore:
@@ -180,11 +182,8 @@ def _read_objects(
 ) -> tuple[_PackedObjects, list[Note]]:
     """Objects of each picture, and what was put right.
 
-    Args:
-        records: ``annotations``.
-        file: that holds them.
-        numbers: class number by category.
-        sizes: (width, height) by the id of the picture; 0 for those that cannot be read.
+    ``numbers`` are those of classes by category, ``sizes`` (width, height) by the id of the picture; 0 for those that
+    cannot be read.
 
     Raises:
         DataError: a record is not as it should be, all are boxes, or polygons are in shares of the picture.
@@ -230,23 +229,20 @@ def _notes(file: Path, total: int, crowds: int, boxes: int, flat: int, drawn: bo
     """What is to be said of so many annotations, if nothing is ``drawn`` as a class only that."""
     if not drawn:
         what = f"none of {counted(total, 'annotation')} gives pixels of a class" if total else "no annotations"
-        counts = (
-            (crowds, "with iscrowd 1: crowds count as void"),
-            (boxes, "with a box and no outline"),
-            (flat, "with a polygon of fewer than three points"),
-        )
-        reasons = ", ".join(f"{count} {reason}" for count, reason in counts if count)
+        counts = {
+            "with iscrowd 1: crowds count as void": crowds,
+            "with a box and no outline": boxes,
+            "with a polygon of fewer than three points": flat,
+        }
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         return [Note(kind="no-object", text=f"{file}: {what}{f' ({reasons})' * bool(reasons)}")]
-    notes = []
-    if boxes:
-        text = (
-            f"{file}: a box and no outline in 'segmentation' of {boxes} of {counted(total, 'object')}; the pixels of "
-        )
-        notes.append(Note(kind="box-only", text=f"{text}such a box count as void"))
-    if flat:
-        text = f"{file}: {counted(flat, 'polygon')} of fewer than three points; left out"
-        notes.append(Note(kind="flat-outline", text=text))
-    return notes
+    told = {
+        "box-only": f"a box and no outline in 'segmentation' of {boxes} of {counted(total, 'object')}; the pixels of "
+        "such a box count as void",
+        "flat-outline": f"{counted(flat, 'polygon')} of fewer than three points; left out",
+    }
+    counts = {"box-only": boxes, "flat-outline": flat}
+    return [Note(kind=kind, text=f"{file}: {text}") for kind, text in told.items() if counts[kind]]
 
 
 def _box(record: Mapping[str, Any]) -> list[float]:
@@ -262,9 +258,7 @@ def _box(record: Mapping[str, Any]) -> list[float]:
 def read_outline(outline: Any, size: tuple[int, int]) -> Outline:
     """The field ``segmentation``: run lengths, compressed or not, or polygons in any of the forms that tools write.
 
-    Args:
-        outline: the field.
-        size: (width, height) of the picture.
+    ``size`` is (width, height) of the picture.
 
     Raises:
         DataError: it is none, or does not fit the picture; without file and annotation.
@@ -311,10 +305,11 @@ def _run_lengths(outline: dict[str, Any], size: tuple[int, int]) -> Runs:
             f"'segmentation': 'size' [height, width] is [{height}, {width}], but 'height' and 'width' of its picture "
             f"are {size[1]} and {size[0]}"
         )
+    numbers = [as_number(count) for count in counts] if isinstance(counts, list) else [math.nan]
     if isinstance(counts, str):
         runs = _decompressed(counts)
-    elif isinstance(counts, list) and all(as_number(count).is_integer() for count in counts):
-        runs = np.array([int(as_number(count)) for count in counts], np.int64)
+    elif all(count.is_integer() for count in numbers):
+        runs = np.array(numbers, np.int64)
     else:
         raise DataError(
             f"'segmentation': 'counts' must be a list of whole numbers or a compressed text, got {counts!r:.80}"
@@ -359,15 +354,12 @@ def box_outline(box: Sequence[float], size: tuple[int, int]) -> Runs:
 
 
 def draw(objects: Iterable[tuple[int, Outline]], size: tuple[int, int], rest: int) -> NDArray[np.uint8]:
-    """A picture's mask: what is void, then the other objects from the largest to the smallest.
+    """A picture's mask (H, W) of class numbers: what is void, then the other objects from the largest to the smallest.
 
     Args:
         objects: class number or ``IGNORE`` of each, and its outline.
         size: (width, height) of the mask.
         rest: class number of pixels of no object.
-
-    Returns:
-        (H, W) uint8 class numbers.
     """
     # Column by column, as run lengths are.
     columns = np.full(size[0] * size[1], rest, np.uint8)

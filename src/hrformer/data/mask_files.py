@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.class_names import Palette
+from hrformer.data.class_lists import Palette
 from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
 from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.packed_names import PackedNames

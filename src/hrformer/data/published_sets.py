@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hrformer.data.class_lists import ClassList, class_list, void_ids
-from hrformer.data.class_names import KNOWN_SETS, PASCAL_VOC, voc_palette
-from hrformer.data.label_ids import PUBLISHED_TABLES, LabelTable, one_based, pascal_context_full, train_ids
+from hrformer.data.label_ids import LabelTable
 from hrformer.data.mask_files import (
     MaskFiles,
     files_of_list,
@@ -30,6 +29,14 @@ from hrformer.data.mask_files import (
 )
 from hrformer.data.masks import decode_ids
 from hrformer.data.part_words import part_of
+from hrformer.data.published_classes import (
+    PUBLISHED_TABLES,
+    known_set,
+    one_based,
+    pascal_context_full,
+    train_ids,
+    voc_palette,
+)
 from hrformer.data.sets import DataError, NoPartError
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.val_share import own_part_error
@@ -164,7 +171,7 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
     table = layout.kinds[kind][1]()
     if dataset == "pascal_context" and masks and _holds_all_labels(masks[0]):
         table = pascal_context_full()
-    known = KNOWN_SETS[dataset]
+    known = known_set(dataset)
     return MaskFiles(
         name=known.title, classes=known.classes, pictures=files, masks=masks, table=table, palette=known.palette
     )
@@ -301,5 +308,5 @@ def _voc_classes(ignored: tuple[int, ...]) -> ClassList:
     """VOC's classes, less those that are to be ignored; borders of objects have the colour of 255."""
     palette = voc_palette(256)
     nothing = {number: ("", palette[number]) for number in ignored if number < len(palette)}
-    rows = dict(enumerate(zip(PASCAL_VOC, palette, strict=False)))
+    rows = dict(enumerate(zip(known_set("pascal_voc").classes, palette, strict=False)))
     return ClassList(rows=rows | nothing, ignored=ignored, origin="PASCAL VOC")

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from hrformer.data.coco_file import as_number, flat_joints, number, shown, whole
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.label_ids import label_table, server_ids
+from hrformer.data.label_ids import label_table
 from hrformer.data.masks import decode_ids
+from hrformer.data.published_classes import server_ids
 from hrformer.data.sets import IGNORE, ClassificationSet, PoseSet, SegmentationSet
 from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Progress
@@ -119,8 +120,8 @@ def evaluate_masks(
         folder: of ``hrformer predict``, or of masks (grey or palette PNG and other lossless formats) named like the
             pictures.
         source: the labelled set.
-        dataset: the masks hold the ids of this set's test server, see :func:`hrformer.data.label_ids.server_ids`;
-            empty: class numbers.
+        dataset: the masks hold the ids of this set's test server, see
+            :func:`hrformer.data.published_classes.server_ids`; empty: class numbers.
         bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst`` and ``progress``.
 
     Raises:
