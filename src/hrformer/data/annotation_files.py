@@ -83,9 +83,8 @@ def labels_file(source: PoseSource, split: Split) -> Path:
 
     A file that the source names is taken as it is. Where it names none, or leaves the name at its default and there is
     no such file, the part is looked for: ``annotations/{split}.json``, then any file in COCO's format, at most two
-    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part.
-
-    With ``val_share`` the labels of "val" are those of "train".
+    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part. With
+    ``val_share`` the labels of "val" are those of "train".
 
     Raises:
         DataError: there is none, or several fit.
@@ -176,11 +175,7 @@ def _only_one(
     field: str,
     missing: str = "",
 ) -> Path:
-    """The file of a part, for training also one of no part; ``field`` can name it, ``missing`` is what there is not.
-
-    Raises:
-        DataError: there is none, or several fit.
-    """
+    """The file of a part, for training also one of no part; ``field`` can name it, ``missing`` is what there is not."""
     root, kind = source.root, type(source).__name__
     files = _of_part(found, split, prefer) or (_of_part(found, None, prefer) if split == "train" else [])
     if len(files) == 1:

@@ -214,7 +214,7 @@ def listed_classes(root: Path, given: Sequence[str]) -> tuple[str, ...]:
     file = root / CLASSES_FILE
     if given or not file.is_file():
         return tuple(given)
-    names = {number: name for number, (name, _) in _numbered(file, _lines(file), "'id name' such as '0 cat'").items()}
+    names = {number: name for number, (name, _) in numbered_rows(file, form="'id name' such as '0 cat'").items()}
     if sorted(names) != list(range(len(names))) or not names:
         raise DataError(f"{file}: the ids must be 0, 1, 2 and so on without a gap, got {sorted(names)[:10]}")
     if len(set(names.values())) < len(names):
@@ -252,19 +252,6 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, text) for number, text in texts if text and not text.startswith("#")]
 
 
-def _numbered(path: Path, lines: Sequence[tuple[int, str]], form: str) -> dict[int, tuple[str, str]]:
-    """Rest and whole of each line by the id with which it begins."""
-    rows: dict[int, tuple[str, str]] = {}
-    for number, text in lines:
-        match = _LINE.fullmatch(text)
-        if not match:
-            raise DataError(f"{path}:{number}: expected {form}, got {text[:60]!r}")
-        if int(match[1]) in rows or int(match[1]) > _HIGHEST_ID:
-            raise DataError(f"{path}:{number}: an id occurs once and is at most {_HIGHEST_ID}; got {text!r}")
-        rows[int(match[1])] = match[2], text
-    return rows
-
-
 def _read(path: Path, source: SegmentationSource) -> ClassList:
     texts = _lines(path)
     if path.suffix == ".csv" and texts and not texts[0][1][0].isdigit():
@@ -285,18 +272,24 @@ def _read(path: Path, source: SegmentationSource) -> ClassList:
     return ClassList(rows=rows, ignored=void_ids(source), origin=str(path), by_colour=by_colour)
 
 
-def numbered_rows(path: Path, texts: Sequence[tuple[int, str]] | None = None) -> dict[int, Row]:
+def numbered_rows(path: Path, texts: Sequence[tuple[int, str]] | None = None, form: str = _FORM) -> dict[int, Row]:
     """Name and colour of each class by its id, from lines ``id name`` or ``id name R G B``.
 
     Raises:
-        DataError: a line is not of that form.
+        DataError: a line is not of that form, or an id occurs twice.
     """
     rows: dict[int, Row] = {}
-    for number, (name, text) in _numbered(path, _lines(path) if texts is None else texts, _FORM).items():
-        behind = _COLOUR_BEHIND.fullmatch(name)
-        rows[number] = _row(behind) if behind else (name, None)
+    for place, text in _lines(path) if texts is None else texts:
+        match = _LINE.fullmatch(text)
+        if not match:
+            raise DataError(f"{path}:{place}: expected {form}, got {text[:60]!r}")
+        number, name = int(match[1]), match[2]
+        if number in rows or number > _HIGHEST_ID:
+            raise DataError(f"{path}:{place}: an id occurs once and is at most {_HIGHEST_ID}; got {text!r}")
+        coloured = _COLOUR_BEHIND.fullmatch(name) if form == _FORM else None
+        rows[number] = _row(coloured) if coloured else (name, None)
         if max(rows[number][1] or (0,)) > 255:
-            raise DataError(f"{path}: colours are 0..255; got {text!r}")
+            raise DataError(f"{path}:{place}: colours are 0..255; got {text!r}")
     return rows
 
 

@@ -46,13 +46,9 @@ Boxes = NDArray[np.floating]
 
 
 class Misread(NamedTuple):
-    """Boxes that fit their people's joints in another spelling than (x, y, width, height).
+    """Boxes, never none, that fit their people's joints in another spelling than (x, y, width, height).
 
-    Attributes:
-        spelling: what they look like.
-        remedy: what to write instead.
-        rows: of these boxes; never empty.
-        everywhere: whether this is the spelling of the whole file.
+    ``everywhere`` tells whether this is the spelling of the whole file, ``remedy`` what to write instead.
     """
 
     spelling: str

@@ -1,6 +1,6 @@
 """Files in COCO's form (https://cocodataset.org/#format-data) as labelling tools write them: their JSON with numbers as
-text or with a decimal point, their pictures and their categories. Whatever is not what it should be is an error that
-names file, record and field.
+text or with a decimal point, their pictures and their categories. Whatever is not what it should be raises a
+``DataError`` that names file, record and field.
 """
 
 from __future__ import annotations
@@ -29,12 +29,7 @@ _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")
 def read_json(file: Path, *, shorten: tuple[str, ...] = ()) -> Any:
     """Content of a JSON file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
 
-    Args:
-        file: to read.
-        shorten: fields of which only whether they hold anything is kept, True or False, in every record.
-
-    Raises:
-        DataError: it cannot be read, or is not JSON.
+    Of the fields ``shorten`` only whether they hold anything is kept, True or False, in every record.
     """
 
     def needed(record: dict[str, Any]) -> dict[str, Any]:
@@ -66,11 +61,7 @@ def read_json(file: Path, *, shorten: tuple[str, ...] = ()) -> Any:
 
 
 def read_content(file: Path, *, outlines: bool = False) -> dict[str, Any]:
-    """Content of a file in COCO's form; without ``outlines``, most of COCO's files, only whether a record has one.
-
-    Raises:
-        DataError: it cannot be read, or holds something else.
-    """
+    """Content of a file in COCO's form; without ``outlines``, most of COCO's files, only whether a record has one."""
     content = read_json(file, shorten=() if outlines else ("segmentation",))
     if not isinstance(content, dict):
         raise DataError(f"{file} is not in COCO's format: it must hold 'images', 'annotations' and 'categories'")
@@ -87,16 +78,9 @@ def told_of(file: object) -> Iterator[None]:
 
 
 def whole(record: Mapping[str, Any], field: str, where: str = "", default: int | None = None) -> int:
-    """A whole number, also written as ``1.0`` or ``"1"``, of any size.
+    """A whole number, also written as ``1.0`` or ``"1"``, of any size; ``default`` where it is missing or null.
 
-    Args:
-        record: that holds it.
-        field: its name.
-        where: file and record for the message, such as "train.json: annotation 7"; empty where a caller adds them.
-        default: where the field is missing or null; None makes that an error.
-
-    Raises:
-        DataError: it is missing without a default, or no whole number.
+    ``where`` is file and record for the message, such as "train.json: annotation 7"; empty where a caller adds them.
     """
     value = record.get(field)
     if type(value) is int:
@@ -180,11 +164,7 @@ class Pictures:
 
 
 def list_of(content: Mapping[str, Any], key: str, file: str) -> list[Any]:
-    """One of the lists of a file.
-
-    Raises:
-        DataError: it is no list, or holds something else than objects.
-    """
+    """One of the lists of a file."""
     rows = content.get(key)
     if not isinstance(rows, list | tuple):
         raise DataError(f"{file} is not in COCO's format: {key!r} must be a list, got {shown(content, key)}")
@@ -197,11 +177,7 @@ def list_of(content: Mapping[str, Any], key: str, file: str) -> list[Any]:
 
 
 def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, sized: bool = True) -> Pictures:
-    """Read ``images``; without ``named`` they may lack names, without ``sized`` a size that is none counts as not said.
-
-    Raises:
-        DataError: an entry lacks an id or a name, or holds something else; names file, entry and field.
-    """
+    """Read ``images``; without ``named`` they may lack names, without ``sized`` what is no size counts as not said."""
     images = list_of(content, "images", file)
     if not images:
         raise DataError(f"{file}: 'images' must hold at least one picture")
@@ -229,11 +205,7 @@ def read_pictures(content: Mapping[str, Any], file: str, *, named: bool = True, 
 
 
 def read_categories(content: Mapping[str, Any], file: str) -> list[dict[str, Any]]:
-    """All categories, with whole numbers as ids and in ``skeleton``; person where the file has none.
-
-    Raises:
-        DataError: an entry is not as it should be.
-    """
+    """All categories, with whole numbers as ids and in ``skeleton``; person where the file has none."""
     entries = list_of(content, "categories", file) if content.get("categories") not in (None, []) else []
     categories = []
     for place, one in enumerate(entries or [{"id": 1, "name": "person"}]):
@@ -252,15 +224,8 @@ def people_categories(
 ) -> list[dict[str, Any]]:
     """The categories whose people are looked at, with whole numbers as ids.
 
-    Args:
-        content: of the file.
-        file: its name in messages.
-        chosen: name or id of the only one; empty takes those with joints, or where none names joints the one called
-            person.
-        num_keypoints: of several kinds of joints take those of so many, where that is known.
-
-    Raises:
-        DataError: an entry is not as it should be, ``chosen`` is none of them, or their joints differ.
+    ``chosen`` is name or id of the only one; empty takes those with joints, of several kinds those of ``num_keypoints``
+    where that is known, or where none names joints the one called person.
     """
     categories = read_categories(content, file)
     if chosen:

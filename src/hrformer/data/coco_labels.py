@@ -44,8 +44,7 @@ class CocoLabels:
     """Everybody in a file.
 
     Args:
-        content: of the file.
-        pictures: of the file.
+        content: of the file, as ``pictures``.
         categories: those to look at.
         num_keypoints: K.
         file: what to call it in messages.
@@ -96,7 +95,7 @@ class CocoLabels:
     def _note(self, kind: str, text: str) -> None:
         self.notes += (Note(kind=kind, text=f"{self.file}: {text}"),)
 
-    def _share(self, some: NDArray[np.bool_] | NDArray[np.int64]) -> str:
+    def _share(self, some: NDArray[np.bool_]) -> str:
         """How many of the people these are."""
         return f"{np.count_nonzero(some)} of {counted(int(self.persons.sum()), 'person', 'people')}"
 
@@ -117,7 +116,7 @@ class CocoLabels:
         odd = ~np.isin(joints[..., 2], (0, 1, 2))
         if odd.any():
             what = "the flags in 'keypoints' must be 0 (not labelled), 1 (hidden) or 2 (visible), got "
-            self._refuse(odd.any(axis=1), f"{what}{joints[..., 2][odd][0]:g}")
+            self._refuse(np.asarray(odd.any(axis=1)), f"{what}{joints[..., 2][odd][0]:g}")
 
     def _count_joints(self, claimed: NDArray[np.float64]) -> None:
         """Compare with ``num_keypoints``, NaN where it is not said."""
@@ -162,11 +161,7 @@ class CocoLabels:
     def place(self, used: Sequence[int], path_of: Callable[[int], str], clip: str, exif: Exif) -> None:
         """Put boxes and joints on the pixels that training sees, boxes clipped to the picture.
 
-        Args:
-            used: places of the pictures whose headers count.
-            path_of: path of the picture at a place.
-            clip: as ``exif`` see ``PoseSource``.
-            exif: how to take EXIF orientations.
+        The headers of the pictures at the places ``used`` count; for ``clip`` and ``exif`` see ``PoseSource``.
 
         Raises:
             DataError: a picture has another size than the file says, or boxes are written in another way.
@@ -231,10 +226,10 @@ class CocoLabels:
         people, rows = self.people, np.flatnonzero(self.persons)
         sizes, joints = self.pictures.sizes[people.picture[rows]], people.keypoints[rows]
         boxes = clipped(people.box[rows], sizes, rule)
-        outside = ~(boxes[:, 2:] > 0).all(axis=1)
+        outside = np.asarray((boxes[:, 2:] <= 0).any(axis=1))
         boxes[outside] = clipped(boxes_around(joints[outside]), sizes[outside], rule)
         people.box[rows] = boxes
-        lost = ~(boxes[:, 2:] > 0).all(axis=1)
+        lost = np.asarray((boxes[:, 2:] <= 0).any(axis=1))
         if (outside & ~lost).any():
             share = self._share(outside & ~lost)
             self._note("box-outside", f"of the 'bbox' of {share} nothing lies in the picture; {_AROUND_JOINTS}")

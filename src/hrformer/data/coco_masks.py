@@ -184,9 +184,6 @@ def _read_objects(
 
     ``numbers`` are those of classes by category, ``sizes`` (width, height) by the id of the picture; 0 for those that
     cannot be read.
-
-    Raises:
-        DataError: a record is not as it should be, all are boxes, or polygons are in shares of the picture.
     """
     pickled: dict[int, list[bytes]] = {image: [] for image in sizes}
     crowds, boxes, flat, drawn, farthest = 0, 0, 0, False, 0.0

@@ -136,11 +136,7 @@ class _Search:
         return None
 
     def elsewhere(self, name: str) -> str | None:
-        """Path of what the name can only mean; None for nothing.
-
-        Raises:
-            DataError: it could be several files.
-        """
+        """Path of what the name can only mean, None for nothing; a DataError where it could be several files."""
         whole = plain_name(name)
         if not whole:
             return None

@@ -46,18 +46,14 @@ _log = logging.getLogger(__name__)
 def open_pose(
     source: PoseSource, split: Split, *, detections: Path | None = None, box_threshold: float = 0.0
 ) -> PoseSet:
-    """Read one part of a pose set.
+    """Read one part of a pose set; its files are found as :func:`labels_file` and :func:`find_pictures` say.
 
     Args:
-        source: where it lies; its files are found as :func:`hrformer.data.annotation_files.labels_file` and
-            :func:`hrformer.data.coco_pictures.find_pictures` say.
-        split: which part.
+        source: where it lies.
+        split: which part; with ``val_share`` a view of the training part, by pictures.
         detections: file of person boxes to take instead of the labelled people, as it stands or relative to the
             source's root. A part without labels takes the source's own file if none is given.
         box_threshold: detections scored below it are left out.
-
-    Returns:
-        The part; with ``val_share`` a view of the training part, by pictures.
 
     Raises:
         DataError: the source names no such part, or its files are not as they should be; see :class:`CocoPeople`.
@@ -101,11 +97,8 @@ class CocoPeople(PoseSet):
     Args:
         file: annotations; or a list of pictures without labels, which needs detections.
         folders: where the pictures may lie, see :func:`hrformer.data.coco_pictures.find_pictures`.
-        source: how to clip, which category, how to take EXIF orientations, and what overrides the file about the
-            joints.
-        detections: boxes in COCO's results format to take instead of the labelled people, as it stands or relative
-            to the source's root; not clipped. A file without labels takes the source's own if none is given.
-        box_threshold: detections scored below it are left out.
+        source: how to clip, which category, how to take EXIF orientations, and what overrides the file about joints.
+        detections: as for :func:`open_pose`, as ``box_threshold``; boxes in COCO's results format, not clipped.
 
     Attributes:
         annotations: the file if it has labels, else None.
@@ -168,11 +161,7 @@ class CocoPeople(PoseSet):
         self._last: tuple[str, NDArray[np.uint8]] | None = None
 
     def _in_order(self, content: Mapping[str, Any]) -> NDArray[np.int64]:
-        """Rows of those who are items.
-
-        Raises:
-            DataError: there are none.
-        """
+        """Rows of those who are items; a DataError where there are none."""
         rows = np.flatnonzero(self._people.kind == PERSON)
         if not len(rows) and self._labels is not None:
             raise DataError(self._labels.nobody(content))
@@ -231,16 +220,8 @@ def _read_detections(
 ) -> People:
     """Boxes in single precision, the reference's: with labelled boxes in double its numbers come out bit for bit.
 
-    Args:
-        file: a list of ``image_id``, ``bbox``, ``score``, and ``category_id`` where there are several.
-        pictures: of the annotations.
-        categories: ids of those to take.
-        threshold: boxes scored below it are left out.
-        annotations: the file that lists the pictures.
-        num_keypoints: K.
-
-    Raises:
-        DataError: it is not of this form (file and entry are named), or nobody is left.
+    ``file`` is a list of ``image_id``, ``bbox``, ``score``, and ``category_id`` where there are several. Boxes of other
+    ``categories``, scored below ``threshold`` or of pictures not in ``annotations`` are left out.
     """
     records = read_json(file)
     if not isinstance(records, list):
