@@ -25,7 +25,7 @@ from hrformer.data.coco_file import (
     told_of,
     whole,
 )
-from hrformer.data.coco_people import BARE, CROWD, OUTSIDE, PERSON, People, PeopleReader
+from hrformer.data.coco_people import BARE, CROWD, OUTSIDE, PERSON, People, read_people
 from hrformer.data.sets import DataError, Note
 from hrformer.data.sources import Exif
 from hrformer.data.turned_labels import canvas_of
@@ -66,25 +66,17 @@ class CocoLabels:
         file: str,
     ) -> None:
         self.pictures, self.categories, self.file = pictures, categories, file
-        known = {one["id"] for one in read_categories(content, file)}
-        reader = PeopleReader(pictures, {one["id"] for one in categories}, known, num_keypoints)
+        known, taken = ({one["id"] for one in some} for some in (read_categories(content, file), categories))
         records = list_of(content, "annotations", file)
-        for row, one in enumerate(records):
-            try:
-                reader.add(row, one)
-            except (DataError, OverflowError) as error:
-                number = one.get("id")
-                where = f"at place {row}" if number is None else f"{number!s:.40}"
-                what = error if isinstance(error, DataError) else "'bbox' or 'keypoints' hold too large a number"
-                raise DataError(f"{file}: annotation {where}: {what}") from error
-        self.people, claimed, outlined = reader.people()
+        with told_of(file):
+            self.people, claimed, outlined, foreign = read_people(records, pictures, taken, known, num_keypoints)
         self.notes: tuple[Note, ...] = ()
         self._clean()
         self._count_joints(claimed)
         self._put_boxes()
         self._put_areas(outlined)
-        if reader.foreign:
-            what = counted(reader.foreign, "annotation")
+        if foreign:
+            what = counted(foreign, "annotation")
             self._note("unknown-category", f"{what} of categories that the file does not list; left out")
 
     @property

@@ -68,88 +68,92 @@ def integers(values: Sequence[int]) -> NDArray[Any]:
         return np.array(values, dtype=object)
 
 
-class PeopleReader:
-    """Takes in annotations; ``categories`` are the ids of those to look at, ``known`` of all in the file."""
+def read_people(
+    records: Sequence[Mapping[str, Any]], pictures: Pictures, categories: set[int], known: set[int], num_keypoints: int
+) -> tuple[People, NDArray[np.float64], NDArray[np.bool_], int]:
+    """Take in ``annotations`` of some categories, of which ``known`` are all in the file.
 
-    def __init__(self, pictures: Pictures, categories: set[int], known: set[int], num_keypoints: int) -> None:
-        self._places, self._length = pictures.places(), 3 * num_keypoints
-        self._taken, self._known, self._default = categories, known, min(categories)
-        self._numbers: list[int] = []
-        self._categories: list[int] = []
-        self._rows: list[tuple[float, ...]] = []
-        """Picture, place in the file, kind, claimed number of joints, whether there is an outline, area and box."""
-        self._joints = array("d")
-        self.foreign = 0
-        """How many are of categories that the file does not list."""
+    Returns:
+        Everybody, how many joints each claims (NaN where it does not say), who has an outline, and how many annotations
+        are of unknown categories.
 
-    def add(self, row: int, one: Mapping[str, Any]) -> None:
-        category = whole(one, "category_id", default=self._default)
-        if category not in self._taken:
-            self.foreign += category not in self._known
-            return
-        joints, crowd = self._joints_of(one), one.get("iscrowd")
-        crowd = crowd if isinstance(crowd, bool) else whole(one, "iscrowd", default=0) != 0
-        kind = CROWD if crowd else PERSON if any(joints[2::3]) else BARE
-        picture = self._places.get(whole(one, "image_id"))
-        if picture is None:
-            if kind != PERSON:
-                return  # nobody misses crowds, or people without joints
-            raise DataError(
-                f"'image_id' is {shown(one, 'image_id')}, which is not among the file's 'images'; add the picture or "
-                "remove the annotation"
-            )
-        self._numbers.append(whole(one, "id", default=row))
-        self._categories.append(category)
-        self._rows.append((picture, row, kind, _claimed(one), bool(one.get("segmentation")), _area(one), *_box(one)))
-        self._joints.extend(joints if joints and kind != BARE else [0] * self._length)
-
-    def _joints_of(self, one: Mapping[str, Any]) -> Sequence[float]:
-        """The 3 K numbers of a record, NaN for null; empty where there are none."""
-        values, joints = flat_joints(one.get("keypoints")), self._length // 3
-        if values is None:
-            return []
-        if isinstance(values, np.ndarray):
-            values = values.ravel().tolist()
-        if not isinstance(values, (list, tuple)):
-            raise DataError(f"'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}")
-        if len(values) not in (0, self._length):
-            if any(isinstance(value, list | tuple | Mapping) for value in values):
+    Raises:
+        DataError: an annotation is not as it should be; names the annotation and the field.
+    """
+    places, default, foreign = pictures.places(), min(categories), 0
+    numbers: list[int] = []
+    kinds: list[int] = []
+    rows: list[tuple[float, ...]] = []
+    joints = array("d")
+    for row, one in enumerate(records):
+        try:
+            category = whole(one, "category_id", default=default)
+            if category not in categories:
+                foreign += category not in known
+                continue
+            values, crowd = _joints(one, num_keypoints), one.get("iscrowd")
+            crowd = crowd if isinstance(crowd, bool) else whole(one, "iscrowd", default=0) != 0
+            kind = CROWD if crowd else PERSON if any(values[2::3]) else BARE
+            picture = places.get(whole(one, "image_id"))
+            if picture is None and kind == PERSON:
                 raise DataError(
-                    "'keypoints' must hold x, y and flag (0 not labelled, 1 hidden, 2 visible) of each of the "
-                    f"{joints} joints, got {shown(one, 'keypoints')}"
+                    f"'image_id' is {shown(one, 'image_id')}, which is not among the file's 'images'; add the picture "
+                    "or remove the annotation"
                 )
+            if picture is None:
+                continue  # nobody misses crowds, or people without joints
+            numbers.append(whole(one, "id", default=row))
+            rows.append((picture, row, kind, _claimed(one), bool(one.get("segmentation")), _area(one), *_box(one)))
+            kinds.append(category)
+            joints.extend(values if values and kind != BARE else [0] * (3 * num_keypoints))
+        except (DataError, OverflowError) as error:
+            where = f"at place {row}" if one.get("id") is None else f"{one['id']!s:.40}"
+            what = error if isinstance(error, DataError) else "'bbox' or 'keypoints' hold too large a number"
+            raise DataError(f"annotation {where}: {what}") from error
+    table = np.array(rows, dtype=np.float64).reshape(-1, 10)
+    picture_places, places_in_file, kind_of_each = table[:, :3].T.astype(np.int64)
+    people = People(
+        picture=picture_places,
+        category=integers(kinds),
+        box=table[:, 6:].copy(),
+        number=integers(numbers),
+        row=places_in_file,
+        kind=kind_of_each,
+        area=table[:, 5].copy(),
+        score=np.ones(len(rows)),
+        # Not copied: those of COCO are 100 MB.
+        keypoints=np.asarray(joints).reshape(-1, num_keypoints, 3),
+    )
+    return people, table[:, 3], table[:, 4] > 0, foreign
+
+
+def _joints(one: Mapping[str, Any], joints: int) -> Sequence[float]:
+    """The 3 K numbers of a record, NaN for null; empty where there are none."""
+    values = flat_joints(one.get("keypoints"))
+    if values is None:
+        return []
+    if isinstance(values, np.ndarray):
+        values = values.ravel().tolist()
+    if not isinstance(values, (list, tuple)):
+        raise DataError(f"'keypoints' must be a list of numbers, got {shown(one, 'keypoints')}")
+    if len(values) not in (0, 3 * joints):
+        if any(isinstance(value, list | tuple | Mapping) for value in values):
             raise DataError(
-                f"'keypoints' has {counted(len(values), 'number')}, not 3 x {joints}: x, y and flag of each joint, "
-                "with 0, 0, 0 for joints without label"
+                f"'keypoints' must hold x, y and flag (0 not labelled, 1 hidden, 2 visible) of each of the {joints} "
+                f"joints, got {shown(one, 'keypoints')}"
             )
-        # Most people of COCO have no joints: 0 throughout.
-        if values.count(0) == len(values) or {*map(type, values)} <= _PLAIN:
-            return values
-        numbers = [number_or_nan(value) for value in values]
-        if None in numbers:
-            odd = said(values[numbers.index(None)])
-            raise DataError(f"'keypoints' must hold numbers, or null for joints without label, got {odd}")
-        return numbers  # type: ignore[return-value]
-
-    def people(self) -> tuple[People, NDArray[np.float64], NDArray[np.bool_]]:
-        """Everybody, the number of joints that each claims, and who has an outline.
-
-        The joints are not copied, those of COCO are 60 MB.
-        """
-        table = np.array(self._rows, dtype=np.float64).reshape(-1, 10)
-        picture, row, kind = table[:, :3].T.astype(np.int64)
-        people = People(
-            picture=picture,
-            category=integers(self._categories),
-            box=table[:, 6:].copy(),
-            number=integers(self._numbers),
-            row=row,
-            kind=kind,
-            area=table[:, 5].copy(),
-            score=np.ones(len(row)),
-            keypoints=np.asarray(self._joints).reshape(-1, self._length // 3, 3),
+        raise DataError(
+            f"'keypoints' has {counted(len(values), 'number')}, not 3 x {joints}: x, y and flag of each joint, with 0, "
+            "0, 0 for joints without label"
         )
-        return people, table[:, 3], table[:, 4] > 0
+    # Most people of COCO have no joints: 0 throughout.
+    if values.count(0) == len(values) or {*map(type, values)} <= _PLAIN:
+        return values
+    numbers = [number_or_nan(value) for value in values]
+    if None in numbers:
+        odd = said(values[numbers.index(None)])
+        raise DataError(f"'keypoints' must hold numbers, or null for joints without label, got {odd}")
+    return numbers  # type: ignore[return-value]
 
 
 def _claimed(one: Mapping[str, Any]) -> float:
