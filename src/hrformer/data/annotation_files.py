@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,11 +36,7 @@ class AnnotationFile(NamedTuple):
 def json_files(root: Path) -> Iterator[Path]:
     """JSON files in a folder and at most two folders below it."""
     for folder in (root, *folders_in(root, 2)):
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            continue
-        yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
+        yield from sorted(folder.glob("[!.]*.[jJ][sS][oO][nN]"))
 
 
 def coco_files(root: Path) -> list[AnnotationFile]:
@@ -125,8 +120,7 @@ def _text(source: PoseSource, split: Split) -> str:
 
 def _typed(source: PoseSource, split: Split) -> bool:
     """Whether somebody named the file of a part."""
-    field = f"{split}_annotations"
-    return getattr(source, field) not in ("", getattr(PoseSource(), field))
+    return bool(_text(source, split)) and not source.untouched(f"{split}_annotations")
 
 
 def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path:
@@ -138,13 +132,11 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
     Raises:
         DataError: there is none, or several fit.
     """
-    if source.masks != SegmentationSource().masks:
+    if not source.untouched("masks"):
         named = source.root / source.masks.replace("{split}", part)
-        if not named.is_file():
-            raise DataError(
-                f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part"
-            )
-        return named
+        if named.is_file():
+            return named
+        raise DataError(f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part")
     found = [one for one in coco_files(source.root) if not _OTHER_KINDS.search(one.path.name)]
     if part != split:
         ours = {one.path for one in found if part.lower() in words_of(str(one.path.relative_to(source.root)))}

@@ -136,15 +136,11 @@ class ClassList:
         """Why a single class is refused: whatever a network says is right then, and every score is 1."""
         ((number, (name, _)),) = self.classes.items()
         only = f"{name!r} (id {number}), and nothing to tell it from, so every score would be 1"
-        if left_out := [number for number in self.rows if number in self.ignored and number != IGNORE]:
-            return (
-                f"{self.origin}: only one class is left, {only}: take {', '.join(map(str, left_out))} out of "
-                "SegmentationSource.ignore"
-            )
+        if left_out := ", ".join(str(one) for one in self.rows if one in self.ignored and one != IGNORE):
+            return f"{self.origin}: only one class is left, {only}: take {left_out} out of SegmentationSource.ignore"
+        first = "add `0 background`, if the masks hold 0 there"
         if number == 0:
             first = f"list `0 background` and `1 {name}`, and save the masks with these ids"
-        else:
-            first = "add `0 background`, if the masks hold 0 there"
         return (
             f"{self.origin}: there is one class only, {only}. What do the other pixels show? Name it as a class too: "
             f"{first}; where the masks hold {IGNORE} there, list `{IGNORE} background` and set "
@@ -191,11 +187,7 @@ def means_void(name: str) -> bool:
 
 
 def void_ids(source: SegmentationSource) -> tuple[int, ...]:
-    """Ids in the files that belong to no class, ascending: those of ``source.ignore`` and 255, or none at all.
-
-    Raises:
-        DataError: it is a text other than "none".
-    """
+    """Ids in the files that belong to no class, ascending: those of ``source.ignore`` and 255, or for "none" none."""
     if source.ignore == "none":
         return ()
     if isinstance(source.ignore, str):

@@ -280,10 +280,7 @@ class CocoLabels:
 def truth_of(annotations: str | Path | Mapping[str, Any], num_keypoints: int) -> dict[str, list[dict[str, Any]]]:
     """Labels of a file, or of its content, put right as an opened set puts them, but for what pictures tell.
 
-    People of so many keypoints are taken, if there are several kinds.
-
-    Raises:
-        DataError: they are not as they should be.
+    People of so many keypoints are taken, if there are several kinds. A ``DataError`` says what is not as it should be.
     """
     if isinstance(annotations, Mapping):
         file, content = "the annotations", annotations

@@ -101,10 +101,7 @@ class CocoMasks(PictureFiles):
 
 
 class _PackedObjects:
-    """Class number and outline of the objects of each picture, in one block of memory that worker processes share.
-
-    ``pickled`` are the objects of each picture.
-    """
+    """Class number and outline of the objects of each picture, in one block of memory that worker processes share."""
 
     def __init__(self, pickled: Iterable[Sequence[bytes]]) -> None:
         joined = [b"".join(objects) for objects in pickled]
@@ -255,11 +252,7 @@ def _box(record: Mapping[str, Any]) -> list[float]:
 def read_outline(outline: Any, size: tuple[int, int]) -> Outline:
     """The field ``segmentation``: run lengths, compressed or not, or polygons in any of the forms that tools write.
 
-    ``size`` is (width, height) of the picture.
-
-    Raises:
-        DataError: it is none, or does not fit the picture; without file and annotation.
-        ImportError: polygons cannot be drawn.
+    ``size`` is (width, height) of the picture. A ``DataError`` names neither file nor annotation.
     """
     if isinstance(outline, dict):
         return _run_lengths(outline, size)

@@ -7,9 +7,8 @@ what the other pictures show counts; where these show nothing, or both, labels a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,12 @@ from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
 from hrformer.data.sets import DataError, Note
 from hrformer.data.sources import Exif
-from hrformer.geometry.orientation import UPRIGHT, swaps_sides
+from hrformer.geometry.orientation import UPRIGHT
 from hrformer.wording import counted, listed
 
 MOST_HEADERS, SAMPLED = 20_000, 2_000
-"""Of more pictures only so many headers are read, of masks and of COCO's files, spread evenly, unless one is odd."""
+"""Of more pictures only some headers are read, spread evenly, unless one of these is odd: so many for folders of masks,
+and so many for COCO's files."""
 
 _NAMED = 3
 
@@ -31,27 +31,20 @@ Size: TypeAlias = "tuple[int, int]"
 """(width, height)"""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Canvas:
+class Canvas(NamedTuple):
     """What the labels of M pictures lie on.
 
     Attributes:
         sizes: (M, 2) (width, height) that the labels are written for; 0 where nobody knows.
+        upright: (M, 2) once the labels are turned.
         turned: orientation by which labels are to be turned, by the place of the picture.
         notes: what is to be said of EXIF orientations.
     """
 
     sizes: NDArray[np.int64]
+    upright: NDArray[np.int64]
     turned: dict[int, int]
-    notes: tuple[Note, ...] = ()
-
-    @property
-    def upright(self) -> NDArray[np.int64]:
-        """(M, 2) sizes once the labels are turned."""
-        swapped = [place for place, orientation in self.turned.items() if swaps_sides(orientation)]
-        sizes = self.sizes.copy()
-        sizes[swapped] = sizes[swapped, ::-1]
-        return sizes
+    notes: tuple[Note, ...]
 
 
 def canvas_of(
@@ -84,10 +77,13 @@ def canvas_of(
             f"{width} x {height} pixels ({share}); {_advice_on_size(given, headers[place], exif, source, labels)}"
         )
     turned, notes = _turned(headers, told, exif, source, labels, pictures.names.__getitem__)
-    sizes = pictures.sizes.copy()
+    upright = pictures.sizes.copy()
     for place, size in real.items():
-        sizes[place] = headers[place].stored if place in turned else size
-    return Canvas(sizes=sizes, turned=turned, notes=notes)
+        upright[place] = size
+    sizes = upright.copy()
+    for place in turned:
+        sizes[place] = headers[place].stored
+    return Canvas(sizes, upright, turned, notes)
 
 
 def turned_masks(
@@ -149,7 +145,9 @@ def _turned(
     """Orientation by place of the pictures whose labels are to be turned, and what is to be said of them."""
     lying: dict[str, dict[int, int]] = {"stored": {}, "upright": {}, "unsure": {}}
     for place, header in headers.items():
-        size = size_of(place) if header.orientation != UPRIGHT else (0, 0)
+        if header.orientation == UPRIGHT:
+            continue
+        size = size_of(place)
         if size is None or header.stored == header.size == size:
             lying["unsure"][place] = header.orientation
         elif size in (header.stored, header.size):

@@ -17,15 +17,9 @@ from hrformer.data.sets import DataError
 
 @contextmanager
 def advising(field: str, root: Path, inside: Sequence[str]) -> Iterator[None]:
-    """Add to a ``DataError`` which root would be right, where that can be seen.
+    """Add to a ``DataError`` which root, in ``field`` of the source, would be right, where that can be seen.
 
-    Args:
-        field: that holds the root, such as "PoseSource.root".
-        root: as given.
-        inside: files and folders, relative to ``root``, of which the set has some; patterns are allowed.
-
-    Raises:
-        DataError: whatever the context raised, with or without advice.
+    ``inside`` are files and folders, relative to ``root``, of which the set has some; patterns are allowed.
     """
     try:
         yield
@@ -37,14 +31,9 @@ def advising(field: str, root: Path, inside: Sequence[str]) -> Iterator[None]:
 
 
 def better_root(root: Path, inside: Sequence[str]) -> tuple[Path, str] | None:
-    """A folder above or in ``root`` that holds what ``root`` lacks.
+    """A folder above or in ``root`` that holds one of ``inside``, and which; None if ``root`` has one, or none does.
 
-    Args:
-        root: as given.
-        inside: relative to the root; of a pattern the folders before its first wildcard count.
-
-    Returns:
-        The folder, and which of ``inside`` it holds; None if ``root`` has one of them already, or nothing is found.
+    Of a pattern the folders before its first wildcard count.
     """
     fixed = [re.split(r"[^/]*[*?\[{]", path)[0].strip("/") for path in inside if not PurePath(path).is_absolute()]
     names = [name for name in fixed if name]
@@ -56,15 +45,9 @@ def better_root(root: Path, inside: Sequence[str]) -> tuple[Path, str] | None:
 
 @contextmanager
 def telling_task(task: str, root: Path, *, layout_known: bool = False) -> Iterator[None]:
-    """Add to a ``DataError`` that the set is one for another task, where it looks so.
+    """Add to a ``DataError`` that the set, opened for ``task``, is one for another task, where it looks so.
 
-    Args:
-        task: "classification", "pose" or "segmentation", which the set was opened for.
-        root: of the set.
-        layout_known: whether the run names the folders of a certain set, so that one looks only for these.
-
-    Raises:
-        DataError: whatever the context raised, with or without that.
+    With ``layout_known`` the run names the folders of a certain set, so that one looks only for these.
     """
     try:
         yield
@@ -81,11 +64,7 @@ def telling_task(task: str, root: Path, *, layout_known: bool = False) -> Iterat
 
 
 def require_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse folders of pictures and of their masks as two classes.
-
-    Raises:
-        DataError: they are that.
-    """
+    """Refuse folders of pictures and of their masks as two classes, by a ``DataError``."""
     kinds = {kind: folder / name for name in classes if (kind := kind_of(Path(name))) is not None}
     if len(kinds) < 2:
         return
