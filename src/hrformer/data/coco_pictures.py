@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -123,8 +123,8 @@ class _Search:
         self.folders, self.root, self.file = [os.fspath(one) for one in there], root, file
         self._asked = ", ".join(dict.fromkeys(map(str, folders)))
         self._advice, self._source = advice, advice.partition(".")[0]
-        self._listed: dict[str, set[str]] = {}
-        self._loose: dict[str, dict[str, list[str]]] = {}
+        self._names = cache(_names_in)
+        self._by_stem = cache(lambda folder: _by_stem((name, name) for name in self._names(folder)))
 
     def as_it_stands(self, name: str) -> str | None:
         """Path of the name in the first folder that has it."""
@@ -168,20 +168,10 @@ class _Search:
             f"{f'{unread_text(unread)}. ' if unread else ''}{self._advice}"
         )
 
-    def _names(self, folder: str) -> set[str]:
-        if folder not in self._listed:
-            try:
-                self._listed[folder] = set(os.listdir(folder))
-            except (OSError, ValueError):
-                self._listed[folder] = set()
-        return self._listed[folder]
-
     def _with_any_ending(self, tail: str) -> str | None:
         for folder in self.folders:
             parent, last = os.path.split(os.path.join(folder, tail))
-            if parent not in self._loose:
-                self._loose[parent] = _by_stem((name, name) for name in self._names(parent))
-            options = _narrowed(self._loose[parent].get(_stem(last), []), last)
+            options = _narrowed(self._by_stem(parent).get(_stem(last), []), last)
             if len(options) == 1:
                 return os.path.join(parent, options[0])
         return None
@@ -210,6 +200,13 @@ class _Search:
             folders[:] = fitting if deep < _DEEPEST else []
             found += [os.path.join(place, name) for name in files if not name.startswith(".")]
         return _by_stem((path, os.path.basename(path)) for path in found)
+
+
+def _names_in(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):
+        return set()
 
 
 def _by_stem(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
