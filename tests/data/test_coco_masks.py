@@ -339,6 +339,15 @@ def test_outlines_on_the_stored_pixels_are_turned(tmp_path: Path, caplog: pytest
     stored = opened(tmp_path, exif="ignore")
     assert stored.pixels(0).shape == (H, W, 3)
     assert np.array_equal(stored.mask(0), square())
+    # Outlines for the upright picture do not fit the stored one.
+    upright = [{"id": 1, "file_name": "a.jpg", "width": H, "height": W}]
+    file = write(tmp_path, thing([[1, 1, 5, 1, 5, 5]]), images=upright)
+    Image.new("RGB", (W, H)).save(tmp_path / "images/train/a.jpg", exif=exif)
+    with pytest.raises(
+        DataError, match=r"turned by its EXIF orientation, so set SegmentationSource\.exif auto"
+    ) as caught:
+        opened(tmp_path, exif="ignore")
+    assert str(caught.value).startswith(str(file))
 
 
 def test_masks_in_a_folder_go_before_outlines(tmp_path: Path) -> None:

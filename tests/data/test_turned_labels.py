@@ -247,7 +247,9 @@ def test_what_sizes_cannot_tell_follows_the_others(
         assert not fits(opened_masks(tmp_path))
     assert "whose size does not tell whether masks are for the stored" in caplog.text
     assert "taken as upright, since there are no others to go by" in caplog.text
-    assert fits(opened_masks(tmp_path, exif="apply"))
+    applied = opened_masks(tmp_path, exif="apply")
+    assert fits(applied)
+    assert [note.kind for note in applied.notes] == ["exif-unknown"]
     assert fits(opened_masks(tmp_path, exif="ignore"))
     caplog.clear()
     write_mask(tmp_path, 6, "b")

@@ -208,7 +208,7 @@ def listed_classes(root: Path, given: Sequence[str]) -> tuple[str, ...]:
         return tuple(given)
     names = {number: name for number, (name, _) in numbered_rows(file, form="'id name' such as '0 cat'").items()}
     if sorted(names) != list(range(len(names))) or not names:
-        raise DataError(f"{file}: the ids must be 0, 1, 2 and so on without a gap, got {sorted(names)[:10]}")
+        raise DataError(f"{file}: the ids must be 0, 1, 2 and so on without a gap, got {listed(sorted(names), 10)}")
     if len(set(names.values())) < len(names):
         raise DataError(f"{file}: two classes have the same name")
     return tuple(names[number] for number in range(len(names)))

@@ -1,6 +1,9 @@
 """Files in COCO's form (https://cocodataset.org/#format-data) as labelling tools write them: their JSON with numbers as
 text or with a decimal point, their pictures and their categories. Whatever is not what it should be raises a
 ``DataError`` that names file, record and field.
+
+From here on ``coco_people`` makes arrays of people, ``coco_labels`` puts them right, and ``pose_sets`` opens them;
+``coco_masks`` draws outlines. Both compare sizes in ``turned_labels`` and find files in ``coco_pictures``.
 """
 
 from __future__ import annotations

@@ -94,9 +94,7 @@ class CocoLabels:
     def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
         """Name the first of those that are wrong, and how many more there are; nothing where none is."""
         if wrong.any():
-            more = int(wrong.sum()) - 1
-            others = f" (and {counted(more, 'more annotation')})" if more else ""
-            raise DataError(f"{self.file}: annotation {self.people.number[wrong][0]}: {what}{others}")
+            raise DataError(f"{self.file}: annotation {listed(self.people.number[wrong], _NAMED)}: {what}")
 
     def _clean(self) -> None:
         """Take joints that are partly or wholly NaN as not labelled."""
@@ -235,11 +233,11 @@ class CocoLabels:
         rows, taken = list_of(content, "annotations", self.file), [one["id"] for one in self.categories]
         kinds = [whole(one, "category_id", self.file, taken[0]) for one in rows]
         foreign = [kind for kind in kinds if kind not in taken]
-        found = ", ".join(map(str, sorted({*foreign})[:_NAMED]))
         _, crowds, bare, outside = np.bincount(self.people.kind, minlength=4).tolist()
+        there, looked_at = listed(sorted({*foreign}), _NAMED), ", ".join(map(str, taken))
         counts = {
-            f"of category_id {found}, and those looked at are of {', '.join(map(str, taken))}: correct 'category_id', "
-            "or name the category in PoseSource.category": len(foreign),
+            f"of category_id {there}, and those looked at are of {looked_at}: correct 'category_id', or name the "
+            "category in PoseSource.category": len(foreign),
             "crowds: write 'iscrowd' 0 for single people": crowds,
             "without a labelled joint: label them, joints count with flag 1 or 2": bare,
             "with box and joints outside of the picture: correct them": outside,

@@ -35,7 +35,7 @@ from hrformer.data.sets import IGNORE, DataError, Note
 from hrformer.data.sources import SegmentationSource, Split
 from hrformer.data.turned_labels import canvas_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
-from hrformer.wording import counted
+from hrformer.wording import counted, listed
 
 Runs: TypeAlias = "NDArray[np.int64]"
 """Run lengths, column by column and beginning with the 0s."""
@@ -190,7 +190,7 @@ def _read_objects(
             if image not in sizes:
                 raise DataError(f"'image_id' {image} is not among the images of the file")
             if category not in numbers:
-                known = ", ".join(map(str, sorted(numbers)[:20]))
+                known = listed(sorted(numbers), 20)
                 raise DataError(f"'category_id' {category} is not among the categories of the file: {known}")
             if not all(sizes[image]):
                 continue  # nobody will see a mask of a picture that cannot be read

@@ -13,6 +13,7 @@ from hrformer.data.mask_layout import folders_below, holds, kind_of
 from hrformer.data.masks import MASK_SUFFIXES
 from hrformer.data.part_words import folders_in, part_of
 from hrformer.data.sets import DataError
+from hrformer.wording import listed
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def _kinds(root: Path) -> dict[str, str]:
     if masks and any(one.kind == "pictures" and holds(one.path, SUFFIXES) for one in folders):
         found.setdefault("segmentation", f"masks ({masks[0].relative_to(root)})")
     if not labels and (classes := _class_folders(root)):
-        found["classification"] = f"a folder per class ({', '.join(classes[:3])})"
+        found["classification"] = f"a folder per class ({listed(classes, 3)})"
     return found
 
 
