@@ -8,7 +8,7 @@ import pytest
 from hrformer.data import published_classes
 from hrformer.data.label_ids import LabelTable, label_table
 from hrformer.data.published_classes import known_set, server_ids, to_server_ids, voc_palette
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 TABLES = published_classes.PUBLISHED_TABLES
 

@@ -17,8 +17,8 @@ from hrformer.data import turned_labels
 from hrformer.data.inspection.parts import Part
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import PoseSource, SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import PoseSource, SegmentationSource
 from hrformer.evaluate.files import evaluate_keypoint_file
 from hrformer.geometry.orientation import swaps_sides, upright_pixels
 

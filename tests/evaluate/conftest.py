@@ -18,8 +18,8 @@ from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import CocoPeople, open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import ClassificationSet, ImageSet, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol

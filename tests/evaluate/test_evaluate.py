@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.data.sets import ClassificationSet
+from hrformer.data.set_types import ClassificationSet
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import (
     ClassificationProtocol,

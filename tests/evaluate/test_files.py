@@ -14,8 +14,8 @@ import pytest
 from hrformer.cli.output import OutputFolder
 from hrformer.data.pose_sets import CocoPeople, open_pose
 from hrformer.data.published_classes import to_server_ids
-from hrformer.data.sets import ClassificationSet, SegmentationSet
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import ClassificationSet, SegmentationSet
+from hrformer.data.source_config import PoseSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hrformer.data.pose_sets import CocoPeople, open_pose
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.evaluate import scores
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import PoseProtocol

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrformer.data.sets import ClassificationSet
+from hrformer.data.set_types import ClassificationSet
 from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.scores import ClassificationScores, Scores

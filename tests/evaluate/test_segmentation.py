@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.data.sets import SegmentationSet
+from hrformer.data.set_types import SegmentationSet
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Segmenter
 from hrformer.evaluate.protocols import SegmentationProtocol

@@ -11,8 +11,8 @@ import pytest
 
 from hrformer.data.pose_sets import CocoPeople
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import ClassificationSet, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.prediction_files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.geometry.skeleton_inference import (
     DEFAULT_SIGMA,
     infer_edges,

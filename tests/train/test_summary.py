@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.sets import ClassificationSet
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.set_types import ClassificationSet
+from hrformer.data.source_config import ClassificationSource
 from hrformer.evaluate.protocols import Evaluation, Example
 from hrformer.predict.predictors import load
 from hrformer.train.config import ClassificationRun, LogConfig

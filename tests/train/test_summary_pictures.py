@@ -14,8 +14,8 @@ import torch
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import (
     ClassificationProtocol,

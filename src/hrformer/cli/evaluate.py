@@ -23,8 +23,8 @@ from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import Split
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.source_config import Split
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress

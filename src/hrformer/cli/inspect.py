@@ -24,8 +24,8 @@ from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, names_of
-from hrformer.data.sources import Split
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, names_of
+from hrformer.data.source_config import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from hrformer.cli.messages import note
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.recipes.catalogue import RECIPES, find_recipe
 from hrformer.train.config import DATA_ROOT, AnyRun, with_fields
 from hrformer.train.config_file import read_config

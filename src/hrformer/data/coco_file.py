@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.wording import counted
 
 _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")

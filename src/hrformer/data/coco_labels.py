@@ -26,8 +26,8 @@ from hrformer.data.coco_file import (
     whole,
 )
 from hrformer.data.coco_people import BARE, CROWD, OUTSIDE, PERSON, People, read_people
-from hrformer.data.sets import DataError, Note
-from hrformer.data.sources import Exif
+from hrformer.data.set_types import DataError, Note
+from hrformer.data.source_config import Exif
 from hrformer.data.turned_labels import canvas_of
 from hrformer.geometry.oks import MASK_SHARE
 from hrformer.geometry.orientation import upright_boxes, upright_points

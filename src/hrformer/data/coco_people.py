@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_file import Pictures, as_number, flat_joints, number_or_nan, said, shown, whole
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.geometry.oks import MASK_SHARE
 from hrformer.wording import counted
 

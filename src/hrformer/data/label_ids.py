@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import IGNORE, DataError
+from hrformer.data.set_types import IGNORE, DataError
 from hrformer.wording import listed
 
 _HIGHEST_ID = 65535

@@ -30,10 +30,9 @@ from hrformer.data.coco_labels import CocoLabels
 from hrformer.data.coco_people import PERSON, People, integers
 from hrformer.data.coco_pictures import find_pictures, picture_folders, plain_name
 from hrformer.data.images import load_image
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import DataError, Person, PoseSet
-from hrformer.data.sources import PoseSource, Split
-from hrformer.data.val_share import split_part
+from hrformer.data.set_types import DataError, PackedNames, Person, PoseSet
+from hrformer.data.source_config import PoseSource, Split
+from hrformer.data.validation_split import split_part
 from hrformer.data.views import open_joined
 from hrformer.data.wrong_roots import advising, telling_task
 from hrformer.geometry.skeleton_inference import skeleton_of
@@ -83,8 +82,7 @@ def open_pose(
         people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
     if not shared:
         return people
-    names = [plain_name(name) for name in people.file_names]
-    return split_part(people, split, names, source.val_share, "PoseSource.val_share")
+    return split_part(people, split, source, [plain_name(name) for name in people.file_names])
 
 
 class CocoPeople(PoseSet):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_lists import Palette, numbered_rows
 from hrformer.data.label_ids import LabelTable, label_table, some_ids
-from hrformer.data.sets import IGNORE
+from hrformer.data.set_types import IGNORE
 
 _PREPARED_BY = "Were these masks prepared with another list of classes?"
 

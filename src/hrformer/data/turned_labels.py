@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from hrformer.data.coco_file import Pictures
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.sets import DataError, Note
-from hrformer.data.sources import Exif
+from hrformer.data.set_types import DataError, Note
+from hrformer.data.source_config import Exif
 from hrformer.geometry.orientation import UPRIGHT
 from hrformer.wording import counted, listed
 

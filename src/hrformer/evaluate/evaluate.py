@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.evaluate.inference import (
     ALONE,
     Classifier,
@@ -74,7 +74,7 @@ def evaluate(
         limit: only the first so many items.
 
     Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
+        hrformer.data.set_types.DataError: an item cannot be read; the message names it.
         ImportError: a score needs a package that is not installed.
         ValueError: model, set and protocol do not fit together, or the set has no labels.
     """

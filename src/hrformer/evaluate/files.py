@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from hrformer.data.coco_file import as_number, flat_joints, number, shown, whole
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.label_ids import label_table
-from hrformer.data.masks import decode_ids
+from hrformer.data.mask_reading import decode_ids
 from hrformer.data.published_classes import server_ids
-from hrformer.data.sets import IGNORE, ClassificationSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import IGNORE, ClassificationSet, PoseSet, SegmentationSet
 from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Progress
 from hrformer.evaluate.prediction_files import (
@@ -125,7 +125,7 @@ def evaluate_masks(
         bootstrap: as in :func:`hrformer.evaluate.evaluate.evaluate`, as for ``worst`` and ``progress``.
 
     Raises:
-        hrformer.data.sets.DataError: a mask cannot be read.
+        hrformer.data.set_types.DataError: a mask cannot be read.
         ValueError: masks are missing, of the wrong size, or hold what is no class; the message names them.
     """
     if not source.labelled:

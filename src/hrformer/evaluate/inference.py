@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, seeded
-from hrformer.data.order import EvalOrder
+from hrformer.data.order import eval_order
 from hrformer.data.preprocess import normalise_planes
-from hrformer.data.sets import ImageSet
+from hrformer.data.set_types import ImageSet
 from hrformer.data.transforms.classification import TestClassification
 from hrformer.data.transforms.pose import TestPose
 from hrformer.data.transforms.segmentation import TestSegmentation
@@ -235,12 +235,12 @@ def predictions_of(
         processes: share the items.
 
     Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
+        hrformer.data.set_types.DataError: an item cannot be read; the message names it.
     """
     batch_size, world_size, done = network.protocol.batch_size, processes.world_size, 0
-    order = EvalOrder(num_items=num_items, batch_size=batch_size, world_size=world_size, rank=processes.rank)
+    order = eval_order(num_items, batch_size, world_size, processes.rank)
     dataset = LoaderDataset(source, network.transform(), seed=0)
-    batches = batches_of(dataset, order.batches(), workers=workers, pin_memory=network.device.type == "cuda")
+    batches = batches_of(dataset, order, workers=workers, pin_memory=network.device.type == "cuda")
     if progress is not None:
         progress(0, num_items)
     with in_eval_mode(network.model), seeded(0):

@@ -9,8 +9,8 @@ from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from hrformer.data.coco_file import read_json
-from hrformer.data.masks import MASK_SUFFIXES
-from hrformer.data.sets import DataError
+from hrformer.data.mask_reading import MASK_SUFFIXES
+from hrformer.data.set_types import DataError
 from hrformer.wording import listed
 
 PREDICTIONS, IMAGES = "predictions.json", "images.json"
@@ -157,7 +157,7 @@ def find_masks(folder: Path) -> Iterator[tuple[str, Path]]:
     """Names of pictures and the masks made for them, in a folder of ``hrformer predict`` or of any masks.
 
     Raises:
-        hrformer.data.sets.DataError: there is no such folder.
+        hrformer.data.set_types.DataError: there is no such folder.
         ValueError: the folder's pictures were not segmented.
     """
     if not folder.is_dir():

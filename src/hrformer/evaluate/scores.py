@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.sets import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
+from hrformer.data.set_types import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
 from hrformer.evaluate.inference import FoundPerson
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore

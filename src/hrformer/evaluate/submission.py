@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.published_classes import to_server_ids
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet
 from hrformer.evaluate.evaluate import network_for
 from hrformer.evaluate.inference import ALONE, Precision, Processes, Progress, items_to_take, predictions_of
 from hrformer.evaluate.protocols import PoseProtocol, Protocol

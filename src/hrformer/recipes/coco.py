@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.recipes.recipe import Recipe
 from hrformer.train.config import (

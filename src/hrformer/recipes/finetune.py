@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
 from hrformer.recipes.recipe import Recipe

@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.source_config import SegmentationSource
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.evaluate.protocols import SegmentationProtocol
 from hrformer.recipes.recipe import Recipe

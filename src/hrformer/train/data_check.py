@@ -16,7 +16,7 @@ from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relativ
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, Severity
 from hrformer.data.loader import default_workers
-from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.set_types import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
 from hrformer.train.state import ResumeError

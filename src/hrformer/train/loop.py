@@ -22,7 +22,7 @@ import torch
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
 from hrformer.data.order import mixed_seed
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares

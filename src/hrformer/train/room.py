@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hrformer.data.shared_memory import MORE_SHARED_MEMORY, free_shared_memory, size_text
+from hrformer.data.loader import MORE_SHARED_MEMORY, free_shared_memory, size_text
 from hrformer.train.state import BEST, FOLDER, LAST
 
 _READ_AHEAD = 2

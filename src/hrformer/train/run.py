@@ -15,7 +15,7 @@ from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
-from hrformer.data.sets import names_of
+from hrformer.data.set_types import names_of
 from hrformer.evaluate.evaluate import scores_for
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.evaluate.scores import NO_INTERVALS

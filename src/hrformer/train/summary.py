@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from statistics import median
 from typing import Any
 
-from hrformer.data.sets import ImageSet
+from hrformer.data.set_types import ImageSet
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
 from hrformer.models.model import VisionModel

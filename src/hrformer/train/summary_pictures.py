@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_segmentation
 from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.evaluate.evaluate import network_for, scores_for
 from hrformer.evaluate.inference import in_eval_mode
 from hrformer.evaluate.protocols import Example, Protocol
@@ -111,7 +111,7 @@ def predict_examples(model: VisionModel, source: ImageSet, indices: Sequence[int
         One per item, in the order given; its score is NaN where it has no label.
 
     Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
+        hrformer.data.set_types.DataError: an item cannot be read; the message names it.
         ValueError: model, set and protocol do not fit together, or the set has no labels.
     """
     network = network_for(model, source, protocol)

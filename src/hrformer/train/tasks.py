@@ -19,7 +19,7 @@ from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation

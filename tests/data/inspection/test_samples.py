@@ -15,7 +15,7 @@ from hrformer.data.draw import LEFT, RIGHT
 from hrformer.data.inspection.samples import TILE, Tile, _with_flags, choose, contact_sheet, draw_samples, fitted
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from hrformer.data.images import load_image
 from hrformer.data.loader import seeded
 from hrformer.data.preprocess import centre_crop
-from hrformer.data.sets import as_image, as_pixels
+from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.classification import BatchMixer, TestClassification, TrainClassification, make_policy
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.geometry.input_spec import InputSpec

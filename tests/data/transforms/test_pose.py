@@ -15,8 +15,8 @@ from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import Key
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import crop_people, warp
-from hrformer.data.sets import Person, PoseSet
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import Person, PoseSet
+from hrformer.data.source_config import PoseSource
 from hrformer.data.transforms.pose import PoseParams, TestPose, TrainPose
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points

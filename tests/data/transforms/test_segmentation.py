@@ -15,8 +15,8 @@ from hrformer.data.images import load_image
 from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import TrainOrder
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import as_image, as_pixels
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import as_image, as_pixels
+from hrformer.data.source_config import SegmentationSource
 from hrformer.data.transforms.segmentation import SegmentationDraw, TestSegmentation, TrainSegmentation
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec

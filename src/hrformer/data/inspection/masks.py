@@ -15,9 +15,8 @@ from hrformer.data.images import ImageError
 from hrformer.data.inspection.report import Finding, finding, grouped
 from hrformer.data.inspection.scan import Look, evenly
 from hrformer.data.loader import REPLACE
-from hrformer.data.mask_sizes import size_advice
-from hrformer.data.masks import size_of_mask
-from hrformer.data.sets import IGNORE, SegmentationSet
+from hrformer.data.mask_reading import size_of_mask
+from hrformer.data.set_types import IGNORE, SegmentationSet, size_advice
 from hrformer.data.turned_labels import MOST_HEADERS
 from hrformer.wording import counted
 

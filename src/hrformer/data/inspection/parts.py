@@ -18,7 +18,7 @@ from hrformer.data.inspection.pictures import (
 from hrformer.data.inspection.report import Finding, finding
 from hrformer.data.inspection.scan import Look, Progress, evenly, pictures_of, read_headers, scan
 from hrformer.data.loader import REPLACE
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
 from hrformer.wording import counted
 
 _PEOPLE_PROBED = 200

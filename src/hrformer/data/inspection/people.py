@@ -26,8 +26,8 @@ from hrformer.data.coco_file import (
 from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look
-from hrformer.data.sets import DataError, PoseSet
-from hrformer.data.sources import PoseSource, Split
+from hrformer.data.set_types import DataError, PoseSet
+from hrformer.data.source_config import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.wording import counted
 

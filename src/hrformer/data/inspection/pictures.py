@@ -11,7 +11,7 @@ import numpy as np
 from hrformer.data.inspection.report import Finding, finding, grouped, spread
 from hrformer.data.inspection.scan import Look
 from hrformer.data.loader import REPLACE
-from hrformer.data.sets import ClassificationSet, ImageSet
+from hrformer.data.set_types import ClassificationSet, ImageSet
 from hrformer.geometry.tiles import short_side_size
 from hrformer.wording import counted
 

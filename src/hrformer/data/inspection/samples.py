@@ -23,7 +23,7 @@ from hrformer.data.inspection.scan import Progress
 from hrformer.data.loader import Batch, Item, LoaderDataset, Transform, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.preprocess import normalise_planes
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels
 from hrformer.data.transforms.classification import BatchMixer
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.geometry.input_spec import InputSpec

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.headers import read_header
 from hrformer.data.label_ids import UnknownIds
-from hrformer.data.sets import ImageSet, SegmentationSet
+from hrformer.data.set_types import ImageSet, SegmentationSet
 
 Progress = Callable[[int, int], object]
 """Called with the number of pictures done, and of all."""

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from hrformer.data.preprocess import centre_crop
-from hrformer.data.sets import as_image, as_pixels
+from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.geometry.input_spec import IMAGENET_MEAN, InputSpec
 

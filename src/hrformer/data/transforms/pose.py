@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.order import mixed_seed
 from hrformer.data.preprocess import crop_people, warp
-from hrformer.data.sets import as_pixels
+from hrformer.data.set_types import as_pixels
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import BOX_PADDING, box_to_crop

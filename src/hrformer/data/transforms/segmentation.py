@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.preprocess import resize
-from hrformer.data.sets import IGNORE, as_image, as_pixels
+from hrformer.data.set_types import IGNORE, as_image, as_pixels
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.tiles import short_side_size
