@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from candidates import Origin
-from hrformer.train.versions import versions
+from hrformer.train.run_folder import versions
 
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from hrformer.data.set_types import ClassificationSet
-from hrformer.evaluate.evaluate import Tally
 from hrformer.evaluate.inference import Processes
-from hrformer.evaluate.scores import ClassificationScores, Scores
+from hrformer.evaluate.scores import ClassificationScores, Scores, Tally
 
 
 class Endless(ClassificationSet):

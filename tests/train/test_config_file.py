@@ -27,10 +27,10 @@ from hrformer.train.config import (
     ScheduleConfig,
     SegmentationLoss,
     SegmentationRun,
+    check,
     with_fields,
 )
 from hrformer.train.config_file import RUNS, from_dict, read_config, to_dict, write_config
-from hrformer.train.config_rules import check
 
 POSE = PoseRun(
     recipe="mine",

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from hrformer.train.control import LossWindow, average, mean_of
+from hrformer.train.control import Buffers, LossWindow, mean_of
 
 CPU = torch.device("cpu")
 
@@ -14,9 +15,9 @@ CPU = torch.device("cpu")
 # Real signals go to a process of their own: one that came late would end the process that runs the tests.
 SIGNALLED = """
 import os, signal
-from hrformer.train.control import StopSignals
+from hrformer.train.control import stop_signals
 before = signal.getsignal(signal.SIGINT)
-with StopSignals() as stop:
+with stop_signals() as stop:
     assert stop.requested == ""
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.requested == "SIGTERM"
@@ -65,5 +66,11 @@ def test_window_remembers_the_first_bad_update(bad: float) -> None:
     assert LossWindow(CPU).first_bad() is None
 
 
-def test_average_of_processes() -> None:
-    assert average([{"loss": 2.0, "count": 2.0}, {"loss": 6.0, "count": 2.0}]) == {"loss": 4.0, "count": 2.0}
+def test_trial_leaves_no_trace_in_statistics() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    buffers = Buffers(model)
+    model(torch.randn(2, 3, 4, 4))
+    assert not torch.equal(model[1].running_mean, before["1.running_mean"])
+    buffers.put_back()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

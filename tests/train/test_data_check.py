@@ -17,7 +17,7 @@ from hrformer.train import data_check
 from hrformer.train.config import ClassificationRun
 from hrformer.train.data_check import check_data, left_out
 from hrformer.train.loop import train
-from hrformer.train.state import ResumeError, checkpoint_path
+from hrformer.train.run_folder import ResumeError, checkpoint_path
 from hrformer.train.tasks import task_for
 
 

@@ -20,7 +20,7 @@ from hrformer.train.config import ClassificationRun, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
 from hrformer.train.distributed import any_process, processes, share_batch_norm
 from hrformer.train.loop import train
-from hrformer.train.state import checkpoint_path, read_state
+from hrformer.train.run_folder import checkpoint_path, read_state
 from hrformer.zoo import create_model
 from training import longer
 
@@ -166,7 +166,7 @@ def _shared_halves(rank: int, folder: str) -> None:
     assert x.grad is not None
     group = processes()
     assert group is not None
-    assert any_process(rank == 1, torch.device("cpu"))
+    assert any_process(rank == 1)
     torch.save(
         {"out": out.detach(), "grad": group.gather(x.grad)[rank], "state": norm.state_dict()}, f"{folder}/{rank}.pt"
     )

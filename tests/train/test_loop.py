@@ -24,7 +24,7 @@ from hrformer.train.config import AnyRun, BatchConfig, ClassificationRun, LogCon
 from hrformer.train.config_file import write_config
 from hrformer.train.control import NonFiniteLoss
 from hrformer.train.loop import train
-from hrformer.train.state import ResumeError, checkpoint_path, read_state
+from hrformer.train.run_folder import ResumeError, checkpoint_path, read_state
 from training import longer
 
 TASKS = ("classification", "pose", "segmentation")
@@ -396,7 +396,7 @@ def test_process_stopped_by_another_ends_as_interrupted(
     classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What the other processes of a run see when a signal reaches only one of them.
-    monkeypatch.setattr(loop, "any_process", lambda flag, device: lines(tmp_path, "train") != [] and flag is False)
+    monkeypatch.setattr(loop, "any_process", lambda flag: lines(tmp_path, "train") != [] and flag is False)
     monkeypatch.setattr(loop.Loop, "_require_finite", lambda self, rate: None)
     result = train(classification_run, tmp_path)
     assert (result.update, result.interrupted) == (2, "a signal")

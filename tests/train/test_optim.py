@@ -1,19 +1,25 @@
+"""What is trained, what decays, and learning rates at chosen updates."""
+
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from hrformer.train.config import BatchConfig, ClassificationRun, OptimConfig, PoseRun, ScheduleConfig, SegmentationRun
 from hrformer.train.optim import (
+    cosine_rate,
     freeze,
     make_optimizer,
     parameter_groups,
-    peak_rate,
+    poly_rate,
     rate_at,
     set_rate,
     set_training,
+    step_rate,
     total_updates,
 )
 from hrformer.zoo import create_model
@@ -68,12 +74,6 @@ def test_frozen_stages_keep_weights_and_statistics() -> None:
     assert "head.final_layer.weight" in changed
 
 
-@pytest.mark.parametrize(("part", "message"), [("stage5", "there are stem, stage1"), ("head", "'head' is no part")])
-def test_unknown_part(part: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        freeze(create_model("hrformer_nano", "pose"), (part,))
-
-
 def test_timm_backbone_freezes_whole() -> None:
     model = create_model("resnet18", "pose", num_keypoints=3)
     with pytest.raises(ValueError, match="only be frozen as a whole"):
@@ -102,24 +102,11 @@ def test_published_rates_at_chosen_steps() -> None:
         batch=BatchConfig(total=1024),
     )
     per_epoch = 1251
-    assert peak_rate(imagenet) == 1e-3
     assert rate_at(0, imagenet, per_epoch) == pytest.approx(1e-6)
     # After 20 epochs the cosine is already 20 epochs old.
     after_warmup = 1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + torch.cos(torch.tensor(torch.pi * 20 / 300)).item())
     assert rate_at(20 * per_epoch + 1, imagenet, per_epoch) == pytest.approx(after_warmup, rel=1e-6)
     assert rate_at(300 * per_epoch + 1, imagenet, per_epoch) == pytest.approx(1e-5)
-
-    coco = PoseRun(
-        optim=OptimConfig(lr=5e-4),
-        schedule=ScheduleConfig(kind="step", epochs=210, milestones=(170, 200), warmup_updates=500),
-        batch=BatchConfig(total=256),
-    )
-    per_epoch = 585
-    assert rate_at(0, coco, per_epoch) == pytest.approx(5e-7)
-    assert rate_at(500, coco, per_epoch) == 5e-4
-    assert rate_at(170 * per_epoch - 1, coco, per_epoch) == 5e-4
-    assert rate_at(170 * per_epoch, coco, per_epoch) == pytest.approx(5e-5)
-    assert rate_at(200 * per_epoch, coco, per_epoch) == pytest.approx(5e-6)
 
     cityscapes = SegmentationRun(
         optim=OptimConfig(lr=1e-4),
@@ -161,3 +148,68 @@ def test_frozen_norms_keep_their_statistics_only() -> None:
     state = model.state_dict()
     assert not [name for name, value in before.items() if name.startswith("backbone.") and not state[name].equal(value)]
     assert model.backbone.bn1.weight.grad is not None
+
+
+@pytest.fixture(scope="module")
+def golden(parity_dir: Path) -> dict:
+    return json.loads((parity_dir / "protocol" / "segmentation.json").read_text())
+
+
+def test_cosine_matches_timm_as_the_official_loop_calls_it(golden: dict) -> None:
+    assert len(golden["cls_cosine_lr"]) == 2
+    for case in golden["cls_cosine_lr"].values():
+        total, warmup = (case[name] * case["steps_per_epoch"] for name in ("epochs", "warmup_epochs"))
+        settings = (case["base_lr"], total, warmup, case["warmup_lr"], case["min_lr"])
+        assert cosine_rate(0, *settings) == case["lr_before_any_step"]
+        for step, want in zip(case["steps"], case["lr"], strict=True):
+            assert cosine_rate(step + 1, *settings) == pytest.approx(want, rel=1e-12)
+        assert cosine_rate(total + 1, *settings) == case["min_lr"]
+
+
+def test_poly_matches_the_reference(golden: dict) -> None:
+    assert len(golden["poly_lr"]) == 2
+    for total, case in golden["poly_lr"].items():
+        settings = (case["base_lr"], int(total), 0.9, case["warm_iters"], case["warm_ratio"])
+        for iteration, want in zip(case["iterations"], case["lr"], strict=True):
+            assert poly_rate(iteration, *settings) == pytest.approx(want, rel=1e-10)
+        assert poly_rate(int(total), *settings) == 0
+
+
+@pytest.mark.parametrize(
+    ("update", "want"),
+    [
+        (0, 5e-7),  # 0.001 x peak
+        (250, 5e-4 * (0.001 + 0.999 / 2)),
+        (499, 5e-4 * (1 - 0.999 / 500)),
+        (500, 5e-4),
+        (170 * 586 - 1, 5e-4),
+        (170 * 586, 5e-5),
+        (200 * 586 - 1, 5e-5),
+        (200 * 586, 5e-6),
+        (210 * 586 - 1, 5e-6),
+    ],
+)
+def test_steps_of_the_published_pose_run(update: int, want: float) -> None:
+    config = PoseRun(
+        optim=OptimConfig(lr=5e-4),
+        schedule=ScheduleConfig(kind="step", epochs=210, milestones=(170, 200), warmup_updates=500),
+        batch=BatchConfig(total=256),
+    )
+    assert rate_at(update, config, 586) == pytest.approx(want, rel=1e-12)  # 149,813 people in batches of 256
+
+
+def test_warmup_and_milestones_multiply() -> None:
+    assert step_rate(50, 1.0, (10,), 0.1, 100, 0.0) == pytest.approx(0.05)
+
+
+def test_without_warmup_the_peak_comes_first() -> None:
+    assert cosine_rate(0, 1.0, 10, 0, 0.1, 0.0) == 1.0
+    assert step_rate(0, 1.0, (), 0.1, 0, 1e-3) == 1.0
+    assert poly_rate(0, 1.0, 10, 0.9, 0, 1e-6) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["cosine", "poly"])
+def test_a_warmup_as_long_as_the_run_is_refused(kind: str) -> None:
+    config = PoseRun(optim=OptimConfig(), schedule=ScheduleConfig(kind=kind, epochs=1, warmup_updates=500))
+    with pytest.raises(ValueError, match="the warm-up of 500 updates must be shorter than the run, which has 500"):
+        rate_at(0, config, 500)

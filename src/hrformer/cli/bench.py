@@ -18,7 +18,7 @@ from hrformer.cli.messages import note, say, wide_console
 from hrformer.fast.optimize import optimize
 from hrformer.models.model import Task, VisionModel, find_device
 from hrformer.predict.predictors import load
-from hrformer.train.versions import versions
+from hrformer.train.run_folder import versions
 from hrformer.zoo import create_model, list_models
 
 FIRST_CALLS = 3

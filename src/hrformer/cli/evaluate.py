@@ -25,11 +25,10 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.source_config import Split
-from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device
@@ -38,7 +37,7 @@ from hrformer.train.config_file import to_dict
 from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
 from hrformer.train.progress import bars, label_of, share_text
-from hrformer.train.versions import versions
+from hrformer.train.run_folder import versions
 from hrformer.wording import counted, listed
 
 SCORES_FILE = "scores.json"

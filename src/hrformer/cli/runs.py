@@ -17,9 +17,8 @@ import tyro
 from hrformer.cli.messages import note
 from hrformer.data.set_types import DataError
 from hrformer.recipes.catalogue import RECIPES, find_recipe
-from hrformer.train.config import DATA_ROOT, AnyRun, with_fields
+from hrformer.train.config import ALTERNATIVES, DATA_ROOT, AnyRun, check, with_fields
 from hrformer.train.config_file import read_config
-from hrformer.train.config_rules import ALTERNATIVES, check
 
 CONFIG_FILE = "config.json"
 """Where a run directory keeps its configuration."""

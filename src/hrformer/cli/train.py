@@ -14,7 +14,7 @@ from hrformer.recipes.catalogue import RECIPES
 from hrformer.train.loop import train
 from hrformer.train.progress import bars, score_text
 from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
-from hrformer.train.state import checkpoint_path
+from hrformer.train.run_folder import checkpoint_path
 from hrformer.wording import counted
 
 INTERRUPTED = 130

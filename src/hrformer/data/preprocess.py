@@ -61,10 +61,10 @@ def crop_people_on_device(
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
     if not len(centers):
         return torch.empty((0, height, width, 3), dtype=torch.uint8, device=device), centers, sizes
-    people = zip(centers, sizes, strict=True)
-    matrices = np.stack([crop_matrix(center, size, (width, height), udp=udp) for center, size in people])
-    picture = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
-    crops = crop_batch(picture, matrices, np.zeros(len(centers), dtype=np.int64), (width, height))
+    matrices = np.stack(
+        [crop_matrix(center, size, (width, height), udp=udp) for center, size in zip(centers, sizes, strict=True)]
+    )
+    crops = crop_batch(torch.from_numpy(pixels).to(device).permute(2, 0, 1), matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
 
 

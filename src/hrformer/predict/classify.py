@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hrformer.data.images import LoadedImage, Pictures, load_images
 from hrformer.data.preprocess import centre_crop
-from hrformer.geometry.flips import flip_image
 from hrformer.models.model import VisionModel
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.batching import run_in_batches
@@ -63,7 +62,7 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
         x = self._network_input(pixels)
         logits = self.model(x).float()
         if options.flip:
-            logits = (logits + self.model(flip_image(x)).float()) / 2
+            logits = (logits + self.model(x.flip(-1)).float()) / 2
         return list(logits.softmax(dim=1).cpu())
 
     def _result(self, image: LoadedImage, probabilities: Tensor, options: ClassificationOptions) -> Classification:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hrformer.data.images import LoadedImage, Pictures, is_single, load_images
 from hrformer.data.preprocess import crop_people, crop_people_on_device
-from hrformer.geometry.flips import flip_image, merge_flipped
+from hrformer.geometry.flips import merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
@@ -176,7 +176,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             return plain
         assert self.info.skeleton is not None
         return merge_flipped(
-            plain, self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs, shift and self.info.shift_heatmap
+            plain, self.model(x.flip(-1)).float(), self.info.skeleton.flip_pairs, shift and self.info.shift_heatmap
         )
 
     def _run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:

@@ -1,16 +1,17 @@
-"""What can end a run before its time: a signal, or a loss that is no number."""
+"""What can end a run before its time: a signal, a loss that is no number, or an error within an update."""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
-from collections.abc import Mapping
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class NonFiniteLoss(ValueError):
@@ -22,30 +23,28 @@ class ValidationStopped(Exception):
 
 
 class StopSignals:
-    """While active, SIGTERM and the first Ctrl-C only set ``requested``; a second Ctrl-C interrupts at once."""
+    """Whether SIGTERM or Ctrl-C asked a run to stop; see :func:`stop_signals`."""
 
-    def __init__(self) -> None:
-        self.requested = ""
-        self._before: dict[signal.Signals, Any] = {}
+    requested = ""
 
-    def __enter__(self) -> StopSignals:
-        # Only the main thread may set handlers; elsewhere a run simply cannot be stopped this way.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
+    def _note(self, number: int, _: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Let SIGTERM and the first Ctrl-C only set ``requested``; a second Ctrl-C interrupts at once."""
+    stop, before = StopSignals(), dict[int, Any]()
+    # Only the main thread may set handlers; elsewhere a run simply cannot be stopped this way.
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class LossWindow:
@@ -61,19 +60,12 @@ class LossWindow:
         self._device = device
         self._sums = {name: self._tensor(value) for name, value in (sums or {}).items()}
         self._first_bad = self._tensor(math.inf)
-        self.mark()
 
     def _tensor(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=self._dtype, device=self._device)
 
     def add(self, losses: Mapping[str, Tensor], share: float, update: int) -> None:
-        """Count a part of an update.
-
-        Args:
-            losses: named scalars.
-            share: of the update's samples in this part.
-            update: its number.
-        """
+        """Count the named losses of a part of an update, which has this share of its samples."""
         for name, value in losses.items():
             wide = value.detach().to(self._dtype) * share
             self._sums[name] = self._sums[name] + wide if name in self._sums else wide
@@ -81,13 +73,14 @@ class LossWindow:
         fine = torch.isfinite(losses["loss"].detach())
         self._first_bad = torch.where(fine, self._first_bad, self._first_bad.clamp(max=update))
 
-    def mark(self) -> None:
-        """Remember where the sums stand."""
-        self._marked = self._sums.copy(), self._first_bad
+    def mark(self) -> Callable[[], None]:
+        """A function that forgets what is counted from now on."""
+        sums, first_bad = self._sums.copy(), self._first_bad
 
-    def back_to_mark(self) -> None:
-        """Forget what was counted since :meth:`mark`."""
-        self._sums, self._first_bad = self._marked
+        def back() -> None:
+            self._sums, self._first_bad = sums, first_bad
+
+        return back
 
     def first_bad(self) -> int | None:
         """The first update with a loss that is no number; waits for the device."""
@@ -109,6 +102,56 @@ def mean_of(sums: Mapping[str, float]) -> dict[str, float]:
     return {name: value / count for name, value in sums.items() if name != "count"} if count else {}
 
 
-def average(windows: list[dict[str, float]]) -> dict[str, float]:
-    """One window in place of those of several processes, with the same mean."""
-    return {name: sum(window[name] for window in windows) / len(windows) for name in windows[0]}
+class Buffers:
+    """A copy of a model's buffers, which every forward pass in training changes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = list(model.buffers())
+        self._kept = [buffer.detach().clone() for buffer in self._buffers]
+
+    def keep(self) -> None:
+        """Copy them anew."""
+        self._copy(self._kept, self._buffers)
+
+    def put_back(self) -> None:
+        """Make them what they were."""
+        self._copy(self._buffers, self._kept)
+
+    @torch.no_grad()
+    def _copy(self, to: list[Tensor], source: list[Tensor]) -> None:
+        if to:
+            # One call instead of hundreds.
+            torch._foreach_copy_(to, source)
+
+
+class Undo:
+    """Takes back an update that an error ends before the weights change, so that a checkpoint can still be written.
+
+    Attributes:
+        possible: False once an error came while the weights were changing, which are then neither old nor new.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, window: LossWindow) -> None:
+        self.possible = True
+        self._buffers, self._window, self._stepping = Buffers(model), window, False
+        optimizer.register_step_pre_hook(self._begin_step)
+
+    def _begin_step(self, *_: Any) -> None:
+        self._stepping = True
+
+    @contextmanager
+    def one_update(self) -> Iterator[None]:
+        """Context of an update."""
+        self._buffers.keep()
+        forget = self._window.mark()
+        try:
+            yield
+        except BaseException:
+            if self._stepping:
+                self.possible = False
+            else:
+                self._buffers.put_back()
+                forget()
+            raise
+        finally:
+            self._stepping = False

@@ -11,30 +11,22 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from hrformer.models.model import Task
-from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
+from hrformer.train.config import AUTO, OPEN_AUGMENT, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
 from hrformer.train.config_file import task_of
-from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import Start, find_start
 from hrformer.wording import counted
 
-Run = TypeVar("Run", bound=AnyRun)
+Config = TypeVar("Config", bound=AnyRun)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How much a task trains.
+    """How much a task trains."""
 
-    Attributes:
-        batch: largest batch, for sets of many items.
-        few: largest batch for sets of less than ``MANY`` items.
-        items: training items that the run sees, with ``REFERENCE`` items in the set.
-        lr: peak rate.
-    """
-
-    batch: int
-    few: int
-    items: int
-    lr: float
+    batch: int  # largest batch, for sets of many items
+    few: int  # largest batch for sets of less than ``MANY`` items
+    items: int  # training items that the run sees, with ``REFERENCE`` items in the set
+    lr: float  # peak rate
 
 
 REFERENCE, MANY = 16, 100
@@ -62,7 +54,7 @@ LEARNT, BRIEF = 0.06, 0.4
 them forget, see the recipes."""
 
 DROP_PATH = 0.1
-"""Of the published networks."""
+"""Of the published networks; the small ones of a processor are rather too small than too large for their sets."""
 
 VALIDATIONS = 10
 """How often a fitted run is validated, unless that would cost much beside the training."""
@@ -91,30 +83,26 @@ _OPEN_VALUES: tuple[object, ...] = (0, None, "", AUTO, *OPEN_AUGMENT.values())
 
 
 def fitted(
-    config: Run, train_items: int, val_items: int, *, gpu: bool, processes: int = 1, names: tuple[str, ...] = ()
-) -> Run:
-    """A run with everything filled in that it leaves open.
+    config: Config, train_items: int, val_items: int, *, gpu: bool, processes: int = 1, names: tuple[str, ...] = ()
+) -> Config:
+    """A run with everything filled in that it leaves open, if its ``fit`` is set; what was set stays.
 
     Args:
-        config: of the run; returned as it is unless its ``fit`` is set.
+        config: of the run.
         train_items: pictures, or people, in the training set, 1 or more.
         val_items: in the validation set.
         gpu: whether it runs on one.
         processes: how many share a batch.
         names: classes or joints of the set.
 
-    Returns:
-        The run with ``fit`` off. What was set stays.
-
     Raises:
-        ValueError: see :func:`hrformer.train.start_weights.find_start`.
-        DownloadError: likewise.
+        ValueError, DownloadError: see :func:`hrformer.train.start_weights.find_start`.
     """
     if not config.fit:
         return config
     task = cast(Task, task_of(config))
     start = find_start(config.model, task, gpu=gpu)
-    config = _sized(config, start, gpu=gpu)
+    config = with_sizes(config, gpu=gpu, start=start)
     # What the start weights can do already is soon lost at the rate that a fresh layer needs.
     learnt = bool(names) and set(names) <= set(start.names)
     effort = (GPU if gpu else PROCESSOR)[task]
@@ -137,28 +125,47 @@ def fitted(
         "optim.lr": config.optim.lr or effort.lr * (LEARNT if learnt else 1),
         "validate_updates": every,
     }
-    return with_fields(config, changes | _strength(config.augment, length * batch / train_items))
+    # The more often an item is seen, the more it has to change.
+    strength = max(min(length * batch / train_items / FULL_STRENGTH, 1.0), 0.5)
+    ranges = {
+        "rotation": round(40 * strength, 1),
+        "area": (round(1 - 0.7 * strength, 2), 1.0),
+        "scale": (round(1 / (1 + strength), 2), round(1 + strength, 2)),
+    }
+    is_open = {name: getattr(config.augment, name, None) == OPEN_AUGMENT[name] for name in ranges}
+    return with_fields(config, changes | {f"augment.{name}": ranges[name] for name in ranges if is_open[name]})
 
 
-def with_sizes(config: Run, *, gpu: bool) -> Run:
+def with_sizes(config: Config, *, gpu: bool, start: Start | None = None) -> Config:
     """A run with its start weights and the sizes that follow from them; the rest stays open.
 
     Raises:
-        ValueError: see :func:`hrformer.train.start_weights.find_start`.
-        DownloadError: likewise.
+        ValueError, DownloadError: see :func:`hrformer.train.start_weights.find_start`.
     """
-    return _sized(config, find_start(config.model, cast(Task, task_of(config)), gpu=gpu), gpu=gpu)
+    start = start or find_start(config.model, cast(Task, task_of(config)), gpu=gpu)
+    model = start.model
+    if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
+        model = replace(model, drop_path_rate=DROP_PATH)
+    if not model.init:
+        # Fresh norms have no statistics yet that would be worth keeping.
+        model = replace(model, frozen=tuple(part for part in model.frozen if part != "norms"))
+    size = start.size if config.augment.size == (0, 0) else config.augment.size
+    changes: dict[str, Any] = {"model": model, "augment.size": size}
+    if isinstance(config, PoseRun) and config.augment.sigma == 0:
+        # In cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128.
+        changes["augment.sigma"] = round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
+    if isinstance(config, SegmentationRun):
+        short_side = min(size) if config.augment.short_side == 0 else config.augment.short_side
+        tested = short_side if config.evaluation.short_side == 0 else config.evaluation.short_side
+        changes |= {"augment.short_side": short_side, "evaluation.short_side": tested}
+    return with_fields(config, changes)
 
 
-def as_before(config: Run, saved: AnyRun) -> Run:
-    """A run that is taken up again, with what it leaves open as it was at its start.
-
-    Args:
-        config: as asked for now.
-        saved: as the run's folder holds it.
+def as_before(config: Config, saved: AnyRun) -> Config:
+    """A run that is taken up again, with what it leaves open as it was at its start, which its folder tells.
 
     Raises:
-        ValueError: it is a run of another task.
+        ValueError: the folder is of a run of another task.
     """
     if type(config) is not type(saved):
         raise ValueError(f"the folder holds a run for {task_of(saved)}, this one is for {task_of(config)}")
@@ -180,38 +187,6 @@ def _has(config: AnyRun, name: str) -> bool:
     return hasattr(attrgetter(section)(config) if section else config, field)
 
 
-def _sized(config: Run, start: Start, *, gpu: bool) -> Run:
-    model = start.model
-    if model.drop_path_rate is None and gpu and model.name.startswith("hrformer"):
-        # The small networks of a processor are rather too small than too large for their sets.
-        model = replace(model, drop_path_rate=DROP_PATH)
-    if not model.init:
-        # Fresh norms have no statistics yet that would be worth keeping.
-        model = replace(model, frozen=tuple(part for part in model.frozen if part != "norms"))
-    size = start.size if config.augment.size == (0, 0) else config.augment.size
-    changes: dict[str, Any] = {"model": model, "augment.size": size}
-    if isinstance(config, PoseRun) and config.augment.sigma == 0:
-        # In cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128.
-        changes["augment.sigma"] = round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
-    if isinstance(config, SegmentationRun):
-        short_side = min(size) if config.augment.short_side == 0 else config.augment.short_side
-        tested = short_side if config.evaluation.short_side == 0 else config.evaluation.short_side
-        changes |= {"augment.short_side": short_side, "evaluation.short_side": tested}
-    return with_fields(config, changes)
-
-
-def _strength(augment: object, passes: float) -> dict[str, Any]:
-    """Open ranges of the augmentation: the more often an item is seen, the more it has to change."""
-    strength = max(min(passes / FULL_STRENGTH, 1.0), 0.5)
-    ranges = {
-        "rotation": round(40 * strength, 1),
-        "area": (round(1 - 0.7 * strength, 2), 1.0),
-        "scale": (round(1 / (1 + strength), 2), round(1 + strength, 2)),
-    }
-    is_open = {name: getattr(augment, name, None) == OPEN_AUGMENT[name] for name in ranges}
-    return {f"augment.{name}": value for name, value in ranges.items() if is_open[name]}
-
-
 def _rounded(updates: float) -> int:
     """Two digits are enough."""
     step = 10 ** max(len(str(int(updates))) - 2, 0)
@@ -219,44 +194,30 @@ def _rounded(updates: float) -> int:
 
 
 def fit_text(config: AnyRun, train_items: int, seconds: float | None = None) -> str:
-    """One line about a run that was fitted.
-
-    Args:
-        config: as fitted.
-        train_items: pictures, or people, in the training set.
-        seconds: how long the run is expected to take here; None where that is not known.
-    """
+    """One line about a run that was fitted to so many items, and takes so many seconds here where that is known."""
     schedule, (height, width) = config.schedule, config.augment.size
     length = counted(schedule.updates, "update") if schedule.updates else f"{schedule.epochs:g} epochs"
+    if isinstance(config, PoseRun):
+        # Elsewhere it is the standard deviation of a draw that is cut off at twice that.
+        reach = config.augment.rotation * (1 if config.augment.style == "mmpose" else 2)
+        change = f"turned by up to {reach:g} degrees"
+    elif isinstance(config, SegmentationRun):
+        change = f"scaled by {config.augment.scale[0]:g} to {config.augment.scale[1]:g}"
+    else:
+        change = f"of {config.augment.area[0]:.0%} to {config.augment.area[1]:.0%} of a picture"
     time = ""
     if seconds is not None:
         rounded = f"{max(round(seconds / 10), 1) * 10} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
         time = f", about {rounded} here"
-    start = f", from {config.model.init}" if config.model.init else ", from fresh weights"
+    start = config.model.init or "fresh weights"
     return (
         f"fitted to {counted(train_items, *_items(config))}: batch {config.batch.total}, {length}, "
-        f"rate {config.optim.lr:g}, crops {height} x {width}{_range_text(config)}{start}{time}"
+        f"rate {config.optim.lr:g}, crops {height} x {width} {change}, from {start}{time}"
     )
 
 
-def _range_text(config: AnyRun) -> str:
-    """How much the pictures are changed."""
-    if isinstance(config, PoseRun):
-        # Elsewhere it is the standard deviation of a draw that is cut off at twice that.
-        reach = config.augment.rotation * (1 if config.augment.style == "mmpose" else 2)
-        return f" turned by up to {reach:g} degrees"
-    if isinstance(config, SegmentationRun):
-        return f" scaled by {config.augment.scale[0]:g} to {config.augment.scale[1]:g}"
-    return f" of {config.augment.area[0]:.0%} to {config.augment.area[1]:.0%} of a picture"
-
-
 def val_text(config: RunConfig, val_items: int) -> str:
-    """A warning where the validation set is too small to tell runs apart; empty where it is not.
-
-    Args:
-        config: of the run.
-        val_items: pictures, or people, in the validation set, 1 or more.
-    """
+    """A warning where the validation set is too small to tell runs apart; empty where it is not."""
     if val_items >= FEW_TO_VALIDATE:
         return ""
     one = _items(config)[0]

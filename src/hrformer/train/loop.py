@@ -20,55 +20,44 @@ import numpy as np
 import torch
 
 from hrformer.checkpoints.checkpoint import load_model
-from hrformer.data.loader import Batch, LoaderDataset, PictureCache, batches_of, default_workers, to_device
+from hrformer.data.loader import (
+    MORE_SHARED_MEMORY,
+    LoaderDataset,
+    PictureCache,
+    batches_of,
+    default_workers,
+    free_shared_memory,
+    size_text,
+    to_device,
+)
 from hrformer.data.order import mixed_seed
 from hrformer.data.set_types import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
-from hrformer.models.model import VisionModel
-from hrformer.train.config import AnyRun
-from hrformer.train.config_rules import check
-from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of
+from hrformer.train.config import AnyRun, check
+from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of, stop_signals
 from hrformer.train.distributed import any_process, processes, sum_over_processes, together
-from hrformer.train.lock import RunLock
+from hrformer.train.journal import check_trackers
 from hrformer.train.machine import Machine
-from hrformer.train.optim import (
-    rate_at,
-    set_rate,
-    set_training,
-)
-from hrformer.train.room import want_of_shared_memory
+from hrformer.train.optim import rate_at, set_rate, set_training
 from hrformer.train.run import Run
-from hrformer.train.state import (
-    checkpoint_path,
-)
+from hrformer.train.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, checkpoint_path, run_lock
 from hrformer.train.summary import summarise, write_summary
-from hrformer.train.trackers import check_trackers
 from hrformer.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunResult:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-        out: run directory.
-        main: name of the score that decides.
-        best: its best value; None if nothing was validated.
-        best_update: when.
-        update: updates done.
-        interrupted: by which signal the run was stopped before its end; empty if it was not.
-        early: whether it ended before its last update, since its score had not become better for long enough.
-    """
-
-    out: Path
-    main: str
-    best: float | None
-    best_update: int
-    update: int
-    interrupted: str = ""
-    early: bool = False
+    out: Path  # run folder
+    main: str  # name of the score that decides
+    best: float | None  # its best value; None if nothing was validated
+    best_update: int  # when
+    update: int  # updates done
+    interrupted: str = ""  # by which signal the run was stopped before its end; empty if it was not
+    early: bool = False  # whether it ended before its last update, since no score had become better for long enough
 
 
 def train(
@@ -92,11 +81,7 @@ def train(
     """
     check(config)
     check_trackers(config.log.trackers)
-    with (
-        Machine(config.runtime, config.log, out) as machine,
-        RunLock(out, main=machine.main),
-        StopSignals() as stop,
-    ):
+    with Machine(config.runtime, config.log, out) as machine, run_lock(out, main=machine.main), stop_signals() as stop:
         return Loop(config, out, machine, resume=resume, saved=saved).to_the_end(stop)
 
 
@@ -105,9 +90,10 @@ class Loop(Run):
 
     def to_the_end(self, stop: StopSignals) -> RunResult:
         """Every update from where the run stands."""
-        config, machine, state = self.config, self.machine, self.state
+        config, state = self.config, self.state
         last_saved, began, stopped = time.monotonic(), time.monotonic() - state.seconds, ""
-        with self._told_in_summary(), self.journal as journal, self._saved_on_errors():
+        journal = self.journal
+        with self._told_of_errors():
             self.introduce()
             if self._owes_validation():
                 complete = self._validate(stop)
@@ -120,23 +106,29 @@ class Loop(Run):
             while state.update < self.total and not self._is_stale():
                 rate = rate_at(state.update, config, self.per_epoch)
                 set_rate(self.optimizer, rate)
-                with self.undo:
+                with self.undo.one_update():
                     norm = self.one_update(batches)
                     state.update += 1
                 state.seconds = time.monotonic() - began
-                journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
+                journal.tick(state.update, state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
                 validates = self._validates_at(state.update)
-                saves = validates or self._saves_at(state.update)
+                every = config.save.every_updates
+                saves = validates or (every > 0 and state.update % every == 0)
                 # All processes must ask at the same updates, and rarely on a GPU, where an answer has to wait.
-                asks = logs or saves or machine.on_cpu
-                stops = asks and any_process(bool(stop.requested), machine.device)
-                overdue = asks and any_process(self._is_overdue(last_saved), machine.device)
+                asks = logs or saves or self.machine.device.type == "cpu"
+                minutes = config.save.every_minutes
+                stops = asks and any_process(bool(stop.requested))
+                overdue = asks and any_process(0 < minutes < (time.monotonic() - last_saved) / 60)
                 if asks:
                     self._require_finite(rate)
                 if logs:
-                    self._log(rate, norm)
+                    values = mean_of(self.window_of_all()) | {"lr": rate}
+                    if norm is not None:
+                        values["grad_norm"] = float(norm)
+                    journal.log(state.update, state.update / self.per_epoch, values)
+                    self.window.reset()
                 complete = not validates or self._validate(stop)
                 if validates:
                     set_training(self.model, self.frozen)
@@ -149,31 +141,18 @@ class Loop(Run):
             return self._finish(stopped)
 
     @contextmanager
-    def _saved_on_errors(self) -> Iterator[None]:
-        """Context of a run; what was trained before an error is saved, and the last line says how to go on."""
+    def _told_of_errors(self) -> Iterator[None]:
+        """Context of a run, in which its journal is open; if it fails, it is saved, and journal and page say so."""
         begun = self.state.update
         try:
-            yield
-        except NonFiniteLoss:
-            # The last good checkpoint is better than what there is now.
-            raise
-        except BaseException:
-            update = self.state.update
-            if self.machine.main and self.undo.possible and update > begun:
-                # What ended the run may keep this from being written as well; the error itself is still told.
-                with suppress(Exception):
-                    self.save_alone()
-                    self.journal.note(
-                        f"saved {checkpoint_path(self.out)} after update {update}; to go on once the error below is "
-                        f"mended: hrformer train {self.out} --resume"
-                    )
-            raise
-
-    @contextmanager
-    def _told_in_summary(self) -> Iterator[None]:
-        """Context of a run; if it fails, the page says so, too."""
-        try:
-            yield
+            with self.journal:
+                try:
+                    yield
+                except BaseException as error:
+                    # Where the loss is no number, the last good checkpoint is better than what there is now.
+                    if self.undo.possible and self.state.update > begun and not isinstance(error, NonFiniteLoss):
+                        self._save_alone()
+                    raise
         except BaseException:
             # What ended the run may keep the page from being written as well, such as a full disk.
             with suppress(OSError, ValueError):
@@ -181,34 +160,55 @@ class Loop(Run):
                     write_summary(self.out)
             raise
 
-    def batches(self) -> Any:
-        config, runtime = self.config, self.config.runtime
-        workers = default_workers(self.machine.world_size) if runtime.workers is None else runtime.workers
+    def _save_alone(self) -> None:
+        """Write the checkpoint of the main process after an error, of which the other processes may not know."""
+        # What ended the run may keep this from being written as well; the error itself is still told.
+        with suppress(Exception):
+            if self.machine.main and not self.machine.sharded:
+                self.state.window = self.window.sums()
+                self.write_checkpoint()
+                saved = f"saved {checkpoint_path(self.out)} after update {self.state.update}"
+                self.journal.note(
+                    f"{saved}; to go on once the error below is mended: hrformer train {self.out} --resume"
+                )
+
+    def batches(self) -> Iterator[Any]:
+        """The parts of all batches from the next update on."""
+        runtime, order, workers = self.config.runtime, self.order, self._workers()
         cache = None
         if runtime.cache_gb > 0:
             cache = PictureCache(self.task.train_set, int(runtime.cache_gb * 2**30))
             cache = cache if cache.complete else None
-        items = LoaderDataset(self.task.train_set, self.task.transform(), config.seed, cache)
+        items = LoaderDataset(self.task.train_set, self.task.transform(), self.config.seed, cache)
         with together():
-            share = self.order.batch_size // (self.order.world_size * self.order.parts)
-            item = items[next(self.order.batches(0, 1))[0]] if workers else {}
-            beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            if isinstance(item, dict) and (want := want_of_shared_memory(item, share, workers * beside)):
-                raise DataError(want)
-        order = self.order.batches(self.state.update, self.total)
-        return batches_of(items, order, workers=workers, pin_memory=self.machine.device.type == "cuda")
+            first = next(order.batches(0, 1))
+            if workers:
+                _require_shared_memory(items[first[0]], len(first), workers)
+        keys = order.batches(self.state.update, self.total)
+        return batches_of(items, keys, workers=workers, pin_memory=self.machine.device.type == "cuda")
 
-    def one_update(self, batches: Any) -> torch.Tensor | None:
+    def _workers(self) -> int:
+        workers = self.config.runtime.workers
+        return default_workers(self.machine.world_size) if workers is None else workers
+
+    def one_update(self, batches: Iterator[Any]) -> torch.Tensor | None:
         """One optimiser step over the parts of the batch; returns the gradient's norm where it is clipped."""
         config, machine, parts = self.config, self.machine, self.order.parts
-        loaded = self._loaded(batches)
+        # All parts before anything is done with the first: an error then leaves nothing half done.
+        with together():
+            loaded = [next(batches) for _ in range(parts)]
         shares: list[dict[str, float]] | None = None
         self.optimizer.zero_grad()
         for part in range(parts):
-            self._seed(part)
+            # Random numbers of drop path, dropout and mixing belong to the update, not to the run's past; timm draws
+            # mixing from numpy and erasing from Python.
+            seed = mixed_seed(config.seed, self.state.update, machine.rank, part)
+            torch.manual_seed(seed)
+            np.random.seed(seed & 0xFFFFFFFF)
+            random.seed(seed)
             batch = self.task.prepare(to_device(loaded[part], machine.device), self.spec)
             with machine.accelerator.no_sync(self.model) if part + 1 < parts else nullcontext():
-                output = self.model(batch["image"])
+                output = machine.forward(self.model, batch["image"])
                 if part == 0 and parts * machine.world_size > 1:
                     shares = self._shares(output, loaded)
                 losses = self.task.losses(output, batch, *(() if shares is None else (shares[part],)))
@@ -222,26 +222,13 @@ class Loop(Run):
             self.ema.update(self.plain, step=self.state.update)
         return norm
 
-    def _loaded(self, batches: Iterator[Batch]) -> list[Batch]:
-        """All parts of an update, before anything is done with the first: an error then leaves nothing half done."""
-        with together():
-            return [next(batches) for _ in range(self.order.parts)]
-
-    def _shares(self, output: Any, loaded: list[Batch]) -> list[dict[str, float]] | None:
+    def _shares(self, output: Any, loaded: list[Any]) -> list[dict[str, float]] | None:
         """Factors of the parts' losses, such that the gradient is the whole batch's; None where all weigh alike."""
         own = [self.task.totals(output, batch) for batch in loaded]
         if not own[0]:
             return None
         whole = sum_over_processes({name: sum(part[name] for part in own) for name in own[0]})
         return part_shares(own, whole, self.order.parts * self.machine.world_size)
-
-    def _seed(self, part: int) -> None:
-        """Random numbers of drop path, dropout and mixing belong to the update, not to the run's past."""
-        seed = mixed_seed(self.config.seed, self.state.update, self.machine.rank, part)
-        torch.manual_seed(seed)
-        # timm draws mixing from numpy and erasing from Python.
-        np.random.seed(seed & 0xFFFFFFFF)
-        random.seed(seed)
 
     def _validates_at(self, update: int) -> bool:
         every = self.config.validate_updates or max(round(self.config.validate_epochs * self.per_epoch), 1)
@@ -264,17 +251,9 @@ class Loop(Run):
         self.journal.note(f"{stopped}: saved {checkpoint_path(self.out)} and stopped")
         return stopped
 
-    def _is_overdue(self, last_saved: float) -> bool:
-        minutes = self.config.save.every_minutes
-        return minutes > 0 and time.monotonic() - last_saved > 60 * minutes
-
-    def _saves_at(self, update: int) -> bool:
-        every = self.config.save.every_updates
-        return every > 0 and update % every == 0
-
     def _require_finite(self, rate: float) -> None:
         bad = self.window.first_bad()
-        if any_process(bad is not None, self.machine.device):
+        if any_process(bad is not None):
             good = checkpoint_path(self.out)
             kept = f"the last good checkpoint is {good}" if good.exists() else "no checkpoint had been written"
             raise NonFiniteLoss(
@@ -283,20 +262,12 @@ class Loop(Run):
                 "instead of fp16, and look for broken samples with `hrformer inspect data`"
             )
 
-    def _log(self, rate: float, norm: torch.Tensor | None) -> None:
-        values = mean_of(self.window_of_all()) | {"lr": rate}
-        if norm is not None:
-            values["grad_norm"] = float(norm)
-        self.journal.log(self.state.update, self.state.update / self.per_epoch, values)
-        self.window.reset()
-
     def _validate(self, stop: StopSignals) -> bool:
         """Score the model; False if a signal came before that was done."""
         try:
-            evaluation = self._evaluate(stop)
+            self.evaluation = evaluation = self._evaluate(stop)
         except ValidationStopped:
             return False
-        self.evaluation = evaluation
         state = self.state
         state.last_validation, state.validations = state.update, state.validations + 1
         best = state.best is None or evaluation.value > state.best
@@ -308,13 +279,12 @@ class Loop(Run):
             with self.journal.aside("page"):
                 write_summary(self.out)
         if best:
-            self.write_weights("best.safetensors", evaluation)
+            self.write_weights(BEST_WEIGHTS, evaluation)
         return True
 
     def _evaluate(self, stop: StopSignals) -> Evaluation:
         config, group = self.config, processes()
         self.machine.share_buffers(self.plain)
-        workers = default_workers(self.machine.world_size) if config.runtime.workers is None else config.runtime.workers
         with self.journal.aside("validation") as count:
 
             def tell(done: int, total: int) -> None:
@@ -328,36 +298,39 @@ class Loop(Run):
                 self.task.val_set,
                 config.evaluation,
                 device=self.machine.device,
-                workers=workers,
+                workers=self._workers(),
                 precision=config.runtime.precision,
                 processes=group,
                 progress=tell,
                 worst=config.log.pictures,
             )
 
-    def _best_model(self) -> VisionModel:
-        """The model whose score is the best, which is the one that will be used."""
-        if self.best_evaluation is None or self.state.best_update == self.state.update:
-            return self.model_to_keep()
-        model, _ = load_model(self.out / "best.safetensors")
-        return model.to(self.machine.device).eval()
-
     def _finish(self, interrupted: str) -> RunResult:
         state = self.state
-        if self._is_stale() and not interrupted and state.update < self.total:
+        early = not interrupted and state.update < self.total
+        if early:
             self.journal.note(f"stopped early: {counted(state.stale, 'validation')} without a better score")
-        self.write_weights("last.safetensors", self.evaluation)
+        self.write_weights(LAST_WEIGHTS, self.evaluation)
         self.journal.end(interrupted=interrupted, best=state.best, best_update=state.best_update, seconds=state.seconds)
         if self.machine.main:
-            # A model split over the processes cannot be asked by one of them.
-            model = None if self.machine.sharded else self._best_model()
+            # The page shows the weights that will be used. A model split over the processes cannot be asked by one.
+            model = None if self.machine.sharded else self.model_to_keep()
+            if model is not None and self.best_evaluation is not None and state.best_update != state.update:
+                model = load_model(self.out / BEST_WEIGHTS)[0].to(self.machine.device)
             summarise(self.out, self.config, self.task.val_set, model, self.best_evaluation or self.evaluation)
-        return RunResult(
-            out=self.out,
-            main=self.main,
-            best=state.best,
-            best_update=state.best_update,
-            update=state.update,
-            interrupted=interrupted,
-            early=not interrupted and state.update < self.total,
+        best: dict[str, Any] = {"main": self.main, "best": state.best, "best_update": state.best_update}
+        return RunResult(out=self.out, update=state.update, interrupted=interrupted, early=early, **best)
+
+
+def _require_shared_memory(item: Any, batch: int, workers: int) -> None:
+    """Refuse batches of such items that do not fit into shared memory as far as workers read ahead."""
+    # An item that cannot be read is told of when its turn comes.
+    tensors = [value for value in item.values() if isinstance(value, torch.Tensor)] if isinstance(item, dict) else []
+    workers *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # torch keeps two batches ready per process that loads data.
+    need, free = 2 * sum(value.nbytes for value in tensors) * batch * workers, free_shared_memory()
+    if free is not None and need > free:
+        raise DataError(
+            f"{workers} processes that load data need {size_text(need)} of shared memory for their batches, "
+            f"{size_text(free)} are free: give more ({MORE_SHARED_MEMORY}), or take --runtime.workers 0"
         )

@@ -1,6 +1,6 @@
 """The processes and devices of a run: accelerate does the work, this names what the loop needs of it.
 
-Without accelerate one process trains all the same, see ``train.single``.
+Without accelerate one process trains all the same, with the same results.
 """
 
 from __future__ import annotations
@@ -8,19 +8,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.utils._pytree import tree_map
 
-from hrformer.models.model import VisionModel
 from hrformer.train.config import LogConfig, RuntimeConfig
-from hrformer.train.single import SingleProcess
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -33,7 +31,7 @@ class Machine:
     Args:
         runtime: precision and device.
         log: which trackers accelerate should start.
-        out: run directory.
+        out: run folder.
 
     Raises:
         ImportError: accelerate is not installed, and there are several processes or trackers.
@@ -56,9 +54,7 @@ class Machine:
     def __enter__(self) -> Machine:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(self.accelerator, SingleProcess):
             return
         if self.world_size == 1:
@@ -69,40 +65,15 @@ class Machine:
         elif dist.is_initialized() and error is None:
             dist.destroy_process_group()
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the run computes on the CPU, where looking at a value waits for no device."""
-        return self.device.type == "cpu"
-
-    def average_of(self, model: VisionModel, decay: float) -> ModelEmaV3 | None:
-        """Moving average of the weights, or None for decay 0.
-
-        Raises:
-            ValueError: the parameters are split over the processes.
-        """
-        if decay <= 0:
-            return None
-        if self.sharded:
-            raise ValueError("ema_decay: an average of the weights needs whole parameters; use DDP or set it to 0")
-        # Short runs would otherwise end near the weights they began with.
-        return ModelEmaV3(model, decay=decay, use_warmup=True)
-
-    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-        """Wrap both for the processes and the precision."""
-        prepared = self.accelerator.prepare(model, optimizer)
-        return prepared[0], prepared[1]
-
     def unwrap(self, model: Any) -> Any:
         """The model inside DDP; FSDP's stays wrapped, since only the wrapper can be called."""
         return model if self.sharded else self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-    def autocast(self) -> Any:
-        """Context of the run's precision."""
-        return self.accelerator.autocast()
-
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
+    def forward(self, model: Any, images: Tensor) -> Any:
+        """Output of the model in the run's precision, as float32."""
+        with self.accelerator.autocast():
+            output = model(images)
+        return tree_map(Tensor.float, output)
 
     @torch.no_grad()
     def share_buffers(self, model: nn.Module) -> None:
@@ -120,34 +91,28 @@ class Machine:
     def load_state_dicts(self, model: Any, optimizer: Any, weights: dict[str, Any], moments: dict[str, Any]) -> None:
         """Put back what :meth:`state_dicts` gave."""
         if self.sharded:
-            set_state_dict(
-                model, optimizer.optimizer, model_state_dict=weights, optim_state_dict=moments, options=_WHOLE
-            )
-            return
-        self.unwrap(model).load_state_dict(weights)
-        optimizer.optimizer.load_state_dict(moments)
-
-    def scaler_state(self) -> dict[str, Any] | None:
-        """State of fp16's loss scaler, if there is one."""
-        scaler = self.accelerator.scaler
-        return None if scaler is None else scaler.state_dict()
-
-    def load_scaler_state(self, state: dict[str, Any] | None) -> None:
-        """Put back what :meth:`scaler_state` gave."""
-        if state is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
+            states = {"model_state_dict": weights, "optim_state_dict": moments}
+            set_state_dict(model, optimizer.optimizer, **states, options=_WHOLE)
+        else:
+            self.unwrap(model).load_state_dict(weights)
+            optimizer.optimizer.load_state_dict(moments)
 
 
 def _accelerator(runtime: RuntimeConfig, log: LogConfig, out: Path) -> Any:
     """accelerate's, or what stands in for it."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
-    except ImportError:
-        return SingleProcess(runtime, log)
+    except ImportError as error:
+        if log.trackers or launched > 1:
+            raise ImportError(
+                "training in several processes or with trackers needs accelerate: pip install 'hrformer[train]'; one "
+                "process without trackers (log.trackers empty) does without it"
+            ) from error
+        return SingleProcess(runtime)
     # Batch norms that are not shared stay apart between validations, as in the published ImageNet runs.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=runtime.sync_bn, gradient_as_bucket_view=True)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     # Left to itself, accelerate forms no group without GPUs, and every process would be a run of its own.
     no_gpu = launched > 1 and not torch.cuda.is_available() and not torch.xpu.is_available()
     accelerator = Accelerator(
@@ -165,23 +130,77 @@ def _accelerator(runtime: RuntimeConfig, log: LogConfig, out: Path) -> Any:
     return accelerator
 
 
+class SingleProcess:
+    """Stands in for ``accelerate.Accelerator`` where that is not installed: what one process without trackers calls.
+
+    Raises:
+        ValueError: the precision is not possible on this machine.
+    """
+
+    process_index, num_processes, is_main_process, distributed_type = 0, 1, True, "NO"
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        self.device = torch.device("cpu" if runtime.cpu else device)
+        self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runtime.precision)
+        if runtime.precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("runtime.precision fp16 needs a GPU; take bf16 or fp32")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=runtime.precision == "fp16")
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, _ScaledOptimizer]:
+        """The optimiser behind the loss scaler, which changes something in fp16 only."""
+        self._optimizer = optimizer
+        return model, _ScaledOptimizer(optimizer, self.scaler)
+
+    def unwrap_model(self, model: nn.Module, **_: Any) -> nn.Module:
+        return model
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._half is None else torch.autocast(self.device.type, self._half)
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def clip_grad_norm_(self, parameters: Any, limit: float) -> Tensor:
+        """Clip all gradients together and return their norm before; to be called right after ``backward``."""
+        self.scaler.unscale_(self._optimizer)
+        return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody else."""
+
+
+class _ScaledOptimizer:
+    def __init__(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+        self.optimizer, self._scaler = optimizer, scaler
+        self.zero_grad = optimizer.zero_grad
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    def step(self) -> None:
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+
+
 def find_batch_size(share: int, probe: Callable[[int], object], device: torch.device) -> int:
-    """Largest part of a process's share of the batch that fits into the GPU's memory.
+    """Largest divisor of a process's share of the batch that fits into the GPU's memory; elsewhere all of it.
 
     Args:
         share: items that the process must work off per update.
         probe: runs a training step with so many items.
-        device: elsewhere than on a GPU everything is taken at once.
-
-    Returns:
-        A divisor of ``share``.
+        device: of the process.
 
     Raises:
         ValueError: not even one item fits.
     """
     if device.type != "cuda":
         return share
-    for size in sorted((size for size in range(1, share + 1) if share % size == 0), reverse=True):
+    for size in (size for size in range(share, 0, -1) if share % size == 0):
         try:
             probe(size)
             return size
@@ -191,20 +210,3 @@ def find_batch_size(share: int, probe: Callable[[int], object], device: torch.de
         "not even one sample fits into the GPU's memory: take a smaller --augment.size, "
         "--runtime.gradient-checkpointing, or a smaller model"
     )
-
-
-class BuffersKept:
-    """Context in which a model's buffers may change; afterwards they are as before."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def __enter__(self) -> BuffersKept:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with torch.no_grad():
-            for buffer, value in self._kept:
-                buffer.copy_(value)

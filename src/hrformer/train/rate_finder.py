@@ -5,7 +5,6 @@ for Training Neural Networks", WACV 2017, section 3.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.files import write_file
-from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
-from hrformer.train.config_rules import check
-from hrformer.train.control import StopSignals, mean_of
+from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig, check
+from hrformer.train.control import StopSignals, mean_of, stop_signals
+from hrformer.train.data_check import Progress
 from hrformer.train.loop import Loop
 from hrformer.train.machine import Machine
 from hrformer.train.optim import set_rate, set_training
@@ -37,27 +36,16 @@ place of 0.98, which is too slow for 100 updates (https://docs.fast.ai)."""
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RateSearch:
-    """Outcome of a search.
+    """Outcome of a search."""
 
-    Attributes:
-        rates: (N,) of the updates, rising.
-        losses: (N,) of these updates, each before its step.
-        smoothed: (N,) the same, smoothed.
-        lowest: rate at which the smoothed loss is lowest.
-        steepest: rate at which it falls fastest, over equal factors of the rate.
-        batch: items per update.
-        chosen: ``optim.lr`` of the run, fitted to its set if it was open.
-        unit: what ``optim.lr`` has to be multiplied by to give the rate; not 1 for recipes with ``optim.lr_batch``.
-    """
-
-    rates: NDArray[np.float64]
-    losses: NDArray[np.float64]
-    smoothed: NDArray[np.float64]
-    lowest: float
-    steepest: float
-    batch: int
-    chosen: float
-    unit: float = 1.0
+    rates: NDArray[np.float64]  # (N,) of the updates, rising
+    losses: NDArray[np.float64]  # (N,) of these updates, each before its step
+    smoothed: NDArray[np.float64]  # (N,) the same, smoothed
+    lowest: float  # rate at which the smoothed loss is lowest
+    steepest: float  # rate at which it falls fastest, over equal factors of the rate
+    batch: int  # items per update
+    chosen: float  # ``optim.lr`` of the run, fitted to its set if it was open
+    unit: float = 1.0  # the rate is ``optim.lr`` times this; not 1 for recipes with ``optim.lr_batch``
 
     @property
     def suggested(self) -> float:
@@ -66,10 +54,7 @@ class RateSearch:
 
 
 def find_rate(
-    config: AnyRun,
-    *,
-    updates: int = UPDATES,
-    progress: Callable[[str, int, int], object] = lambda name, done, total: None,
+    config: AnyRun, *, updates: int = UPDATES, progress: Progress = lambda name, done, total: None
 ) -> RateSearch | None:
     """Raise the rate of a run from update to update, until the loss runs away.
 
@@ -90,58 +75,47 @@ def find_rate(
     """
     if updates < 2 * FEWEST:
         raise ValueError(f"a search needs at least {2 * FEWEST} updates, got {updates}")
-    config = replace(
-        config,
-        schedule=ScheduleConfig(updates=updates),
-        ema_decay=0.0,
-        validate_start=False,
-        log=LogConfig(trackers=(), pictures=0),
-    )
+    schedule, log = ScheduleConfig(updates=updates), LogConfig(trackers=(), pictures=0)
+    config = replace(config, schedule=schedule, ema_decay=0.0, validate_start=False, log=log)
     check(config)
     # A run writes its configuration into its folder, and this one leaves none behind.
-    with (
-        TemporaryDirectory() as folder,
-        Machine(config.runtime, config.log, Path(folder)) as machine,
-        StopSignals() as stop,
-    ):
+    with TemporaryDirectory() as folder, Machine(config.runtime, log, Path(folder)) as machine, stop_signals() as stop:
         if machine.world_size > 1:
             raise ValueError("a rate is searched in one process: leave torchrun out")
-        search = _Search(config, Path(folder), machine, resume=False)
-        return search.run(stop, updates, progress)
+        return _search(Loop(config, Path(folder), machine, resume=False), stop, updates, progress)
 
 
-class _Search(Loop):
-    def run(self, stop: StopSignals, updates: int, progress: Callable[[str, int, int], object]) -> RateSearch | None:
-        batches, losses, smoothed = self.batches(), list[float](), list[float]()
-        rates = np.geomspace(LOWEST, HIGHEST, updates)
-        set_training(self.model, self.frozen)
-        for update, rate in enumerate(rates.tolist()):
-            set_rate(self.optimizer, rate)
-            self.one_update(batches)
-            loss = mean_of(self.window_of_all())["loss"]
-            self.window.reset()
-            if not math.isfinite(loss):
-                break
-            losses.append(loss)
-            smoothed.append(_smoothed(losses))
-            progress("rate", update + 1, updates)
-            if stop.requested:
-                return None
-            if len(losses) > FEWEST and smoothed[-1] > RUNAWAY * min(smoothed):
-                break
-        rates = rates[: len(losses)]
-        lowest, steepest = _places(rates, np.array(smoothed))
-        optim, batch = self.config.optim, self.config.batch.total
-        return RateSearch(
-            rates=rates,
-            losses=np.array(losses),
-            smoothed=np.array(smoothed),
-            lowest=float(rates[lowest]),
-            steepest=float(rates[steepest]),
-            batch=batch,
-            chosen=optim.lr,
-            unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
-        )
+def _search(run: Loop, stop: StopSignals, updates: int, progress: Progress) -> RateSearch | None:
+    batches, losses, smoothed = run.batches(), list[float](), list[float]()
+    rates = np.geomspace(LOWEST, HIGHEST, updates)
+    set_training(run.model, run.frozen)
+    for update, rate in enumerate(rates.tolist()):
+        set_rate(run.optimizer, rate)
+        run.one_update(batches)
+        loss = mean_of(run.window.sums())["loss"]
+        run.window.reset()
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        smoothed.append(_smoothed(losses))
+        progress("rate", update + 1, updates)
+        if stop.requested:
+            return None
+        if len(losses) > FEWEST and smoothed[-1] > RUNAWAY * min(smoothed):
+            break
+    rates = rates[: len(losses)]
+    lowest, steepest = _places(rates, np.array(smoothed))
+    optim, batch = run.config.optim, run.config.batch.total
+    return RateSearch(
+        rates=rates,
+        losses=np.array(losses),
+        smoothed=np.array(smoothed),
+        lowest=float(rates[lowest]),
+        steepest=float(rates[steepest]),
+        batch=batch,
+        chosen=optim.lr,
+        unit=batch / optim.lr_batch if optim.lr_batch else 1.0,
+    )
 
 
 def _smoothed(losses: list[float]) -> float:
@@ -164,12 +138,7 @@ def _places(rates: NDArray[np.float64], smoothed: NDArray[np.float64]) -> tuple[
 
 
 def draw_search(search: RateSearch, file: Path) -> None:
-    """Write a picture of loss over rate.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        OSError: the file cannot be written.
-    """
+    """Write a picture of loss over rate; raises an ImportError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

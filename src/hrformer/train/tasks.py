@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.checkpoints.matching import LoadReport
@@ -19,7 +18,8 @@ from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.data.source_config import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
@@ -33,9 +33,10 @@ from hrformer.losses import (
     pixel_total,
     segmentation_losses,
 )
-from hrformer.models.model import VisionModel
+from hrformer.models.model import Task, VisionModel
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
-from hrformer.train.initial import load_first_weights
+from hrformer.train.config_file import task_of
+from hrformer.train.start_weights import load_start_weights
 from hrformer.zoo import create_model
 
 CITYSCAPES_WEIGHTS = (
@@ -46,17 +47,15 @@ CITYSCAPES_WEIGHTS = (
 
 _NOT_OPTIONS = ("name", "init", "fresh", "frozen")
 
-Run = TypeVar("Run", ClassificationRun, PoseRun, SegmentationRun)
+Config = TypeVar("Config", ClassificationRun, PoseRun, SegmentationRun)
 
 
-class TrainingTask(ABC, Generic[Run]):
+class TrainingTask(ABC, Generic[Config]):
     """Data and loss of one run.
-
-    Args:
-        config: of the run.
 
     Raises:
         DataError: a part of the data set is not as it should be.
+        ValueError: the parts differ in classes or joints, or there are not as many class weights as classes.
     """
 
     train_set: ImageSet
@@ -64,8 +63,17 @@ class TrainingTask(ABC, Generic[Run]):
     replaced_items: int = 0
     """Items of the training set in whose place another one stands, since they cannot be read."""
 
-    def __init__(self, config: Run) -> None:
-        self.config: Run = config
+    def __init__(self, config: Config) -> None:
+        self.config: Config = config
+        self.train_set, self.val_set = self.open_part("train"), self.open_part("val")
+        kind = "joints" if isinstance(config, PoseRun) else "classes"
+        require_same_names(kind, names_of(self.train_set), names_of(self.val_set))
+        if not isinstance(config, PoseRun):
+            require_weights(config.loss.class_weights, self.train_set.name, names_of(self.train_set))
+
+    @abstractmethod
+    def open_part(self, split: Split) -> ImageSet:
+        """One part of the run's data."""
 
     def leave_out(self, broken: Mapping[str, Collection[int]]) -> None:
         """Do without pictures that cannot be read: numbers of pictures by part, "train" and "val"."""
@@ -74,99 +82,86 @@ class TrainingTask(ABC, Generic[Run]):
         self.train_set = replaced(train, lost)
         self.val_set = without(self.val_set, broken["val"])
 
+    @cached_property
+    def weights(self) -> Tensor | None:
+        """(C,) of the classes in the loss; counted when first asked for, after broken files were left out."""
+        return (
+            None if isinstance(self.config, PoseRun) else class_weights(self.config.loss.class_weights, self.train_set)
+        )
+
     def weights_text(self) -> str:
         """Weights of the classes in the loss, in words; empty where none are set."""
-        weights = getattr(self, "weights", None)
-        if weights is None:
+        if self.weights is None:
             return ""
-        pairs = zip(self.train_set.classes, weights.tolist(), strict=True)  # type: ignore[attr-defined]
+        pairs = zip(names_of(self.train_set), self.weights.tolist(), strict=True)
         return "class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in pairs)
 
-    def adopt(self, config: Run) -> None:
-        """Go on with this configuration, which differs in model, sizes and rates but not in the data."""
-        self.config = config
+    def build(self) -> tuple[VisionModel, LoadReport | None]:
+        """The model to train, with the data's names and input size in its ``info``; and what was loaded into it.
+
+        Raises:
+            ValueError: a setting does not fit the model, or the weights do not.
+        """
+        settings, task = self.config.model, cast(Task, task_of(self.config))
+        outputs: dict[str, Any] = {"num_keypoints" if task == "pose" else "num_classes": len(names_of(self.train_set))}
+        model = create_model(settings.name, task, **outputs, **model_options(settings))
+        spec = replace(model.info.input_spec, size=self.config.augment.size)
+        model.info = replace(model.info, dataset=self.train_set.name, input_spec=spec)
+        model.info = info = replace(model.info, **self.facts(spec))
+        if not settings.init:
+            return model, None
+        report = load_start_weights(model, settings)
+        # The new run decides about classes and pixels, the file only about what the trunk does with them.
+        model.info = replace(info, source=f"trained from {report.source}")
+        return model, report
 
     @abstractmethod
-    def make_model(self) -> VisionModel:
-        """Fresh model for the data, with names and input size in its ``info``."""
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Fields of the model's ``info`` that only this task sets."""
 
     @abstractmethod
     def transform(self) -> Transform:
         """Augmentation of one item."""
 
-    @abstractmethod
-    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
-        """Named scalars; "loss" is what is minimised.
-
-        Args:
-            output: of the model.
-            batch: as :meth:`prepare` returned it.
-            shares: where the batch is a part of an update's and :meth:`totals` has counts, the factor of each.
-        """
-
-    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
-        """What the losses of a batch on the CPU divide by, by name; empty where that is the same for all batches.
-
-        Args:
-            output: of the model for a batch of this size; only its shape matters.
-            batch: as the loader gave it.
-        """
-        return {}
-
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """On the device: pictures normalised, and whatever is mixed per batch."""
         return batch | {"image": normalise_planes(batch["image"], spec)}
 
-    def build(self) -> tuple[VisionModel, LoadReport | None]:
-        """The model to train, with its first weights.
+    @abstractmethod
+    def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """Named scalars from the model's output for a batch of :meth:`prepare`; "loss" is what is minimised.
 
-        Returns:
-            The model, and what was loaded into it; None for fresh weights.
-
-        Raises:
-            ValueError: a setting does not fit the model, or the weights do not.
+        Where the batch is a part of an update's and :meth:`totals` has counts, ``shares`` holds the factor of each.
         """
-        model, report = self.make_model(), None
-        if self.config.model.init:
-            info = model.info
-            report = load_first_weights(model, self.config.model)
-            # The new run decides about classes and pixels, the file only about what the trunk does with them.
-            model.info = replace(info, source=f"trained from {report.source}")
-        return model, report
+
+    def totals(self, output: Any, batch: Batch) -> dict[str, float]:
+        """What the losses of a batch from the loader divide by, by name; empty where all batches divide by the same.
+
+        Of the output, which may be that of another batch, only the shape matters.
+        """
+        return {}
 
 
 class ClassificationTask(TrainingTask[ClassificationRun]):
     """Pictures with one class each."""
 
-    def __init__(self, config: ClassificationRun) -> None:
-        super().__init__(config)
-        self.train_set: ClassificationSet = open_classification(config.data, "train")
-        self.val_set: ClassificationSet = open_classification(config.data, "val")
-        require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
-        require_weights(config.loss.class_weights, self.train_set)
+    train_set: ClassificationSet
+
+    def open_part(self, split: Split) -> ClassificationSet:
+        return open_classification(self.config.data, split)
 
     @cached_property
-    def weights(self) -> Tensor | None:
-        """(C,) of the classes in the loss; counted when first asked for, after broken pictures were left out."""
-        weights = picture_weights(self.config.loss.class_weights, self.train_set)
-        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    def mixer(self) -> BatchMixer:
+        """Mixes the pictures of a batch; made when first asked for, after the run was fitted."""
+        return BatchMixer(self.config.augment, len(self.train_set.classes))
 
-    def adopt(self, config: ClassificationRun) -> None:
-        """Go on with this configuration, which mixes pictures in its own way."""
-        super().adopt(config)
-        self.mixer = BatchMixer(config.augment, len(self.train_set.classes))
-
-    def make_model(self) -> VisionModel:
-        """Classifier of the data's classes."""
-        names, augment = self.train_set.classes, self.config.augment
-        name, options = self.config.model.name, model_options(self.config.model)
-        model = create_model(name, "classification", num_classes=len(names), **options)
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Names, and how a test picture is resized."""
+        augment = self.config.augment
         # Small pictures are enlarged whole in training, so nothing is cut off in the test either.
-        ratio = 1.0 if augment.crop == "padded" else model.info.input_spec.crop_ratio
-        spec = replace(model.info.input_spec, size=augment.size, interpolation=augment.interpolation, crop_ratio=ratio)
-        model.info = replace(model.info, class_names=names, dataset=self.train_set.name, input_spec=spec)
-        return model
+        ratio = 1.0 if augment.crop == "padded" else spec.crop_ratio
+        spec = replace(spec, interpolation=augment.interpolation, crop_ratio=ratio)
+        return {"class_names": self.train_set.classes, "input_spec": spec}
 
     def transform(self) -> Transform:
         """Crop, flip, RandAugment."""
@@ -180,8 +175,7 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Cross-entropy, with smoothing where the mixing did not smooth already."""
-        hard = batch["target"].ndim == 1
-        smoothing = self.config.augment.label_smoothing if hard else 0.0
+        smoothing = self.config.augment.label_smoothing if batch["target"].ndim == 1 else 0.0
         weights = None if self.weights is None else self.weights.to(output.device)
         return {"loss": classification_cross_entropy(output, batch["target"], smoothing, weights)}
 
@@ -189,37 +183,23 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
 class PoseTask(TrainingTask[PoseRun]):
     """People in boxes."""
 
-    def __init__(self, config: PoseRun) -> None:
-        super().__init__(config)
-        self.train_set: PoseSet = open_pose(config.data, "train")
-        test = config.evaluation
-        self.val_set: PoseSet = open_pose(
-            config.data, "val", detections=test.detections, box_threshold=test.box_threshold
-        )
-        require_same_names("joints", self.train_set.skeleton.keypoints, self.val_set.skeleton.keypoints)
+    train_set: PoseSet
 
-    def make_model(self) -> VisionModel:
-        """Pose model of the data's joints."""
-        skeleton = self.train_set.skeleton
-        name, options = self.config.model.name, model_options(self.config.model)
-        model = create_model(name, "pose", num_keypoints=skeleton.num_keypoints, **options)
-        spec = replace(model.info.input_spec, size=self.config.augment.size)
+    def open_part(self, split: Split) -> PoseSet:
+        if split == "train":
+            return open_pose(self.config.data, split)
+        boxes, threshold = self.config.evaluation.detections, self.config.evaluation.box_threshold
+        return open_pose(self.config.data, split, detections=boxes, box_threshold=threshold)
+
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        """Joints, and how heatmaps are read."""
         codec = self.config.augment.codec()
-        model.info = replace(
-            model.info,
-            skeleton=skeleton,
-            dataset=self.train_set.name,
-            input_spec=spec,
-            decoder=codec.decoder,
-            blur_kernel=codec.blur_kernel,
-            shift_heatmap=codec.decoder != "udp",
-        )
-        return model
+        decoding = {"decoder": codec.decoder, "blur_kernel": codec.blur_kernel}
+        return {"skeleton": self.train_set.skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
-        augment = self.config.augment
-        return TrainPose(augment, self.train_set.skeleton, augment.codec())
+        return TrainPose(self.config.augment, self.train_set.skeleton)
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Mean squared error of the heatmaps."""
@@ -229,34 +209,17 @@ class PoseTask(TrainingTask[PoseRun]):
 class SegmentationTask(TrainingTask[SegmentationRun]):
     """A class per pixel."""
 
-    def __init__(self, config: SegmentationRun) -> None:
-        super().__init__(config)
-        self.train_set: SegmentationSet = open_segmentation(config.data, "train")
-        self.val_set: SegmentationSet = open_segmentation(config.data, "val")
-        require_same_names("classes", self.train_set.classes, self.val_set.classes)
-        require_weights(config.loss.class_weights, self.train_set)
+    train_set: SegmentationSet
 
-    @cached_property
-    def weights(self) -> Tensor | None:
-        """(C,) of the classes in the loss; counted when first asked for, after broken masks were left out."""
-        weights = class_weights(self.config.loss.class_weights, self.train_set)
-        return None if weights is None else torch.tensor(weights, dtype=torch.float32)
+    def open_part(self, split: Split) -> SegmentationSet:
+        return open_segmentation(self.config.data, split)
 
-    def make_model(self) -> VisionModel:
-        """Segmentation model of the data's classes."""
-        data, config = self.train_set, self.config
-        model = create_model(
-            config.model.name, "segmentation", num_classes=len(data.classes), **model_options(config.model)
-        )
-        spec = replace(model.info.input_spec, size=config.augment.size)
-        model.info = replace(
-            model.info, class_names=data.classes, palette=data.palette, dataset=data.name, input_spec=spec
-        )
-        return model
+    def facts(self, spec: InputSpec) -> dict[str, Any]:
+        return {"class_names": self.train_set.classes, "palette": self.train_set.palette}
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""
-        return TrainSegmentation(self.config.augment, ignore=IGNORE)
+        return TrainSegmentation(self.config.augment)
 
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """Normalise; where a crop reaches beyond its picture, 0 after normalisation."""
@@ -265,11 +228,11 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
 
     def totals(self, output: Any, batch: Batch) -> dict[str, float]:
         """Pixels that count in each output, or their class weights. OHEM's parts weigh as many as they choose from."""
-        weights, ohem = self.weights, self.config.loss.ohem
         auxiliary, main = (None, output) if isinstance(output, Tensor) else output
-        totals = {"main": pixel_total(batch["mask"], main, None if ohem else weights, IGNORE)}
+        weights = None if self.config.loss.ohem else self.weights
+        totals = {"main": pixel_total(batch["mask"], main, weights)}
         if auxiliary is not None:
-            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, weights, IGNORE)
+            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, self.weights)
         return totals
 
     def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
@@ -278,21 +241,14 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
             if loss.ohem:
-                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+                value = ohem_cross_entropy(output, labels, loss.hard, weights)
             else:
-                value = pixel_cross_entropy(output, labels, weights, IGNORE)
+                value = pixel_cross_entropy(output, labels, weights)
             return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
-        return segmentation_losses(
-            auxiliary,
-            main,
-            labels,
-            hard=loss.hard if loss.ohem else None,
-            class_weights=weights,
-            auxiliary_weight=loss.auxiliary,
-            ignore_index=IGNORE,
-            shares=shares,
-        )
+        hard = loss.hard if loss.ohem else None
+        options: dict[str, Any] = {"auxiliary_weight": loss.auxiliary, "shares": shares}
+        return segmentation_losses(auxiliary, main, labels, hard=hard, class_weights=weights, **options)
 
 
 def task_for(config: AnyRun) -> TrainingTask[Any]:
@@ -312,61 +268,41 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
-def require_weights(rule: str | tuple[float, ...], data: ClassificationSet | SegmentationSet) -> None:
-    """Raise a ValueError unless there are as many class weights as classes."""
-    count = len(data.classes)
+def require_weights(rule: str | tuple[float, ...], data: str, classes: tuple[str, ...]) -> None:
+    """Raise a ValueError unless there are as many class weights as classes in the data set of this name."""
+    count = len(classes)
     if rule == "cityscapes" and count != len(CITYSCAPES_WEIGHTS):
-        raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data.name} has {count}; use 'auto'")
+        raise ValueError(f"loss.class_weights: Cityscapes has 19 classes, {data} has {count}; use 'auto'")
     if not isinstance(rule, str) and len(rule) != count:
-        names = ", ".join(data.classes[:30]) + (", ..." if count > 30 else "")
+        names = ", ".join(classes[:30]) + (", ..." if count > 30 else "")
         raise ValueError(
-            f"loss.class_weights: {data.name} has {count} classes, so give {count} numbers in their order ({names}), "
+            f"loss.class_weights: {data} has {count} classes, so give {count} numbers in their order ({names}), "
             f"or auto; got {len(rule)}"
         )
 
 
-def class_weights(rule: str | tuple[float, ...], data: SegmentationSet) -> tuple[float, ...] | None:
-    """Weights of the classes in the loss; see ``SegmentationLoss.class_weights``.
-
-    Raises:
-        ValueError: there are not as many weights as classes.
-    """
-    require_weights(rule, data)
-    if not isinstance(rule, str):
-        return rule
-    if rule in ("none", "cityscapes"):
-        return CITYSCAPES_WEIGHTS if rule == "cityscapes" else None
-    count = len(data.classes)
-    pixels = np.zeros(256, dtype=np.int64)
-    for index in range(len(data)):
-        pixels += np.bincount(data.mask(index).ravel(), minlength=256)
-    weights, _ = _tempered(pixels[:count])
-    return tuple(float(weight) for weight in weights)
-
-
-def picture_weights(rule: str | tuple[float, ...], data: ClassificationSet) -> tuple[float, ...] | None:
-    """Weights of a classifier's classes in the loss; see ``ClassificationLoss.class_weights``.
-
-    Raises:
-        ValueError: there are not as many weights as classes.
-    """
-    require_weights(rule, data)
-    if not isinstance(rule, str):
-        return rule
+def class_weights(rule: str | tuple[float, ...], data: ImageSet) -> Tensor | None:
+    """(C,) weights of the classes in the loss, counted where the rule says so; see ``class_weights`` in the config."""
     if rule == "none":
         return None
-    labels = [data.label(index) for index in range(len(data))]
-    weights, share = _tempered(np.bincount(labels, minlength=len(data.classes)))
-    return tuple(float(weight) for weight in weights / (weights * share).sum())
-
-
-def _tempered(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (C,) from counts (C,), and the classes' shares."""
+    if rule == "cityscapes" or not isinstance(rule, str):
+        return torch.tensor(CITYSCAPES_WEIGHTS if rule == "cityscapes" else rule, dtype=torch.float32)
+    count = len(names_of(data))
+    if isinstance(data, ClassificationSet):
+        counts = np.bincount([data.label(index) for index in range(len(data))], minlength=count)
+    else:
+        assert isinstance(data, SegmentationSet)
+        counts = np.zeros(256, dtype=np.int64)
+        for index in range(len(data)):
+            counts += np.bincount(data.mask(index).ravel(), minlength=256)
+        counts = counts[:count]
     share = counts / max(counts.sum(), 1)
-    present = share[share > 0]
     # The square root tempers the median-frequency weights of Eigen and Fergus (ICCV 2015), which let rare classes
     # bleed over their neighbours.
-    return np.sqrt(np.median(present) / share.clip(1e-6)).clip(0.4, 3.0), share
+    weights = np.sqrt(np.median(share[share > 0]) / share.clip(1e-6)).clip(0.4, 3.0)
+    if isinstance(data, ClassificationSet):
+        weights = weights / (weights * share).sum()
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def zero_outside(x: Tensor, extent: Tensor) -> Tensor:
