@@ -174,7 +174,7 @@ def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> 
         scripts = archive.read(f"{about}/entry_points.txt").decode()
     weights = (SOURCE / "hrformer" / "weights").glob("hrformer_nano_*")
     others = [SOURCE / "hrformer" / name for name in ("py.typed", "checkpoints/published.toml")]
-    pages = (SOURCE / "hrformer" / "train").glob("summary.*")
+    pages = [*(SOURCE / "hrformer" / "train").glob("summary.*"), *(SOURCE / "hrformer" / "data").glob("classes/*.txt")]
     wanted = {str(path.relative_to(SOURCE)) for path in [*FILES, *weights, *pages, *others]}
     assert wanted <= held
     assert {name.split("/")[0] for name in held} == {"hrformer", "hrformer_main.py", about}

@@ -122,3 +122,82 @@ def test_the_odd_one_is_named(people: Any) -> None:
     assert note.text.endswith(
         "; write [cx - width / 2, cy - height / 2, width, height] in 1 annotation: 1; taken as it stands"
     )
+
+
+POINTS = ((0.2, 0.3), (0.5, 0.5), (0.6, 0.7))
+
+
+def birds(root: Path, size: tuple[int, int], boxes: list[list[float]], joints: list[list[float]]) -> PoseSource:
+    """Pictures of one bird of three joints each."""
+    Image.new("RGB", size).save(root / "a.png")
+    image, bird = {"file_name": "a.png", "width": size[0], "height": size[1]}, {"category_id": 1, "area": 500.0}
+    content = {
+        "images": [{"id": n, **image} for n in range(len(boxes))],
+        "annotations": [
+            {"id": n, "image_id": n, "bbox": box, "keypoints": values, **bird}
+            for n, (box, values) in enumerate(zip(boxes, joints, strict=True))
+        ],
+        "categories": [{"id": 1, "name": "bird", "keypoints": ["nose", "left_hand", "right_hand"]}],
+    }
+    (root / "val.json").write_text(json.dumps(content))
+    return PoseSource(root=root, val_annotations="val.json", val_images=(".",), clip="none")
+
+
+@pytest.mark.parametrize("number", [5, 2])
+@pytest.mark.parametrize("boxes", [1, 100, "pixels"])
+@pytest.mark.parametrize("middle", [False, True])
+@pytest.mark.parametrize("joints", [1, 100, "pixels"])
+def test_joints_and_boxes_are_told_apart(tmp_path: Path, boxes: Any, joints: Any, middle: bool, number: int) -> None:
+    """Each in its own unit, boxes also as YOLO has them, with one joint a little beyond the edge."""
+    scales = [(400, 300) if one == "pixels" else (one, one) for one in (boxes, joints)]
+    box = [0.58, 0.5, 0.84, 0.6] if middle else [0.15, 0.2, 0.85, 0.6]
+    box = [value * side for value, side in zip(box, scales[0] * 2, strict=True)]
+    people = [[value for x, y in POINTS for value in (x * scales[1][0], y * scales[1][1], 2)] for _ in range(number)]
+    people[0][6] = 1.0002 * scales[1][0]
+    source = birds(tmp_path, (400, 300), [box] * number, people)
+    told = [name for name, unit in {"keypoints": joints, "bbox": boxes}.items() if unit != "pixels"]
+    if boxes == joints == 100 and number == 2:
+        return  # two people in a corner may be there indeed
+    if boxes != 1 == joints:
+        return  # the inspection's
+    try:
+        open_pose(source, "val")
+        text = ""
+    except DataError as error:
+        text = str(error)
+    if not told:
+        assert ("fits as middle" in text) == middle
+        return
+    told = ["bbox"] if boxes == 1 != joints else told
+    unit = {1: "shares", 100: "percent"}[boxes if "bbox" in told else joints]
+    assert f"val.json: {' and '.join(map(repr, told))} of all {number} people end at " in text
+    assert f": {unit} of the picture instead of pixels. Multiply x" in text
+    assert (" and width by" in text) == ("bbox" in told)
+
+
+def test_boxes_as_corners_are_told(tmp_path: Path) -> None:
+    joints = [[30, 10, 2, 12, 25, 2, 40, 30, 2]] * 4
+    with pytest.raises(
+        DataError, match=r"'bbox' of 4 of 4 people .* fits as corners .*\[10, 8, 44, 34\] of annotation 0"
+    ):
+        open_pose(birds(tmp_path, (60, 40), [[10, 8, 44, 34]] * 4, joints), "val")
+    # People near a corner of the picture, whose boxes may be either, and boxes cut off by the picture are none.
+    boxes = [[2.0, 1, 50, 38], [9, 7, 60, 50], [8, 6, 36, 28], [8, 6, 36, 28]]
+    assert len(open_pose(birds(tmp_path, (60, 40), boxes, joints), "val")) == 4
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_published_labels_are_left_alone(data_dir: Path, part: Any) -> None:
+    for name in ("lspet", "people17"):
+        source = PoseSource(
+            root=data_dir / name,
+            clip="none",
+            **{f"{split}_annotations": f"annotations/person_keypoints_{split}.json" for split in ("train", "val")},
+        )
+        people = open_pose(source, part)
+        assert people.notes == ()
+        content = json.loads((data_dir / name / f"annotations/person_keypoints_{part}.json").read_text())
+        rows = sorted(content["annotations"], key=lambda row: row["id"])
+        found = sorted(people.truth()["annotations"], key=lambda row: row["id"])
+        fields = ("id", "image_id", "bbox", "area", "keypoints", "num_keypoints")
+        assert [[row[field] for field in fields] for row in found] == [[row[field] for field in fields] for row in rows]

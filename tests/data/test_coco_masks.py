@@ -335,10 +335,19 @@ def test_outlines_on_the_stored_pixels_are_turned(tmp_path: Path, caplog: pytest
     assert source.pixels(0).shape == (W, H, 3)
     # Orientation 6: the top of the stored picture is on the right.
     assert np.array_equal(source.mask(0), np.rot90(square(), -1))
-    assert "EXIF orientation: 1 picture lies turned" in caplog.text
+    assert "EXIF orientation: 1 picture (" in caplog.text
     stored = opened(tmp_path, exif="ignore")
     assert stored.pixels(0).shape == (H, W, 3)
     assert np.array_equal(stored.mask(0), square())
+    # Outlines for the upright picture do not fit the stored one.
+    upright = [{"id": 1, "file_name": "a.jpg", "width": H, "height": W}]
+    file = write(tmp_path, thing([[1, 1, 5, 1, 5, 5]]), images=upright)
+    Image.new("RGB", (W, H)).save(tmp_path / "images/train/a.jpg", exif=exif)
+    with pytest.raises(
+        DataError, match=r"turned by its EXIF orientation, so set SegmentationSource\.exif auto"
+    ) as caught:
+        opened(tmp_path, exif="ignore")
+    assert str(caught.value).startswith(str(file))
 
 
 def test_masks_in_a_folder_go_before_outlines(tmp_path: Path) -> None:
@@ -356,7 +365,7 @@ def test_sizes_of_another_picture(tmp_path: Path, size: tuple[int, int]) -> None
     images = [{"id": k, "file_name": n, "width": size[0], "height": size[1]} for k, n in enumerate(names, 1)]
     file = write(tmp_path, thing(), images=images)
     with pytest.raises(
-        DataError, match=r"image 1: 'width' and 'height' are .* but the picture .*a\.jpg is 20 x 12"
+        DataError, match=r"'width' and 'height' of a\.jpg are .*, but .*a\.jpg is 20 x 12 pixels .*; else "
     ) as caught:
         opened(tmp_path)
     assert str(caught.value).startswith(str(file))

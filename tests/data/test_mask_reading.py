@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrformer.data.label_ids import label_table, one_based, train_ids
+from hrformer.data.label_ids import label_table
 from hrformer.data.mask_reading import ColourTable, decode_ids, decode_mask, read_mask
+from hrformer.data.published_classes import one_based, train_ids
 from hrformer.data.set_types import DataError
 
 IDS = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 3, 255]], np.uint8)

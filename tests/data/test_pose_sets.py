@@ -23,8 +23,7 @@ from parity import Golden
 JOINTS = ["nose", "left_hand", "right_hand"]
 TINY = PoseSource(val_annotations="annotations/person_keypoints.json", val_images=("images",))
 LSPET = PoseSource(
-    train_annotations="annotations/person_keypoints_train.json",
-    val_annotations="annotations/person_keypoints_val.json",
+    train_annotations="annotations/person_keypoints_train.json", val_annotations="annotations/person_keypoints_val.json"
 )
 
 

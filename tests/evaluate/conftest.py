@@ -16,8 +16,7 @@ from torch import nn
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.pose_sets import open_pose
+from hrformer.data.pose_sets import CocoPeople, open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import ClassificationSet, ImageSet, SegmentationSet
 from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from hrformer.cli.output import OutputFolder
-from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.label_ids import to_server_ids
-from hrformer.data.pose_sets import open_pose
+from hrformer.data.pose_sets import CocoPeople, open_pose
+from hrformer.data.published_classes import to_server_ids
 from hrformer.data.set_types import ClassificationSet, SegmentationSet
 from hrformer.data.source_config import PoseSource
 from hrformer.data.views import chosen

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrformer.data.coco_keypoints import CocoPeople
-from hrformer.data.pose_sets import open_pose
+from hrformer.data.pose_sets import CocoPeople, open_pose
 from hrformer.data.source_config import PoseSource
 from hrformer.evaluate import scores
 from hrformer.evaluate.evaluate import evaluate, export_predictions

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.data.coco_keypoints import CocoPeople
+from hrformer.data.pose_sets import CocoPeople
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import ClassificationSet, SegmentationSet
 from hrformer.data.source_config import SegmentationSource

@@ -16,7 +16,7 @@ from hrformer.cli.arguments import InspectArguments, InspectDataArguments
 from hrformer.cli.evaluate import open_set
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
-from hrformer.data import coco_keypoints
+from hrformer.data import pose_sets
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.people import check_annotations, same_fault
 from hrformer.data.inspection.report import Finding, Report, finding
@@ -177,7 +177,7 @@ def _augmentation(config: AnyRun, source: ImageSet) -> tuple[Transform, BatchMix
 @contextmanager
 def _reported_notes() -> Iterator[None]:
     """What readers put right in labels stands in the report, and is not said twice."""
-    log = logging.getLogger(coco_keypoints.__name__)
+    log = logging.getLogger(pose_sets.__name__)
 
     def is_other(record: logging.LogRecord) -> bool:
         return not hasattr(record, "kind")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import mmap
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 from hrformer.data.part_patterns import folders_in, part_of, words_of
 from hrformer.data.set_types import DataError, NoPartError
@@ -27,8 +26,7 @@ _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictio
 """By which COCO names files without outlines to train on."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AnnotationFile:
+class AnnotationFile(NamedTuple):
     """A file in COCO's form, and the part that its path speaks of."""
 
     path: Path
@@ -38,17 +36,13 @@ class AnnotationFile:
 def json_files(root: Path) -> Iterator[Path]:
     """JSON files in a folder and at most two folders below it."""
     for folder in (root, *folders_in(root, 2)):
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:
-            continue
-        yield from (folder / name for name in names if name.lower().endswith(".json") and not name.startswith("."))
+        yield from sorted(folder.glob("[!.]*.[jJ][sS][oO][nN]"))
 
 
 def coco_files(root: Path) -> list[AnnotationFile]:
     """The JSON files that are in COCO's form."""
     found = (file for file in json_files(root) if _holds(file, *_COCO))
-    return [AnnotationFile(path=file, part=part_of(file.relative_to(root).with_suffix(""))) for file in found]
+    return [AnnotationFile(file, part_of(file.relative_to(root).with_suffix(""))) for file in found]
 
 
 def instance_files(root: Path) -> list[Path]:
@@ -84,11 +78,8 @@ def labels_file(source: PoseSource, split: Split) -> Path:
 
     A file that the source names is taken as it is. Where it names none, or leaves the name at its default and there is
     no such file, the part is looked for: ``annotations/{split}.json``, then any file in COCO's format, at most two
-    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part.
-
-    Args:
-        source: the set.
-        split: the part; with ``val_share`` the labels of "val" are those of "train".
+    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part. With
+    ``val_share`` the labels of "val" are those of "train".
 
     Raises:
         DataError: there is none, or several fit.
@@ -111,13 +102,13 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         return at_once
     text, train = _text(source, split), source.root / _text(source, "train")
     if train.is_file() and train not in (one.path for one in found):
-        found.append(AnnotationFile(path=train, part="train"))
+        found.append(AnnotationFile(train, "train"))
     missing = f"{source.root / text}: no such file, and none of another name" if text else ""
     return _only_one(source, split, found, [has_joints], f"PoseSource.{split}_annotations", missing)
 
 
 def usual_file(source: PoseSource, text: str, split: Split) -> Path:
-    """The file that a field's text means; of an empty one, the first that is looked for."""
+    """The file that a field's text means, the first that is looked for where it is empty."""
     return source.root / (text or f"annotations/{split}.json")
 
 
@@ -129,43 +120,37 @@ def _text(source: PoseSource, split: Split) -> str:
 
 def _typed(source: PoseSource, split: Split) -> bool:
     """Whether somebody named the file of a part."""
-    field = f"{split}_annotations"
-    return getattr(source, field) not in ("", getattr(PoseSource(), field))
+    return bool(_text(source, split)) and not source.untouched(f"{split}_annotations")
 
 
 def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path:
-    """The annotation file with the outlines of a part.
+    """The annotation file with the outlines of a part, which the source calls ``part``.
 
     ``source.masks`` may name it, ``{split}`` standing for the part. Else it is looked for as :func:`labels_file` does;
     of several those with outlines, and those called instances, go before others.
 
-    Args:
-        source: the set.
-        split: the part.
-        part: what the source calls it.
-
     Raises:
         DataError: there is none, or several fit.
     """
-    if source.masks != SegmentationSource().masks:
+    if not source.untouched("masks"):
         named = source.root / source.masks.replace("{split}", part)
-        if not named.is_file():
-            raise DataError(
-                f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part"
-            )
-        return named
+        if named.is_file():
+            return named
+        raise DataError(f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part")
     found = [one for one in coco_files(source.root) if not _OTHER_KINDS.search(one.path.name)]
     if part != split:
         ours = {one.path for one in found if part.lower() in words_of(str(one.path.relative_to(source.root)))}
         others = [one for one in found if one.path not in ours and one.part != split]
-        found = [*others, *(AnnotationFile(path=file, part=split) for file in sorted(ours))]
+        found = [*others, *(AnnotationFile(file, split) for file in sorted(ours))]
     prefer = [has_outlines, lambda file: "instances" in file.name]
     return _only_one(source, split, found, prefer, "SegmentationSource.masks")
 
 
-def _of_part(
-    found: Sequence[AnnotationFile], part: Split | None, prefer: Sequence[Callable[[Path], bool]]
-) -> list[Path]:
+_Prefer: TypeAlias = "Sequence[Callable[[Path], bool]]"
+"""Which of several files go before others."""
+
+
+def _of_part(found: Sequence[AnnotationFile], part: Split | None, prefer: _Prefer) -> list[Path]:
     """Files of a part; of several those that are to be preferred, if there are such."""
     files = [one.path for one in found if one.part == part]
     for fits in prefer:
@@ -178,24 +163,12 @@ def _only_one(
     source: PoseSource | SegmentationSource,
     split: Split,
     found: Sequence[AnnotationFile],
-    prefer: Sequence[Callable[[Path], bool]],
+    prefer: _Prefer,
     field: str,
     missing: str = "",
 ) -> Path:
-    """The file of a part, for training also one of no part.
-
-    Args:
-        source: the set.
-        split: the part.
-        found: files in it.
-        prefer: which of several go before others.
-        field: that can name the file.
-        missing: what to say first where there is none.
-
-    Raises:
-        DataError: there is none, or several fit.
-    """
-    root, share = source.root, f"{type(source).__name__}.val_share"
+    """The file of a part, for training also one of no part; ``field`` can name it, ``missing`` is what there is not."""
+    root, kind = source.root, type(source).__name__
     files = _of_part(found, split, prefer) or (_of_part(found, None, prefer) if split == "train" else [])
     if len(files) == 1:
         return files[0]
@@ -206,16 +179,16 @@ def _only_one(
     if split == "val" and others:
         test = [file.relative_to(root) for file in _of_part(found, "test", prefer)]
         raise NoPartError(
-            f"{root}: no labels of the validation part, only {listed(others, _SHOWN)}; {share} 0.2 keeps about a fifth "
-            f"of the pictures for validation. Or name a file in {field}"
-            f"{f', such as {test[0]}' if test else _too_deep(root, type(source).__name__)}"
+            f"{root}: no labels of the validation part, only {listed(others, _SHOWN)}; {kind}.val_share 0.2 keeps "
+            f"about a fifth of the pictures for validation. Or name a file in {field}"
+            f"{f', such as {test[0]}' if test else _too_deep(root, kind)}"
         )
     there_are = [file.relative_to(root).as_posix() for file in json_files(root)]
     there = f"The JSON files there are {listed(there_are, _SHOWN)}" if there_are else "There are no JSON files"
     there += ", none of them in COCO's format" if there_are and not found else ""
     raise DataError(
         f"{missing or f'{root}: no labels of the {split} part'}. {there}. Looked for {_KNOWN}. Export the labels in "
-        f"COCO's format, or name the file in {field}, relative to {field.partition('.')[0]}.root"
+        f"COCO's format, or name the file in {field}, relative to {kind}.root"
     )
 
 

@@ -14,7 +14,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.class_names import Palette
 from hrformer.data.label_ids import LabelTable, label_table
 from hrformer.data.mask_reading import ColourTable
 from hrformer.data.part_patterns import words_of
@@ -42,6 +41,8 @@ _VOID_NAMES = frozenset(
     "invalid outofroi".split()
 )
 """Names that people give to 255 where it is no class, letters only."""
+
+Palette = tuple[tuple[int, int, int], ...]
 
 Row: TypeAlias = "tuple[str, tuple[int, int, int] | None]"
 """Name of a class and its colour, if it has one."""
@@ -135,15 +136,11 @@ class ClassList:
         """Why a single class is refused: whatever a network says is right then, and every score is 1."""
         ((number, (name, _)),) = self.classes.items()
         only = f"{name!r} (id {number}), and nothing to tell it from, so every score would be 1"
-        if left_out := [number for number in self.rows if number in self.ignored and number != IGNORE]:
-            return (
-                f"{self.origin}: only one class is left, {only}: take {', '.join(map(str, left_out))} out of "
-                "SegmentationSource.ignore"
-            )
+        if left_out := ", ".join(str(one) for one in self.rows if one in self.ignored and one != IGNORE):
+            return f"{self.origin}: only one class is left, {only}: take {left_out} out of SegmentationSource.ignore"
+        first = "add `0 background`, if the masks hold 0 there"
         if number == 0:
             first = f"list `0 background` and `1 {name}`, and save the masks with these ids"
-        else:
-            first = "add `0 background`, if the masks hold 0 there"
         return (
             f"{self.origin}: there is one class only, {only}. What do the other pixels show? Name it as a class too: "
             f"{first}; where the masks hold {IGNORE} there, list `{IGNORE} background` and set "
@@ -152,7 +149,7 @@ class ClassList:
 
 
 def class_list(source: SegmentationSource, default: ClassList | None = None) -> ClassList:
-    """The classes a source speaks of.
+    """The classes a source speaks of, ``default`` where its file is the usual ``classes.txt`` and absent.
 
     Names given outright belong to the ids 0, 1, 2 ... without those in ``source.ignore``. A file gives each id itself;
     lines whose id is in ``source.ignore``, and one of 255 with a name such as void, only say which colour belongs to no
@@ -160,10 +157,6 @@ def class_list(source: SegmentationSource, default: ClassList | None = None) -> 
     (``labelmap.txt``, ``name:R,G,B::``, masks of colours), labelme (``class_names.txt``, a name per line from id 0 on,
     ``__ignore__`` being no class) and Roboflow (``train/_classes.csv``, a heading, then ``id, name``) are taken, which
     may also be named in ``source.classes``.
-
-    Args:
-        source: its ``classes``, ``ignore`` and ``root`` are used.
-        default: taken where the file is the usual ``classes.txt`` and absent.
 
     Raises:
         DataError: the file is missing, a line of it cannot be understood, 255 has the name of a class but is void, or
@@ -194,11 +187,7 @@ def means_void(name: str) -> bool:
 
 
 def void_ids(source: SegmentationSource) -> tuple[int, ...]:
-    """Ids in the files that belong to no class, ascending: those of ``source.ignore`` and 255, or none at all.
-
-    Raises:
-        DataError: it is a text other than "none".
-    """
+    """Ids in the files that belong to no class, ascending: those of ``source.ignore`` and 255, or for "none" none."""
     if source.ignore == "none":
         return ()
     if isinstance(source.ignore, str):
@@ -217,21 +206,16 @@ def listed_classes(root: Path, given: Sequence[str]) -> tuple[str, ...]:
     file = root / CLASSES_FILE
     if given or not file.is_file():
         return tuple(given)
-    names = {number: name for number, (name, _) in _numbered(file, _lines(file), "'id name' such as '0 cat'").items()}
+    names = {number: name for number, (name, _) in numbered_rows(file, form="'id name' such as '0 cat'").items()}
     if sorted(names) != list(range(len(names))) or not names:
-        raise DataError(f"{file}: the ids must be 0, 1, 2 and so on without a gap, got {sorted(names)[:10]}")
+        raise DataError(f"{file}: the ids must be 0, 1, 2 and so on without a gap, got {listed(sorted(names), 10)}")
     if len(set(names.values())) < len(names):
         raise DataError(f"{file}: two classes have the same name")
     return tuple(names[number] for number in range(len(names)))
 
 
 def classes_of_ids(labels: NDArray[np.int64], names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Class names for labels of pictures that are numbers: ``names``, or "0", "1" … up to the highest label.
-
-    Args:
-        labels: (N,) class ids.
-        names: in the order of the ids; empty where nobody knows.
-        where: what to call the labels in an error.
+    """``names``, or "0", "1" ... up to the highest of the labels of pictures, (N,) ids; ``where`` is for messages.
 
     Raises:
         DataError: there are no labels, or one is no class.
@@ -260,47 +244,50 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return [(number, text) for number, text in texts if text and not text.startswith("#")]
 
 
-def _numbered(path: Path, lines: Sequence[tuple[int, str]], form: str) -> dict[int, tuple[str, str]]:
-    """Rest and whole of each line by the id with which it begins."""
-    rows: dict[int, tuple[str, str]] = {}
-    for number, text in lines:
-        match = _LINE.fullmatch(text)
-        if not match:
-            raise DataError(f"{path}:{number}: expected {form}, got {text[:60]!r}")
-        if int(match[1]) in rows or int(match[1]) > _HIGHEST_ID:
-            raise DataError(f"{path}:{number}: an id occurs once and is at most {_HIGHEST_ID}; got {text!r}")
-        rows[int(match[1])] = match[2], text
-    return rows
-
-
 def _read(path: Path, source: SegmentationSource) -> ClassList:
     texts = _lines(path)
     if path.suffix == ".csv" and texts and not texts[0][1][0].isdigit():
         del texts[0]
     labelmap = [_LABELMAP_LINE.fullmatch(text) for _, text in texts]
     by_colour = bool(texts) and all(labelmap)
-    rows: dict[int, Row]
+    rows: dict[int, Row] = {}
     if by_colour:
-        rows = {k: (match[1].strip(), _colour(match)) for k, match in enumerate(filter(None, labelmap))}
+        rows = {k: _row(match) for k, match in enumerate(filter(None, labelmap))}
     elif texts and not any(text[0].isdigit() for _, text in texts):
         if len(texts) == 1 and re.search(r"[,;|\t]", texts[0][1]):
             raise DataError(f"{path}:{texts[0][0]}: each class needs a line of its own, got {texts[0][1][:60]!r}")
         first = int(texts[0][1] != "__ignore__") - 1
         rows = {k: (text, None) for k, (_, text) in enumerate(texts, start=first)}
     else:
-        rows = {}
-        for number, (name, text) in _numbered(path, texts, _FORM).items():
-            behind = _COLOUR_BEHIND.fullmatch(name)
-            rows[number] = (behind[1], _colour(behind)) if behind else (name, None)
-            if max(rows[number][1] or (0,)) > 255:
-                raise DataError(f"{path}: colours are 0..255; got {text!r}")
+        rows = numbered_rows(path, texts)
         _check_void(path, rows, source)
     return ClassList(rows=rows, ignored=void_ids(source), origin=str(path), by_colour=by_colour)
 
 
-def _colour(match: re.Match[str]) -> tuple[int, int, int] | None:
-    red, green, blue = match[2], match[3], match[4]
-    return None if red is None else (int(red), int(green), int(blue))
+def numbered_rows(path: Path, texts: Sequence[tuple[int, str]] | None = None, form: str = _FORM) -> dict[int, Row]:
+    """Name and colour of each class by its id, from lines ``id name`` or ``id name R G B``.
+
+    Raises:
+        DataError: a line is not of that form, or an id occurs twice.
+    """
+    rows: dict[int, Row] = {}
+    for place, text in _lines(path) if texts is None else texts:
+        match = _LINE.fullmatch(text)
+        if not match:
+            raise DataError(f"{path}:{place}: expected {form}, got {text[:60]!r}")
+        number, name = int(match[1]), match[2]
+        if number in rows or number > _HIGHEST_ID:
+            raise DataError(f"{path}:{place}: an id occurs once and is at most {_HIGHEST_ID}; got {text!r}")
+        coloured = _COLOUR_BEHIND.fullmatch(name) if form == _FORM else None
+        rows[number] = _row(coloured) if coloured else (name, None)
+        if max(rows[number][1] or (0,)) > 255:
+            raise DataError(f"{path}:{place}: colours are 0..255; got {text!r}")
+    return rows
+
+
+def _row(match: re.Match[str]) -> Row:
+    name, red, green, blue = match.groups()
+    return name.strip(), None if red is None else (int(red), int(green), int(blue))
 
 
 def _check_void(path: Path, rows: Mapping[int, Row], source: SegmentationSource) -> None:
@@ -319,10 +306,9 @@ def _check_void(path: Path, rows: Mapping[int, Row], source: SegmentationSource)
 
 def _other_lists(root: Path) -> str:
     """What to say about files that may hold the names, by what they are called."""
-    files = sorted(
-        file for file in root.glob("*.*") if _LIST_WORDS.intersection(words_of(file.stem)) and file.is_file()
-    )
-    for file in files:
+    for file in sorted(root.glob("*.*")):
+        if not file.is_file() or _LIST_WORDS.isdisjoint(words_of(file.stem)):
+            continue
         if file.suffix in (".txt", ".names"):
             return f". If {file.name} there is the list: SegmentationSource.classes {file.name}"
         if file.suffix in (".json", ".yaml", ".yml", ".csv", ".xml"):

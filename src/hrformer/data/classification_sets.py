@@ -15,13 +15,12 @@ from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
 from hrformer.data.mask_search import holds
-from hrformer.data.other_tasks import require_classes, telling_task
 from hrformer.data.part_patterns import WORDS, folders_in, part_files, walked
-from hrformer.data.places import advising
 from hrformer.data.set_types import ClassificationSet, DataError, NoPartError, PackedNames
 from hrformer.data.source_config import ClassificationSource, Split
 from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
+from hrformer.data.wrong_roots import advising, require_classes, telling_task
 from hrformer.wording import counted
 
 _REMEDY = "ClassificationSource.val_share 0.2 keeps a fifth of each class for validation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,20 +38,17 @@ _ROUNDING, _OUTSIDE, _MOST = 1.01, 1.2, 0.95
 _AGREE, _DIFFER = 0.7, 0.5
 """Of more people box and joints must fit once they are pixels, and of fewer as they stand."""
 
+_CORNERS = ("corners [x1, y1, x2, y2]", "[x1, y1, x2 - x1, y2 - y1]")
+_MIDDLE = ("middle and size [cx, cy, width, height]", "[cx - width / 2, cy - height / 2, width, height]")
 _CLIP_RULES = {"official": clip_boxes_official, "mmpose": clip_boxes_mmpose}
 
 Boxes = NDArray[np.floating]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Misread:
-    """Boxes that fit their people's joints in another spelling than (x, y, width, height).
+class Misread(NamedTuple):
+    """Boxes, never none, that fit their people's joints in another spelling than (x, y, width, height).
 
-    Attributes:
-        spelling: what they look like.
-        remedy: what to write instead.
-        rows: of these boxes; never empty.
-        everywhere: whether this is the spelling of the whole file.
+    ``everywhere`` tells whether this is the spelling of the whole file, ``remedy`` what to write instead.
     """
 
     spelling: str
@@ -87,20 +84,16 @@ def misread(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int6
     limits = np.where(sizes > 0, sizes, np.inf)
     rows, everywhere = _corners(boxes, low, high, limits)
     if len(rows):
-        text, remedy = "corners [x1, y1, x2, y2]", "[x1, y1, x2 - x1, y2 - y1]"
-        yield Misread(spelling=text, remedy=remedy, rows=rows, everywhere=everywhere)
+        yield Misread(*_CORNERS, rows, everywhere)
     start, size = boxes[:, :2], boxes[:, 2:]
-    plain = _holds(start, start + size, low, high)
-    first, last = start - size / 2, start + size / 2
+    plain, centred = _fits(boxes, low, high)
     slack = _SLACK + 0.02 * size
-    inside = ((first >= -slack) & (last <= limits + slack)).all(axis=1)
+    inside = ((start - size / 2 >= -slack) & (start + size / 2 <= limits + slack)).all(axis=1)
     middle = (low + high) / 2
     nearer = (np.abs(start - middle) <= np.abs(start + size / 2 - middle)).all(axis=1)
-    rows = np.flatnonzero(~plain & inside & nearer & _holds(first, last, low, high))
+    rows = np.flatnonzero(~plain & inside & nearer & centred)
     if len(rows) >= max(NAMED_SHARE * len(boxes), 1):
-        text, remedy = "middle and size [cx, cy, width, height]", "[cx - width / 2, cy - height / 2, width, height]"
-        many = len(rows) > max(MISREAD_SHARE * len(boxes), int(plain.sum()))
-        yield Misread(spelling=text, remedy=remedy, rows=rows, everywhere=many)
+        yield Misread(*_MIDDLE, rows, len(rows) > max(MISREAD_SHARE * len(boxes), int(plain.sum())))
 
 
 def _corners(
@@ -140,15 +133,17 @@ def _holds(first: Boxes, last: Boxes, low: NDArray[np.float64], high: NDArray[np
     return ((low >= first - slack) & (high <= last + slack)).all(axis=1)
 
 
+def _fits(boxes: Boxes, low: NDArray[np.float64], high: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
+    """Whether boxes hold the joints, read as corner and size, and as middle and size."""
+    start, size = boxes[:, :2], boxes[:, 2:]
+    return [_holds(first, first + size, low, high) for first in (start, start - size / 2)]
+
+
 def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[np.int64]) -> str:
     """What to say of a file whose boxes or joints are shares or percent of the picture; empty for pixels.
 
-    Shares in the joints alone are left to the inspection, which sees them person by person.
-
-    Args:
-        boxes: (N, 4).
-        keypoints: (N, K, 3), with a labelled joint in everybody.
-        sizes: (N, 2) (width, height) of the pictures, 0 where unknown.
+    Shares in the joints alone are left to the inspection, which sees them person by person. Arguments as for
+    :func:`misread`.
     """
     if not len(boxes) or sizes.min() <= 2:
         return ""
@@ -166,22 +161,23 @@ def relative_units(boxes: Boxes, keypoints: NDArray[np.float64], sizes: NDArray[
             many = len(boxes) >= _FEWEST and sizes.min() >= _LARGE
             believed = many and float(np.log10(sizes.prod(axis=1) / whole**2).sum()) > _SURE
             if len(fields) == 1:
-                fits = float(_hold_either_way(pixel_boxes, pixel_joints).mean())
-                plain = _holds(boxes[:, :2], boxes[:, :2] + boxes[:, 2:], *joint_extents(keypoints))
-                believed = fits > _AGREE and (believed or float(plain.mean()) < _DIFFER)
-        if believed:
-            farthest, part = max(float(numbers[field].max()) for field in fields), "" if whole == 1 else f" / {whole}"
-            everybody = f"{'all ' * (len(boxes) > 1)}{counted(len(boxes), 'person', 'people')}"
-            sides = ("x and width", "y and height") if "bbox" in fields else ("x", "y")
-            others = [f", unlike {field!r}" for field in numbers if field not in fields]
-            # Boxes as those of YOLO are not even corner and size.
-            odd = next((one for one in misread(pixel_boxes, pixel_joints, sizes) if one.everywhere), None)
-            more = f"; and the boxes are {odd.spelling}, so write {odd.remedy} then" if odd else ""
-            return (
-                f"{' and '.join(map(repr, fields))} of {everybody} end at {farthest:g}{''.join(others)}, in "
-                f"pictures of {sizes.min()} pixels and more: {unit} of the picture instead of pixels. Multiply "
-                f"{sides[0]} by the picture's width{part}, {sides[1]} by its height{part}{more}"
-            )
+                fit = np.logical_or(*_fits(pixel_boxes, *joint_extents(pixel_joints))).mean() > _AGREE
+                misfit = _fits(boxes, *joint_extents(keypoints))[0].mean() < _DIFFER
+                believed = bool(fit and (believed or misfit))
+        if not believed:
+            continue
+        farthest, part = max(float(numbers[field].max()) for field in fields), "" if whole == 1 else f" / {whole}"
+        everybody = f"{'all ' * (len(boxes) > 1)}{counted(len(boxes), 'person', 'people')}"
+        sides = ("x and width", "y and height") if "bbox" in fields else ("x", "y")
+        others = "".join(f", unlike {field!r}" for field in numbers if field not in fields)
+        # Boxes as those of YOLO are not even corner and size.
+        odd = next((one for one in misread(pixel_boxes, pixel_joints, sizes) if one.everywhere), None)
+        more = f"; and the boxes are {odd.spelling}, so write {odd.remedy} then" if odd else ""
+        return (
+            f"{' and '.join(map(repr, fields))} of {everybody} end at {farthest:g}{others}, in pictures of "
+            f"{sizes.min()} pixels and more: {unit} of the picture instead of pixels. Multiply {sides[0]} by the "
+            f"picture's width{part}, {sides[1]} by its height{part}{more}"
+        )
     return ""
 
 
@@ -189,13 +185,6 @@ def _within(values: Boxes, whole: int) -> bool:
     """Whether numbers end where the whole does."""
     most, last = float(np.quantile(values, _MOST)), float(values.max())
     return most <= whole * _ROUNDING and last <= whole * _OUTSIDE and (whole == 1 or last > whole / 2)
-
-
-def _hold_either_way(boxes: Boxes, keypoints: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(N,) whether boxes hold the labelled joints, read as corner and size, or as middle and size."""
-    start, size = boxes[:, :2], boxes[:, 2:]
-    extents = joint_extents(keypoints)
-    return _holds(start, start + size, *extents) | _holds(start - size / 2, start + size / 2, *extents)
 
 
 def clipped(boxes: Boxes, sizes: NDArray[np.int64], rule: str) -> NDArray[np.float64]:

@@ -6,33 +6,46 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.annotation_files import annotation_file
 from hrformer.data.class_lists import means_void, void_ids
-from hrformer.data.coco_fields import as_number, number, shown, whole
-from hrformer.data.coco_labels import read_content
-from hrformer.data.coco_lists import list_of, read_pictures
-from hrformer.data.coco_outlines import Outline, box_outline, draw, read_outline
+from hrformer.data.coco_file import (
+    Pictures,
+    as_number,
+    list_of,
+    number,
+    read_content,
+    read_pictures,
+    shown,
+    told_of,
+    whole,
+)
 from hrformer.data.coco_pictures import find_pictures, picture_folders
-from hrformer.data.headers import Header, read_header
-from hrformer.data.images import ImageError
 from hrformer.data.mask_sets import PictureFiles, part_name
 from hrformer.data.set_types import IGNORE, DataError, Note, PackedNames
 from hrformer.data.source_config import SegmentationSource, Split
-from hrformer.data.turned_masks import turns_of
+from hrformer.data.turned_labels import canvas_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
-from hrformer.wording import counted
+from hrformer.wording import counted, listed
 
-_log = logging.getLogger(__name__)
+Runs: TypeAlias = "NDArray[np.int64]"
+"""Run lengths, column by column and beginning with the 0s."""
+
+Outline: TypeAlias = "Runs | list[list[float]]"
+"""Run lengths, or polygons (x, y, x, y ...) in pixels."""
 
 _BACKGROUND = frozenset(("background", "_background_", "bg"))
+_FORMS = "polygons [[x, y, x, y, ...], ...] or run lengths {'size': [height, width], 'counts'}"
+
+_log = logging.getLogger(__name__)
 
 
 class CocoMasks(PictureFiles):
@@ -43,9 +56,7 @@ class CocoMasks(PictureFiles):
     no class: its pixels are ``IGNORE``. So are crowds (``iscrowd``), and the boxes of objects without an outline, where
     no other object lies. Where objects overlap, the one of the smaller area is on top.
 
-    Args:
-        source: of the set; ``masks`` may name the file, else it is looked for.
-        split: to open.
+    ``source.masks`` may name the annotation file, else it is looked for.
 
     Raises:
         DataError: a file or picture is missing, a record is not as it should be (file, annotation and field are
@@ -58,50 +69,30 @@ class CocoMasks(PictureFiles):
         self.annotations = file = annotation_file(source, split, part)
         content = _read(file)
         numbers, self.classes = _classes(content, file, source, split)
-        listed = read_pictures(content, str(file), sized=False)
-        order = sorted(range(len(listed.ids)), key=lambda place: (listed.names[place], listed.ids[place]))
-        names = [listed.names[place] for place in order]
+        given = read_pictures(content, str(file), sized=False)
+        order = sorted(range(len(given.ids)), key=lambda place: (given.names[place], given.ids[place]))
+        names, self._ids = [given.names[place] for place in order], [given.ids[place] for place in order]
         folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
         advice = "SegmentationSource.images says where they are"
-        pictures = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
+        paths = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
         self.name = source.root.expanduser().resolve().name
-        self._pictures, self._ids = PackedNames(pictures), [listed.ids[place] for place in order]
-        self._upright = source.exif != "ignore"
-        self._sizes = [
-            (width, height) if width and height else self._read_size(picture, source.skip_broken)
-            for picture, (width, height) in zip(pictures, listed.sizes[order].tolist(), strict=True)
-        ]
-        self._turns = turns_of(pictures, self._sizes.__getitem__, source.exif, self._refuse_size)
+        self._pictures, self._upright = PackedNames(paths), source.exif != "ignore"
+        pictures = Pictures(ids=tuple(self._ids), names=names, sizes=given.sizes[order])
+        places, option = range(len(paths)), ("SegmentationSource", "outlines")
+        with told_of(file):
+            canvas = canvas_of(pictures, places, paths.__getitem__, source.exif, *option)
+        self._sizes, self._turned = [(width, height) for width, height in canvas.sizes.tolist()], canvas.turned
         self._rest = IGNORE if source.ignore != "none" and 0 in source.ignore and 0 not in numbers else 0
         sizes = dict(zip(self._ids, self._sizes, strict=True))
         self._objects, notes = _read_objects(content["annotations"], file, numbers, sizes)
-        self.notes = (*self._turns.notes, *notes)
+        self.notes = (*canvas.notes, *notes)
         for note in self.notes:
             _log.warning("%s", note.text)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The mask, drawn on the picture's size in the file and turned upright where the outlines are as stored."""
         mask = draw(self._objects[index], self._sizes[index], self._rest)
-        turn = self._turns.of(index, self._pictures[index], self._sizes[index])
-        return mask if turn == UPRIGHT else upright_pixels(mask, turn)
-
-    def _read_size(self, picture: str, skip_broken: bool) -> tuple[int, int]:
-        try:
-            header = read_header(picture)
-        except ImageError:
-            if skip_broken:
-                return 0, 0
-            raise
-        return header.size if self._upright else header.stored
-
-    def _refuse_size(self, index: int, header: Header) -> None:
-        width, height = self._sizes[index]
-        raise DataError(
-            f"{self.mask_file(index)}: 'width' and 'height' are {width} and {height}, but the picture "
-            f"{self.file(index)} is {header.size[0]} x {header.size[1]} pixels: outlines can only be drawn on "
-            "the picture that was labelled; bring that picture back, or correct the numbers if the outlines are in the "
-            "pixels of this one"
-        )
+        return upright_pixels(mask, self._turned.get(index, UPRIGHT))
 
     def mask_file(self, index: int) -> str:
         """``<annotation file>::image <id>``."""
@@ -109,11 +100,7 @@ class CocoMasks(PictureFiles):
 
 
 class _PackedObjects:
-    """Class number and outline of the objects of each picture, in one block of memory that worker processes share.
-
-    Args:
-        pickled: the objects of each picture.
-    """
+    """Class number and outline of the objects of each picture, in one block of memory that worker processes share."""
 
     def __init__(self, pickled: Iterable[Sequence[bytes]]) -> None:
         joined = [b"".join(objects) for objects in pickled]
@@ -144,8 +131,7 @@ def _classes(
                 f"name {name!r}"
             )
         names[key] = name
-    parent = _unused_parent(content, source, split)
-    if parent is not None:
+    if (parent := _unused_parent(content, source, split)) is not None:
         _log.info("%s: the category %r only names a group and is left out", file, names.pop(parent))
     void = {*void_ids(source)}
     if source.ignore != "none" and IGNORE not in source.ignore:
@@ -192,14 +178,8 @@ def _read_objects(
 ) -> tuple[_PackedObjects, list[Note]]:
     """Objects of each picture, and what was put right.
 
-    Args:
-        records: ``annotations``.
-        file: that holds them.
-        numbers: class number by category.
-        sizes: (width, height) by the id of the picture; 0 for those that cannot be read.
-
-    Raises:
-        DataError: a record is not as it should be, all are boxes, or polygons are in shares of the picture.
+    ``numbers`` are those of classes by category, ``sizes`` (width, height) by the id of the picture; 0 for those that
+    cannot be read.
     """
     pickled: dict[int, list[bytes]] = {image: [] for image in sizes}
     crowds, boxes, flat, drawn, farthest = 0, 0, 0, False, 0.0
@@ -209,7 +189,7 @@ def _read_objects(
             if image not in sizes:
                 raise DataError(f"'image_id' {image} is not among the images of the file")
             if category not in numbers:
-                known = ", ".join(map(str, sorted(numbers)[:20]))
+                known = listed(sorted(numbers), 20)
                 raise DataError(f"'category_id' {category} is not among the categories of the file: {known}")
             if not all(sizes[image]):
                 continue  # nobody will see a mask of a picture that cannot be read
@@ -242,23 +222,20 @@ def _notes(file: Path, total: int, crowds: int, boxes: int, flat: int, drawn: bo
     """What is to be said of so many annotations, if nothing is ``drawn`` as a class only that."""
     if not drawn:
         what = f"none of {counted(total, 'annotation')} gives pixels of a class" if total else "no annotations"
-        counts = (
-            (crowds, "with iscrowd 1: crowds count as void"),
-            (boxes, "with a box and no outline"),
-            (flat, "with a polygon of fewer than three points"),
-        )
-        reasons = ", ".join(f"{count} {reason}" for count, reason in counts if count)
+        counts = {
+            "with iscrowd 1: crowds count as void": crowds,
+            "with a box and no outline": boxes,
+            "with a polygon of fewer than three points": flat,
+        }
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         return [Note(kind="no-object", text=f"{file}: {what}{f' ({reasons})' * bool(reasons)}")]
-    notes = []
-    if boxes:
-        text = (
-            f"{file}: a box and no outline in 'segmentation' of {boxes} of {counted(total, 'object')}; the pixels of "
-        )
-        notes.append(Note(kind="box-only", text=f"{text}such a box count as void"))
-    if flat:
-        text = f"{file}: {counted(flat, 'polygon')} of fewer than three points; left out"
-        notes.append(Note(kind="flat-outline", text=text))
-    return notes
+    told = {
+        "box-only": f"a box and no outline in 'segmentation' of {boxes} of {counted(total, 'object')}; the pixels of "
+        "such a box count as void",
+        "flat-outline": f"{counted(flat, 'polygon')} of fewer than three points; left out",
+    }
+    counts = {"box-only": boxes, "flat-outline": flat}
+    return [Note(kind=kind, text=f"{file}: {text}") for kind, text in told.items() if counts[kind]]
 
 
 def _box(record: Mapping[str, Any]) -> list[float]:
@@ -269,3 +246,136 @@ def _box(record: Mapping[str, Any]) -> list[float]:
             "lengths {'size', 'counts'}"
         )
     return [number({"bbox": value}, "bbox") for value in box]
+
+
+def read_outline(outline: Any, size: tuple[int, int]) -> Outline:
+    """The field ``segmentation``: run lengths, compressed or not, or polygons in any of the forms that tools write.
+
+    ``size`` is (width, height) of the picture. A ``DataError`` names neither file nor annotation.
+    """
+    if isinstance(outline, dict):
+        return _run_lengths(outline, size)
+    _coco_masks()
+    if not isinstance(outline, list):
+        raise DataError(f"'segmentation' must be {_FORMS}, got {outline!r:.80}")
+    return [_polygon(one, size) for one in (outline if isinstance(outline[0], list) else [outline])]
+
+
+def _polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    """A polygon of a list of numbers, or of pairs of them."""
+    flat = polygon
+    if isinstance(polygon, list) and polygon and all(isinstance(pair, list) for pair in polygon):
+        flat = [value for pair in polygon for value in pair]
+    try:
+        # Takes numbers as text too, and some millions of them in a second.
+        values = np.array(flat if isinstance(flat, list) else [math.nan], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.array([math.nan])
+    if not np.isfinite(values).all() or len(values) % 2:
+        raise DataError(f"'segmentation' must be {_FORMS}, x and y finite and in pairs, got {polygon!r:.80}")
+    most = 2 * max(size)
+    if len(values) and (values.min() < -most or values.max() > 2 * most):
+        raise DataError(
+            f"'segmentation': a polygon reaches from {values.min():g} to {values.max():g}, far outside of the picture "
+            f"of {size[0]} x {size[1]} pixels"
+        )
+    found: list[float] = values.tolist()
+    return found
+
+
+def _run_lengths(outline: dict[str, Any], size: tuple[int, int]) -> Runs:
+    """Run lengths of an object, checked against the picture's size."""
+    told, counts = outline.get("size"), outline.get("counts")
+    if not isinstance(told, Sequence) or isinstance(told, str) or len(told) != 2:
+        raise DataError(f"'segmentation': 'size' must be [height, width], got {told!r:.80}")
+    height, width = (whole({"size": side}, "size", "'segmentation'") for side in told)
+    if (width, height) != size:
+        raise DataError(
+            f"'segmentation': 'size' [height, width] is [{height}, {width}], but 'height' and 'width' of its picture "
+            f"are {size[1]} and {size[0]}"
+        )
+    numbers = [as_number(count) for count in counts] if isinstance(counts, list) else [math.nan]
+    if isinstance(counts, str):
+        runs = _decompressed(counts)
+    elif all(count.is_integer() for count in numbers):
+        runs = np.array(numbers, np.int64)
+    else:
+        raise DataError(
+            f"'segmentation': 'counts' must be a list of whole numbers or a compressed text, got {counts!r:.80}"
+        )
+    if not len(runs) or runs.min() < 0 or runs.sum() != width * height:
+        raise DataError(
+            f"'segmentation': 'counts' must be run lengths of 0 or more whose sum is height x width = "
+            f"{width * height}, got a sum of {int(runs.sum())}"
+        )
+    return runs
+
+
+def _decompressed(text: str) -> Runs:
+    """Run lengths from COCO's text: six bits a letter, five of the value and one that says whether more follow; from
+    the fourth run on the difference to the last but one (cocoapi, ``rleFrString``)."""
+    letters = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(letters) or letters.min() < 0 or letters.max() > 63 or letters[-1] & 32:
+        return np.empty(0, np.int64)
+    last = np.flatnonzero(letters & 32 == 0)
+    begin = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(letters)) - np.repeat(begin, last - begin + 1)
+    if place.max() > 6:
+        return np.empty(0, np.int64)
+    values = np.add.reduceat((letters & 31) << (5 * place), begin)
+    # The highest bit of the last letter is the sign.
+    values -= np.where(letters[last] & 16, np.int64(1) << (5 * (place[last] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def box_outline(box: Sequence[float], size: tuple[int, int]) -> Runs:
+    """Run lengths of the pixels that a box (x, y, width, height) touches in a picture of (width, height)."""
+    left, top = (max(math.floor(edge), 0) for edge in box[:2])
+    ends = zip(box[:2], box[2:], size, strict=True)
+    right, bottom = (min(math.ceil(edge + side), most) for edge, side, most in ends)
+    if right <= left or bottom <= top:
+        return np.array([size[0] * size[1]])
+    runs = np.array([left * size[1] + top, *[bottom - top, size[1] - bottom + top] * (right - left)])
+    runs[-1] = size[0] * size[1] - runs[:-1].sum()
+    return runs
+
+
+def draw(objects: Iterable[tuple[int, Outline]], size: tuple[int, int], rest: int) -> NDArray[np.uint8]:
+    """A picture's mask (H, W) of class numbers: what is void, then the other objects from the largest to the smallest.
+
+    Args:
+        objects: class number or ``IGNORE`` of each, and its outline.
+        size: (width, height) of the mask.
+        rest: class number of pixels of no object.
+    """
+    # Column by column, as run lengths are.
+    columns = np.full(size[0] * size[1], rest, np.uint8)
+    shapes = [(label, _drawn(outline, size)) for label, outline in objects]
+    # Objects of one area in the order of the file, so that the mask is always the same.
+    for label, runs in sorted(shapes, key=lambda one: (one[0] != IGNORE, -int(one[1][1::2].sum()))):
+        inside = np.repeat(np.arange(len(runs) - 1) % 2 == 0, runs[1:])
+        columns[runs[0] :][inside] = label
+    return np.ascontiguousarray(columns.reshape(size).T)
+
+
+def _drawn(outline: Outline, size: tuple[int, int]) -> Runs:
+    """Run lengths of an outline."""
+    if not isinstance(outline, list):
+        return outline
+    if not outline:
+        return np.array([size[0] * size[1]])
+    coco = _coco_masks()
+    encoded = coco.merge(coco.frPyObjects(outline, size[1], size[0]))["counts"]
+    return _decompressed(encoded.decode() if isinstance(encoded, bytes) else encoded)
+
+
+def _coco_masks() -> Any:
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise ImportError(
+            "drawing polygons needs the package faster-coco-eval: pip install 'hrformer[train]'"
+        ) from error
+    return mask

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -34,13 +34,9 @@ _log = logging.getLogger(__name__)
 
 
 def picture_folders(root: Path, named: Sequence[Path], split: Split, file: Path) -> list[Path]:
-    """Folders that may hold the pictures of a part, the likelier ones first.
+    """Folders that may hold the pictures of a part, the likelier ones first: those that its source names, the root.
 
-    Args:
-        root: of the set.
-        named: folders that its source names, which come first, then the root.
-        split: the part.
-        file: annotations, beside which the pictures may lie; one that speaks of no part may list pictures of all.
+    Pictures may lie beside the annotations ``file`` too; one that speaks of no part may list pictures of all.
     """
     bases = [base for base in (root, file.parent, file.parent.parent) if base.is_relative_to(root)]
     below = [(one, one.relative_to(base)) for base in bases for one in folders_in(base, 2)]
@@ -73,8 +69,7 @@ def find_pictures(
         root: of the set.
         file: that lists them, for messages.
         advice: which field of a source says where pictures are.
-        skip_broken: for missing pictures take the path that the name means: whoever looks for files that cannot be read
-            finds them.
+        skip_broken: take the paths that names of missing pictures mean: who looks for broken files finds them.
 
     Raises:
         DataError: pictures are missing, with ``skip_broken`` all of them; one could be several files, or two would be
@@ -91,7 +86,14 @@ def find_pictures(
     elsewhere = [place for place in lost if paths[place] is not None]
     found = [path or os.path.join(search.folders[0], name) for name, path in zip(names, paths, strict=True)]
     if elsewhere:
-        _require_different(names, found, file, advice)
+        owners: dict[str, str] = {}
+        for name, path in zip(names, found, strict=True):
+            other = owners.setdefault(path, name)
+            if plain_name(other) != plain_name(name):
+                raise DataError(
+                    f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; "
+                    f"{advice}"
+                )
         _log.info(
             "%s: %d of its %d pictures are not where it says and were found by their names, such as %s at %s",
             *(file, len(elsewhere), len(names), names[elsewhere[0]], found[elsewhere[0]]),
@@ -121,8 +123,8 @@ class _Search:
         self.folders, self.root, self.file = [os.fspath(one) for one in there], root, file
         self._asked = ", ".join(dict.fromkeys(map(str, folders)))
         self._advice, self._source = advice, advice.partition(".")[0]
-        self._listed: dict[str, set[str]] = {}
-        self._loose: dict[str, dict[str, list[str]]] = {}
+        self._names = cache(_names_in)
+        self._by_stem = cache(lambda folder: _by_stem((name, name) for name in self._names(folder)))
 
     def as_it_stands(self, name: str) -> str | None:
         """Path of the name in the first folder that has it."""
@@ -134,11 +136,7 @@ class _Search:
         return None
 
     def elsewhere(self, name: str) -> str | None:
-        """Path of what the name can only mean; None for nothing.
-
-        Raises:
-            DataError: it could be several files.
-        """
+        """Path of what the name can only mean, None for nothing; a DataError where it could be several files."""
         whole = plain_name(name)
         if not whole:
             return None
@@ -170,20 +168,10 @@ class _Search:
             f"{f'{unread_text(unread)}. ' if unread else ''}{self._advice}"
         )
 
-    def _names(self, folder: str) -> set[str]:
-        if folder not in self._listed:
-            try:
-                self._listed[folder] = set(os.listdir(folder))
-            except (OSError, ValueError):
-                self._listed[folder] = set()
-        return self._listed[folder]
-
     def _with_any_ending(self, tail: str) -> str | None:
         for folder in self.folders:
             parent, last = os.path.split(os.path.join(folder, tail))
-            if parent not in self._loose:
-                self._loose[parent] = _by_stem((name, name) for name in self._names(parent))
-            options = _narrowed(self._loose[parent].get(_stem(last), []), last)
+            options = _narrowed(self._by_stem(parent).get(_stem(last), []), last)
             if len(options) == 1:
                 return os.path.join(parent, options[0])
         return None
@@ -214,16 +202,11 @@ class _Search:
         return _by_stem((path, os.path.basename(path)) for path in found)
 
 
-def _require_different(names: Sequence[str], found: Sequence[str], file: Path, advice: str) -> None:
-    """Two names that lead to one file are two pictures of which one is missing."""
-    owners: dict[str, str] = {}
-    for name, path in zip(names, found, strict=True):
-        other = owners.setdefault(path, name)
-        if plain_name(other) != plain_name(name):
-            raise DataError(
-                f"{file} lists the pictures {other} and {name}, of which only one is here: both would be {path}; "
-                f"{advice}"
-            )
+def _names_in(folder: str) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except (OSError, ValueError):
+        return set()
 
 
 def _by_stem(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -238,14 +221,10 @@ def _by_stem(named: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _narrowed(options: list[str], name: str) -> list[str]:
     """Of files that fit loosely those that fit best."""
-    rules = (
-        lambda one: os.path.basename(one) == name,
-        lambda one: os.path.basename(one).casefold() == name.casefold(),
-        lambda one: os.path.basename(one).startswith(f"{os.path.splitext(name)[0]}."),
-    )
-    for fits in rules:
-        options = [one for one in options if fits(one)] or options
-    return options
+    ending, folded = f"{os.path.splitext(name)[0]}.", name.casefold()
+    options = [one for one in options if os.path.basename(one) == name] or options
+    options = [one for one in options if os.path.basename(one).casefold() == folded] or options
+    return [one for one in options if os.path.basename(one).startswith(ending)] or options
 
 
 def _stem(name: str) -> str:

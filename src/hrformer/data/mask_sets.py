@@ -13,13 +13,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.class_names import Palette
+from hrformer.data.class_lists import Palette
 from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
 from hrformer.data.mask_reading import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
 from hrformer.data.part_patterns import walked
 from hrformer.data.set_types import DataError, PackedNames, SegmentationSet
 from hrformer.data.source_config import Exif, SegmentationSource, Split
-from hrformer.data.turned_masks import Turns, turns_of
+from hrformer.data.turned_labels import turned_masks
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted, listed
 
@@ -53,8 +53,8 @@ class MaskFiles(PictureFiles):
         classes: names, in the order of the class numbers; ``palette`` has an RGB colour for each, or is empty.
         files: pictures, in the order of the items, and their masks; None for a part without labels.
         table: what the ids or colours in the masks mean.
-        exif: what to do about turned pictures, see :func:`hrformer.data.turned_masks.turns_of`; None where it is known
-            that there are none.
+        exif: what to do about turned pictures, see :func:`hrformer.data.turned_labels.turned_masks`; None where it is
+            known that there are none.
     """
 
     def __init__(
@@ -66,8 +66,9 @@ class MaskFiles(PictureFiles):
         self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
         self._table = table
         self._upright = exif != "ignore"
-        self._turns = turns_of(pictures, lambda place: size_of_mask(masks[place]), exif) if exif and masks else Turns()
-        self.notes = self._turns.notes
+        self._turned: dict[int, int] = {}
+        if exif and masks:
+            self._turned, self.notes = turned_masks(pictures, lambda place: size_of_mask(masks[place]), exif)
         for note in self.notes:
             _log.warning("%s", note.text)
 
@@ -75,8 +76,7 @@ class MaskFiles(PictureFiles):
         if not self.labelled:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
         mask = read_mask(Path(self._masks[index]), self._table)
-        turn = self._turns.of(index, self._pictures[index], (mask.shape[1], mask.shape[0]))
-        return mask if turn == UPRIGHT else upright_pixels(mask, turn)
+        return upright_pixels(mask, self._turned.get(index, UPRIGHT))
 
     def mask_file(self, index: int) -> str:
         return self._masks[index] if self.labelled else self.file(index)

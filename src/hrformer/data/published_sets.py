@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 
 from hrformer.data.class_lists import ClassList, class_list, void_ids
-from hrformer.data.class_names import KNOWN_SETS, PASCAL_VOC, voc_palette
-from hrformer.data.label_ids import PUBLISHED_TABLES, one_based, pascal_context_full, train_ids
 from hrformer.data.mask_reading import decode_ids
 from hrformer.data.mask_sets import (
     MaskFiles,
@@ -35,6 +33,14 @@ from hrformer.data.mask_sets import (
     pictures_below,
 )
 from hrformer.data.part_patterns import part_of
+from hrformer.data.published_classes import (
+    PUBLISHED_TABLES,
+    known_set,
+    one_based,
+    pascal_context_full,
+    train_ids,
+    voc_palette,
+)
 from hrformer.data.set_types import DataError, NoPartError
 from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.data.validation_split import own_part_error
@@ -108,7 +114,7 @@ def open_published(source: SegmentationSource, split: Split) -> MaskFiles:
     layout = layout.of(name := layout.parts.get(part, part))
     has_no_labels = name == layout.without_labels
     files, kind = _found(layout, root, split, unlabelled=has_no_labels, skip_broken=source.skip_broken)
-    known = KNOWN_SETS[dataset]
+    known = known_set(dataset)
     if kind == "published":
         table = PUBLISHED_TABLES[dataset]()
     else:
@@ -217,7 +223,7 @@ def open_voc(source: SegmentationSource, split: Split) -> MaskFiles:
     # Classes that are to be ignored are none; borders of objects have the colour of 255.
     ignored, colours = void_ids(source), voc_palette(256)
     nothing = {number: ("", colours[number]) for number in ignored if number < len(colours)}
-    rows = dict(enumerate(zip(PASCAL_VOC, colours, strict=False))) | nothing
+    rows = dict(enumerate(zip(known_set("pascal_voc").classes, colours, strict=False))) | nothing
     usual = ClassList(rows=rows, ignored=ignored, origin="PASCAL VOC")
     classes = class_list(source, usual)
     files, _ = _found(layout, root, split, skip_broken=source.skip_broken)

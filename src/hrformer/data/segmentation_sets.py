@@ -6,18 +6,17 @@ from collections.abc import Callable
 
 from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
 from hrformer.data.class_lists import class_list
-from hrformer.data.class_names import KNOWN_SETS
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
 from hrformer.data.mask_search import find_pairs, own_part
 from hrformer.data.mask_sets import MaskFiles, part_name
-from hrformer.data.other_tasks import telling_task
-from hrformer.data.places import advising
+from hrformer.data.published_classes import PUBLISHED_TABLES
 from hrformer.data.published_sets import found_as_voc, open_published, open_voc
 from hrformer.data.set_types import DataError, SegmentationSet
 from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
+from hrformer.data.wrong_roots import advising, telling_task
 
 
 def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationSet:
@@ -110,6 +109,6 @@ _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
     "folders": open_folders,
     "voc": open_voc,
     "coco": CocoMasks,
-    **dict.fromkeys(("official", *KNOWN_SETS), open_published),
+    **dict.fromkeys(("official", *PUBLISHED_TABLES), open_published),
     "huggingface": HuggingFaceSegmentation,
 }

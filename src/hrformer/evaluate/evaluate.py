@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.label_ids import to_server_ids
+from hrformer.data.published_classes import to_server_ids
 from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet
 from hrformer.evaluate.inference import (
     ALONE,

@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.coco_fields import as_number, flat_joints, number, read_json, shown, whole
+from hrformer.data.coco_file import as_number, flat_joints, number, read_json, shown, whole
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.label_ids import label_table, server_ids
+from hrformer.data.label_ids import label_table
 from hrformer.data.mask_reading import MASK_SUFFIXES, decode_ids
+from hrformer.data.published_classes import server_ids
 from hrformer.data.set_types import IGNORE, ClassificationSet, DataError, PoseSet, SegmentationSet
 from hrformer.evaluate.inference import Progress
 from hrformer.evaluate.protocols import Evaluation, PoseProtocol
@@ -105,8 +106,8 @@ def evaluate_masks(
 ) -> Evaluation:
     """Score masks: grey or palette PNG and other lossless formats, named like the pictures.
 
-    They hold the ids of the test server of ``dataset``, see :func:`hrformer.data.label_ids.server_ids`; if that is
-    empty, class numbers.
+    They hold the ids of the test server of ``dataset``, see :func:`hrformer.data.published_classes.server_ids`; if that
+    is empty, class numbers.
     """
     if not source.labelled:
         raise ValueError(f"{source.name} has no labels to compare with")

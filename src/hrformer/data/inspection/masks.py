@@ -17,7 +17,7 @@ from hrformer.data.inspection.scan import Look, evenly
 from hrformer.data.loader import REPLACE
 from hrformer.data.mask_reading import size_of_mask
 from hrformer.data.set_types import IGNORE, SegmentationSet, size_advice
-from hrformer.data.turned_masks import MOST_HEADERS
+from hrformer.data.turned_labels import MOST_HEADERS
 from hrformer.wording import counted
 
 RARE = 1e-3  # classes with less than this share of the labelled pixels are mentioned

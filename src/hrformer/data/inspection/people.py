@@ -15,9 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.annotation_files import labels_file
-from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, whole
-from hrformer.data.coco_labels import read_content
-from hrformer.data.coco_lists import list_of, people_categories
+from hrformer.data.coco_file import (
+    as_number,
+    flat_joints,
+    list_of,
+    number_or_nan,
+    people_categories,
+    read_content,
+    whole,
+)
 from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look

@@ -5,15 +5,15 @@ import pickle
 import numpy as np
 import pytest
 
-from hrformer.data import label_ids
-from hrformer.data.class_names import ADE20K, CITYSCAPES, COCO_STUFF, KNOWN_SETS, PASCAL_CONTEXT, voc_palette
-from hrformer.data.label_ids import COCO_STUFF_IDS, PASCAL_CONTEXT_IDS, label_table, server_ids, to_server_ids
+from hrformer.data import published_classes
+from hrformer.data.label_ids import LabelTable, label_table
+from hrformer.data.published_classes import known_set, server_ids, to_server_ids, voc_palette
 from hrformer.data.set_types import DataError
 
-TABLES = label_ids.PUBLISHED_TABLES
+TABLES = published_classes.PUBLISHED_TABLES
 
 
-def converted(table: label_ids.LabelTable, values: list[int], dtype: type = np.uint8) -> list[int]:
+def converted(table: LabelTable, values: list[int], dtype: type = np.uint8) -> list[int]:
     return table.convert(np.array([values], dtype), "mask.png")[0].tolist()
 
 
@@ -38,15 +38,15 @@ def test_coco_stuff_ids() -> None:
 
 
 def test_pascal_context_ids() -> None:
-    full = label_ids.pascal_context_full()
+    full = published_classes.pascal_context_full()
     assert converted(full, [2, 9, 255, 284, 458, 0, 1, 3, 459], np.uint16) == [0, 1, 255, 36, 58, 255, 255, 255, 255]
     with pytest.raises(DataError, match="the id 460"):
         converted(full, [2, 460], np.uint16)
-    assert converted(label_ids.one_based(59), [0, 1, 59, 255]) == [255, 0, 58, 255]
+    assert converted(published_classes.one_based(59), [0, 1, 59, 255]) == [255, 0, 58, 255]
 
 
 def test_zero_of_ade20k_is_no_class() -> None:
-    table = label_ids.one_based(150)
+    table = published_classes.one_based(150)
     assert converted(table, [0, 1, 13, 150]) == [255, 0, 12, 149]
     with pytest.raises(DataError, match=r"the id 151, but the ids here are 0 for none, 1..150"):
         converted(table, [151])
@@ -65,7 +65,7 @@ def test_all_ids_of_a_table(dtype: type) -> None:
 
 
 def test_table_goes_to_another_process() -> None:
-    assert converted(pickle.loads(pickle.dumps(label_ids.train_ids(3))), [0, 2, 255]) == [0, 2, 255]
+    assert converted(pickle.loads(pickle.dumps(published_classes.train_ids(3))), [0, 2, 255]) == [0, 2, 255]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_tables_that_cannot_be(ids: tuple[int, ...], message: str) -> None:
 
 @pytest.mark.parametrize("dataset", list(TABLES))
 def test_server_ids_are_the_inverse_of_reading(dataset: str) -> None:
-    count = len(KNOWN_SETS[dataset].classes)
+    count = len(known_set(dataset).classes)
     classes = np.arange(count, dtype=np.uint8)[None]
     written = to_server_ids(dataset, classes)
     assert written.dtype == np.uint8
@@ -101,20 +101,24 @@ def test_server_ids_of_known_classes() -> None:
 
 
 def test_names_stand_where_the_ids_put_them() -> None:
-    assert [len(names) for names in (CITYSCAPES, PASCAL_CONTEXT, COCO_STUFF, ADE20K)] == [19, 59, 171, 150]
-    for names in (CITYSCAPES, PASCAL_CONTEXT, COCO_STUFF, ADE20K):
-        assert len(set(names)) == len(names)
-    context = dict(zip(PASCAL_CONTEXT_IDS, PASCAL_CONTEXT, strict=True))
-    assert list(PASCAL_CONTEXT) == sorted(PASCAL_CONTEXT)
+    sets = [known_set(name) for name in ("cityscapes", "pascal_context", "coco_stuff_10k", "ade20k")]
+    assert [len(one.ids) for one in sets] == [19, 59, 171, 150]
+    for one in sets:
+        assert len(one.palette) in (0, len(one.ids))
+        assert len(set(one.classes)) == len(one.classes)
+        assert list(one.ids) == sorted(one.ids)
+    _, context, stuff, ade = (dict(zip(one.ids, one.classes, strict=True)) for one in sets)
+    assert list(context.values()) == sorted(context.values())
     assert [
         context[i] for i in (2, 80, 284, 308, 427, 458)
     ] == "aeroplane cloth person pottedplant tvmonitor wood".split()
-    stuff = dict(zip(COCO_STUFF_IDS, COCO_STUFF, strict=True))
     expected = {1: "person", 13: "stop sign", 27: "backpack", 44: "bottle", 67: "dining table", 90: "toothbrush"}
     expected |= {92: "banner", 110: "desk-stuff", 133: "mirror-stuff", 157: "sky-other", 169: "tree", 182: "wood"}
     assert {number: stuff[number] for number in expected} == expected
-    ade = {1: "wall", 13: "person", 21: "car", 81: "bus", 90: "television receiver", 128: "bicycle", 150: "flag"}
-    assert {number: ADE20K[number - 1] for number in ade} == ade
+    expected = {1: "wall", 13: "person", 21: "car", 81: "bus", 90: "television receiver", 128: "bicycle", 150: "flag"}
+    assert {number: ade[number] for number in expected} == expected
+    road = known_set("cityscapes")
+    assert (road.ids[0], road.classes[0], road.palette[0]) == (7, "road", (128, 64, 128))
 
 
 def test_voc_colours() -> None:

@@ -1,4 +1,4 @@
-"""Sets of another task than the one asked for are named, with the recipe that is for them."""
+"""Roots that are one folder too deep or too high, and sets of another task, are told from those that hold nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import DataError
 from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.wrong_roots import advising, better_root
 from mask_trees import write_mask, write_picture, write_text
 
 OPENERS: dict[str, Callable[..., Any]] = {
@@ -118,3 +119,38 @@ def test_of_joined_sets_one_needs_a_validation_part(
     assert len(open_one(tmp_path / "one", **roots)) == 2 * len(open_one(tmp_path / "one"))
     assert len(open_one(tmp_path / "one", "val", **roots)) == alone
     assert "two has no validation part: it is only trained on" in caplog.text
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """``sets/birds/images``, and a folder beside them."""
+    (tmp_path / "sets" / "birds" / "images").mkdir(parents=True)
+    (tmp_path / "sets" / "other").mkdir()
+    return tmp_path / "sets"
+
+
+def test_too_deep_and_too_high(tree: Path) -> None:
+    assert better_root(tree / "birds", ["labels", "birds/images"]) == (tree, "birds/images")
+    assert better_root(tree.parent, ["birds/images"]) == (tree, "birds/images")
+
+
+def test_right_or_unknown(tree: Path) -> None:
+    assert better_root(tree, ["labels", "birds/images"]) is None
+    assert better_root(tree / "birds", ["elsewhere"]) is None
+    assert better_root(tree / "gone", ["birds/images"]) is None
+    # An empty name, or a wildcard at the start, would fit every folder.
+    assert better_root(tree / "birds", ["", "*.tar", "/birds"]) is None
+
+
+def test_patterns_count_up_to_the_first_wildcard(tree: Path) -> None:
+    assert better_root(tree / "other", ["birds/{000..146}.tar"]) == (tree, "birds")
+
+
+def test_advice_is_added(tree: Path) -> None:
+    with (
+        pytest.raises(DataError, match=r"^gone\. PoseSource\.root should be .*sets, the folder that holds birds$"),
+        advising("PoseSource.root", tree / "other", ["birds"]),
+    ):
+        raise DataError("gone")
+    with pytest.raises(DataError, match=r"^gone$"), advising("PoseSource.root", tree, ["birds"]):
+        raise DataError("gone")

@@ -1,8 +1,9 @@
-"""Sizes in the file against the pictures' own, EXIF orientations, and boxes that are corners."""
+"""Labels on the stored pixels of pictures that an EXIF orientation turns, and sizes in COCO's file that are wrong."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hrformer.data import coco_sizes
+from hrformer.data import turned_labels
+from hrformer.data.inspection.parts import Part
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.set_types import DataError
-from hrformer.data.source_config import PoseSource
+from hrformer.data.segmentation_sets import open_segmentation
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import PoseSource, SegmentationSource
 from hrformer.evaluate.files import evaluate_keypoint_file
+from hrformer.geometry.orientation import swaps_sides, upright_pixels
 
 WIDE, SQUARE = (60, 40), (48, 48)
 JOINTS = {"nose": (30, 10), "left_hand": (12, 25), "right_hand": (40, 30)}
@@ -175,85 +179,106 @@ def test_broken_pictures_are_left_to_who_decodes_them(write, tmp_path: Path) -> 
 
 
 def test_large_sets_are_sampled_until_something_is_odd(write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco_sizes, "MOST_READ", 4)
-    monkeypatch.setattr(coco_sizes, "SAMPLED", 2)
+    monkeypatch.setattr(turned_labels, "MOST_HEADERS", 4)
+    monkeypatch.setattr(turned_labels, "SAMPLED", 2)
     read: list[str] = []
-    header = coco_sizes.read_header
-    monkeypatch.setattr(coco_sizes, "read_header", lambda path: read.append(path) or header(path))
+    header = turned_labels.read_header
+    monkeypatch.setattr(turned_labels, "read_header", lambda path: read.append(path) or header(path))
     assert len(open_pose(write(*[(WIDE, 1, WIDE)] * 6), "val")) == 6
     assert len(read) == 2
     people = open_pose(write((WIDE, 6, WIDE), *[(WIDE, 1, WIDE)] * 4, (WIDE, 6, WIDE)), "val")
     assert hits(people) == [True] * 6
 
 
-POINTS = ((0.2, 0.3), (0.5, 0.5), (0.6, 0.7))
+def opened_masks(root: Path, **options: object) -> SegmentationSet:
+    return open_segmentation(SegmentationSource(root=root, **options), "train")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("number", [5, 2])
-@pytest.mark.parametrize("boxes", [1, 100, "pixels"])
-@pytest.mark.parametrize("middle", [False, True])
-@pytest.mark.parametrize("joints", [1, 100, "pixels"])
-def test_joints_and_boxes_are_told_apart(write, tmp_path: Path, boxes, joints, middle: bool, number: int) -> None:
-    """Each in its own unit, boxes also as YOLO has them, with one joint a little beyond the edge."""
-    source = write(*[((400, 300), 1, (400, 300))] * number)
-    content = json.loads((tmp_path / "val.json").read_text())
-    scales = [(400, 300) if one == "pixels" else (one, one) for one in (boxes, joints)]
-    for row in content["annotations"]:
-        box = [0.58, 0.5, 0.84, 0.6] if middle else [0.15, 0.2, 0.85, 0.6]
-        row["bbox"] = [value * side for value, side in zip(box, scales[0] * 2, strict=True)]
-        row["keypoints"] = [value for x, y in POINTS for value in (x * scales[1][0], y * scales[1][1], 2)]
-    content["annotations"][0]["keypoints"][6] = 1.0002 * scales[1][0]
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    fields = {"keypoints": joints, "bbox": boxes}
-    told = [name for name, unit in fields.items() if unit != "pixels"]
-    if boxes == joints == 100 and number == 2:
-        return  # two people in a corner may be there indeed
-    if boxes != 1 == joints:
-        return  # the inspection's
-    try:
-        open_pose(source, "val")
-        text = ""
-    except DataError as error:
-        text = str(error)
-    if not told:
-        assert ("fits as middle" in text) == middle
-        return
-    told = ["bbox"] if boxes == 1 != joints else told
-    unit = {1: "shares", 100: "percent"}[boxes if "bbox" in told else joints]
-    assert f"val.json: {' and '.join(map(repr, told))} of all {number} people end at " in text
-    assert f": {unit} of the picture instead of pixels. Multiply x" in text
-    assert (" and width by" in text) == ("bbox" in told)
+def write_mask(
+    root: Path, orientation: int, name: str = "a", *, size: tuple[int, int] = (16, 8), upright: bool = False
+) -> None:
+    """A picture of a white top left corner, stored turned, and the mask of that corner, as stored or upright."""
+    width, height = size
+    stored = np.zeros((height, width), np.uint8)
+    stored[: height // 2, : width // 2] = 1
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("images/train", "labels/train"):
+        (root / kind).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(stored * 255).convert("RGB").save(root / f"images/train/{name}.jpg", exif=exif, quality=100)
+    mask = upright_pixels(stored, orientation) if upright else stored
+    Image.fromarray(mask).save(root / f"labels/train/{name}.png")
+    (root / "classes.txt").write_text("0 other\n1 corner\n")
 
 
-def test_boxes_as_corners_are_told(write, tmp_path: Path) -> None:
-    source = write(*[(WIDE, 1, WIDE)] * 4)
-    content = json.loads((tmp_path / "val.json").read_text())
-    for row in content["annotations"]:
-        row["bbox"] = [10, 8, 44, 34]
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    with pytest.raises(
-        DataError, match=r"'bbox' of 4 of 4 people .* fits as corners .*\[10, 8, 44, 34\] of annotation 0"
-    ):
-        open_pose(source, "val")
-    # People near a corner of the picture, whose boxes may be either, and boxes cut off by the picture are none.
-    for row, box in zip(content["annotations"], ([2, 1, 50, 38], [9, 7, 60, 50], BOX, BOX), strict=True):
-        row["bbox"] = list(box)
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    assert len(open_pose(source, "val")) == 4
+def fits(source: SegmentationSet, index: int = 0) -> bool:
+    """Whether picture and mask show the same."""
+    item = source.item(index, source.pixels(index))
+    return bool(((item["image"][0] > 127) == (item["mask"] == 1)).all())
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_published_labels_are_left_alone(data_dir: Path, part: Any) -> None:
-    for name in ("lspet", "people17"):
-        source = PoseSource(
-            root=data_dir / name,
-            clip="none",
-            **{f"{split}_annotations": f"annotations/person_keypoints_{split}.json" for split in ("train", "val")},
-        )
-        people = open_pose(source, part)
-        assert people.notes == ()
-        content = json.loads((data_dir / name / f"annotations/person_keypoints_{part}.json").read_text())
-        rows = sorted(content["annotations"], key=lambda row: row["id"])
-        found = sorted(people.truth()["annotations"], key=lambda row: row["id"])
-        fields = ("id", "image_id", "bbox", "area", "keypoints", "num_keypoints")
-        assert [[row[field] for field in fields] for row in found] == [[row[field] for field in fields] for row in rows]
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("upright", [False, True])
+def test_sizes_tell(tmp_path: Path, orientation: int, upright: bool, caplog: pytest.LogCaptureFixture) -> None:
+    write_mask(tmp_path, orientation, upright=upright)
+    with caplog.at_level(logging.WARNING):
+        source = opened_masks(tmp_path)
+    assert source.pixels(0).shape == (16, 8, 3)
+    assert fits(source)
+    told = "EXIF orientation: 1 picture (" in caplog.text
+    assert told != upright
+    assert ("SegmentationSource.exif ignore|apply" in caplog.text) != upright
+    found = {one.kind: one for one in Part(source, "train", crop=(8, 8)).findings()}
+    assert ("exif-turned" in found) != upright
+    assert fits(opened_masks(tmp_path, exif="apply"))
+    assert [note.kind for note in opened_masks(tmp_path, exif="ignore").notes] == ["exif-ignored"]
+    if not upright:
+        assert opened_masks(tmp_path, exif="ignore").pixels(0).shape == (8, 16, 3)
+        assert fits(opened_masks(tmp_path, exif="ignore"))
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (16, 8)), (2, (16, 8)), (6, (8, 8))])
+def test_what_sizes_cannot_tell_follows_the_others(
+    tmp_path: Path, orientation: int, size: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert size[0] == size[1] or not swaps_sides(orientation)
+    write_mask(tmp_path, orientation, size=size)
+    with caplog.at_level(logging.WARNING):
+        assert not fits(opened_masks(tmp_path))
+    assert "whose size does not tell whether masks are for the stored" in caplog.text
+    assert "taken as upright, since there are no others to go by" in caplog.text
+    applied = opened_masks(tmp_path, exif="apply")
+    assert fits(applied)
+    assert [note.kind for note in applied.notes] == ["exif-unknown"]
+    assert fits(opened_masks(tmp_path, exif="ignore"))
+    caplog.clear()
+    write_mask(tmp_path, 6, "b")
+    with caplog.at_level(logging.WARNING):
+        source = opened_masks(tmp_path)
+    assert fits(source, 0)
+    assert fits(source, 1)
+    assert "labelled on the stored pixels, as the sizes tell; masks were turned upright" in caplog.text
+    assert "taken as lying on the stored pixels and turned upright" in caplog.text
+    write_mask(tmp_path, 6, "c", upright=True)
+    source = opened_masks(tmp_path)
+    assert [fits(source, index) for index in range(3)] == [False, True, True]
+
+
+def test_large_sets_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turned_labels, "MOST_HEADERS", 2)
+    for number in range(5):
+        write_mask(tmp_path, 6 if number != 1 else 1, str(number))
+    source = opened_masks(tmp_path)
+    assert all(fits(source, index) for index in range(5))
+
+
+def test_formats_without_the_option(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"SegmentationSource\.exif is for the formats folders, voc and coco; ade20k"):
+        opened_masks(tmp_path, format="ade20k", exif="apply")
+
+
+def test_broken_pictures_are_left_to_those_who_read_them(tmp_path: Path) -> None:
+    write_mask(tmp_path, 6)
+    write_mask(tmp_path, 6, "b")
+    (tmp_path / "images/train/b.jpg").write_bytes(b"broken")
+    assert fits(opened_masks(tmp_path))

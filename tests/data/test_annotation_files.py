@@ -45,10 +45,7 @@ LAYOUTS = {
     ),
     "root": ("train.json", "val.json", "images/{}", "images/{}", "{}"),
     "labels": ("labels/person_keypoints_train.json", "labels/person_keypoints_val.json", "{}", "{}", "{}"),
-    "roboflow": (
-        *("train/_annotations.coco.json", "valid/_annotations.coco.json"),
-        *("train/{}", "valid/{}", "{}"),
-    ),
+    "roboflow": (*("train/_annotations.coco.json", "valid/_annotations.coco.json"), *("train/{}", "valid/{}", "{}")),
     "cvat project": (
         *("annotations/person_keypoints_Train.json", "annotations/person_keypoints_Validation.json"),
         *("images/Train/{}", "images/Validation/{}", "{}"),

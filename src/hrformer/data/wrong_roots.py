@@ -1,11 +1,11 @@
-"""Says of a set that cannot be opened that it looks like one of another task, and which recipe is for that."""
+"""Advice for a set that cannot be opened: a root that is one folder too deep or too high, or a set of another task."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hrformer.data.annotation_files import coco_files, has_joints, has_outlines
 from hrformer.data.images import SUFFIXES
@@ -13,21 +13,42 @@ from hrformer.data.mask_reading import MASK_SUFFIXES
 from hrformer.data.mask_search import folders_below, holds, kind_of
 from hrformer.data.part_patterns import folders_in, part_of
 from hrformer.data.set_types import DataError
+from hrformer.wording import listed
 
-_NAMED = 3
+
+@contextmanager
+def advising(field: str, root: Path, inside: Sequence[str]) -> Iterator[None]:
+    """Add to a ``DataError`` which root, in ``field`` of the source, would be right, where that can be seen.
+
+    ``inside`` are files and folders, relative to ``root``, of which the set has some; patterns are allowed.
+    """
+    try:
+        yield
+    except DataError as error:
+        better = better_root(root, inside)
+        if better is None:
+            raise
+        raise DataError(f"{error}. {field} should be {better[0]}, the folder that holds {better[1]}") from error
+
+
+def better_root(root: Path, inside: Sequence[str]) -> tuple[Path, str] | None:
+    """A folder above or in ``root`` that holds one of ``inside``, and which; None if ``root`` has one, or none does.
+
+    Of a pattern the folders before its first wildcard count.
+    """
+    fixed = [re.split(r"[^/]*[*?\[{]", path)[0].strip("/") for path in inside if not PurePath(path).is_absolute()]
+    names = [name for name in fixed if name]
+    if not root.is_dir() or any((root / name).exists() for name in names):
+        return None
+    folders = [root.resolve().parent, *folders_in(root)]
+    return next(((folder, name) for folder in folders for name in names if (folder / name).exists()), None)
 
 
 @contextmanager
 def telling_task(task: str, root: Path, *, layout_known: bool = False) -> Iterator[None]:
-    """Add to a ``DataError`` that the set is one for another task, where it looks so.
+    """Add to a ``DataError`` that the set, opened for ``task``, is one for another task, where it looks so.
 
-    Args:
-        task: "classification", "pose" or "segmentation", which the set was opened for.
-        root: of the set.
-        layout_known: whether the run names the folders of a certain set, so that one looks only for these.
-
-    Raises:
-        DataError: whatever the context raised, with or without that.
+    With ``layout_known`` the run names the folders of a certain set, so that one looks only for these.
     """
     try:
         yield
@@ -44,11 +65,7 @@ def telling_task(task: str, root: Path, *, layout_known: bool = False) -> Iterat
 
 
 def require_classes(folder: Path, classes: Sequence[str]) -> None:
-    """Refuse folders of pictures and of their masks as two classes.
-
-    Raises:
-        DataError: they are that.
-    """
+    """Refuse folders of pictures and of their masks as two classes, by a ``DataError``."""
     kinds = {kind: folder / name for name in classes if (kind := kind_of(Path(name))) is not None}
     if len(kinds) < 2:
         return
@@ -74,7 +91,7 @@ def _kinds(root: Path) -> dict[str, str]:
     if masks and any(one.kind == "pictures" and holds(one.path, SUFFIXES) for one in folders):
         found.setdefault("segmentation", f"masks ({masks[0].relative_to(root)})")
     if not labels and (classes := _class_folders(root)):
-        found["classification"] = f"a folder per class ({', '.join(classes[:_NAMED])})"
+        found["classification"] = f"a folder per class ({listed(classes, 3)})"
     return found
 
 

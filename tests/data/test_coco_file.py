@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hrformer.data.coco_fields import number, read_json, whole
+from hrformer.data.coco_file import number, read_json, whole
 from hrformer.data.set_types import DataError
 
 
