@@ -238,7 +238,7 @@ def _found(part: nn.Module, path: str, default: Any) -> Any:
 
 def _changed_bottleneck(head: nn.Module | None) -> str | None:
     """Bottlenecks are the only parts of heads that are rewritten as a whole."""
-    if type(head) not in HEADS:
+    if head is None or type(head) not in HEADS:
         return None
     for name, part in head.named_modules():
         if type(part) is Bottleneck:

@@ -64,8 +64,10 @@ class FoldedConv(Frozen):
             self.weight = self.weight.contiguous(memory_format=torch.channels_last)
         self.hold("bias", bias, conv.weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H', W', C')."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', C'); a product adds a residual and rectifies the sum."""
+        if residual is not None:
+            return pointwise(x, self.lend(PointwiseWeights, ""), residual=residual, after="relu")
         if self.is_product:
             return pointwise(x, self.lend(PointwiseWeights, ""), activation="relu" if self.relu else "none")
         weights = self.lend(ConvolutionWeights, "", **self.options)
@@ -106,7 +108,7 @@ class FusedConv(nn.Module):
         return y.permute(0, 3, 1, 2)
 
 
-class FusedBottleneck(Frozen):
+class FusedBottleneck(nn.Module):
     """``Bottleneck`` in evaluation mode: the residual and the last ReLU belong to the last product.
 
     Args:
@@ -121,15 +123,12 @@ class FusedBottleneck(Frozen):
         if isinstance(block.downsample, nn.Sequential):
             conv, norm = block.downsample
             self.downsample = FoldedConv(cast(nn.Conv2d, conv), norm, relu=False)
-        weight, bias = folded_conv(block.conv3, block.bn3)
-        self.hold("conv3_weight", weight.flatten(1), block.conv3.weight.dtype)
-        self.hold("conv3_bias", bias, block.conv3.weight.dtype)
+        self.conv3 = FoldedConv(block.conv3, block.bn3, relu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 4 * planes, H, W)."""
         y = channels_last(x)
-        inner = self.conv2(self.conv1(y))
-        out = pointwise(inner, self.lend(PointwiseWeights, "conv3_"), residual=self.downsample(y), after="relu")
+        out: Tensor = self.conv3(self.conv2(self.conv1(y)), self.downsample(y))
         return out.permute(0, 3, 1, 2)
 
 

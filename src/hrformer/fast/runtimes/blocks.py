@@ -74,8 +74,8 @@ class RuntimeAttention(nn.Module):
         real = channels // self.num_heads
         self.head_dim = rounded_up(real, align)
         padded = rounded_up(channels, align)
-        layers = (norm, attention.qkv, attention.proj)
-        (weight, bias), (out, out_bias) = folded_attention(*((one.weight, one.bias) for one in layers), real**-0.5)
+        gain, first, last = ((layer.weight, layer.bias) for layer in (norm, attention.qkv, attention.proj))
+        (weight, bias), (out, out_bias) = folded_attention(gain, first, last, real**-0.5)
         heads = (3, self.num_heads, self.head_dim)
         weight = zero_padded(weight.view(3, self.num_heads, real, channels), (*heads, padded))
         self.qkv = nn.Linear(padded, 3 * self.num_heads * self.head_dim)

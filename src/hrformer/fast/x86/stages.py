@@ -96,7 +96,7 @@ def _library() -> NativeLibrary:
     return library
 
 
-def _kernel(name: str, pack: Callable[[Any, int], dict[str, Any]], weights: StageWeights, *further: Any) -> Kernel:
+def _kernel(name: str, pack: Callable[..., dict[str, Any]], weights: StageWeights, *further: Any) -> Kernel:
     """The kernel kept beside its weights, or a new one with the fields that ``pack`` makes of them."""
     found: Kernel | None = weights.made.get(name)
     if found is None:
