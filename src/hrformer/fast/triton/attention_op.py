@@ -15,7 +15,7 @@ from torch import Tensor
 from hrformer.fast.triton.launch import HALVES, HAVE_TRITON, exact, switched_off
 from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward
 from hrformer.fast.triton.window_attention_backward import attention_backward
-from hrformer.models.attention import attend_in_windows, crop_windows, pad_to_windows
+from hrformer.models.attention import crop_windows, pad_to_windows
 
 
 def window_attention_core(
@@ -58,8 +58,10 @@ def window_attention_reference(
     The kernels' error from float64, output and gradients, is at most twice that of this function at the same
     precision; their tests hold them to it in the interpreter, float32 and float16.
     """
-    attended = attend_in_windows(_padded(qkv, pad_token, window), bias, window, num_heads)
-    return crop_windows(attended, qkv.shape[1], qkv.shape[2], window)
+    query, key, value = _heads(_to_windows(qkv, pad_token, window), num_heads)
+    mask = None if bias is None else bias.to(query.dtype)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return _to_map(out.transpose(1, 2).flatten(2), qkv, window)
 
 
 def _forward_plain(
@@ -184,15 +186,10 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     return scores if bias is None else scores + bias.to(scores.dtype)
 
 
-def _padded(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
-    """(B, H, W, X) -> (B, rows * K, cols * K, X), with ``pad_token`` (X,) in the padding."""
-    inside = pad_to_windows(torch.ones(1, *x.shape[1:3], 1, dtype=torch.bool, device=x.device), window)
-    return torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
-
-
 def _to_windows(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
     """(B, H, W, X) -> (windows, N, X), with ``pad_token`` (X,) in the padding."""
-    x = _padded(x, pad_token, window)
+    inside = pad_to_windows(torch.ones(1, *x.shape[1:3], 1, dtype=torch.bool, device=x.device), window)
+    x = torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
