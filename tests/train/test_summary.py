@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hrformer.train.versions import write_versions
 
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.sets import ClassificationSet
@@ -17,6 +16,7 @@ from hrformer.evaluate.protocols import Evaluation, Example
 from hrformer.predict.predictors import load
 from hrformer.train.config import ClassificationRun, LogConfig
 from hrformer.train.journal import Journal
+from hrformer.train.run_folder import write_versions
 from hrformer.train.summary import summarise, write_summary
 from hrformer.train.summary_pictures import ValidationPicture, draw_examples
 from hrformer.train.summary_record import read_record
