@@ -25,7 +25,7 @@ from hrformer.fast.triton import feed_forward_op
 from hrformer.fast.triton.graphs import GraphedModel, Replay
 from hrformer.fast.triton.launch import HAVE_TRITON
 from hrformer.fast.x86 import stages as native
-from hrformer.models.hrnet import HRNetConfig
+from hrformer.models.trunk import HRNetConfig
 from hrformer.zoo import VARIANTS, hrformer_nano
 
 SPECK, HRNET_SPECK = "hrformer_speck", "hrnet_speck"

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import gpu_device
 from calls import DTYPES
@@ -29,7 +30,6 @@ from gpu_speed import profile_cases, speed_cases
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.optimize import optimize
-from hrformer.fast.triton.graphs import map_tensors
 from hrformer.fast.triton.launch import switched_off
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import AnyRun, ModelConfig, SaveConfig, ScheduleConfig
@@ -229,8 +229,7 @@ def _step(network: nn.Module, x: Tensor, half: torch.dtype | None) -> Tensor:
     network = copy.deepcopy(network)
     with torch.autocast(x.device.type, half or torch.bfloat16, enabled=half is not None):
         result = network(x)
-    outputs: list[Tensor] = []
-    map_tensors(lambda y: outputs.append(y) or y, result)
+    outputs = [y for y in tree_leaves(result) if isinstance(y, Tensor)]
     generator = torch.Generator().manual_seed(2)
     weights = [torch.randn(y.shape, generator=generator).to(x.device, x.dtype) for y in outputs]
     loss = sum(((y.to(x.dtype) * w).square().mean() for y, w in zip(outputs, weights, strict=True)), x.new_zeros(()))

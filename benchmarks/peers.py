@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 import foreign_code
 from candidates import Origin
-from hrformer.models.hrformer import HRFormerConfig
-from hrformer.models.hrnet import HRNetConfig
 from hrformer.models.model import Task
+from hrformer.models.trunk import HRFormerConfig, HRNetConfig
 from hrformer.zoo import backbone_config, create_model
 
 REPOSITORIES: Mapping[Origin, str] = {

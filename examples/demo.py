@@ -34,10 +34,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hrformer
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.data.images import ImageError, load_image
-from hrformer.predict.files import write_bytes, write_picture
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor
-from hrformer.predict.results import Result
+from hrformer.predict.results import Result, write_bytes, write_picture
 
 MODELS = {
     "pose": "hrformer_nano_lspet",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.images import load_image
-from hrformer.predict.files import write_picture
+from hrformer.predict.results import write_picture
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEMO = REPOSITORY / "demo"

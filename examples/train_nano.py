@@ -38,8 +38,7 @@ from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
 from hrformer.geometry.input_spec import IMAGENET_MEAN, IMAGENET_STD, InputSpec
 from hrformer.geometry.skeletons import LSPET14
 from hrformer.losses import classification_cross_entropy, heatmap_mse, segmentation_losses
-from hrformer.metrics.pck import Pck, torso_joints
-from hrformer.metrics.segmentation import SegmentationScores
+from hrformer.metrics.counts import Pck, SegmentationScores, reference_joints
 from hrformer.models.model import VisionModel
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -175,7 +174,7 @@ class CamVid:
         return segmentation_losses(*output, target, class_weights=self.weights)["loss"]
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
-        metric = SegmentationScores(self.num_classes)
+        metric = SegmentationScores(self.names)
         for image, mask in self.val:
             small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
             logits = F.interpolate(model(to_tensor([small])), mask.shape, mode="bilinear", align_corners=False)
@@ -232,7 +231,7 @@ class Lspet:
         return heatmap_mse(output, target, weight) * 1000  # scaled to readable numbers
 
     def evaluate(self, model: VisionModel, size: tuple[int, int]) -> float:
-        metric = Pck(LSPET14.keypoints, torso=torso_joints(LSPET14))
+        metric = Pck(LSPET14.keypoints, torso=reference_joints(LSPET14))
         for i in range(0, len(self.val), 50):
             chunk = self.val[i : i + 50]
             centers, sizes = box_to_crop(np.stack([box for _, box, _ in chunk]), size[1] / size[0])

@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction, mangle_type
 
 from hrformer.fast import stages as fused
 from hrformer.fast.folding import rounded_up
-from hrformer.fast.fused import ALIGN, fuse_block, fuse_fusion
+from hrformer.fast.fused import ALIGN, FusedFusionUnit, FusedTransformerBlock
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
 from hrformer.fast.triton.window_attention import attention_forward
@@ -139,13 +139,13 @@ def compile_models() -> list[Compiled]:
     channels = (80, 160)
     with compiled_launches() as found, triton_everywhere(), torch.no_grad():
         for width, heads in ((78, 2), (312, 8), (32, 1), (64, 2), (128, 4)):
-            block = fuse_block(TransformerBlock(width, heads).eval().to(dtype), ALIGN)
+            block = FusedTransformerBlock(TransformerBlock(width, heads).eval().to(dtype), ALIGN)
             block(torch.zeros(1, rounded_up(width, ALIGN), 64, 48, dtype=dtype))
         for mode in ("nearest", "bilinear"):
             unit = FusionUnit(channels, num_outputs=2, separable=True, upsample=mode).eval().to(dtype)
             sizes = [(64 >> i, 48 >> i) for i in range(2)]
             maps = [torch.zeros(1, c, *size, dtype=dtype) for c, size in zip(channels, sizes, strict=True)]
-            fuse_fusion(unit)(maps)
+            FusedFusionUnit(unit)(maps)
     return found
 
 
@@ -159,8 +159,8 @@ def launched_forms() -> list[str]:
         kinds = {name: mangle_type(value) if isinstance(value, Tensor) else value for name, value in fixed.items()}
         forms.append(f"{size}: {kernel.__name__} {kinds} {options}")
 
-    block = fuse_block(TransformerBlock(78, 2).eval().to(dtype), ALIGN)
-    unit = fuse_fusion(FusionUnit((80, 160), num_outputs=2, separable=True, upsample="nearest").eval().to(dtype))
+    block = FusedTransformerBlock(TransformerBlock(78, 2).eval().to(dtype), ALIGN)
+    unit = FusedFusionUnit(FusionUnit((80, 160), num_outputs=2, separable=True, upsample="nearest").eval().to(dtype))
     with mock.patch.object(JITFunction, "run", record), triton_everywhere(), torch.no_grad():
         for size in ((64, 48), (40, 56), (33, 17), (1, 1), (16, 13)):
             finest = torch.zeros(1, 80, *size, dtype=dtype)

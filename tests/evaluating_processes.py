@@ -14,7 +14,7 @@ from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, SegmentationProtocol

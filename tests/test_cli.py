@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pytest
 
+from hrformer.__main__ import main
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
-from hrformer.cli import main
 from hrformer.cli.inputs import OutputNames, expand
 from hrformer.cli.output import OutputFolder
 from hrformer.predict.predictors import load
@@ -399,3 +399,25 @@ def test_results_that_are_replaced_are_said(tmp_path: Path, capsys: pytest.Captu
     OutputFolder(tmp_path, {}, pictures=False, resume=False)
     said = " ".join(capsys.readouterr().err.split())
     assert f"{tmp_path} holds results of an earlier run, which are replaced" in said
+
+
+def test_ctrl_c_while_torch_is_imported_says_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1] / "src")])
+    # As in a terminal; what is started in the background of a shell ignores Ctrl-C, which the program leaves so.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nimport hrformer_main as m; m.main()"
+    )
+    start, pipes = [sys.executable, "-c", code, "models"], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(start, env=os.environ | {"PYTHONPATH": path}, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "interrupted\n")
+    assert process.returncode == 130
+
+
+def test_prediction_starts_without_what_only_training_needs() -> None:
+    code = "import sys, hrformer.cli.predict\nprint({'torchvision', 'timm', 'torch._dynamo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "set()\n"

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from hrformer.cli import main
+from hrformer.__main__ import main
 
 SMALL = ["--size", "64", "64", "--seconds", "0", "--device", "cpu"]
 

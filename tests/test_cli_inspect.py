@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from hrformer.cli import main
+from hrformer.__main__ import main
 from hrformer.cli.inspect import ROWS_SHOWN, print_report
 from hrformer.data.inspection.parts import Part
 from hrformer.data.inspection.report import Report

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-import hrformer.cli
+import hrformer.cli.main
+from hrformer.__main__ import main
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.checkpoints.registry import bundled_folder
-from hrformer.cli import main
 from hrformer.cli.runs import option_names
 from hrformer.cli.train import run_folder
 from hrformer.files import sha256_of
@@ -72,8 +72,8 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         commands.append(command)
         return 0
 
-    monkeypatch.setattr(hrformer.cli, "run_train", remember)
-    monkeypatch.setattr(hrformer.cli, "run_evaluate", remember)
+    monkeypatch.setattr(hrformer.cli.main, "run_train", remember)
+    monkeypatch.setattr(hrformer.cli.main, "run_evaluate", remember)
     return commands
 
 

@@ -177,8 +177,8 @@ def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> 
     pages = (SOURCE / "hrformer" / "train").glob("summary.*")
     wanted = {str(path.relative_to(SOURCE)) for path in [*FILES, *weights, *pages, *others]}
     assert wanted <= held
-    assert {name.split("/")[0] for name in held} == {"hrformer", about}
+    assert {name.split("/")[0] for name in held} == {"hrformer", "hrformer_main.py", about}
     assert f"{about}/licenses/LICENSE" in held
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: <3.15,>=3.11" in metadata
-    assert "hrformer = hrformer.cli:main" in scripts
+    assert "hrformer = hrformer_main:main" in scripts

@@ -84,11 +84,7 @@ def test_tasks() -> None:
 
 @pytest.mark.parametrize(
     ("name", "draw"),
-    [
-        ("Classification", "self"),
-        ("Keypoints", "self, *, joint_threshold=, min_score="),
-        ("Segmentation", "self"),
-    ],
+    [("Classification", "self"), ("Keypoints", "self, *, joint_threshold=, min_score="), ("Segmentation", "self")],
 )
 def test_results_share_their_methods(name: str, draw: str) -> None:
     result = getattr(hrformer, name)

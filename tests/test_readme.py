@@ -14,12 +14,13 @@ import cv2
 import pytest
 
 import hrformer
-import hrformer.cli
+import hrformer.cli.main
+import hrformer.cli.predict
+from hrformer.__main__ import main
 from hrformer.checkpoints.registry import bundled_folder, find_weights
-from hrformer.cli.model_sizes import MEASURED
-from hrformer.predict.classify import ClassificationOptions
+from hrformer.cli.models import MEASURED
 from hrformer.predict.pose import PoseOptions
-from hrformer.predict.segment import SegmentationOptions
+from hrformer.predict.predictors import ClassificationOptions, SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
 from hrformer.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS
@@ -121,10 +122,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("run_predict", "run_models", "run_convert", "run_train", "run_evaluate", "run_inspect", "run_bench"):
-        monkeypatch.setattr(hrformer.cli, name, lambda *arguments: 0)
+        module = hrformer.cli.predict if name == "run_predict" else hrformer.cli.main
+        monkeypatch.setattr(module, name, lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")
     for arguments in commands(text, "hrformer"):
-        assert hrformer.cli.main(arguments) == 0, arguments
+        assert main(arguments) == 0, arguments
         if "--weights" in arguments and "." not in (weights := arguments[arguments.index("--weights") + 1]):
             find_weights(weights)
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -134,7 +136,7 @@ def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_wrong_command_line_is_not_understood(capsys: pytest.CaptureFixture[str]) -> None:
-    assert hrformer.cli.main(["predict", "pose", "a.jpg", "--no-such-option"]) == 2
+    assert main(["predict", "pose", "a.jpg", "--no-such-option"]) == 2
     capsys.readouterr()
 
 
@@ -176,7 +178,7 @@ def test_model_sizes_are_the_measured_ones() -> None:
     names = [name for name in hrformer.list_models() if "_window" not in name]
     expected = []
     for name in names:
-        sizes = [MEASURED[name, task] for task in hrformer.models.model.TASKS]
+        sizes = MEASURED[name]
         expected.append([name, *(cell for p, m in sizes for cell in (f"{p / 1e6:.2f}", f"{m / 1e9:.3f}"))])
     assert rows == expected
 

@@ -13,24 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE_INDEX = 255
-"""Label of pixels that count nowhere."""
-
-AUXILIARY_WEIGHT = 0.4
-"""Share of the auxiliary loss in the published segmentation runs."""
+IGNORE_INDEX = 255  # label of pixels that count nowhere
+AUXILIARY_WEIGHT = 0.4  # share of the auxiliary loss in the published segmentation runs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HardPixels:
-    """Which pixels online hard example mining (OHEM) trains on.
+    """Which pixels online hard example mining (OHEM) trains on."""
 
-    Attributes:
-        threshold: pixels whose true class has a lower probability are hard.
-        min_kept: where fewer pixels are hard, the threshold rises to the probability of this rank.
-    """
-
-    threshold: float = 0.9
-    min_kept: int = 100_000
+    threshold: float = 0.9  # pixels whose true class has a lower probability are hard
+    min_kept: int = 100_000  # where fewer pixels are hard, the threshold rises to the probability of this rank
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -42,15 +34,8 @@ class HardPixels:
 def heatmap_mse(predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Pose loss: per joint the mean over batch and pixels of ``(w p - w t)^2``, averaged over the joints.
 
-    No factor 0.5 (HRNet's own code has one); joints of weight 0 stay in the denominator.
-
-    Args:
-        predicted: (B, K, h, w) heatmaps.
-        targets: (B, K, h, w) from ``HeatmapCodec.encode``.
-        weights: (B, K).
-
-    Raises:
-        ValueError: shapes do not fit together.
+    No factor 0.5 (HRNet's own code has one); joints of weight 0 stay in the denominator. Targets are those of
+    ``HeatmapCodec.encode``; heatmaps (B, K, h, w), weights (B, K).
     """
     if predicted.shape != targets.shape or predicted.shape[:2] != weights.shape or predicted.ndim != 4:
         raise ValueError(
@@ -64,20 +49,15 @@ def heatmap_mse(predicted: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
 def classification_cross_entropy(
     logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
-    """Mean over pictures of the cross-entropy with labels or with soft targets.
+    """Mean over pictures of the cross-entropy of logits (B, C) with labels or with soft targets.
 
-    With class weights w a picture's loss is ``-sum_c w_c t_c log p_c``, t its smoothed or mixed target. The mean
+    With class weights w (C,) a picture's loss is ``-sum_c w_c t_c log p_c``, t its smoothed or mixed target. The mean
     divides by the number of pictures, not by their weights, so that parts of a batch add up to the whole.
 
     Args:
-        logits: (B, C).
         targets: (B,) integer labels, or (B, C) probabilities as mixup and cutmix make them.
         label_smoothing: share of each target spread evenly over all classes, also over soft ones; leave it
             at 0 where the mixup has smoothed already.
-        class_weights: (C,), all 1 if left out.
-
-    Raises:
-        ValueError: shapes do not fit together.
     """
     hard = targets.ndim == 1 and not targets.is_floating_point()
     if logits.ndim != 2 or targets.shape != (logits.shape[:1] if hard else logits.shape):
@@ -92,57 +72,38 @@ def classification_cross_entropy(
     return F.cross_entropy(_full(logits), targets.long() if hard else targets, label_smoothing=label_smoothing)
 
 
-def pixel_cross_entropy(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
-    """Cross-entropy over the pixels that count, divided by the sum of their class weights.
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy over the pixels that count, divided by the sum of their class weights (C,); 0 where none counts.
 
-    Args:
-        logits: (B, C, h, w); where they differ from the labels in size, the labels are resized, nearest.
-        labels: (B, H, W) integers in 0..C - 1 or ``ignore_index``.
-        class_weights: (C,), all 1 if left out.
-        ignore_index: label of the pixels left out. Without any other pixel the loss is 0.
-
-    Raises:
-        ValueError: shapes do not fit together.
+    Labels (B, H, W), integers in 0..C - 1 or ``IGNORE_INDEX``, are resized to the logits (B, C, h, w), nearest.
     """
     logits, labels = _full(logits), fit_labels(labels, logits)
-    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_index, reduction="none")
-    counted = labels != ignore_index
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="none")
+    counted = labels != IGNORE_INDEX
     if class_weights is None:
         return losses.sum() / counted.sum().clamp(min=1)
     total = class_weights[labels.where(counted, 0)].mul(counted).sum()
     return losses.sum() / total.where(total > 0, 1)
 
 
-def ohem_cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    hard: HardPixels,
-    class_weights: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-) -> Tensor:
+def ohem_cross_entropy(logits: Tensor, labels: Tensor, hard: HardPixels, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy of the hard pixels of the batch, divided by their number (not by their class weights).
 
-    Which pixels are hard depends on what they are compared with: a batch in parts, or shared by processes, picks
-    within each of them, and other pixels than the whole batch would.
+    A batch in parts, or shared by processes, picks within each of them, and other pixels than the whole batch would.
 
     The threshold is the larger of ``hard.threshold`` and the true-class probability at rank ``min_kept`` (from
     0, or the last) of the pixels that count; pixels strictly below it are kept. The first pixel of the batch
     always counts, where it is ignored with class 0 and loss 0, as in openseg.pytorch and HRFormer. The kept
     set may still be empty, with one pixel that is certain; the reference then returns NaN, this 0.
 
-    Arguments are those of :func:`pixel_cross_entropy`; class weights scale the kept losses only.
-
-    Raises:
-        ValueError: shapes do not fit together, or there is no pixel at all.
+    Arguments are those of :func:`pixel_cross_entropy`; class weights scale the kept losses only. There must be a pixel.
     """
     logits, labels = _full(logits), fit_labels(labels, logits)
     if labels.numel() == 0:
         raise ValueError(f"there must be at least one pixel, got labels of shape {tuple(labels.shape)}")
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none").flatten()
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none").flatten()
     labels = labels.flatten()
-    counted = labels != ignore_index
+    counted = labels != IGNORE_INDEX
     with torch.no_grad():
         probability = torch.exp(-losses)
         probability[0] = probability[0].where(counted[0], logits[0, :, 0, 0].softmax(0)[0])
@@ -165,7 +126,6 @@ def segmentation_losses(
     hard: HardPixels | None = None,
     class_weights: Tensor | None = None,
     auxiliary_weight: float = AUXILIARY_WEIGHT,
-    ignore_index: int = IGNORE_INDEX,
     shares: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Loss of a network with two outputs: main + ``auxiliary_weight`` x auxiliary.
@@ -178,73 +138,53 @@ def segmentation_losses(
 
     Returns:
         Scalars "loss" (the sum to minimise), "main" and "auxiliary" (without its weight).
-
-    Raises:
-        ValueError: shapes do not fit together.
     """
-    parts = {"auxiliary": pixel_cross_entropy(auxiliary, labels, class_weights, ignore_index)}
+    parts = {"auxiliary": pixel_cross_entropy(auxiliary, labels, class_weights)}
     if hard is None:
-        parts["main"] = pixel_cross_entropy(main, labels, class_weights, ignore_index)
+        parts["main"] = pixel_cross_entropy(main, labels, class_weights)
     else:
-        parts["main"] = ohem_cross_entropy(main, labels, hard, class_weights, ignore_index)
+        parts["main"] = ohem_cross_entropy(main, labels, hard, class_weights)
     if shares is not None:
         parts = {name: value * shares[name] for name, value in parts.items()}
     return {"loss": parts["main"] + auxiliary_weight * parts["auxiliary"], **parts}
 
 
-def pixel_total(
-    labels: Tensor,
-    logits: Tensor,
-    class_weights: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-) -> float:
+def pixel_total(labels: Tensor, logits: Tensor, class_weights: Tensor | None = None) -> float:
     """What :func:`pixel_cross_entropy` divides by: the pixels that count, or the sum of their class weights.
 
-    Args:
-        labels: (B, H, W) integers, best on the CPU, where nothing has to wait.
-        logits: (B', C, h, w), asked for their size only.
-        class_weights: (C,) on the labels' device.
+    ``labels`` (B, H, W) and ``class_weights`` (C,) lie best on the CPU, where nothing has to wait; ``logits``
+    (B', C, h, w) are asked for their size only.
     """
-    labels = resize_labels(labels, (logits.shape[2], logits.shape[3]))
-    counted = labels != ignore_index
+    labels = _resized(labels, logits)
+    counted = labels != IGNORE_INDEX
     if class_weights is None:
         return float(counted.sum())
     return float(class_weights.double()[labels[counted]].sum())
 
 
 def part_shares(own: Sequence[Mapping[str, float]], whole: Mapping[str, float], parts: int) -> list[dict[str, float]]:
-    """Factors that make means over parts of a batch the mean over the batch.
+    """Factors that make means over parts of a batch, averaged over all parts, the mean over the batch.
 
-    Each part's mean is over its own pixels. Times its factor, and averaged over all parts, they are what the whole
-    batch gives. Parts with nothing to count get 0.
-
-    Args:
-        own: per part of this process, what its losses divide by, by name.
-        whole: the sums over all parts of all processes.
-        parts: how many these are.
+    ``own`` holds for each part of this process what its losses divide by, by name; ``whole`` the sums over all
+    ``parts`` of all processes. Parts with nothing to count get 0.
     """
     return [{name: value * parts / whole[name] if value else 0.0 for name, value in part.items()} for part in own]
 
 
-def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels (B, H, W) at another height and width, nearest neighbour, as int64."""
-    if labels.shape[1:] != size:
-        labels = F.interpolate(labels[:, None].float(), size, mode="nearest")[:, 0]
-    return labels.long()
-
-
 def fit_labels(labels: Tensor, logits: Tensor) -> Tensor:
-    """Labels (B, H, W) at the size of the logits (B, C, h, w), nearest neighbour, as int64.
-
-    Raises:
-        ValueError: shapes do not fit together, or the labels are not integers.
-    """
+    """Labels (B, H, W) at the size of the logits (B, C, h, w), nearest neighbour, as int64; ValueError if unfit."""
     if logits.ndim != 4 or labels.ndim != 3 or len(labels) != len(logits) or labels.is_floating_point():
         raise ValueError(
             f"logits must be (B, C, h, w) and labels (B, H, W) integers, got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)} {labels.dtype}"
         )
-    return resize_labels(labels, (logits.shape[2], logits.shape[3]))
+    return _resized(labels, logits)
+
+
+def _resized(labels: Tensor, logits: Tensor) -> Tensor:
+    if labels.shape[1:] != logits.shape[2:]:
+        labels = F.interpolate(labels[:, None].float(), logits.shape[2:], mode="nearest")[:, 0]
+    return labels.long()
 
 
 def _full(x: Tensor) -> Tensor:

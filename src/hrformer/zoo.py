@@ -15,10 +15,8 @@ from hrformer.geometry.skeleton_inference import SkeletonLike, read_skeleton
 from hrformer.geometry.skeletons import skeleton_for
 from hrformer.models.fusion import UpsampleMode
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, FCNHead, OCRConfig, OCRHead, PoseHead
-from hrformer.models.hrformer import HRFormerConfig, build_hrformer
-from hrformer.models.hrnet import HRNetConfig, build_hrnet
 from hrformer.models.model import TASKS, ModelInfo, Task, VisionModel, init_pose_weights
-from hrformer.models.trunk import HighResolutionTrunk
+from hrformer.models.trunk import HighResolutionTrunk, HRFormerConfig, HRNetConfig, build_hrformer, build_hrnet
 from hrformer.timm_backbones import TimmBackbone, TimmClassifier, is_timm_name, timm_names
 
 BackboneConfig = HRFormerConfig | HRNetConfig

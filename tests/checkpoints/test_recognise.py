@@ -13,9 +13,8 @@ import layouts
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.checkpoints.formats import HABITS, Family
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, recognise
+from hrformer.checkpoints.recognise import Recognised, file_notes, file_settings, recognise
 from hrformer.checkpoints.registry import find_weights
-from hrformer.checkpoints.settings import file_notes, file_settings
 from hrformer.checkpoints.weight_files import read_weights
 from hrformer.models.model import Task
 from hrformer.zoo import create_model
@@ -127,10 +126,7 @@ def test_mmpose_configuration_beside_the_weights(nano: dict[Task | None, State],
     ("text", "decoding"),
     [
         ("codec = dict(type='UDPHeatmap', sigma=2)", ("udp", 11, False)),
-        (
-            "dict(blur_kernel_size=17, type='mmpose.codecs.MSRAHeatmap', unbiased=True)",
-            ("dark", 17, True),
-        ),
+        ("dict(blur_kernel_size=17, type='mmpose.codecs.MSRAHeatmap', unbiased=True)", ("dark", 17, True)),
         ("codec = dict(type='MSRAHeatmap', sigma=2)\nuse_udp=True", ("mmpose", 11, True)),
         ("test_cfg=dict(shift_heatmap=False, target_type='GaussianHeatmap', use_udp=True)", ("udp", 11, False)),
         ("{'post_process': 'unbiased', 'modulate_kernel': 17, 'shift_heatmap': True}", ("dark", 17, True)),

@@ -17,8 +17,8 @@ import pytest
 from hrformer.data.archives import TarShards, tar_members
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.images import load_image
-from hrformer.data.sets import DataError
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import ClassificationSource
 
 MEMBERS = {
     "a.txt": b"short",

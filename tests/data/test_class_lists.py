@@ -10,8 +10,8 @@ from PIL import Image
 
 from hrformer.data.class_lists import classes_of_ids, listed_classes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from mask_trees import mask_of, write_mask, write_text, write_two_pairs
 
 

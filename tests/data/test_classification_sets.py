@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from hrformer.data.classification_sets import ImageFolder, open_classification
-from hrformer.data.sets import ClassificationSet, DataError
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.set_types import ClassificationSet, DataError
+from hrformer.data.source_config import ClassificationSource
 
 
 def paint(path: Path, value: int = 0) -> None:

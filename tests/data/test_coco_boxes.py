@@ -13,8 +13,8 @@ from PIL import Image
 
 from hrformer.data.coco_boxes import misread
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import PoseSource
 
 FILES = {
     "lspet": "lspet/annotations/person_keypoints_train.json",

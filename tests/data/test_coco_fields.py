@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hrformer.data.coco_fields import number, read_json, whole
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 
 @pytest.mark.parametrize("value", [7, 7.0, "7", "7.0"])

@@ -17,8 +17,8 @@ from PIL import Image
 from hrformer.data.fingerprint import changes, fingerprint
 from hrformer.data.inspection.parts import Part, told_once
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 
 W, H = 20, 12
 SQUARE = [[2, 3, 8, 3, 8, 9, 2, 9]]

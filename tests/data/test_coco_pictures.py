@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hrformer.data.coco_pictures import find_pictures, picture_folders, plain_name
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 
 def touch(root: Path, *names: str) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from hrformer.data.coco_labels import truth_of
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import PoseSource
 from hrformer.evaluate.files import evaluate_keypoint_file
 from hrformer.metrics.coco_keypoints import FIGURES
 

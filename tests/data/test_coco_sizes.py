@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 
 from hrformer.data import coco_sizes
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import PoseSource
 from hrformer.evaluate.files import evaluate_keypoint_file
 
 WIDE, SQUARE = (60, 40), (48, 48)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.fingerprint import changes, fingerprint
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.source_config import ClassificationSource
 
 
 @pytest.mark.parametrize(

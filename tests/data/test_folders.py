@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from mask_trees import mask_of, write_mask, write_picture, write_text, write_two_pairs
 
 

@@ -16,8 +16,8 @@ from hrformer.data.classification_sets import open_classification
 from hrformer.data.huggingface import cell_pixels, open_table
 from hrformer.data.images import load_image
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import ClassificationSource, SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, SegmentationSource
 
 datasets = pytest.importorskip("datasets", reason="needs the package datasets")
 

@@ -8,7 +8,7 @@ import pytest
 from hrformer.data import label_ids
 from hrformer.data.class_names import ADE20K, CITYSCAPES, COCO_STUFF, KNOWN_SETS, PASCAL_CONTEXT, voc_palette
 from hrformer.data.label_ids import COCO_STUFF_IDS, PASCAL_CONTEXT_IDS, label_table, server_ids, to_server_ids
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 TABLES = label_ids.PUBLISHED_TABLES
 

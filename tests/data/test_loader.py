@@ -27,9 +27,9 @@ from hrformer.data.loader import (
     seeded,
     to_device,
 )
-from hrformer.data.order import EvalOrder, Key, TrainOrder
-from hrformer.data.sets import ClassificationSet, DataError
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.order import Key, TrainOrder, eval_order
+from hrformer.data.set_types import ClassificationSet, DataError
+from hrformer.data.source_config import ClassificationSource
 from hrformer.data.transforms.classification import TrainClassification
 from hrformer.data.transforms.settings import ClassificationAugment
 
@@ -143,7 +143,7 @@ def test_evaluation_loads_every_item_once(world_size: int) -> None:
         for rank in range(world_size)
         for batch in batches_of(
             LoaderDataset(Memory(11), random_transform, 0),
-            EvalOrder(num_items=11, batch_size=2, world_size=world_size, rank=rank).batches(),
+            eval_order(11, 2, world_size, rank),
         )
         for index in batch["index"].tolist()
     ]
@@ -198,7 +198,7 @@ def test_seeding_leaves_the_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_errors_name_the_file(workers: int, error: Exception, message: str) -> None:
     dataset = LoaderDataset(Memory(), FailsAt(7, error), 0)
-    batches = batches_of(dataset, EvalOrder(num_items=12, batch_size=2).batches(), workers=workers)
+    batches = batches_of(dataset, eval_order(12, 2), workers=workers)
     for number in range(3):
         assert next(batches)["index"].tolist() == [2 * number, 2 * number + 1]
     with pytest.raises(DataError, match=message):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hrformer.data.order import EvalOrder, Key, TrainOrder, mixed_seed
+from hrformer.data.order import Key, TrainOrder, eval_order, mixed_seed
 
 
 def updates_of(first: int, end: int, **values: Any) -> list[list[Key]]:
@@ -48,10 +48,7 @@ def test_a_run_goes_on_where_it_was(taken_up: int) -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_items", [0, 1, 2, 10, 23])
 def test_evaluation_has_every_item_once(world_size: int, num_items: int) -> None:
-    shares = [
-        list(EvalOrder(num_items=num_items, batch_size=4, world_size=world_size, rank=rank).batches())
-        for rank in range(world_size)
-    ]
+    shares = [eval_order(num_items, 4, world_size, rank) for rank in range(world_size)]
     items = [key.item for share in shares for batch in share for key in batch]
     assert sorted(items) == list(range(num_items))
     sizes = [sum(map(len, share)) for share in shares]
@@ -83,7 +80,7 @@ def test_odd_training_orders_are_refused(values: dict[str, int], message: str) -
 def test_odd_evaluation_orders_are_refused() -> None:
     for values in ({"batch_size": 0}, {"batch_size": 1, "rank": 1}, {"batch_size": 1, "rank": -1}):
         with pytest.raises(ValueError, match="batch_size must be at least 1 and rank in 0"):
-            EvalOrder(num_items=5, **values)
+            eval_order(num_items=5, **values)
 
 
 def test_mixed_seeds_differ() -> None:

@@ -13,8 +13,8 @@ import pytest
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from mask_trees import write_mask, write_picture, write_text
 
 OPENERS: dict[str, Callable[..., Any]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hrformer.data.places import advising, better_root
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 
 from hrformer.data.annotation_files import labels_file
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import PoseSource
 from hrformer.recipes.finetune import finetune_pose
 
 FIND = finetune_pose().data

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import DataError
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import PoseSource
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.geometry.skeletons import COCO17, LSPET14
 from parity import Golden

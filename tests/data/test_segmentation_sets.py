@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from mask_trees import SIZE, mask_of, write_mask, write_picture, write_text
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from hrformer.data import turned_masks
 from hrformer.data.inspection.parts import Part
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from hrformer.geometry.orientation import swaps_sides, upright_pixels
 
 ORIENTATION = 0x0112

@@ -14,8 +14,8 @@ from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import PictureCache
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.evaluate.scores import PoseScores

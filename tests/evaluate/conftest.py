@@ -19,8 +19,8 @@ from hrformer.data.classification_sets import open_classification
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, SegmentationSet
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import ClassificationSet, ImageSet, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.views import chosen
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol

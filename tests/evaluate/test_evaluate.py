@@ -12,15 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.data.sets import ClassificationSet
+from hrformer.data.set_types import ClassificationSet
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.evaluate.protocols import (
-    ClassificationProtocol,
-    Evaluation,
-    PoseProtocol,
-    Protocol,
-    SegmentationProtocol,
-)
+from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.model import ModelInfo, VisionModel
 

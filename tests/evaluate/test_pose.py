@@ -13,12 +13,11 @@ import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.evaluate import scores
-from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.protocols import PoseProtocol
 from hrformer.evaluate.scores import own_similarity
-from hrformer.evaluate.submission import export_predictions
 from hrformer.metrics.coco_keypoints import FIGURES
 from hrformer.models.model import VisionModel
 from hrformer.predict.pose import PosePredictor

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from hrformer.data.sets import ClassificationSet
-from hrformer.evaluate.evaluate import Tally
+from hrformer.data.set_types import ClassificationSet
 from hrformer.evaluate.inference import Processes
-from hrformer.evaluate.scores import ClassificationScores, Scores
+from hrformer.evaluate.scores import ClassificationScores, Scores, Tally
 
 
 class Endless(ClassificationSet):

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.data.sets import SegmentationSet
+from hrformer.data.set_types import SegmentationSet
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Segmenter
 from hrformer.evaluate.protocols import SegmentationProtocol
 from hrformer.models.model import VisionModel
-from hrformer.predict.segment import SegmentationPredictor
+from hrformer.predict.predictors import SegmentationPredictor
 from parity import Golden
 
 

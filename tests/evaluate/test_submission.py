@@ -11,22 +11,14 @@ import pytest
 
 from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import ClassificationSet, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 from hrformer.data.views import chosen
-from hrformer.evaluate.prediction_files import read_class_file
+from hrformer.evaluate.evaluate import export_predictions, result_names, write_classes, write_coco_results, write_mask
+from hrformer.evaluate.files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
-from hrformer.evaluate.submission import (
-    export_predictions,
-    result_names,
-    write_class_table,
-    write_coco_results,
-    write_server_masks,
-    write_top_classes,
-)
 from hrformer.models.model import VisionModel
-from hrformer.predict.classify import ClassificationPredictor
-from hrformer.predict.segment import SegmentationPredictor
+from hrformer.predict.predictors import ClassificationPredictor, SegmentationPredictor
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -104,14 +96,16 @@ def test_coco_results_are_rounded_and_hold_four_fields(tmp_path: Path) -> None:
 
 
 def test_server_masks(tmp_path: Path) -> None:
-    mask = np.arange(4, dtype=np.uint8).reshape(2, 2)
-    write_server_masks(tmp_path, [("a", mask), ("b", mask.astype(np.uint16))], "ade20k")
-    assert (tmp_path / "a.png").is_file()
-    assert cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED).tolist() == [[1, 2], [3, 4]]
-    write_server_masks(tmp_path, [("c", mask.astype(np.uint16) + 300)])
-    assert cv2.imread(str(tmp_path / "c.png"), cv2.IMREAD_UNCHANGED).tolist() == [[300, 301], [302, 303]]
+    def stored(mask: np.ndarray, dataset: str = "") -> list:
+        write_mask(tmp_path / "a.png", mask, dataset)
+        return cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED).tolist()
+
+    mask = np.arange(4, dtype=np.int32).reshape(2, 2)
+    assert stored(mask, "ade20k") == [[1, 2], [3, 4]]
+    assert stored(mask + 300) == [[300, 301], [302, 303]]
     with pytest.raises(ValueError, match="no result ids are known"):
-        write_server_masks(tmp_path, [("d", mask)], "camvid")
+        write_mask(tmp_path / "b.png", mask, "camvid")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_names_of_results() -> None:
@@ -140,17 +134,13 @@ def test_names_of_results() -> None:
         result_names(Named("v/a.jpg", "v/A.png"), 2)
 
 
-def test_table_of_classes(tmp_path: Path) -> None:
+def test_tables_of_classes(tmp_path: Path) -> None:
     names, rows = ["a, b.jpg", "é.jpg"], [[2, 0], [1, 2]]
-    write_class_table(tmp_path / "t.csv", names, rows)
-    assert list(read_class_file(tmp_path / "t.csv", ("cat", "dog", "owl"))) == list(zip(names, rows, strict=True))
-
-
-def test_lines_for_the_server(tmp_path: Path) -> None:
-    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]])
-    assert (tmp_path / "t.txt").read_text() == "2 0\n1 2\n"
-    write_top_classes(tmp_path / "t.txt", [[2, 0], [1, 2]], ids=[11, 12, 13])
-    assert (tmp_path / "t.txt").read_text() == "13 11\n12 13\n"
+    write_classes(tmp_path, names, rows)
+    assert list(read_class_file(tmp_path / "classes.csv", ("cat", "dog", "owl"))) == list(zip(names, rows, strict=True))
+    assert (tmp_path / "classes.txt").read_text() == "2 0\n1 2\n"
+    write_classes(tmp_path, names, rows, ids=[11, 12, 13])
+    assert (tmp_path / "classes.txt").read_text() == "13 11\n12 13\n"
     with pytest.raises(ValueError, match="server ids for 2 classes, but class 2"):
-        write_top_classes(tmp_path / "t.txt", [[2, 0]], ids=[11, 12])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.txt"]
+        write_classes(tmp_path, ["a"], [[2, 0]], ids=[11, 12])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.csv", "classes.txt"]

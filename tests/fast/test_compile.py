@@ -16,9 +16,8 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from hrformer.fast.coat import put_on
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
-from hrformer.models.hrformer import HRFormerConfig, build_hrformer
-from hrformer.models.hrnet import HRNetConfig, build_hrnet
 from hrformer.models.model import ModelInfo, VisionModel
+from hrformer.models.trunk import HRFormerConfig, HRNetConfig, build_hrformer, build_hrnet
 
 SIZES = [(96, 64), (128, 160), (97, 65), (33, 70), (112, 224), (56, 61), (40, 140)]
 """Heights and widths with and without padding of windows, odd ones, and maps smaller than a window.

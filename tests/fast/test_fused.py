@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from hrformer.fast import stages as fused
 from hrformer.fast.folding import rounded_up
-from hrformer.fast.fused import FusedModule, FusedTransformerBlock, fuse_block, fuse_fusion, fuse_trunk
+from hrformer.fast.fused import FusedFusionUnit, FusedModule, FusedTransformerBlock, fuse_trunk
 from hrformer.fast.x86 import stages as native
 from hrformer.models.blocks import TransformerBlock
 from hrformer.models.fusion import UPSAMPLE_MODES, FusionUnit, UpsampleMode
@@ -49,7 +49,7 @@ def assert_as_exact(module: nn.Module, made: Callable[[Tensor], Tensor], x: Tens
 def test_block_equals_plain(channels: int, heads: int, window: int, size: tuple[int, int], position_bias: bool) -> None:
     block = trained(TransformerBlock(channels, heads, window=window, position_bias=position_bias, drop_path=0.5))
     x = channels_last(2, channels, *size)
-    made = fuse_block(block)(x)
+    made = FusedTransformerBlock(block)(x)
     torch.testing.assert_close(made, block(x), rtol=1e-4, atol=1e-4)
     assert made.is_contiguous(memory_format=torch.channels_last)
 
@@ -74,7 +74,7 @@ def test_block_on_kernels(
     channels: int, heads: int, window: int, size: tuple[int, int], align: int, kernels_everywhere: None
 ) -> None:
     block = trained(TransformerBlock(channels, heads, window=window, mlp_ratio=2))
-    made, width = fuse_block(block, align).half(), rounded_up(channels, align)
+    made, width = FusedTransformerBlock(block, align).half(), rounded_up(channels, align)
     if width == channels:
         assert_as_exact(block, made, channels_last(1, channels, *size))
         return
@@ -91,7 +91,7 @@ def test_block_on_kernels(
 def test_filled_block_equals_plain() -> None:
     block = trained(TransformerBlock(18, 2, window=5))
     x = channels_last(2, 18, 9, 6)
-    made = fuse_block(block, 8)(filled(x, 24))
+    made = FusedTransformerBlock(block, 8)(filled(x, 24))
     torch.testing.assert_close(made[:, :18], block(x), rtol=1e-4, atol=1e-4)
     assert not made[:, 18:].any()
 
@@ -100,8 +100,8 @@ def test_filled_block_equals_plain() -> None:
 def test_half_precision_of_folded_weights_is_rounded_once() -> None:
     """A model that is already in half precision is folded in float64, not in half steps."""
     block = trained(TransformerBlock(18, 1)).half()
-    wide = fuse_block(copy.deepcopy(block).float())
-    made = fuse_block(block)
+    wide = FusedTransformerBlock(copy.deepcopy(block).float())
+    made = FusedTransformerBlock(block)
     assert isinstance(made, FusedTransformerBlock)
     for name, held in made.named_buffers():
         assert torch.equal(held, wide.get_buffer(name).half()), name
@@ -125,7 +125,7 @@ def test_fusion_equals_plain(
     unit = trained(FusionUnit(CHANNELS, num_outputs=num_outputs, separable=separable, upsample=upsample))
     xs = fusion_inputs(CHANNELS, sizes)
     before = [x.clone() for x in xs]
-    made = fuse_fusion(unit)(xs)
+    made = FusedFusionUnit(unit)(xs)
     for ours, plain in zip(made, unit(xs), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
         assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def test_fusion_equals_plain(
 def test_fusion_on_kernels(upsample: UpsampleMode, kernels_everywhere: None) -> None:
     unit = trained(FusionUnit(CHANNELS, num_outputs=4, separable=True, upsample=upsample))
     xs = fusion_inputs(CHANNELS, ODD)
-    for ours, plain in zip(fuse_fusion(unit)(xs), unit(xs), strict=True):
+    for ours, plain in zip(FusedFusionUnit(unit)(xs), unit(xs), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_dropped_outputs_pass_through() -> None:
     assert isinstance(unit, FusionUnit)
     unit.drop_outputs([1, 3])
     xs = fusion_inputs(CHANNELS, EVEN)
-    made, plain = fuse_fusion(unit)(xs), unit(xs)
+    made, plain = FusedFusionUnit(unit)(xs), unit(xs)
     assert made[0] is xs[0]
     assert made[2] is xs[2]
     torch.testing.assert_close(made[1], plain[1], rtol=1e-4, atol=1e-4)
@@ -203,14 +203,14 @@ def test_autocast_sets_the_precision() -> None:
     block = trained(TransformerBlock(18, 1))
     x = channels_last(1, 18, 7, 7)
     with torch.autocast(DEVICE.type, torch.bfloat16):
-        ours = fuse_block(block)(x)
+        ours = FusedTransformerBlock(block)(x)
     assert ours.dtype == torch.bfloat16
     assert (ours.float() - block(x)).norm() < 0.02 * ours.float().norm()
 
 
 @torch.no_grad()
 def test_moving_and_copying_drops_the_layouts() -> None:
-    made = fuse_block(trained(TransformerBlock(18, 1)))
+    made = FusedTransformerBlock(trained(TransformerBlock(18, 1)))
     x = channels_last(1, 18, 7, 7)
     wanted = made(x)
     assert isinstance(made, FusedTransformerBlock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,10 +204,11 @@ def test_one_attention_kernel_needs_a_sound_assembler(
 ) -> None:
     x = torch.zeros(1, 2, 2, 16).as_subclass(OnCuda)
     monkeypatch.setattr(fused, "assembler_version", lambda: (12, 9))
-    assert fused._assembler_is_sound(x)
+    assert fused._assembler_refusal(x) is None
     monkeypatch.setattr(fused, "assembler_version", lambda: (12, 8))
-    assert [fused._assembler_is_sound(x) for _ in range(2)] == [False, False]
-    assert fused._assembler_is_sound(torch.zeros(1))
+    weights = SimpleNamespace(channels=16, window=7)
+    assert [fused._takes_one_kernel(x, weights) for _ in range(2)] == [False, False]
+    assert fused._assembler_refusal(torch.zeros(1)) is None
     assert [record.getMessage() for record in untold.records] == [
         "window attention runs as three kernels: ptxas 12.8 miscompiles the one, 12.9 does not"
     ]

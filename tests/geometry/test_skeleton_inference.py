@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.geometry.skeleton_inference import (
     DEFAULT_SIGMA,
     infer_edges,
@@ -137,6 +137,8 @@ def test_the_source_overrides_and_silences(caplog: pytest.LogCaptureFixture) -> 
     coco = from_source({"keypoints": list(COCO17.keypoints)}, PoseSource(sigmas=(0.05,) * 17), "coco.json")
     assert (coco.sigmas, coco.flip_pairs) == ((0.05,) * 17, COCO17.flip_pairs)
     assert from_source({"keypoints": list(CROWD_POSE)}, PoseSource(skeleton=LSPET14), "c.json") is LSPET14
+    # As the messages about them say, also where the file's own cannot be read.
+    assert from_source(category | {"flip_pairs": [[1, 2]], "sigmas": [0.1]}, source, "hand.json") == skeleton
     assert not caplog.records
 
 

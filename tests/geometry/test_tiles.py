@@ -88,11 +88,11 @@ def test_mirror_symmetry_and_plain_call() -> None:
 
 def test_padding_is_right_and_below() -> None:
     x = torch.rand(2, 3, 5, 9)
-    padded = pad_to_multiple(x, 4, value=-1.0)
+    padded = pad_to_multiple(x, 4)
     assert padded.shape == (2, 3, 8, 12)
     assert torch.equal(padded[..., :5, :9], x)
-    assert (padded[..., 5:, :] == -1).all()
-    assert (padded[..., 9:] == -1).all()
+    assert (padded[..., 5:, :] == 0).all()
+    assert (padded[..., 9:] == 0).all()
     assert pad_to_multiple(padded, 4) is padded
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from hrformer.geometry.skeletons import COCO17, LSPET14
-from hrformer.metrics.coco_evaluation import FIGURES
-from hrformer.metrics.coco_keypoints import CocoKeypoints
+from hrformer.metrics.coco_keypoints import FIGURES, CocoKeypoints
 
 pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, from the extra 'train'")
 

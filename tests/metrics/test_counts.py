@@ -113,8 +113,6 @@ def test_an_interval_holds_95_percent_of_the_scores_there_are() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        PoissonBootstrap(0)
     bootstrap = PoissonBootstrap(2, samples=10)
     with pytest.raises(ValueError, match="no item was counted"):
         bootstrap.interval(share)

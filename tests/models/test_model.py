@@ -214,7 +214,7 @@ class TestModelInfo:
         [
             ({"task": "poses"}, "task must be one of classification, pose, segmentation or None, got 'poses'"),
             ({"num_classes": 3, "class_names": ("a", "b")}, "class_names has 2 names for 3 classes"),
-            ({"decoder": "megvii"}, "decoder must be one of official, mmpose, dark, udp, got 'megvii'"),
+            ({"task": "pose", "decoder": "megvii"}, "decoder must be one of official, mmpose, dark, udp, got 'megvii'"),
         ],
     )
     def test_bad_values_are_refused(self, values: dict, message: str) -> None:

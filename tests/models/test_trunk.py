@@ -8,8 +8,7 @@ from torch import nn
 
 from hrformer.models.attention import WindowAttention
 from hrformer.models.fusion import UPSAMPLE_MODES
-from hrformer.models.hrformer import HRFormerConfig
-from hrformer.models.trunk import HighResolutionTrunk, TrunkConfig
+from hrformer.models.trunk import HighResolutionTrunk, HRFormerConfig, TrunkConfig
 from hrformer.zoo import backbone_config, build_backbone
 
 PARTS = {

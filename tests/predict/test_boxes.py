@@ -70,8 +70,7 @@ def test_data_set_with_images_and_annotations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"bbox": [1, 2, 3]}, {"bbox": [1, 2, -3, 4]}, {"bbox": [0, 0, 0, 0]}, {"score": None}, {"image_id": "x"}],
+    "wrong", [{"bbox": [1, 2, 3]}, {"bbox": [1, 2, -3, 4]}, {"bbox": [0, 0, 0, 0]}, {"score": None}, {"image_id": "x"}]
 )
 def test_wrong_records_are_shown(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"detection 1 is not of the form .*bbox.*: \{"):

@@ -9,7 +9,8 @@ import torchvision
 from torch import nn
 
 from hrformer.checkpoints.download import DownloadError
-from hrformer.predict.detector import PersonDetector, _remove_epsilon, detector_names
+from hrformer.checkpoints.registry import list_weights
+from hrformer.predict.boxes import PersonDetector, _remove_epsilon
 
 FAST = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -53,7 +54,7 @@ def test_real_detector_runs(weights: Path, noise: np.ndarray) -> None:
 
 
 def test_every_detector_of_the_registry_can_be_built() -> None:
-    names = detector_names()
+    names = [entry.model for entry in list_weights() if entry.task == "detection"]
     assert "fasterrcnn_resnet50_fpn_v2" in names
     with torch.device("meta"):
         for name in names:

@@ -23,11 +23,7 @@ from hrformer.zoo import create_model
 
 @pytest.mark.parametrize(
     ("task", "kind"),
-    [
-        ("classification", ClassificationPredictor),
-        ("pose", PosePredictor),
-        ("segmentation", SegmentationPredictor),
-    ],
+    [("classification", ClassificationPredictor), ("pose", PosePredictor), ("segmentation", SegmentationPredictor)],
 )
 def test_file_to_predictor(task: str, kind: type, request: pytest.FixtureRequest, tmp_path: Path, noise) -> None:
     model: VisionModel = request.getfixturevalue(f"{task}_model")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -104,3 +106,28 @@ def test_failed_save_leaves_the_old_file(labels: Classification, tmp_path: Path,
         labels.save(target)
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_supervision_takes_people_and_regions(people: Keypoints, regions: Segmentation) -> None:
+    sv = pytest.importorskip("supervision", reason="needs supervision, from the extra 'dev'")
+    points = people.to_supervision()
+    assert isinstance(points, sv.KeyPoints)
+    assert np.array_equal(points.xy, people.keypoints[..., :2])
+    assert np.array_equal(points.keypoint_confidence, people.keypoints[..., 2])
+    assert np.allclose(points.detection_confidence, people.scores)
+    nobody = {name: getattr(people, name)[:0] for name in ("keypoints", "scores", "boxes", "box_scores")}
+    assert len(replace(people, **nobody).to_supervision()) == 0
+    found = regions.to_supervision()
+    assert isinstance(found, sv.Detections)
+    assert found.class_id.tolist() == [2, 0]
+    assert found["class_name"].tolist() == ["road", "sky"]
+    assert np.array_equal(found.mask[0], regions.mask == 2)
+    assert found.xyxy.tolist() == [[30, 0, 89, 59], [0, 0, 29, 59]]
+    drawn = sv.MaskAnnotator().annotate(regions.image.copy(), found)
+    assert (drawn != regions.image).any()
+
+
+def test_without_supervision_the_package_is_named(people: Keypoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="pip install supervision"):
+        people.to_supervision()

@@ -9,7 +9,7 @@ import pytest
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor, default_options
+from hrformer.predict.predictors import SegmentationOptions, SegmentationPredictor
 
 
 @pytest.fixture
@@ -65,23 +65,19 @@ def test_flip_makes_mirror_images_equal(predictor: SegmentationPredictor, coco_i
 
 @pytest.mark.parametrize(
     ("dataset", "short_side", "single", "multi"),
-    [
-        ("Cityscapes train", None, 1, 8),
-        ("ADE20K", 520, 8, 8),
-        ("PASCAL-Context train", 520, 1, 8),
-        ("", 520, 1, 8),
-    ],
+    [("Cityscapes train", None, 1, 8), ("ADE20K", 520, 8, 8), ("PASCAL-Context train", 520, 1, 8), ("", 520, 1, 8)],
 )
 def test_protocol_follows_the_data_set(dataset: str, short_side: int | None, single: int, multi: int) -> None:
-    options = default_options(ModelInfo(name="x", dataset=dataset, input_spec=InputSpec(size=(520, 640))))
+    options = SegmentationPredictor.default_options(
+        ModelInfo(name="x", dataset=dataset, input_spec=InputSpec(size=(520, 640)))
+    )
     assert options.short_side == short_side
     assert options.pad_multiple == single
     assert replace(options, scales=(0.75, 1.0, 1.25)).pad_multiple == multi
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}, {"tile": (0, 4)}, {"memory": 0.0}],
+    "wrong", [{"scales": ()}, {"scales": (0.0,)}, {"short_side": 0}, {"pad": 0}, {"tile": (0, 4)}, {"memory": 0.0}]
 )
 def test_options_are_checked(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

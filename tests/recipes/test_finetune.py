@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.cli import main
+from hrformer.__main__ import main
 from hrformer.train.config import SegmentationRun
 from hrformer.train.config_file import read_config
 

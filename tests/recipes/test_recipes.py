@@ -15,9 +15,8 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.recipes.catalogue import RECIPES, find_recipe, list_recipes
 from hrformer.recipes.small_sets import CIFAR10, CIFAR10_5K
-from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
+from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun, check
 from hrformer.train.config_file import from_dict, task_of, to_dict
-from hrformer.train.config_rules import check
 from hrformer.train.fitting import fitted
 from hrformer.train.optim import parameter_groups, rate_at, total_updates
 from hrformer.train.tasks import model_options

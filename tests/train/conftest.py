@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.train.config import (

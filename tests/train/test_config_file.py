@@ -11,7 +11,7 @@ import pytest
 
 from hrformer.cli.arguments import EvaluateArguments
 from hrformer.cli.runs import parse_run
-from hrformer.data.sources import PoseSource, SegmentationSource
+from hrformer.data.source_config import PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
 from hrformer.geometry.skeletons import LSPET14
@@ -27,10 +27,10 @@ from hrformer.train.config import (
     ScheduleConfig,
     SegmentationLoss,
     SegmentationRun,
+    check,
     with_fields,
 )
 from hrformer.train.config_file import RUNS, from_dict, read_config, to_dict, write_config
-from hrformer.train.config_rules import check
 
 POSE = PoseRun(
     recipe="mine",

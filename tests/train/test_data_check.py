@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.train import data_check
 from hrformer.train.config import ClassificationRun
 from hrformer.train.data_check import check_data, left_out

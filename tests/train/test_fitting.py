@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from hrformer.recipes.finetune import finetune_classification, finetune_pose, finetune_segmentation
-from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, PoseRun, ScheduleConfig
+from hrformer.train.config import AnyRun, BatchConfig, OptimConfig, PoseRun, ScheduleConfig, check
 from hrformer.train.config_file import from_dict, read_config, to_dict
-from hrformer.train.config_rules import check
 from hrformer.train.fitting import as_before, fit_text, fitted, val_text
 from hrformer.train.loop import train
 from hrformer.train.optim import rate_at

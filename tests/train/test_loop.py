@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hrformer.checkpoints.checkpoint import load_model
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.train import loop, run
 from hrformer.train.config import AnyRun, BatchConfig, ClassificationRun, LogConfig, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config

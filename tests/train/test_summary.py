@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from html.parser import HTMLParser
@@ -10,16 +11,24 @@ import numpy as np
 import pytest
 
 from hrformer.data.classification_sets import open_classification
-from hrformer.data.sets import ClassificationSet
-from hrformer.data.sources import ClassificationSource
+from hrformer.data.set_types import ClassificationSet
+from hrformer.data.source_config import ClassificationSource
 from hrformer.evaluate.protocols import Evaluation, Example
 from hrformer.predict.predictors import load
 from hrformer.train.config import ClassificationRun, LogConfig
 from hrformer.train.journal import Journal
+from hrformer.train.record import read_record
 from hrformer.train.run_folder import write_versions
-from hrformer.train.summary import summarise, write_summary
+from hrformer.train.summary import (
+    MOST_TITLES,
+    Chart,
+    Curve,
+    line_chart,
+    running_median,
+    summarise,
+    write_summary,
+)
 from hrformer.train.summary_pictures import ValidationPicture, draw_examples
-from hrformer.train.summary_record import read_record
 
 pytest.importorskip("matplotlib", reason="needs matplotlib, from the extra 'train'")
 
@@ -68,7 +77,7 @@ def make_run(out: Path, *, updates: int = 100, resume_at: int = 0, ends: bool = 
     """A run that is validated every 20 updates and best at 80."""
     parts = [(0, resume_at + 7), (resume_at, updates)] if resume_at else [(0, updates)]
     for first, last in parts:
-        with Journal(out, 100, 8, first_update=first, config={}, quiet=True) as journal:
+        with Journal(out, 100, 8, first_update=first, config={}) as journal:
             journal.start(model="hrformer_nano", train_items=50)
             for update in range(first + 1, last + 1):
                 journal.tick()
@@ -168,7 +177,7 @@ def test_running_run_with_a_half_written_line(tmp_path: Path) -> None:
     ],
 )
 def test_how_the_run_ended(tmp_path: Path, fields: dict[str, str], expected: str) -> None:
-    with Journal(tmp_path, 100, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 100, 8, config={}) as journal:
         journal.start()
         journal.log(2, 0.1, {"loss": float("nan"), "lr": 1e-3})
         journal.end(**fields)
@@ -190,7 +199,7 @@ def test_time_leaves_out_the_pause_and_what_was_cut_off(tmp_path: Path) -> None:
 
 
 def test_coco_figures_without_people_of_a_size_are_gaps(tmp_path: Path) -> None:
-    with Journal(tmp_path, 4, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 4, 8, config={}) as journal:
         for update in (2, 4):
             scores = {"AP": 0.1 * update, "AP-M": -1.0, "per_joint": []}
             journal.validation(update, 1.0, Evaluation(task="pose", main="AP", scores=scores), best=True)
@@ -204,7 +213,7 @@ def test_coco_figures_without_people_of_a_size_are_gaps(tmp_path: Path) -> None:
 def test_long_tables_are_folded(tmp_path: Path) -> None:
     rows = [{"name": f"class {k}", "images": 50, "top1": 0.5} for k in range(1000)]
     scores = {"top1": 0.5, "per_class": rows}
-    with Journal(tmp_path, 4, 8, config={}, quiet=True) as journal:
+    with Journal(tmp_path, 4, 8, config={}) as journal:
         journal.validation(2, 1.0, Evaluation(task="classification", main="top1", scores=scores), best=True)
     assert "1000 rows, one per class class top-1 accuracy images class 0 50.0 %" in Page(write_summary(tmp_path)).text
 
@@ -242,7 +251,7 @@ def test_summarise_shows_fixed_and_worst_examples(tmp_path: Path, cifar: Classif
     config = ClassificationRun(log=LogConfig(pictures=3))
     model = load("hrformer_nano_cifar10").model
     for name in ("a", "b"):
-        with Journal(tmp_path / name, 4, 8, config={}, quiet=True) as journal:
+        with Journal(tmp_path / name, 4, 8, config={}) as journal:
             journal.validation(4, 1.0, outcome, best=True)
         summarise(tmp_path / name, config, cifar, model, outcome)
     pages = [Page(tmp_path / name / "summary.html") for name in ("a", "b")]
@@ -252,3 +261,79 @@ def test_summarise_shows_fixed_and_worst_examples(tmp_path: Path, cifar: Classif
     assert "The number is the probability given to the true class." in pages[0].text
     summarise(tmp_path / "a", config, cifar, None, None)
     assert Page(tmp_path / "a" / "summary.html").sources == []
+
+
+def chart(*points: tuple[float, float], until: float = 10, **options) -> Chart:
+    """A chart with one curve."""
+    found = line_chart("x", [Curve(name="a <b>", points=points)], until=until, show="{:.3g}".format, **options)
+    assert found is not None
+    return found
+
+
+def pieces(drawn: Chart) -> list[list[tuple[float, float]]]:
+    """Places of each unbroken piece of the curve."""
+    (path,) = re.findall(r'<path d="([^"]*)"[^>]*clip-path[^>]*stroke: var\(--c0\)', drawn.svg)
+    return [
+        [tuple(map(float, point.split())) for point in piece.split("L")]  # type: ignore[misc]
+        for piece in path.split("M")[1:]
+    ]
+
+
+def test_gaps_stay_gaps() -> None:
+    drawn = chart((1, 1.0), (2, 2.0), (3, math.nan), (4, math.inf), (5, 1.0), (6, 3.0))
+    assert [len(piece) for piece in pieces(drawn)] == [2, 2]
+
+
+def test_wide_positive_ranges_get_a_logarithmic_axis() -> None:
+    points = [(0, 1.0), (5, 0.1), (10, 0.01)]
+    assert chart(*points).log
+    assert not chart(*points, log=False).log
+    assert not chart(*points, from_zero=True).log
+    assert not chart((0, 1.0), (5, 0.1), (10, 0.0)).log
+
+
+@pytest.mark.parametrize("points", [[], [(1, math.nan)]])
+def test_nothing_to_draw_is_no_figure(points: list) -> None:
+    assert line_chart("x", [Curve(name="a", points=points)], until=1, show=str) is None
+
+
+@pytest.mark.parametrize("points", [[(5, 0.0)], [(5, 3.0), (6, 3.0)], [(0, -1.0)], [(0, 1e-12), (1, 1e12)]])
+def test_odd_ranges_are_drawn_inside_the_field(points: list) -> None:
+    drawn = chart(*points)
+    assert all(0 <= x <= 440 and 0 <= y <= 240 for piece in pieces(drawn) for x, y in piece)
+    assert drawn.svg.count("<text") > 2
+
+
+def test_long_curves_stay_small_but_keep_their_peak_and_end() -> None:
+    points = [(x, 1.0 + x % 3) for x in range(10_000)]
+    points[4321] = (4321, 25.0)
+    (curve,) = pieces(chart(*points, until=10_000))
+    assert len(curve) < 2500
+    assert min(curve, key=lambda place: place[1])[0] == pytest.approx(52 + 0.4321 * 376, abs=1)
+    assert curve[-1][0] == pytest.approx(428, abs=1)
+
+
+def test_titles_tell_the_numbers_under_the_pointer() -> None:
+    drawn = chart((1, 0.5), (2, math.nan), (3, 0.25))
+    assert re.findall(r"<title>(.*?)</title>", drawn.svg, re.DOTALL) == [
+        "after update 1\na &lt;b&gt;: 0.5",
+        "after update 2\na &lt;b&gt;: nan",
+        "after update 3\na &lt;b&gt;: 0.25",
+    ]
+    many = chart(*[(x, 1.0) for x in range(5000)], until=5000)
+    assert 50 <= many.svg.count("<title>") <= MOST_TITLES
+
+
+def test_colours_are_those_of_the_page() -> None:
+    drawn = chart((1, 1.0), (9, 2.0), resumed=[5], best=(9, 2.0))
+    assert {"var(--c0)", "var(--text)", "var(--quiet)", "var(--line)"} == set(re.findall(r"var\(--\w+\)", drawn.svg))
+    assert not re.search("#[0-9a-f]{6}", drawn.svg.replace("#000000", ""))
+
+
+def test_running_median_ignores_what_stands_alone() -> None:
+    points = [(1, 1.0), (2, 1.0), (3, 99.0), (4, math.inf), (5, 1.0)]
+    assert running_median(points) == [(1, 1.0), (2, 1.0), (3, 1.0), (5, 1.0)]
+    assert running_median([]) == []
+    many = running_median([(x, float(x)) for x in range(10_000)])
+    assert 250 < len(many) < 350
+    assert many[-1] == (9999, pytest.approx(9999 - 333 / 2, abs=1))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,10 @@ import torch
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.evaluate.evaluate import evaluate
-from hrformer.evaluate.protocols import (
-    ClassificationProtocol,
-    Example,
-    PoseProtocol,
-    Protocol,
-    SegmentationProtocol,
-)
+from hrformer.evaluate.protocols import ClassificationProtocol, Example, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.predict.predictors import load
 from hrformer.train.summary_pictures import (
     CLASS_SIDE,
@@ -72,7 +65,7 @@ def near(pixels: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 def test_classification_names_both_classes(pictures: ClassificationSet) -> None:
     right, wrong = draw_examples(pictures, [example(pictures, 0, 0), example(pictures, 0, 3)])
     assert (right.text, wrong.text) == ("airplane, recognised", "airplane, taken for cat")
-    assert right.name == Path(pictures.file(0)).name
+    assert right.file == pictures.file(0)
     assert right.score == 0.25
     (panel,) = right.panels
     assert panel.size == (CLASS_SIDE, CLASS_SIDE)
@@ -180,9 +173,3 @@ def test_predictions_are_those_of_the_evaluation(
         assert one.score == pytest.approx(expected[one.index].score, abs=1e-5)
         assert np.allclose(one.prediction, expected[one.index].prediction, atol=1e-3)
     assert len(draw_examples(source, found)) == 2
-
-
-def test_sets_of_unknown_tasks_are_refused() -> None:
-    draw: Callable[..., Any] = draw_examples
-    with pytest.raises(ValueError, match="object is a set of no known task"):
-        draw(object(), [])

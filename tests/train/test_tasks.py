@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrformer.data.sets import SegmentationSet
+from hrformer.data.set_types import SegmentationSet
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.losses import HardPixels, ohem_cross_entropy, pixel_cross_entropy
 from hrformer.train.config import ClassificationLoss, ClassificationRun, PoseRun, SegmentationLoss, SegmentationRun

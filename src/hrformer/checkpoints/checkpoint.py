@@ -15,18 +15,15 @@ import torch
 from safetensors.torch import save_file
 
 from hrformer.checkpoints.formats import mmpose_names
-from hrformer.checkpoints.header import FORMAT, header_of
-from hrformer.checkpoints.matching import LoadReport, match
+from hrformer.checkpoints.matching import LoadReport, choose_settings, current_settings, match, new_info
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import Recognised, own_info, recognise
+from hrformer.checkpoints.recognise import Recognised, file_notes, recognise
 from hrformer.checkpoints.registry import WeightEntry
-from hrformer.checkpoints.settings import choose_settings, current_settings, file_notes, new_info
-from hrformer.checkpoints.weight_files import read_weights, stored_tensor
+from hrformer.checkpoints.weight_files import FORMAT, header_of, own_info, read_weights, stored_tensor
 from hrformer.files import sha256_of, write_file
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.geometry.skeleton_inference import read_skeleton
-from hrformer.models.attention import WindowAttention
 from hrformer.models.fusion import UpsampleMode
 from hrformer.models.model import Task, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
@@ -70,14 +67,8 @@ def load_checkpoint(
         CheckpointError: a ``ValueError``: unreadable, not recognised, or anything the task needs is missing.
         ValueError: an option is out of range.
     """
-    settings = {
-        "position_bias": position_bias,
-        "upsample": upsample,
-        "channel_order": channel_order,
-        "input_size": input_size,
-        "decoder": decoder,
-    }
-    given = {name: value for name, value in settings.items() if value is not None}
+    values = (position_bias, upsample, channel_order, input_size, decoder)
+    given = {name: value for name, value in zip(LOAD_SETTINGS, values, strict=False) if value is not None}
     return _load(model, recognise(read_weights(source), published, model), given, strict)
 
 
@@ -100,10 +91,7 @@ def load_model(
             options of ``create_model``.
 
     Returns:
-        The model in eval mode, and the report.
-
-    Raises:
-        FileNotFoundError, ValueError: see ``load_checkpoint``.
+        The model in eval mode, and the report. Errors are those of ``load_checkpoint``.
     """
     file = read_weights(source)
     given = {key: overrides.pop(key) for key in LOAD_SETTINGS if overrides.get(key) is not None}
@@ -193,33 +181,19 @@ def save_checkpoint(
 
     Args:
         model: any ``VisionModel``.
-        path: ends in ".safetensors"; replaced only once the new file is complete.
+        path: ends in ".safetensors", else ValueError; replaced only once the new file is complete, and returned.
         half: store 16-bit floats, except where a value would overflow.
         source: where the weights come from; replaces ``model.info.source`` if given.
         metadata: further header entries, such as ``score`` or ``licence``.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: another suffix.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         raise ValueError(f"the file name must end in .safetensors, got {path.name}")
     info = replace(model.info, source=source) if source else model.info
     tensors = {name: stored_tensor(value, half) for name, value in model.state_dict().items()}
-    header = dict(metadata or {}) | header_of(info, _options(model))
+    header = dict(metadata or {}) | header_of(info, model.info.options | current_settings(model))
     write_file(path, lambda part: save_file(tensors, part, metadata=header))
     return path
-
-
-def _options(model: VisionModel) -> dict[str, Any]:
-    """``create_model`` options that rebuild the model as it is now."""
-    options = dict(model.info.options) | current_settings(model)
-    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
-        options["window_size"] = attention.window
-    return options
 
 
 def convert_checkpoint(
@@ -230,7 +204,7 @@ def convert_checkpoint(
     half: bool = False,
     **overrides: Any,
 ) -> LoadReport:
-    """Convert a file of any known layout to our safetensors, or to mmpose 1.x.
+    """Convert a file of any known layout to our safetensors, or to mmpose 1.x; the report of loading it.
 
     Args:
         source: the file.
@@ -240,36 +214,27 @@ def convert_checkpoint(
         half: see ``save_checkpoint``; ours only.
         **overrides: see ``load_model``.
 
-    Returns:
-        Report of the load.
-
     Raises:
         FileNotFoundError, ValueError: see ``load_model``; the target cannot hold the model; layers would be random.
     """
     if to not in ("hrformer", "mmpose"):
         raise ValueError(f"to must be 'hrformer' or 'mmpose', got {to!r}")
-    destination = Path(destination).expanduser()
-    suffixes = (".safetensors",) if to == "hrformer" else (".pth", ".pt")
+    destination, suffixes = Path(destination).expanduser(), (".safetensors",) if to == "hrformer" else (".pth", ".pt")
     if destination.suffix not in suffixes:
         raise ValueError(f"{to} files end in {' or '.join(suffixes)}, got {destination.name}")
     model, report = load_model(source, **overrides)
     if report.fresh:
         raise CheckpointError(f"converting {report.source} would store random values in {', '.join(report.fresh)}")
     digest = sha256_of(Path(source).expanduser())
-    if to == "mmpose":
-        _save_mmpose(model, destination, digest)
-    else:
+    if to == "hrformer":
         save_checkpoint(model, destination, half=half, metadata={"sha256": digest})
-    return report
-
-
-def _save_mmpose(model: VisionModel, path: Path, digest: str) -> None:
+        return report
     if model.task not in ("pose", None) or not isinstance(model.backbone, HighResolutionTrunk):
         raise ValueError(f"mmpose has no model for {model.info.name} with task {model.task}; only pose and backbones")
-    options = _options(model)
-    names = mmpose_names(
-        model.state_dict(), position_bias=bool(options.get("position_bias")), whole=model.task is not None
-    )
+    options = model.info.options | current_settings(model)
+    bias = bool(options.get("position_bias"))
+    names = mmpose_names(model.state_dict(), position_bias=bias, whole=model.task is not None)
     tensors = {name: stored_tensor(value, half=False) for name, value in names.items()}
-    meta = {FORMAT: header_of(model.info, options) | {"sha256": digest}}
-    write_file(path, lambda part: torch.save({"state_dict": tensors, "meta": meta}, part))
+    content = {"state_dict": tensors, "meta": {FORMAT: header_of(model.info, options) | {"sha256": digest}}}
+    write_file(destination, lambda part: torch.save(content, part))
+    return report

@@ -23,13 +23,7 @@ class DownloadError(RuntimeError):
 
 
 def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightEntry | None]:
-    """Local file of a network's weights, given by name or as a file.
-
-    Args:
-        name_or_path: a name that ``hrformer models`` lists, or a path.
-
-    Returns:
-        The file, and the registry's entry if it was given by name.
+    """Local file of a network's weights, given by name or as a file, and the registry's entry if given by name.
 
     Raises:
         ValueError: unknown name, or that of a person detector.
@@ -51,19 +45,16 @@ def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightE
 def fetch_weights(entry: WeightEntry) -> Path:
     """Local file of an entry, downloaded at the first call and taken from the cache afterwards.
 
-    A file put into the cache by hand counts as downloaded; its hash is compared like any other's.
-
-    Raises:
-        DownloadError: the file cannot be fetched; the message says why and where to put it by hand.
+    A file put into the cache by hand counts as downloaded; its hash is compared like any other's. DownloadError says
+    why a file cannot be fetched and where to put it by hand.
     """
     if entry.origin == "bundled":
         return bundled_folder() / entry.filename
     destination = cache_dir() / entry.filename
     if destination.is_file():
         if problem := _hash_problem(destination, entry.sha256_prefix):
-            raise DownloadError(
-                f"{destination} is not the published file (delete it to have that downloaded): {problem}"
-            )
+            said = "is not the published file (delete it to have that downloaded)"
+            raise DownloadError(f"{destination} {said}: {problem}")
         return destination
     cached = try_to_load_from_cache(*entry.hub_location) if entry.hub_location else None  # shared with timm
     if isinstance(cached, str):
@@ -98,9 +89,6 @@ def _fetch(url: str, part: Path, sha256_prefix: str | None, name: str) -> None:
 
     ``torch.hub.download_url_to_file`` would wait for a silent server for ever, and take half a file for a whole one
     where there is no hash.
-
-    Raises:
-        OSError: refused, broken off, not the published file, or the local disk.
     """
     with urlopen(Request(url, headers={"User-Agent": "hrformer"}), timeout=_TIMEOUT) as response:
         total = int(response.headers.get("Content-Length") or 0)

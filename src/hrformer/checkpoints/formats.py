@@ -113,15 +113,11 @@ DATASETS = {
 }
 """Number of classes -> data set and training crop (height, width) of the published segmentation runs."""
 
-MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}
-"""The same of mmsegmentation's runs."""
+MMSEG_CROPS = {19: (512, 1024), 59: (480, 480), 60: (480, 480)}  # The same of mmsegmentation's runs
 
 
 def our_name(key: str) -> str | None:
-    """Our name for an entry of any known layout; query, key and value keep their ending ".q_proj." and so on.
-
-    None means that no layout has such a name.
-    """
+    """Our name for an entry of any known layout, None for others; query, key and value keep ".q_proj." and so on."""
     key = _WRAPPER.sub("", key)
     if match := _TRUNK.fullmatch(key):
         name = f"backbone.{match[1]}"
@@ -154,35 +150,22 @@ def reason_to_ignore(key: str) -> str | None:
 
 
 def layout_of(keys: Iterable[str], names: Collection[str], family: Family, task: Task | None) -> str:
-    """Which code base writes such files.
-
-    Args:
-        keys: the file's entries.
-        names: ours for them.
-        family: of the network.
-        task: of the head in the file.
-
-    Returns:
-        Code base and task, such as "official-pose" or "mmpose-1.x"; "hrformer" for our own.
-    """
+    """Which code base writes files of such ``keys``: it and the task, as "official-pose"; "hrformer" for our own."""
     keys = [_WRAPPER.sub("", key) for key in keys]
-
-    def any_starts_with(prefix: str) -> bool:
-        return any(key.startswith(prefix) for key in keys)
-
+    starts = {key.partition(".")[0] for key in keys}
     if family == "timm" or any(".fuse.paths." in key for key in keys):
         return "hrformer"
-    if task == "segmentation" and any_starts_with("decode_head."):
+    if task == "segmentation" and "decode_head" in starts:
         return "mmsegmentation"
     if family == "hrformer":
         official = any(".q_proj." in key for key in keys) or task in ("classification", "segmentation")
         if official or task is None:
             return f"{'official' if official else 'mmpose'}-{task or 'backbone'}"
-    if task == "pose" and any_starts_with("keypoint_head."):
+    if task == "pose" and "keypoint_head" in starts:
         return "mmpose-0.x"
     if task == "pose":
-        return "mmpose-1.x" if any_starts_with("head.") else "hrnet-pose"
-    if task == "segmentation" and any_starts_with("conv3x3."):
+        return "mmpose-1.x" if "head" in starts else "hrnet-pose"
+    if task == "segmentation" and "conv3x3" in starts:
         return "openseg"
     if "head.last_layer.0.weight" in names:
         return "hrnet-segmentation-plain"
@@ -195,10 +178,8 @@ def recorded_settings(extras: Mapping[str, Any]) -> dict[str, Any]:
     Known are the text that mmpose and the official pose code store under ``meta``, the configuration object of the
     official classification code, and the dictionary of the official segmentation code.
     """
-    facts: dict[str, Any] = {}
     text = _dig(extras, "meta", "cfg") or _dig(extras, "meta", "config")
-    if isinstance(text, str):
-        facts |= _config_text(text)
+    facts = _config_text(text) if isinstance(text, str) else {}
     side = _dig(extras, "config", "DATA", "IMG_SIZE")
     if isinstance(side, int) and side > 0:
         facts["input_size"] = (side, side)
@@ -207,7 +188,7 @@ def recorded_settings(extras: Mapping[str, Any]) -> dict[str, Any]:
     if order in ("RGB", "BGR"):
         facts["channel_order"] = order
     crop = _dig(config, "train", "data_transformer", "input_size")
-    if _is_size(crop):
+    if isinstance(crop, Sequence) and len(crop) == 2 and all(isinstance(side, int) and side > 0 for side in crop):
         facts["input_size"] = (crop[1], crop[0])
     name = _dig(config, "dataset")
     if isinstance(name, str) and name:
@@ -222,10 +203,6 @@ def _dig(value: Any, *names: str) -> Any:
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(isinstance(v, int) and v > 0 for v in value)
 
 
 def _config_text(text: str) -> dict[str, Any]:
@@ -291,12 +268,11 @@ def _dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mmpose_names(state: Mapping[str, Tensor], *, position_bias: bool, whole: bool) -> dict[str, Tensor]:
-    """Our state dict under mmpose 1.x names, index buffers included.
+    """State dict of a pose model, or of a bare backbone, under mmpose 1.x names, index buffers included.
 
     Args:
-        state: of a pose model, or of a bare backbone.
-        position_bias: False leaves the bias tables out, as mmpose's ``with_rpe=False`` expects; with the tables in
-            the file mmpose would add the bias.
+        state: ours.
+        position_bias: False leaves the bias tables out, since mmpose would add the bias with them in the file.
         whole: backbone and head; otherwise the backbone's names without their prefix, as mmpose wants pretrained ones.
     """
     result: dict[str, Tensor] = {}
@@ -314,11 +290,7 @@ def mmpose_names(state: Mapping[str, Tensor], *, position_bias: bool, whole: boo
 
 
 def window_of(table: Tensor) -> int:
-    """Window side K of a bias table with (2K-1)^2 rows.
-
-    Raises:
-        CheckpointError: the rows are not the square of an odd number.
-    """
+    """Window side K of a bias table with (2K-1)^2 rows; CheckpointError if they are not the square of an odd number."""
     side = round(table.shape[0] ** 0.5)
     if table.ndim != 2 or side * side != table.shape[0] or side % 2 == 0:
         raise CheckpointError(f"a bias table has (2K-1)^2 rows and a column per head, got {tuple(table.shape)}")

@@ -1,11 +1,11 @@
-"""What becomes of every name of a file and a model, without touching the model, and the report of it."""
+"""What becomes of every name of a file, and of every setting of the model, without touching the model; the report."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from hrformer.checkpoints.formats import OUTPUT_LAYERS, window_of
 from hrformer.checkpoints.pickles import CheckpointError
-from hrformer.checkpoints.recognise import TABLE, Recognised
-from hrformer.models.attention import resize_bias_table
+from hrformer.checkpoints.recognise import DECODING, TABLE, Recognised, file_settings
+from hrformer.models.attention import WindowAttention, resize_bias_table
 from hrformer.models.blocks import BN_EPS
-from hrformer.models.model import VisionModel
+from hrformer.models.fusion import UPSAMPLE_MODES
+from hrformer.models.model import ModelInfo, VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 from hrformer.timm_backbones import TimmClassifier
 from hrformer.wording import listed
@@ -24,35 +25,21 @@ from hrformer.wording import listed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadReport:
-    """Outcome of loading one file into one model.
+    """Outcome of loading one file into one model."""
 
-    Attributes:
-        source: the file's name.
-        format: layout it was recognised as.
-        used: entries taken over under the same name, wrapper prefixes aside.
-        converted: entry -> our name: renamed, joined (query, key, value) or resized (bias tables).
-        ignored: entry -> reason.
-        missing: our names that the file lacks and the task does not need.
-        unexpected: entries that belong nowhere.
-        fresh: layers that keep the values they had, because the file has none that fit.
-        implied: settings that the file implies.
-        assumed: setting -> value and reason, where the file cannot tell.
-        given: settings chosen by the caller.
-        notes: anything else worth knowing.
-    """
-
-    source: str
-    format: str
-    used: tuple[str, ...] = ()
+    source: str  # the file's name
+    format: str  # layout it was recognised as
+    used: tuple[str, ...] = ()  # entries taken over under the same name, wrapper prefixes aside
+    # entry -> our name: renamed, joined (query, key, value) or resized (bias tables)
     converted: Mapping[str, str] = field(default_factory=dict)
-    ignored: Mapping[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    fresh: tuple[str, ...] = ()
-    implied: Mapping[str, Any] = field(default_factory=dict)
-    assumed: Mapping[str, str] = field(default_factory=dict)
-    given: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)  # entry -> reason
+    missing: tuple[str, ...] = ()  # our names that the file lacks and the task does not need
+    unexpected: tuple[str, ...] = ()  # entries that belong nowhere
+    fresh: tuple[str, ...] = ()  # layers that keep the values they had, because the file has none that fit
+    implied: Mapping[str, Any] = field(default_factory=dict)  # settings that the file implies
+    assumed: Mapping[str, str] = field(default_factory=dict)  # setting -> value and reason, where the file cannot tell
+    given: Mapping[str, Any] = field(default_factory=dict)  # settings chosen by the caller
+    notes: tuple[str, ...] = ()  # anything else worth knowing
 
     def __str__(self) -> str:
         lines = [
@@ -83,38 +70,25 @@ class MismatchError(CheckpointError):
 
 @dataclass(kw_only=True, slots=True)
 class Match:
-    """What becomes of every name of model and file; see ``LoadReport`` for the fields of that name.
+    """What becomes of every name of model and file; see ``LoadReport`` for the fields of that name."""
 
-    Attributes:
-        values: our name -> tensor to copy into the model.
-        lacking: our names that the task needs and the file lacks.
-        wrong: our name -> shapes in words, where file and model differ.
-        extra: our name -> entries with a known name that the model has no place for.
-    """
-
-    values: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)  # by our names, to copy into the model
     used: list[str] = field(default_factory=list)
     converted: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     fresh: dict[str, None] = field(default_factory=dict)  # a set that keeps its order
     notes: dict[str, None] = field(default_factory=dict)
-    lacking: list[str] = field(default_factory=list)
-    wrong: dict[str, str] = field(default_factory=dict)
-    extra: dict[str, list[str]] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)  # our names that the task needs and the file lacks
+    wrong: dict[str, str] = field(default_factory=dict)  # our name -> shapes in words, where file and model differ
+    extra: dict[str, list[str]] = field(default_factory=dict)  # our name -> entries that the model has no place for
 
 
 def match(model: VisionModel, found: Recognised, *, position_bias: bool, strict: bool) -> Match:
     """Decide for every name of model and file what becomes of it.
 
-    Args:
-        model: only read.
-        found: the file.
-        position_bias: whether the model will add the bias; if not, tables may be missing.
-        strict: raise where the task's needs are not met; otherwise such layers stay fresh.
-
-    Raises:
-        MismatchError: listing both sides.
+    Where the model will not add the ``position_bias``, tables may be missing. ``strict`` raises MismatchError where
+    the task's needs are not met; otherwise such layers stay fresh.
     """
     result = Match(ignored=found.file.skipped | found.ignored)
     state = model.state_dict()
@@ -146,14 +120,13 @@ def _place(
 ) -> None:
     """Place one name of the model."""
     shape, layer = found.shape(name), name.rpartition(".")[0]
-    if shape is None and _bias_left_out(found, name):
-        result.values[name] = torch.zeros_like(own)
-        result.missing.append(name)
-        return
     if shape is None:
+        zero = _bias_left_out(found, name)
+        if zero:
+            result.values[name] = torch.zeros_like(own)
         # Files of PyTorch 0.4 have no batch counters.
-        needed = not name.endswith(".num_batches_tracked") and (position_bias or not name.endswith(TABLE))
-        (result.lacking if needed else result.missing).append(name)
+        optional = zero or name.endswith(".num_batches_tracked") or (name.endswith(TABLE) and not position_bias)
+        (result.missing if optional else result.lacking).append(name)
         return
     keys = found.sources[name]
     if shape == tuple(own.shape):
@@ -215,3 +188,83 @@ def _mismatch(model: VisionModel, found: Recognised, result: Match) -> str:
     if found.task == model.task == "segmentation" and aux != model.info.options.get("aux", "openseg"):
         lines.append(f"  create the model with aux={aux!r}")
     return "\n".join(lines)
+
+
+def current_settings(model: VisionModel) -> dict[str, Any]:
+    """Upsampling, and of HRFormers position bias and window, as they are in one of our trunks; empty for timm's."""
+    if not isinstance(model.backbone, HighResolutionTrunk):
+        return {}
+    current: dict[str, Any] = {"upsample": model.backbone.high_resolution_modules()[0].fuse.upsample}
+    if attention := next((m for m in model.backbone.modules() if isinstance(m, WindowAttention)), None):
+        current |= {"position_bias": attention.position_bias, "window_size": attention.window}
+    return current
+
+
+def choose_settings(
+    model: VisionModel, found: Recognised, given: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """Take each setting from the caller, the file, or the model itself.
+
+    A file for another task, or a backbone without a head, is a start for training; its origin's habits are not the
+    model's, except that absent bias tables cannot be used.
+
+    Returns:
+        The values; those of them that the file implies; setting -> value and reason, for those only assumed.
+    """
+    current = current_settings(model)
+    current.pop("window_size", None)
+    wanted = {"channel_order", "input_size", "interpolation", "dataset"} | set(current)
+    wanted |= {"skeleton", *DECODING} if model.task == "pose" else {"crop_ratio"}
+    if unusable := sorted(set(given) - wanted):
+        raise ValueError(f"{', '.join(unusable)} cannot be set on {model.info.name} with task {model.task}")
+    same_use = model.task in (None, found.task)
+    known, reasons = file_settings(found) if same_use else ({}, {})
+    if same_use and not known and isinstance(model.backbone, TimmClassifier):
+        known, reasons = {"input_size": model.info.input_spec.size}, {"input_size": "timm's files do not say"}
+    if found.family == "hrformer" and not found.has_tables:
+        known["position_bias"] = False
+    other_use = f"the file is {f'for {found.task}' if found.task else 'a backbone without a head'}"
+    implied: dict[str, Any] = {}
+    assumed: dict[str, str] = {}
+    for name in sorted(wanted - set(given)):
+        if name in reasons:
+            assumed[name] = f"{known[name]}: {reasons[name]}"
+        elif name in known and name != "skeleton":
+            implied[name] = known[name]
+        elif name in current and name not in known:
+            why = "the file does not say" if same_use else other_use
+            assumed[name] = f"{current[name]}, as the model has it: {why}"
+    values = {name: value for name, value in (current | known | dict(given)).items() if name in wanted}
+    if (mode := values.get("upsample", UPSAMPLE_MODES[0])) not in UPSAMPLE_MODES:
+        raise ValueError(f"upsample must be one of {', '.join(UPSAMPLE_MODES)}, got {mode!r}")
+    return values, implied, assumed
+
+
+def new_info(
+    model: VisionModel, found: Recognised, values: Mapping[str, Any], skeleton: Any, *, fresh_layers: bool
+) -> ModelInfo:
+    """``model.info`` after loading; ValueError if a setting is out of range.
+
+    ``skeleton`` is the caller's. With ``fresh_layers`` the file's classes or keypoints are not the model's.
+    """
+    old = model.info
+    same_use = model.task in (None, found.task)
+    spec = found.info.input_spec if found.info is not None and same_use else old.input_spec
+    of_spec = {name: values[name] for name in ("channel_order", "interpolation", "crop_ratio") if name in values}
+    changes: dict[str, Any] = {
+        "input_spec": replace(spec, size=tuple(values.get("input_size", spec.size)), **of_spec),
+        "source": found.file.label,
+        "options": old.options | {name: values[name] for name in ("position_bias", "upsample") if name in values},
+        "shift_heatmap": values["decoder"] != "udp" if "decoder" in values else old.shift_heatmap,
+    } | {name: values[name] for name in DECODING if name in values}
+    if model.task == found.task and not fresh_layers:
+        if found.info is not None:
+            names = ("class_names", "skeleton", "palette", "dataset", "source")
+            changes |= {name: value for name in names if (value := getattr(found.info, name))}
+        else:
+            changes |= {name: values[name] for name in ("dataset", "skeleton") if name in values}
+            if "skeleton" in changes and changes["skeleton"].num_keypoints != old.num_classes:
+                del changes["skeleton"]
+    if skeleton is not None:
+        changes["skeleton"] = skeleton
+    return replace(old, **changes)

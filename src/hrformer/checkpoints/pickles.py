@@ -103,31 +103,26 @@ _SANDBOX = (
 def load_pickle(path: Path) -> Any:
     """Content of a file written by ``torch.save``, tensors on the CPU, memory-mapped where the format allows it.
 
-    Args:
-        path: zip or legacy format.
-
     Raises:
         CheckpointError: the file is damaged, of another kind, or needs code of its own to be read.
     """
     try:
-        zipped = zipfile.is_zipfile(path)
-        if zipped:
+        if zipped := zipfile.is_zipfile(path):
             _check_archive(path)
         return _plain(_load(path, zipped))
     except (pickle.UnpicklingError, *_DAMAGE) as error:
         if refused := _REFUSED.search(str(error)):
             problem = f"{path} is refused: reading it would run code it names ({refused[1]}). {_SANDBOX}"
         else:
-            problem = f"{path} is damaged or was not written by torch.save: {_first_line(error)}"
+            text = (str(error).strip() or type(error).__name__).rpartition("WeightsUnpickler error: ")[2]
+            # torch's own advice, behind the first sentence or line, is to switch the protection off
+            text = re.split(r"\.? (?:In PyTorch 2\.6|Please use `torch|Please file|This file can)|\n", text)[0][:300]
+            problem = f"{path} is damaged or was not written by torch.save: {text}"
         raise CheckpointError(problem) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Compare the checksums of a zip archive, which PyTorch skips, and refuse archives of other kinds.
-
-    Raises:
-        ValueError: saying what is wrong.
-    """
+    """ValueError if a checksum of a zip archive, which PyTorch skips, is wrong, or the archive is of another kind."""
     with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         if any("/code/" in member for member in members):
@@ -156,13 +151,6 @@ def _load(path: Path, zipped: bool) -> Any:
             if function is None or name in stand_ins or len(stand_ins) == _MOST_STAND_INS:
                 raise
             stand_ins[name] = function
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    text = text.rpartition("WeightsUnpickler error: ")[2].splitlines()[0]
-    # torch's own advice is to switch the protection off
-    return re.split(r"\.? (?:In PyTorch 2\.6|Please use `torch|Please file|This file can)", text)[0][:300]
 
 
 def _plain(value: Any) -> Any:

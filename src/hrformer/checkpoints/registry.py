@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from safetensors import safe_open
 
-from hrformer.checkpoints.header import FORMAT, read_header
+from hrformer.checkpoints.weight_files import FORMAT, read_header
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import InputSpec
 
@@ -33,40 +33,26 @@ _AUTHORS_FILES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightEntry:
-    """One set of weights.
+    """One set of weights."""
 
-    Attributes:
-        name: What users type; unique.
-        model: Name of the architecture: ours, timm's without its tag, or torchvision's builder for detectors.
-        task: None for a backbone without a head. "detection" only for torchvision's person detectors.
-        url: ``https://`` address, ``hf://owner/repository/file`` on the Hugging Face hub, or ``package://weights/file``
-            in the installed package.
-        sha256_prefix: Leading hex digits of the file's sha256 as its publisher gives them; None: not published.
-        num_classes: Classes, or keypoints for pose; 0 without a head. Detectors count the background.
-        input_spec: What the network expects.
-        position_bias: HRFormer only: whether the relative position bias takes part. None: the question does not arise.
-        decoder: Pose only: border rule of the published test code (see ``geometry.heatmaps``).
-        dataset: Training data.
-        licence: Terms of the file, and of the data where these may limit its use.
-        source: Paper and repository.
-        score: Published result with its protocol.
-        origin: Who serves the file, which tells its layout.
-    """
-
-    name: str
-    model: str
-    task: Task | None = None
+    name: str  # What users type; unique
+    model: str  # Name of the architecture: ours, timm's without its tag, or torchvision's builder for detectors
+    task: Task | None = None  # None for a backbone without a head. "detection" only for torchvision's person detectors
+    # ``https://`` address, ``hf://owner/repository/file`` on the Hugging Face hub, or ``package://weights/file`` in the
+    # installed package
     url: str
+    # Leading hex digits of the file's sha256 as its publisher gives them; None: not published
     sha256_prefix: str | None = None
-    num_classes: int = 0
-    input_spec: InputSpec = field(default_factory=InputSpec)
+    num_classes: int = 0  # Classes, or keypoints for pose; 0 without a head. Detectors count the background
+    input_spec: InputSpec = field(default_factory=InputSpec)  # What the network expects
+    # HRFormer only: whether the relative position bias takes part. None: the question does not arise
     position_bias: bool | None = None
-    decoder: Decoder = "official"
-    dataset: str
-    licence: str
-    source: str
-    score: str
-    origin: Origin
+    decoder: Decoder = "official"  # Pose only: border rule of the published test code (see ``geometry.heatmaps``)
+    dataset: str  # Training data
+    licence: str  # Terms of the file, and of the data where these may limit its use
+    source: str  # Paper and repository
+    score: str  # Published result with its protocol
+    origin: Origin  # Who serves the file, which tells its layout
 
     @property
     def filename(self) -> str:
@@ -83,17 +69,17 @@ class WeightEntry:
 
 @cache
 def list_published() -> tuple[WeightEntry, ...]:
-    """Entries of ``published.toml``."""
+    """Entries of ``published.toml``, each with what its group says; the group's texts name its fields in braces."""
     content = tomllib.loads(files("hrformer").joinpath("checkpoints/published.toml").read_text(encoding="utf-8"))
-    return tuple(_published_entry(group, own) for group in content["group"] for own in group["weights"])
-
-
-def _published_entry(group: dict[str, Any], own: dict[str, Any]) -> WeightEntry:
-    """Entry with what its group says; texts of the group name fields of the entry in braces."""
-    values: dict[str, Any] = {k: text.format_map(own) if isinstance(text, str) else text for k, text in group.items()}
-    values |= own
-    values["input_spec"] = InputSpec.from_dict(group.get("input_spec", {}) | own.get("input_spec", {}))
-    return WeightEntry(**{each.name: values[each.name] for each in fields(WeightEntry) if each.name in values})
+    entries = []
+    for group in content["group"]:
+        for own in group["weights"]:
+            shared = {name: value.format_map(own) if isinstance(value, str) else value for name, value in group.items()}
+            spec = InputSpec.from_dict(group.get("input_spec", {}) | own.get("input_spec", {}))
+            values: dict[str, Any] = shared | own | {"input_spec": spec}
+            known = [field.name for field in fields(WeightEntry) if field.name in values]
+            entries.append(WeightEntry(**{name: values[name] for name in known}))
+    return tuple(entries)
 
 
 def bundled_folder() -> Path:
@@ -102,11 +88,7 @@ def bundled_folder() -> Path:
 
 
 def list_bundled(folder: Path | None = None) -> list[WeightEntry]:
-    """Weights that come with the package, read from the headers of ``folder``'s safetensors files, sorted by name.
-
-    Raises:
-        ValueError: a file there was not written by this package.
-    """
+    """Weights of the package, or of ``folder``, by name, as their headers say; ValueError if a file is not ours."""
     return [_bundled_entry(path) for path in sorted((folder or bundled_folder()).glob("*.safetensors"))]
 
 
@@ -139,12 +121,7 @@ def list_weights() -> list[WeightEntry]:
 
 
 def find_weights(name: str) -> WeightEntry:
-    """Entry called ``name``.
-
-    Raises:
-        ValueError: no such entry; the message names close matches and, for files that no program can
-            download, how to use them.
-    """
+    """Entry called ``name``; ValueError with close matches and, for files no program can download, how to use them."""
     entries = {entry.name: entry for entry in list_weights()}
     if name in entries:
         return entries[name]

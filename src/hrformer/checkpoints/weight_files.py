@@ -1,10 +1,11 @@
-"""Weight files on disk: opened by what their first bytes say, and every value checked."""
+"""Weight files on disk: opened by what their first bytes say, every value checked; and the header of our own files."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hrformer.checkpoints.pickles import CheckpointError, load_pickle
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.geometry.skeletons import Skeleton
+from hrformer.models.model import ModelInfo
 from hrformer.wording import listed
+
+FORMAT = "hrformer"
+_VERSION = "1"
+# What the header of our own files holds under "info".
+_INFO = tuple(one.name for one in fields(ModelInfo) if one.name not in ("name", "task", "num_classes", "options"))
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "best_state_dict", "state_dict_ema", "model_ema", "checkpoint")
 """Names under which training code stores the weights, in order of preference."""
@@ -23,21 +32,13 @@ _LEARNT = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightFile:
-    """Tensors of one file and what else it says.
+    """Tensors of one file and what else it says."""
 
-    Attributes:
-        tensors: by the names in the file.
-        metadata: of a safetensors header.
-        extras: what lay beside the weights, such as a configuration.
-        skipped: entries that are not tensors -> why they are left out.
-        path: None for a state dict given in memory.
-    """
-
-    tensors: dict[str, Tensor]
-    metadata: dict[str, str] = field(default_factory=dict)
-    extras: dict[str, Any] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    path: Path | None = None
+    tensors: dict[str, Tensor]  # by the names in the file
+    metadata: dict[str, str] = field(default_factory=dict)  # of a safetensors header
+    extras: dict[str, Any] = field(default_factory=dict)  # what lay beside the weights, such as a configuration
+    skipped: dict[str, str] = field(default_factory=dict)  # entries that are not tensors -> why they are left out
+    path: Path | None = None  # None for a state dict given in memory
 
     @property
     def label(self) -> str:
@@ -46,10 +47,7 @@ class WeightFile:
 
 
 def read_weights(source: str | Path | Mapping[str, Any]) -> WeightFile:
-    """Open a file, or take a state dict, and find the weights in it.
-
-    Args:
-        source: safetensors or ``torch.save`` file, whatever its name; or a mapping that is, or wraps, a state dict.
+    """Weights of a safetensors or ``torch.save`` file, or of a mapping that is, or wraps, a state dict.
 
     Raises:
         FileNotFoundError: no such file.
@@ -87,10 +85,7 @@ def _fault(name: str, value: Tensor) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Tell safetensors from ``torch.save`` by the first bytes, and refuse what is neither.
-
-    A safetensors file starts with the length of its header, 8 bytes little endian, then the header, a JSON object.
-    """
+    """Tell safetensors, 8 bytes of length and a JSON object, from ``torch.save``; refuse what is neither."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -151,9 +146,9 @@ def _wrapper_of(content: Any) -> str | None:
 
 def _has_tensors(value: Any) -> bool:
     """Whether a mapping holds tensors, itself or inside a wrapper."""
-    if not isinstance(value, Mapping):
-        return False
-    return any(isinstance(v, Tensor) for v in value.values()) or _wrapper_of(value) is not None
+    return isinstance(value, Mapping) and (
+        any(isinstance(v, Tensor) for v in value.values()) or _wrapper_of(value) is not None
+    )
 
 
 def stored_tensor(value: Tensor, half: bool) -> Tensor:
@@ -164,3 +159,48 @@ def stored_tensor(value: Tensor, half: bool) -> Tensor:
         if bool(torch.isfinite(small).all()) or not bool(torch.isfinite(value).all()):
             return small
     return value
+
+
+def header_of(info: ModelInfo, options: Mapping[str, Any]) -> dict[str, str]:
+    """Text beside the tensors of our own files: what the model is, and the ``create_model`` options that rebuild it."""
+    counts = {"num_keypoints" if info.task == "pose" else "num_classes": info.num_classes} if info.task else {}
+    values = {name: getattr(info, name) for name in _INFO}
+    return {
+        "format": FORMAT,
+        "format_version": _VERSION,
+        "model": info.name,
+        "task": info.task or "",
+        "options": json.dumps(dict(options) | counts),
+        "info": json.dumps(values, default=lambda value: value.to_dict()),
+    }
+
+
+def read_header(header: Mapping[str, Any], label: str) -> ModelInfo:
+    """What :func:`header_of` wrote; CheckpointError, with the file's ``label``, if incomplete or of a later version."""
+    version = header.get("format_version")
+    if version != _VERSION:
+        raise CheckpointError(f"{label} has format version {version!r}, this package reads {_VERSION!r}")
+    try:
+        options, stored = json.loads(header["options"]), json.loads(header["info"])
+        values = {name: stored[name] for name in _INFO if stored.get(name) is not None}
+        values |= {
+            "input_spec": InputSpec.from_dict(stored["input_spec"]),
+            "class_names": tuple(stored.get("class_names") or ()),
+            "palette": tuple((int(r), int(g), int(b)) for r, g, b in stored.get("palette") or ()),
+        }
+        if "skeleton" in values:
+            values["skeleton"] = Skeleton.from_dict(values["skeleton"])
+        count = max(options.pop(name, 0) for name in ("num_classes", "num_keypoints"))
+        task = header["task"] or None
+        return ModelInfo(name=header["model"], task=task, num_classes=count, options=options, **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the header of {label} is incomplete: {error!r}") from error
+
+
+def own_info(file: WeightFile) -> ModelInfo | None:
+    """What our own header says, or the copy of it that our mmpose files carry; None for other files."""
+    if file.metadata.get("format") == FORMAT:
+        return read_header(file.metadata, file.label)
+    meta = file.extras.get("meta")
+    header = meta.get(FORMAT) if isinstance(meta, Mapping) else None
+    return read_header(header, file.label) if isinstance(header, Mapping) else None

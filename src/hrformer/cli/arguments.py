@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from hrformer.data.sources import Split
+from hrformer.data.source_config import Split
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.models.fusion import UpsampleMode

@@ -21,10 +21,8 @@ from hrformer.predict.predictors import load
 from hrformer.train.run_folder import versions
 from hrformer.zoo import create_model, list_models
 
-FIRST_CALLS = 3
-"""Calls before the timed ones: runtimes compile a size when it comes for the third time."""
-LEAST_CALLS = 5
-"""Timed calls, however long they take."""
+FIRST_CALLS = 3  # Calls before the timed ones: runtimes compile a size when it comes for the third time
+LEAST_CALLS = 5  # Timed calls, however long they take
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,40 +34,20 @@ class BenchArguments(General):
     Beside other implementations, with training, memory and start: `python benchmarks/run.py` of the repository.
     """
 
+    # Models or weights that `hrformer models` lists, or weight files. A model alone has random weights.
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")] = ("hrformer_small",)
-    """Models or weights that `hrformer models` lists, or weight files. A model alone has random weights."""
-    task: Task = "pose"
-    """Head of models that are named without weights."""
-    batch: tuple[int, ...] = (1,)
-    """How many pictures go through the network at once."""
+    task: Task = "pose"  # Head of models that are named without weights.
+    batch: tuple[int, ...] = (1,)  # How many pictures go through the network at once.
+    # Height and width of the pictures. Default: what the weights are for, or the task's usual size.
     size: tuple[int, int] | None = None
-    """Height and width of the pictures. Default: what the weights are for, or the task's usual size."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of weights and arithmetic; fp16 is for a GPU."""
-    device: str | None = None
-    """Where to run, such as cpu or cuda:0. Default: the GPU if there is one."""
-    threads: int = 0
-    """On a CPU. Default: as many as PyTorch takes, one per core."""
-    seconds: float = 2.0
-    """How long each row is timed, at least."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timing:
-    """Seconds of the slowest of the first calls and of the median one; on a GPU bytes in use at most, above weights."""
-
-    first: float
-    median: float
-    peak: int
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of weights and arithmetic; fp16 is for a GPU.
+    device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
+    threads: int = 0  # On a CPU. Default: as many as PyTorch takes, one per core.
+    seconds: float = 2.0  # How long each row is timed, at least.
 
 
 def run_bench(arguments: BenchArguments) -> int:
-    """Time all models and print the table.
-
-    Raises:
-        ValueError: an option is out of range, or a name or file is not one that can be loaded.
-        FileNotFoundError, DownloadError: see ``hrformer.load``.
-    """
+    """Time all models and print the table."""
     device, size = find_device(arguments.device), arguments.size
     if min(arguments.batch, default=0) < 1 or (size is not None and min(size) < 32):
         raise ValueError(f"--batch must be at least 1 and --size 32 32, got {arguments.batch} and {size}")
@@ -77,7 +55,8 @@ def run_bench(arguments: BenchArguments) -> int:
         raise ValueError(f"--threads and --seconds must not be negative, got {arguments.threads}, {arguments.seconds}")
     if arguments.precision == "fp16" and device.type == "cpu":
         raise ValueError("--precision fp16 is for a GPU; a CPU takes fp32 or bf16")
-    models = [(name, _model(name, arguments.task)) for name in arguments.models]
+    named, task = list_models(), arguments.task
+    models = {n: create_model(n, task) if n in named else load(n, "cpu").model for n in arguments.models}
     table = Table(title=f"{arguments.precision} on {device}", title_justify="left")
     for column in ("model", "run by"):
         table.add_column(column, no_wrap=True)
@@ -86,15 +65,16 @@ def run_bench(arguments: BenchArguments) -> int:
     if device.type == "cuda":
         table.caption = "Peak memory: above the weights."
     with _conditions(arguments.threads):
-        for name, model in models:
+        for name, model in models.items():
+            model.eval()
             height, width = size or model.info.input_spec.size
             for batch in arguments.batch:
                 note(f"{name}, batch {batch}")
                 x = torch.randn(batch, model.info.options.get("in_chans", 3), height, width)
-                for way, timing in _timings(model, x, arguments.precision, device, arguments.seconds):
-                    cells = [name, way, str(batch), f"{height}x{width}", f"{timing.first:.3g} s"]
-                    cells += [f"{1000 * timing.median:.4g} ms", f"{batch / timing.median:.3g}"]
-                    table.add_row(*cells, f"{timing.peak / 2**20:.0f} MiB" if timing.peak else "-")
+                for way, first, middle, peak in _timings(model, x, arguments.precision, device, arguments.seconds):
+                    cells = [name, way, str(batch), f"{height}x{width}", f"{first:.3g} s"]
+                    cells += [f"{1000 * middle:.4g} ms", f"{batch / middle:.3g}"]
+                    table.add_row(*cells, f"{peak / 2**20:.0f} MiB" if peak else "-")
             model.to("cpu")
         threads = torch.get_num_threads()
     wide_console().print(table)
@@ -104,38 +84,29 @@ def run_bench(arguments: BenchArguments) -> int:
     return 0
 
 
-def _model(name: str, task: Task) -> VisionModel:
-    """Of that name with random weights, else with those of the registry or of a file."""
-    model = create_model(name, task) if name in list_models() else load(name, "cpu").model
-    return model.eval()
-
-
 def _timings(
     model: VisionModel, x: torch.Tensor, precision: str, device: torch.device, seconds: float
-) -> Iterator[tuple[str, Timing]]:
+) -> Iterator[tuple[str, float, float, int]]:
     """What runs the model, and how long that takes: first plain PyTorch, then what ``optimize`` chooses.
 
-    Args:
-        model: in evaluation mode on the CPU, in float32.
-        x: (B, C, H, W) on the CPU.
-        precision: key of ``DTYPES``.
-        device: to run on.
-        seconds: of timed calls, at least.
+    ``model``, float32 in evaluation mode, and ``x`` (B, C, H, W) are on the CPU; ``precision`` is a key of ``DTYPES``.
     """
     dtype = DTYPES[precision]
     pictures = x.to(device, dtype)
     plain = model.to(device, dtype)
-    yield "PyTorch", _time(lambda: plain(pictures), device, seconds)
+    yield "PyTorch", *_time(lambda: plain(pictures), device, seconds)
     if device.type == "cpu":
         # Runtimes on the CPU take float32 and compute in bfloat16 inside.
         plain, pictures = plain.float(), x
     fast = optimize(plain, precision="bf16" if dtype == torch.bfloat16 and device.type == "cpu" else "fp32")
-    timing = _time(lambda: fast(pictures), device, seconds)
-    yield f"optimize: {'PyTorch' if fast.backend == 'reference' else fast.backend}", timing
+    way = f"optimize: {'PyTorch' if fast.backend == 'reference' else fast.backend}"
+    yield way, *_time(lambda: fast(pictures), device, seconds)
 
 
 @torch.inference_mode()
-def _time(call: Callable[[], object], device: torch.device, seconds: float) -> Timing:
+def _time(call: Callable[[], object], device: torch.device, seconds: float) -> tuple[float, float, int]:
+    """Seconds of the slowest of the first calls and of the median one; on a GPU bytes in use at most, above weights."""
+
     def once() -> float:
         start = time.perf_counter()
         call()
@@ -151,7 +122,7 @@ def _time(call: Callable[[], object], device: torch.device, seconds: float) -> T
     while len(times) < LEAST_CALLS or sum(times) < seconds:
         times.append(once())
     peak = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else 0
-    return Timing(first=first, median=median(times), peak=peak)
+    return first, median(times), peak
 
 
 @contextmanager

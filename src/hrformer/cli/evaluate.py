@@ -23,13 +23,12 @@ from hrformer.data.classification_sets import open_classification
 from hrformer.data.loader import default_workers
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.data.sources import Split
-from hrformer.evaluate.evaluate import evaluate
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.source_config import Split
+from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.submission import export_predictions
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device
@@ -48,13 +47,7 @@ _SERVER_SETS = ("cityscapes", "pascal_context", "coco_stuff_10k", "coco_stuff_16
 
 
 def run_evaluate(command: RunCommand[EvaluateArguments] | EvaluateArguments) -> int:
-    """Score, print and write ``scores.json``, or write the files of a test server; returns 0.
-
-    Raises:
-        DataError: the data is not as it should be.
-        FileNotFoundError: there is no such weight file, or none with predictions.
-        ValueError: options that do not fit together, or weights that do not fit the data.
-    """
+    """Score, print and write ``scores.json``, or write the files of a test server; returns 0."""
     if isinstance(command, EvaluateArguments):
         raise ValueError(
             "name the recipe first: hrformer eval RECIPE --weights FILE [options]; `hrformer train` lists the recipes"
@@ -108,15 +101,12 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     path, model = _load(command)
     with bars(after=2.0) as look:
         source = left_out(config, open_set(config, options.split), options.split, look)
-    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else None
-    device = find_device(options.device or gpu)
-    shared: dict[str, Any] = {
-        "device": device,
-        "workers": default_workers(group.world_size) if options.workers is None else options.workers,
-        "precision": options.precision,
-        "processes": group,
-        "limit": options.limit,
-    }
+    device = find_device(options.device)
+    if device == torch.device("cuda"):  # of several processes each takes its own
+        device = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    workers = default_workers(group.world_size) if options.workers is None else options.workers
+    shared: dict[str, Any] = {"device": device, "workers": workers, "processes": group}
+    shared |= {"precision": options.precision, "limit": options.limit}
     if options.fast:
         model = optimize(model.to(device))
     note(f"{model.info.name} ({path}) on {source.name} {options.split}, {counted(len(source), 'item')}, {device}")
@@ -236,11 +226,9 @@ def _write_scores(command: RunCommand[EvaluateArguments], outcome: Evaluation, f
 def show_scores(outcome: Evaluation) -> None:
     """Print the scores: those of the whole set, then those of each class or joint."""
     console = wide_console()
-    table = Table(title=f"{outcome.task}, {counted(outcome.items, 'item')}", title_justify="left")
-    table.add_column("score", no_wrap=True)
-    table.add_column("value", justify="right")
-    if outcome.intervals:
-        table.add_column(f"{outcome.confidence:.0%} interval")
+    titles = ["score", "value", *([f"{outcome.confidence:.0%} interval"] if outcome.intervals else [])]
+    table = Table(*titles, title=f"{outcome.task}, {counted(outcome.items, 'item')}", title_justify="left")
+    table.columns[0].no_wrap, table.columns[1].justify = True, "right"
     for name, value in outcome.scores.items():
         if isinstance(value, list | dict):
             continue

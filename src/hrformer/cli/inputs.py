@@ -12,32 +12,24 @@ from urllib.parse import unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES, is_url
 
-_LONGEST = 100
-"""Bytes of a name, or of its folder's name before it; file systems allow 255 for all."""
+_LONGEST = 100  # Bytes of a name, or of its folder's name before it; file systems allow 255 for all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """Pictures to work on.
+    """Pictures to work on."""
 
-    Attributes:
-        files: paths and URLs, each once, in the order given; those of folders and patterns sorted by name.
-        missing: arguments that led to no picture, and entries of folders that cannot be read, with the reason.
-        left_out: files in folders whose endings are not those of pictures.
-    """
-
+    # paths and URLs, each once, in the order given; those of folders and patterns sorted by name
     files: list[str] = field(default_factory=list)
+    # arguments that led to no picture, and entries of folders that cannot be read, with the reason
     missing: dict[str, str] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)  # files in folders whose endings are not those of pictures
 
 
 def expand(arguments: Iterable[str], out: Path) -> Inputs:
     """List the pictures behind files, folders, glob patterns and URLs.
 
-    Args:
-        arguments: as typed.
-        out: folder of results; what is found in its pictures/ and masks/ is no input, so that a second run does not
-            read the first's.
+    What is found in the pictures/ and masks/ of ``out``, the folder of results, is no input to a second run.
     """
     inputs, seen = Inputs(), set()
     for argument in arguments:
@@ -53,18 +45,17 @@ def expand(arguments: Iterable[str], out: Path) -> Inputs:
 
 
 class OutputNames:
-    """Hands out file names without suffix, no two alike even where case does not count.
-
-    Args:
-        taken: names that are in use already.
-    """
+    """Hands out file names without suffix, none ``taken`` and no two alike, even where case does not count."""
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = {name.casefold() for name in taken}
 
     def choose(self, source: str) -> str:
         """Stem of the source; with its folder's name before it if that is taken; with a number if both are."""
-        path = _path_in(source) if is_url(source) else Path(source).absolute()
+        try:
+            path = PurePosixPath(unquote(urlsplit(source).path)) if is_url(source) else Path(source).absolute()
+        except ValueError:  # the download will say what is wrong with the address
+            path = PurePosixPath()
         stem = _safe(path.stem) or "picture"
         name = stem
         if name.casefold() in self._taken and path.parent.name:
@@ -86,7 +77,13 @@ def _pictures_of(argument: str, out: Path, inputs: Inputs) -> tuple[list[str], s
     if os.path.exists(path):
         return [str(path)], ""
     if not glob.has_magic(argument):
-        return [], _why_missing(path)
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return [], "no such file or folder"
+        except (OSError, ValueError) as error:
+            return [], getattr(error, "strerror", None) or str(error)
+        return [], "cannot be opened"
     files: list[str] = []
     for found in sorted(glob.glob(str(path), recursive=True)):
         if os.path.isdir(found):
@@ -120,23 +117,6 @@ def _pictures_in(folder: Path, out: Path, inputs: Inputs) -> list[str]:
             elif os.path.realpath(place) != str(out):
                 inputs.left_out.append(str(entry))
     return [str(file) for file in sorted(found)]
-
-
-def _path_in(url: str) -> PurePosixPath:
-    try:
-        return PurePosixPath(unquote(urlsplit(url).path))
-    except ValueError:  # the download will say what is wrong with it
-        return PurePosixPath()
-
-
-def _why_missing(path: Path) -> str:
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return "no such file or folder"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return "cannot be opened"
 
 
 def _is_result(file: Path, out: Path) -> bool:

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 
 from hrformer.cli.arguments import InspectArguments, InspectDataArguments
+from hrformer.cli.evaluate import open_set
 from hrformer.cli.messages import note, say, wide_console
 from hrformer.cli.runs import RunCommand, option_names, speaking_of_options
 from hrformer.data import coco_keypoints
-from hrformer.data.classification_sets import open_classification
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.people import check_annotations, same_fault
 from hrformer.data.inspection.report import Finding, Report, finding
 from hrformer.data.inspection.samples import draw_samples
 from hrformer.data.loader import Transform, default_workers
-from hrformer.data.pose_sets import open_pose
-from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, names_of
-from hrformer.data.sources import Split
+from hrformer.data.set_types import ImageSet, PoseSet, names_of
+from hrformer.data.source_config import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
-from hrformer.predict.files import write_json, write_picture
+from hrformer.models.model import find_device
+from hrformer.predict.results import write_json, write_picture
 from hrformer.train.config import DATA_ROOT, AnyRun, ClassificationRun, PoseRun
 from hrformer.train.config_file import task_of
 from hrformer.train.data_check import Progress, findings_of, part_of
@@ -39,9 +38,7 @@ from hrformer.wording import counted
 
 REPORT_FILE, SHEET_FILE = "report.json", "contact_sheet.jpg"
 
-ROWS_SHOWN = 40
-"""Of longer lists the first and the last of so many rows are printed; ``report.json`` has all."""
-
+ROWS_SHOWN = 40  # of longer lists the first and the last of so many rows are printed; ``report.json`` has all
 _BAR = 16
 
 _CAPTIONS = {
@@ -52,15 +49,7 @@ _CAPTIONS = {
 
 
 def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) -> int:
-    """Inspect, print and write.
-
-    Returns:
-        0; 1 if something would break the training.
-
-    Raises:
-        ValueError: no run is named, or an option is out of range.
-        OSError: the results cannot be written.
-    """
+    """Inspect, print and write; returns 0, or 1 if something would break the training. ValueError for odd options."""
     if isinstance(command, InspectArguments):
         raise ValueError("name the recipe: hrformer inspect data RECIPE [options]; `hrformer train` lists the recipes")
     options, file = command.options, command.options.out / REPORT_FILE
@@ -84,16 +73,19 @@ def run_inspect(command: RunCommand[InspectDataArguments] | InspectArguments) ->
 def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) -> Report:
     """Look through the data of a run and write the sheet of samples."""
     findings: list[Finding] = []
-    gpu, threads = torch.cuda.is_available() and not config.runtime.cpu, default_workers() + 1
+    gpu, threads = find_device(None).type == "cuda" and not config.runtime.cpu, default_workers() + 1
     config = _with_sizes(config, gpu, findings)
     parts: list[Part] = []
     statistics: dict[str, dict[str, object]] = {}
+    labelled = config
+    if isinstance(config, PoseRun):
+        labelled = replace(config, evaluation=replace(config.evaluation, detections=None))
     # Training needs both.
     wanted: tuple[Split, ...] = ("train", "val") if options.split == "train" else (options.split,)
     for name in wanted:
         in_file, numbers = check_annotations(config.data, name) if isinstance(config, PoseRun) else ([], {})
         try:
-            part = part_of(config, _open(config, name), name)
+            part = part_of(config, open_set(labelled, name), name)
         except (ValueError, OSError, ImportError) as error:
             fix = "say where the data lies: --data.root FOLDER" if config.data.root == DATA_ROOT else ""
             refusal = finding("error", "open", str(error), fix, split=name)
@@ -102,7 +94,7 @@ def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) 
             if config.data.val_share:
                 break  # the other part is of the same files
             continue
-        part.look_through(limit=options.limit, threads=threads, progress=_stage(progress, f"{name} pictures"))
+        part.look_through(limit=options.limit, threads=threads, progress=partial(progress, f"{name} pictures"))
         findings += [*in_file, *findings_of(config, part)]
         statistics[name] = part.statistics() | numbers
         parts.append(part)
@@ -113,7 +105,7 @@ def _inspect(config: AnyRun, options: InspectDataArguments, progress: Progress) 
         # How much samples are changed follows from the number of items.
         first, last = parts[0].source, parts[-1].source
         config = fitted(config, len(first), len(last), gpu=gpu, names=names_of(first))
-        findings += _draw(config, parts[0], sheet, options.samples, _stage(progress, "samples"))
+        findings += _draw(config, parts[0], sheet, options.samples, progress)
     findings = [replace(one, what=option_names(one.what)) for one in findings]
     return Report(
         data=parts[0].source.name if parts else "",
@@ -135,13 +127,6 @@ def _with_sizes(config: AnyRun, gpu: bool, findings: list[Finding]) -> AnyRun:
         return with_sizes(replace(config, model=replace(config.model, init="")), gpu=gpu)
 
 
-def _open(config: AnyRun, split: Split) -> ImageSet:
-    """One part of a run's data."""
-    if isinstance(config, ClassificationRun):
-        return open_classification(config.data, split)
-    return open_pose(config.data, split) if isinstance(config, PoseRun) else open_segmentation(config.data, split)
-
-
 def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
     """What fits neither one part nor the run alone."""
     if len(parts) == 2:
@@ -154,22 +139,16 @@ def _about_run(config: AnyRun, parts: Sequence[Part]) -> Iterator[Finding]:
         yield finding("error", "batch", what, fix, split="train")
     if isinstance(config, PoseRun) and config.evaluation.detections is not None:
         try:
-            open_pose(config.data, "val", detections=config.evaluation.detections)
+            open_set(config, "val")
         except (ValueError, OSError) as error:
             fix = "correct --evaluation.detections, or leave it out to validate on labelled boxes"
             yield finding("error", "detections", str(error), fix, split="val")
 
 
-def _draw(
-    config: AnyRun, part: Part, file: Path, samples: int, progress: Callable[[int, int], object]
-) -> Iterator[Finding]:
+def _draw(config: AnyRun, part: Part, file: Path, samples: int, progress: Progress) -> Iterator[Finding]:
     """Write the sheet; what went wrong."""
     source = part.source
-    mixer, transform = None, _transform(config, source)
-    if isinstance(config, ClassificationRun) and isinstance(source, ClassificationSet):
-        augment = config.augment
-        if max(augment.erasing, augment.mixup, augment.cutmix) > 0:
-            mixer = BatchMixer(augment, len(source.classes))
+    transform, mixer = _augmentation(config, source)
     sheet, findings = draw_samples(
         source,
         transform,
@@ -178,21 +157,21 @@ def _draw(
         seed=config.seed,
         avoid=part.unusable(),
         mixer=mixer,
-        progress=progress,
+        progress=partial(progress, "samples"),
     )
     if sheet is not None:
         write_picture(file, sheet)
     return (replace(one, split=part.split) for one in findings)
 
 
-def _transform(config: AnyRun, source: ImageSet) -> Transform:
-    """The augmentation of a run."""
+def _augmentation(config: AnyRun, source: ImageSet) -> tuple[Transform, BatchMixer | None]:
+    """What a run does to samples, and to whole batches."""
     if isinstance(config, ClassificationRun):
-        return TrainClassification(config.augment)
+        return TrainClassification(config.augment), BatchMixer(config.augment, len(names_of(source)))
     if isinstance(config, PoseRun):
         assert isinstance(source, PoseSet)
-        return TrainPose(config.augment, source.skeleton, config.augment.codec())
-    return TrainSegmentation(config.augment)
+        return TrainPose(config.augment, source.skeleton), None
+    return TrainSegmentation(config.augment), None
 
 
 @contextmanager
@@ -200,18 +179,14 @@ def _reported_notes() -> Iterator[None]:
     """What readers put right in labels stands in the report, and is not said twice."""
     log = logging.getLogger(coco_keypoints.__name__)
 
-    def other(record: logging.LogRecord) -> bool:
+    def is_other(record: logging.LogRecord) -> bool:
         return not hasattr(record, "kind")
 
-    log.addFilter(other)
+    log.addFilter(is_other)
     try:
         yield
     finally:
-        log.removeFilter(other)
-
-
-def _stage(progress: Progress, name: str) -> Callable[[int, int], object]:
-    return lambda done, total: progress(name, done, total)
+        log.removeFilter(is_other)
 
 
 def print_report(report: Report) -> None:
@@ -220,13 +195,11 @@ def print_report(report: Report) -> None:
     for split, numbers in report.statistics.items():
         for line in _number_lines(split, numbers):
             say(line)
-    rows = {
-        split: numbers.get("classes") or numbers.get("joints") or [] for split, numbers in report.statistics.items()
-    }
-    if any(rows.values()):
+    tables = {split: numbers.get("classes") or numbers.get("joints") for split, numbers in report.statistics.items()}
+    if tables := {split: table for split, table in tables.items() if table}:
         say("")
         say(_CAPTIONS[report.task])
-        wide_console().print(_label_table(report.task, {split: table for split, table in rows.items() if table}))
+        wide_console().print(_label_table(report.task, tables))
     say("")
     for one in report.findings:
         say(f"{one.severity}: {one.split}: {one.what}")
@@ -241,11 +214,8 @@ def print_report(report: Report) -> None:
 def _number_lines(split: str, numbers: Mapping[str, Any]) -> list[str]:
     items, pictures, looked_at = numbers["items"], numbers["pictures"], numbers["looked_at"]
     seen = "all looked at" if looked_at == pictures else f"{looked_at} looked at"
-    lines = [
-        f"{split}: {counted(items, 'item')} on {counted(pictures, 'picture')}, {seen}"
-        if items != pictures
-        else f"{split}: {counted(pictures, 'picture')}, {seen}"
-    ]
+    of_items = f"{counted(items, 'item')} on " if items != pictures else ""
+    lines = [f"{split}: {of_items}{counted(pictures, 'picture')}, {seen}"]
     if "width" in numbers:
         sides = "; ".join(f"{name} {_spread(numbers[name])}" for name in ("width", "height"))
         lines.append(f"  {sides} pixels")
@@ -271,30 +241,28 @@ def _spread(values: Mapping[str, float]) -> str:
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}, median {values['median']:.0f}"
 
 
-def _label_table(task: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+def _label_table(task: str, parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Classes or joints, with a bar for the first part and numbers for all."""
-    label, share, other = ("joint", "labelled", "hidden") if task == "pose" else ("class", "share", "pictures")
-    first = list(next(iter(rows.values())))
+    label, formats = "class", {"share": ".2%", "pictures": "d"}
+    if task == "pose":
+        label, formats = "joint", {"labelled": ".1%", "hidden": ".1%"}
+    share, other = formats
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column(label, overflow="fold")
     table.add_column("", no_wrap=True, min_width=_BAR)
-    for split in rows:
+    for split in parts:
         table.add_column(split, justify="right")
         table.add_column(other, justify="right")
-    by_name = [{row["name"]: row for row in part} for part in rows.values()]
+    by_name = [{row["name"]: row for row in part} for part in parts.values()]
+    first = [*by_name[0].values()]
     largest = max(row[share] for row in first) or 1
     cut = ROWS_SHOWN // 2 if len(first) > ROWS_SHOWN else len(first)
     for number, row in enumerate([*first[:cut], *first[max(cut, len(first) - cut) :]]):
         if number == cut:
             table.add_row(f"… {len(first) - ROWS_SHOWN} more")
         cells = [row["name"], "█" * round(_BAR * row[share] / largest)]
-        for named in by_name:
-            found = named.get(row["name"])
-            if found is None:
-                cells += ["–", "–"]
-            elif task == "pose":
-                cells += [f"{found[share]:.1%}", f"{found[other]:.1%}"]
-            else:
-                cells += [f"{found[share]:.2%}", str(found[other])]
+        for part in by_name:
+            found = part.get(row["name"])
+            cells += [format(found[key], spec) if found else "–" for key, spec in formats.items()]
         table.add_row(*cells)
     return table

@@ -15,11 +15,17 @@ import numpy as np
 from hrformer.cli.inputs import OutputNames
 from hrformer.cli.messages import note
 from hrformer.data.images import is_url
-from hrformer.predict.files import JPEG_SIDE, write_json, write_picture
-from hrformer.predict.results import Classification, Keypoints, Result, Segmentation
+from hrformer.predict.results import (
+    JPEG_SIDE,
+    Classification,
+    Keypoints,
+    Result,
+    Segmentation,
+    write_json,
+    write_picture,
+)
 
-_FLUSH_SECONDS = 30.0
-"""How long finished results may exist in memory only."""
+_FLUSH_SECONDS = 30.0  # How long finished results may exist in memory only
 
 
 class OutputFolder:
@@ -33,11 +39,7 @@ class OutputFolder:
         folder: made if absent.
         run: what is running, such as task and weights; results of different runs are never mixed.
         pictures: whether drawings are wanted.
-        resume: keep what an earlier, equal run wrote.
-
-    Raises:
-        ValueError: ``resume``, and the folder's results come from another run or cannot be read.
-        OSError: the folder cannot be made.
+        resume: keep what an earlier, equal run wrote; ValueError if that is from another run or cannot be read.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any], *, pictures: bool, resume: bool) -> None:
@@ -81,13 +83,10 @@ class OutputFolder:
             self._planned[_identity(source)] = (ids[source] if source in ids else next(free), names.choose(source))
 
     def add(self, result: Result) -> None:
-        """Write the files of one result and take note of it; with NaN, or if that is impossible, it failed.
-
-        Raises:
-            OSError: a file cannot be written.
-        """
+        """Write the files of one result and take note of it; with NaN, or if that is impossible, it failed."""
         assert result.path is not None
-        if not _is_finite(result):
+        names = {Keypoints: ("keypoints", "scores"), Classification: ("probabilities",)}.get(type(result), ())
+        if not all(np.isfinite(getattr(result, name)).all() for name in names):
             self.failed[result.path] = "the network answered NaN or infinity"
             return
         identity = _identity(result.path)
@@ -104,7 +103,10 @@ class OutputFolder:
         except (ValueError, MemoryError) as error:
             self.failed[result.path] = str(error)
             return
-        self._predictions[image_id] = _records(result, image_id, mask)
+        if isinstance(result, Keypoints):
+            self._predictions[image_id] = result.to_coco(image_id)
+        else:
+            self._predictions[image_id] = [{"image_id": image_id} | result.to_dict() | ({"mask": mask} if mask else {})]
         self._rows[identity] = {
             "id": image_id,
             "file_name": result.path if is_url(result.path) else Path(result.path).name,
@@ -119,11 +121,7 @@ class OutputFolder:
             self.flush()
 
     def flush(self) -> None:
-        """Write ``predictions.json`` and ``images.json`` as of now.
-
-        Raises:
-            OSError: a file cannot be written.
-        """
+        """Write ``predictions.json`` and ``images.json`` as of now."""
         start = time.monotonic()
         rows = sorted(self._rows.values(), key=lambda row: str(row["source"]))
         write_json(self.predictions_file, [record for row in rows for record in self._predictions[row["id"]]])
@@ -158,16 +156,3 @@ class OutputFolder:
 def _identity(source: str) -> str:
     """The same for one picture however it is typed."""
     return source if is_url(source) else os.path.abspath(source)
-
-
-def _is_finite(result: Result) -> bool:
-    if isinstance(result, Keypoints):
-        return bool(np.isfinite(result.keypoints).all() and np.isfinite(result.scores).all())
-    return not isinstance(result, Classification) or bool(np.isfinite(result.probabilities).all())
-
-
-def _records(result: Result, image_id: int, mask: str) -> list[dict[str, Any]]:
-    if isinstance(result, Keypoints):
-        return result.to_coco(image_id)
-    record = {"image_id": image_id} | result.to_dict()
-    return [record | {"mask": mask} if mask else record]

@@ -13,24 +13,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import tyro
 
-from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArguments, SegmentArguments
+from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArguments, PredictCommand, SegmentArguments
 from hrformer.cli.inputs import Inputs, expand
-from hrformer.cli.messages import note, say
+from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
-from hrformer.predict.boxes import DetectionTable
-from hrformer.predict.classify import ClassificationPredictor
-from hrformer.predict.detector import PersonDetector
-from hrformer.predict.pose import PosePredictor
+from hrformer.predict.boxes import DetectionTable, PersonDetector
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
-from hrformer.predict.segment import SegmentationPredictor
-from hrformer.train.progress import Rate
+from hrformer.train.progress import bars
 from hrformer.wording import counted
 
 try:
@@ -38,17 +33,25 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+TERMINATED = 143  # Exit code after SIGTERM
 
-TERMINATED = 143
-"""Exit code after SIGTERM."""
+TASK_NAMES = {"segmentation": "segment", "classification": "classify"}  # Names of tasks that stand for commands, too
 
-_TASKS: dict[type[PredictArguments], type[AnyPredictor]] = {
-    PoseArguments: PosePredictor,
-    SegmentArguments: SegmentationPredictor,
-    ClassifyArguments: ClassificationPredictor,
-}
+_TASKS = {PoseArguments: "pose", SegmentArguments: "segmentation", ClassifyArguments: "classification"}
+
+
+def main(typed: Sequence[str]) -> int:
+    """Run ``hrformer predict``; see ``hrformer.__main__.main``."""
+    return guarded(lambda: run_predict(_parse(typed), typed), typed)
+
+
+def _parse(typed: Sequence[str]) -> PredictArguments:
+    words = [*(TASK_NAMES.get(word, word) for word in typed[1:2]), *typed[2:]]
+    # Without prefixes the options read --out rather than --task.out.
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    tasks, about = cast(Any, PredictCommand), "Predict on pictures: pose, segment or classify."
+    parsed: PredictArguments = tyro.cli(tasks, args=words, prog="hrformer predict", description=about, config=config)
+    return parsed
 
 
 def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
@@ -60,16 +63,12 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
 
     Returns:
         0; 1 if some inputs could not be read or predicted; 130 after Ctrl-C; 143 after SIGTERM.
-
-    Raises:
-        ValueError: no pictures, weights for another task, or options that do not fit together.
-        OSError: results cannot be written.
     """
     inputs = _checked_inputs(arguments)
     predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
     wanted = _TASKS[type(arguments)]
-    if not isinstance(predictor, wanted):
-        raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted.task}")
+    if predictor.task != wanted:
+        raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted}")
     options = _options(arguments, predictor, inputs)
     run = {"task": predictor.task, "weights": arguments.weights} | _recorded(arguments)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
@@ -151,19 +150,17 @@ def _checked_inputs(arguments: PredictArguments) -> Inputs:
 
 def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Inputs) -> dict[str, Any]:
     """What ``predictor.stream`` takes, from what was typed."""
-    options: dict[str, Any] = {"batch_size": arguments.batch_size}
-    if isinstance(arguments, ClassifyArguments):
-        return options | {"top_k": arguments.top_k, "flip": arguments.flip}
-    if isinstance(arguments, SegmentArguments):
-        options |= {name: getattr(arguments, name) for name in ("scales", "flip", "tile", "memory")}
-        return options if arguments.short_side is None else options | {"short_side": arguments.short_side or None}
-    assert isinstance(arguments, PoseArguments)
+    # Arguments of the same name as an option of the predictor are that option.
+    known = {field.name for field in fields(predictor.options)} - {"short_side"}
+    options = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name in known}
+    if isinstance(arguments, SegmentArguments) and arguments.short_side is not None:
+        options["short_side"] = arguments.short_side or None
+    if not isinstance(arguments, PoseArguments):
+        return options
     if arguments.detections is not None and arguments.detector is not None:
         raise ValueError("give --detections or --detector, not both")
     if arguments.detector is None and arguments.detector_weights is not None:
         raise ValueError("--detector-weights needs --detector")
-    names = ("joint_threshold", "box_threshold", "flip", "nms", "fast_crop")
-    options |= {name: getattr(arguments, name) for name in names}
     if arguments.detections is None and arguments.detector is None:
         note("each picture is taken for one person filling it; --detector or --detections find several")
     if arguments.detections is not None:
@@ -175,33 +172,32 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
             note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
         options["detections"] = table
     if arguments.detector is not None:
-        options["detector"] = PersonDetector(
-            arguments.detector,
-            score_threshold=arguments.detector_threshold,
-            weights_path=arguments.detector_weights,
-            device=predictor.device,
-        )
+        values: dict[str, Any] = {"score_threshold": arguments.detector_threshold, "device": predictor.device}
+        options["detector"] = PersonDetector(arguments.detector, weights_path=arguments.detector_weights, **values)
     return options
 
 
 def _recorded(arguments: PredictArguments) -> dict[str, Any]:
     """The options that results depend on, as JSON keeps them."""
-    general = {field.name for field in fields(PredictArguments)}
-    own = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in general}
+    own = {field.name for field in fields(arguments)} - {field.name for field in fields(PredictArguments)}
+    values = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name in own}
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in own.items()
+        for name, value in values.items()
     }
 
 
 def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any], output: OutputFolder) -> int:
     """Predict and write; returns the number of pictures done."""
-    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TextColumn("left:"), TimeRemainingColumn())
-    done = 0
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("pictures", total=len(files))
-        queue, unanswered = deque(files), deque[str]()
-        alone: set[str] = set()
+    done = ended = 0
+    queue, unanswered = deque(files), deque[str]()
+    alone: set[str] = set()
+    with bars() as show:
+
+        def end_one() -> None:
+            nonlocal ended
+            ended += 1
+            show("pictures", ended, len(files))
 
         def readable() -> Iterator[LoadedImage]:
             while queue and not (unanswered and (queue[0] in alone or unanswered[0] in alone)):
@@ -211,7 +207,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                         image = load_image(file)
                 except ImageError as error:
                     output.unreadable[file] = str(error).removeprefix(f"{file}: ")
-                    progress.advance(bar)
+                    end_one()
                     continue
                 unanswered.append(file)
                 yield image
@@ -227,7 +223,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                     raise
                 if len(unanswered) == 1:
                     output.failed[unanswered[0]] = str(error) or type(error).__name__
-                    progress.advance(bar)
+                    end_one()
                 else:  # one of a batch: each goes alone, to find out which
                     alone.update(unanswered)
                     queue.extendleft(reversed(unanswered))
@@ -237,7 +233,7 @@ def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any]
                 unanswered.remove(str(result.path))
                 output.add(result)
                 done += result.path not in output.failed
-                progress.advance(bar)
+                end_one()
             elif queue:
                 stream = predictor.stream(readable(), **options)
             else:

@@ -15,14 +15,12 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from hrformer.cli.messages import note
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.recipes.catalogue import RECIPES, find_recipe
-from hrformer.train.config import DATA_ROOT, AnyRun, with_fields
+from hrformer.train.config import ALTERNATIVES, DATA_ROOT, AnyRun, check, with_fields
 from hrformer.train.config_file import read_config
-from hrformer.train.config_rules import ALTERNATIVES, check
 
-CONFIG_FILE = "config.json"
-"""Where a run directory keeps its configuration."""
+CONFIG_FILE = "config.json"  # Where a run directory keeps its configuration
 
 Options = TypeVar("Options")
 
@@ -31,34 +29,23 @@ _FIELD = re.compile(r"\b(?:Classification|Pose|Segmentation)Source\.(\w+)")
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommand(Generic[Options]):
-    """A command about one run.
+    """A command about one run."""
 
-    Attributes:
-        options: of the command itself.
-        config: the run, checked.
-        folder: of the run, where it was named by its directory or the file in there.
-    """
-
-    options: Options
-    config: AnyRun
-    folder: Path | None = None
+    options: Options  # of the command itself
+    config: AnyRun  # the run, checked
+    folder: Path | None = None  # of the run, where it was named by its directory or the file in there
 
 
 def parse_run(
     options: Options, typed: Sequence[str], *, command: str, sections: Sequence[str] = ()
 ) -> RunCommand[Options]:
-    """Parse a command line whose first word names a run.
+    """Parse a command line whose first word names a run; SystemExit after help and where tyro has told what is wrong.
 
     Args:
         options: the command's own options at their defaults; a dataclass whose positional field takes the first word.
         typed: what stands behind the command's name; the first word is no option.
         command: its name, for help and messages.
         sections: parts of the run that may be changed; empty for all.
-
-    Raises:
-        SystemExit: after help (0), or for an option that is unknown or ill-typed (2), which tyro has explained.
-        ValueError: no such recipe or file, or fields that do not go together.
-        OSError: the file cannot be read.
     """
     name = typed[0]
     config, folder = find_run(name)
@@ -100,17 +87,10 @@ def _several_roots(typed: Sequence[str]) -> Iterator[str]:
 
 
 def find_run(name: str) -> tuple[AnyRun, Path | None]:
-    """Run of this name.
-
-    Args:
-        name: of a recipe, of a JSON file that ``config_file`` reads, or of a run directory.
-
-    Returns:
-        The run, and its directory where it has one.
+    """The run of a recipe, of a JSON file that ``config_file`` reads, or of a run directory, and its directory if any.
 
     Raises:
         ValueError: there is none, or the file is not one of a run; the message names recipes spelt alike.
-        OSError: the file cannot be read.
     """
     path = Path(name)
     if name in RECIPES:
@@ -130,10 +110,18 @@ def find_run(name: str) -> tuple[AnyRun, Path | None]:
 def speaking_of_options(config: AnyRun) -> Iterator[None]:
     """Context of work with a run's data: errors and warnings name the options to set, not the fields of sources.
 
-    Raises:
-        DataError: in those words, with a hint where nobody said where the data is.
+    A DataError has a hint where nobody said where the data is; remarks of readers are said once each.
     """
-    log, handler = logging.getLogger("hrformer"), _Notes(logging.INFO)
+    log, handler = logging.getLogger("hrformer"), logging.Handler(logging.INFO)
+    said: set[str] = set()
+
+    def emit(record: logging.LogRecord) -> None:
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        if (text := f"{kind}{option_names(record.getMessage())}") not in said:
+            said.add(text)
+            note(text)
+
+    handler.emit = emit  # type: ignore[method-assign]
     level = log.level
     log.addHandler(handler)
     log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
@@ -145,21 +133,6 @@ def speaking_of_options(config: AnyRun) -> Iterator[None]:
     finally:
         log.setLevel(level)
         log.removeHandler(handler)
-
-
-class _Notes(logging.Handler):
-    """What the readers remark, as lines about the work, each said once."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self._said: set[str] = set()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-        text = f"{kind}{option_names(record.getMessage())}"
-        if text not in self._said:
-            self._said.add(text)
-            note(text)
 
 
 def option_names(text: str) -> str:

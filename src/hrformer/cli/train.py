@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from hrformer.cli.arguments import TrainArguments
-from hrformer.cli.messages import note, say, wide_console
+from hrformer.cli.messages import INTERRUPTED, note, say, wide_console
 from hrformer.cli.runs import RunCommand, speaking_of_options
 from hrformer.recipes.catalogue import RECIPES
 from hrformer.train.loop import train
@@ -17,24 +17,11 @@ from hrformer.train.rate_finder import PICTURE, draw_search, find_rate
 from hrformer.train.run_folder import checkpoint_path
 from hrformer.wording import counted
 
-INTERRUPTED = 130
-"""Exit code of a run that was stopped by a signal and can go on."""
-
-RUNS = Path("runs")
-"""Where runs go that are given no ``--out``."""
+RUNS = Path("runs")  # Where runs go that are given no ``--out``
 
 
 def run_train(command: RunCommand[TrainArguments] | TrainArguments) -> int:
-    """Train, or list the recipes where none is named.
-
-    Returns:
-        0; 130 if a signal ended the run before its time.
-
-    Raises:
-        DataError: the data is not as it should be.
-        ImportError: accelerate is not installed, and there are several processes or trackers.
-        ValueError: see ``hrformer.train.loop.train``.
-    """
+    """Train, or list the recipes where none is named; 130 if a signal ended the run before its time, else 0."""
     if isinstance(command, TrainArguments):
         if command.out is not None or command.resume:
             raise ValueError(
@@ -96,10 +83,8 @@ def run_folder(command: RunCommand[TrainArguments]) -> Path:
 
 def show_recipes() -> None:
     """Print all recipes."""
-    table = Table(title="Recipes", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    for title in ("task", "what it trains", "score"):
-        table.add_column(title)
+    table = Table("name", "task", "what it trains", "score", title="Recipes", title_justify="left")
+    table.columns[0].no_wrap = True
     for recipe in RECIPES.values():
         table.add_row(recipe.name, recipe.task, recipe.title, recipe.score)
     wide_console().print(table)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hrformer.data.part_words import folders_in, part_of, words_of
-from hrformer.data.sets import DataError, NoPartError
-from hrformer.data.sources import PoseSource, SegmentationSource, Split
-from hrformer.data.val_share import own_part_error
+from hrformer.data.part_patterns import folders_in, part_of, words_of
+from hrformer.data.set_types import DataError, NoPartError
+from hrformer.data.source_config import PoseSource, SegmentationSource, Split
+from hrformer.data.validation_split import own_part_error
 from hrformer.wording import listed
 
 _SHOWN = 8
@@ -106,7 +106,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
         if _typed(source, "val") or val:
             part = source.val_annotations if _typed(source, "val") else listed(val, _SHOWN)
             instead = ", or name the file to split in PoseSource.train_annotations and none in "
-            raise own_part_error("PoseSource.val_share", source.val_share, part, f"{instead}PoseSource.val_annotations")
+            raise own_part_error(source, part, f"{instead}PoseSource.val_annotations")
     if at_once is not None:
         return at_once
     text, train = _text(source, split), source.root / _text(source, "train")

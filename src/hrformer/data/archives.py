@@ -1,8 +1,7 @@
 """Pictures in archives, read in any order without unpacking: webdataset's tar shards, and zip files with a list.
 
-The members are found once, by their headers. After that an item is an offset and a size, so that shuffling, sharing
-among processes and taking up a run are as exact as with single files. Files are opened anew for each picture: that
-costs microseconds, and needs no thought about processes, threads and the limit on open files.
+The members are found once, by their headers. After that an item is an offset and a size. Files are opened anew for
+each picture: that costs microseconds, and needs no thought about processes, threads and the limit on open files.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_lists import classes_of_ids
 from hrformer.data.images import SUFFIXES, decode
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import ClassificationSet, DataError
+from hrformer.data.set_types import ClassificationSet, DataError, PackedNames
 
 _THREADS = 16
 """Shards that are indexed at once: waiting for the disk or the network takes much of the time."""
@@ -38,11 +36,10 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 
 class _TarHeader(tarfile.TarInfo):
-    """Takes the short way for plain files, of which a set has millions; ``tarfile`` itself reads all other headers."""
+    """Reads headers of plain files four times as fast as ``tarfile``, which reads all others; sets have millions."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _TarHeader:
-        """The next member."""
         file: Any = tar.fileobj
         start = file.tell()
         block = file.read(tarfile.BLOCKSIZE)
@@ -91,16 +88,10 @@ class TarShards(ClassificationSet):
     """Samples of tar shards: members whose names agree up to the first dot.
 
     Each has one picture and a label: a member ``.cls`` or ``.<label_key>`` with a number as text, else the entry
-    ``label_key`` of a ``.json`` member. Other members do not matter.
-
-    Args:
-        shards: tar files, uncompressed; the items come in this order.
-        classes: names in the order of their ids; default "0", "1" … up to the highest label.
-        label_key: see above.
-        name: of the data set; default the name of the folder.
+    ``label_key`` of a ``.json`` member. Other members do not matter. The items come in the order of the shards.
 
     Raises:
-        DataError: a shard is damaged, or a sample lacks picture or label or has two of them.
+        DataError: a shard is compressed or damaged, or a sample lacks picture or label or has two of them.
     """
 
     def __init__(
@@ -117,9 +108,8 @@ class TarShards(ClassificationSet):
         self._names = PackedNames(name for name, *_ in samples)
         self._places = np.array([place for _, *place, _ in samples], np.int64).reshape(-1, 2)
         self._labels = np.array([label for *_, label in samples], np.int64)
-        self.classes = classes_of_ids(
-            self._labels, classes, str(shards[0]) + f" and {len(shards) - 1} more" * (len(shards) > 1)
-        )
+        origin = str(shards[0]) + f" and {len(shards) - 1} more" * (len(shards) > 1)
+        self.classes = classes_of_ids(self._labels, classes, origin)
 
     def file(self, index: int) -> str:
         return f"{self._shards[self._shard_of[index]]}::{self._names[index]}"
@@ -135,15 +125,9 @@ class TarShards(ClassificationSet):
 
 
 def _samples(path: Path, label_key: str) -> list[tuple[str, int, int, int]]:
-    """Name, start, size and label of each picture of a shard.
-
-    Raises:
-        DataError: see :class:`TarShards`.
-    """
-    keys: dict[str, None] = {}
+    """Name, start, size and label of each picture of a shard."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     labels: dict[str, int | None] = {}
-    pictures: dict[str, tarfile.TarInfo] = {}
-    notes: dict[str, tarfile.TarInfo] = {}
     try:
         file = path.open("rb")
     except OSError as error:
@@ -155,40 +139,38 @@ def _samples(path: Path, label_key: str) -> list[tuple[str, int, int, int]]:
             return file.read(member.size)
 
         for member in tar_members(path, file):
-            place, _, base = member.name.rpartition("/")
+            place, slash, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
             if not stem or stem.startswith("__"):
                 continue
-            key = f"{place}/{stem}" if place else stem
-            keys[key] = None
+            sample = samples.setdefault(key := f"{place}{slash}{stem}", {})
             if ending in ("cls", label_key):
-                labels[key] = _number(read(member), f"{path}::{member.name}")
+                text = read(member)
+                try:
+                    labels[key] = int(text)
+                except ValueError:
+                    where = f"{path}::{member.name}"
+                    raise DataError(f"{where}: must hold a class id as text, got {text[:40]!r}") from None
             elif ending == "json":
-                notes[key] = member
+                sample["json"] = member
             elif f".{ending.lower()}" in SUFFIXES:
-                if key in pictures:
-                    raise DataError(f"{path}: {member.name} and {pictures[key].name} are pictures of one sample")
-                pictures[key] = member
+                if "picture" in sample:
+                    raise DataError(f"{path}: {member.name} and {sample['picture'].name} are pictures of one sample")
+                sample["picture"] = member
         found = []
-        for key in keys:
-            if (picture := pictures.get(key)) is None:
+        for key, sample in samples.items():
+            if (picture := sample.get("picture")) is None:
                 raise DataError(f"{path}: sample {key!r} has no picture; one member must be {key}.jpg or the like")
-            if key not in labels and key in notes:
-                labels[key] = _noted(read(notes[key]), label_key, f"{path}::{key}.json")
+            if key not in labels and "json" in sample:
+                labels[key] = _noted(read(sample["json"]), label_key, f"{path}::{key}.json")
             if (label := labels.get(key)) is None:
                 raise DataError(f"{path}: sample {key!r} has no label; there must be {key}.cls, or {key}.json with it")
             found.append((picture.name, picture.offset_data, picture.size, label))
     return found
 
 
-def _number(text: bytes, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{where}: must hold a class id as text, got {text[:40]!r}") from None
-
-
 def _noted(text: bytes, label_key: str, where: str) -> int | None:
+    """The label in a ``.json`` member; None where it has none."""
     try:
         notes = json.loads(text)
     except ValueError as error:
@@ -200,15 +182,10 @@ def _noted(text: bytes, label_key: str, where: str) -> int | None:
 
 
 class ZipPictures(ClassificationSet):
-    """Pictures in ``train.zip``, listed in ``train_map.txt`` as ``path<tab>label``, in the order of the list.
+    """Pictures in ``train.zip``, stored or deflated, listed in ``train_map.txt`` as ``path<tab>label``, in its order.
 
-    This is how the HRFormer repository's own script can read ImageNet.
-
-    Args:
-        archive: the zip file; its members are stored or deflated.
-        classes: names in the order of their ids. Default: the folders in ``train_map.txt`` beside the archive, if each
-            label has its own, else the labels as text.
-        name: of the data set; default the name of the folder.
+    This is how the HRFormer repository's own script can read ImageNet. Without ``classes`` these are the folders in
+    ``train_map.txt`` beside the archive, if each label has its own, else the labels as text.
 
     Raises:
         DataError: archive or list is absent or damaged, or they do not fit together.
@@ -224,7 +201,18 @@ class ZipPictures(ClassificationSet):
             classes = _folder_names(*(_read_map(training) if training.is_file() else (names, self._labels)))
         self.classes = classes_of_ids(self._labels, classes, str(listing))
         self._names = PackedNames(names)
-        self._places = _zip_places(archive, listing, names)
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                found = {one.filename: one for one in opened.infolist()}
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{archive}: cannot be read as a zip archive: {error}") from error
+        self._places = np.zeros((len(names), 3), np.int64)
+        for place, name in enumerate(names):
+            if (member := found.get(name)) is None:
+                raise DataError(f"{archive}: has no member {name!r}, which {listing} lists")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DataError(f"{archive}::{name}: neither stored nor deflated; pack the pictures uncompressed")
+            self._places[place] = member.header_offset, member.compress_size, member.compress_type
 
     def file(self, index: int) -> str:
         return f"{self._archive}::{self._names[index]}"
@@ -246,7 +234,6 @@ class ZipPictures(ClassificationSet):
 
 
 def _read_map(path: Path) -> tuple[list[str], NDArray[np.int64]]:
-    """Members and class ids from lines ``path<tab>label``."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -264,21 +251,3 @@ def _folder_names(names: Sequence[str], labels: NDArray[np.int64]) -> tuple[str,
     folders = tuple(folder for _, folder in pairs)
     paired = [label for label, _ in pairs] == list(range(len(pairs))) and len(set(folders)) == len(folders)
     return folders if paired and all(folders) else ()
-
-
-def _zip_places(archive: Path, listing: Path, names: Sequence[str]) -> NDArray[np.int64]:
-    """(N, 3): where each member's header begins, its stored size, its compression."""
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            found = {one.filename: one for one in opened.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{archive}: cannot be read as a zip archive: {error}") from error
-    places = np.zeros((len(names), 3), np.int64)
-    for place, name in enumerate(names):
-        member = found.get(name)
-        if member is None:
-            raise DataError(f"{archive}: has no member {name!r}, which {listing} lists")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise DataError(f"{archive}::{name}: neither stored nor deflated; pack the pictures without compression")
-        places[place] = member.header_offset, member.compress_size, member.compress_type
-    return places

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
 from hrformer.data.label_ids import LabelTable, label_table
-from hrformer.data.masks import ColourTable
-from hrformer.data.part_words import words_of
-from hrformer.data.sets import IGNORE, DataError
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.mask_reading import ColourTable
+from hrformer.data.part_patterns import words_of
+from hrformer.data.set_types import IGNORE, DataError
+from hrformer.data.source_config import SegmentationSource
 from hrformer.wording import counted, listed
 
 CLASSES_FILE = "classes.txt"

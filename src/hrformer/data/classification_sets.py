@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,13 @@ from hrformer.data.archives import TarShards, ZipPictures
 from hrformer.data.class_lists import listed_classes
 from hrformer.data.huggingface import HuggingFaceClassification
 from hrformer.data.images import SUFFIXES, UNREAD, load_image, unread_text
+from hrformer.data.mask_search import holds
 from hrformer.data.other_tasks import require_classes, telling_task
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.part_files import part_files
-from hrformer.data.part_words import WORDS, folders_in, walked
+from hrformer.data.part_patterns import WORDS, folders_in, part_files, walked
 from hrformer.data.places import advising
-from hrformer.data.sets import ClassificationSet, DataError, NoPartError
-from hrformer.data.sources import ClassificationSource, Split
-from hrformer.data.val_share import names_below, own_part_error, split_part
+from hrformer.data.set_types import ClassificationSet, DataError, NoPartError, PackedNames
+from hrformer.data.source_config import ClassificationSource, Split
+from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
 from hrformer.wording import counted
 
@@ -37,8 +36,8 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
     "folders" from the training part's, so that a part without some class keeps the others' ids. Where several of
     these speak, they must agree. "folders" without a folder of the part, but with ``<part>.zip``, is
     :class:`~hrformer.data.archives.ZipPictures`. Where a part's folder is not named and not there, one of its other
-    usual names is taken (``training``, ``valid``, ``validation``, ``dev``, ``testing``), and for training a root that
-    holds the class folders itself. With ``val_share`` train and val are views of the training part, class by class.
+    usual names is taken, and for training a root that holds the class folders itself. With ``val_share`` train and val
+    are views of the training part, class by class.
 
     Raises:
         DataError: there is no such part, or it is not as it should be.
@@ -48,15 +47,15 @@ def open_classification(source: ClassificationSource, split: Split) -> Classific
         return open_joined(source, lambda one: open_classification(one, split))
     shared = bool(source.val_share) and split != "test"
     with telling_task("classification", source.root):
-        if shared:
-            _refuse_validation_part(source)
+        if shared and source.format == "folders" and source.val:
+            places = [source.val_root or source.root / source.val, *_called(source.root, "val")]
+            if there := [place for place in places if place.is_dir() or place == source.val_root]:
+                raise own_part_error(source, there[0], ", or empty ClassificationSource.val")
         opened = _opened(source, "train" if shared else split)
     opened.name = source.name or opened.name
     if not shared:
         return opened
-    labels = [opened.label(index) for index in range(len(opened))]
-    names = names_below(opened, source.root)
-    return split_part(opened, split, names, source.val_share, "ClassificationSource.val_share", labels)
+    return split_part(opened, split, source, groups=[opened.label(index) for index in range(len(opened))])
 
 
 def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
@@ -73,27 +72,24 @@ def _opened(source: ClassificationSource, split: Split) -> ClassificationSet:
             raise DataError(f"{root}: no such folder; {field} is that of a set in the layout {layout!r}")
         classes = listed_classes(root, source.classes)
         if layout == "huggingface":
-            columns = {"image_column": source.image_column, "label_column": source.label_column}
-            return HuggingFaceClassification(root, part, **columns, classes=classes)
+            return HuggingFaceClassification(root, part, source, classes)
         name = root.resolve().name
         if layout == "webdataset":
             return TarShards(part_files(root, part, (".tar",)), classes, label_key=source.label_column, name=name)
         if (archive := root / f"{part}.zip").is_file() and not (root / part).is_dir():
             return ZipPictures(archive, classes, name)
-        return ImageFolder(*_folder_and_classes(source, split, root, classes), name)
+        return _image_folder(source, split, root, classes)
 
 
-def _folder_and_classes(
-    source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]
-) -> tuple[Path, tuple[str, ...]]:
-    """Folder of a part, and the classes that it is to have, those of the training part where nobody named them."""
-    folder = _folder(source, split, root)
+def _image_folder(source: ClassificationSource, split: Split, root: Path, classes: tuple[str, ...]) -> ImageFolder:
+    """A part of class folders; where nobody named the classes they are those of the training part."""
+    folder, name = _folder(source, split, root), root.resolve().name
     if split != "train":
         if split == "val" and source.val_root is None and not folder.is_dir():
             raise NoPartError(_without_validation_part(source, folder))
         if not classes and (training := _folder(source, "train", source.root)).is_dir():
             classes = class_folders(training)
-        return folder, classes
+        return ImageFolder(folder, classes, name)
     found = class_folders(folder)
     require_classes(folder, found)
     if absent := sorted(set(classes) - set(found)):
@@ -105,7 +101,7 @@ def _folder_and_classes(
         )
     if folder != root / source.train:
         _log.info("%s: taken for the train part", folder)
-    return folder, classes
+    return ImageFolder(folder, classes, name)
 
 
 def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
@@ -117,7 +113,7 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     whole = _holds_classes(root)
     if named.is_dir() and not whole:
         return named
-    others = list(_called(root, split))
+    others = _called(root, split)
     if len(others) > 1:
         raise DataError(
             f"{root}: several folders may hold the {split} part: {', '.join(map(str, others))}; say which in "
@@ -126,42 +122,27 @@ def _folder(source: ClassificationSource, split: Split, root: Path) -> Path:
     return others[0] if others else root if whole and split == "train" else named
 
 
-def _called(root: Path, split: Split) -> Iterator[Path]:
+def _called(root: Path, split: Split) -> list[Path]:
     """Folders that are called like a part and hold class folders."""
-    return (one for one in folders_in(root) if one.name.lower() in WORDS[split] and next(folders_in(one), None))
+    return [one for one in folders_in(root) if one.name.lower() in WORDS[split] and next(folders_in(one), None)]
 
 
 def _holds_classes(root: Path) -> bool:
     """Whether folders of pictures, and none of parts, lie in the root; a class may be called "train"."""
-    if any(True for split in WORDS for _ in _called(root, split)):
+    if any(_called(root, split) for split in WORDS):
         return False
     words = {word for several in WORDS.values() for word in several}
-    return any(
-        file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        for one in folders_in(root)
-        if one.name.lower() not in words
-        for place in (one, *folders_in(one))
-        for file in place.iterdir()
-    )
+    folders = (one for one in folders_in(root) if one.name.lower() not in words)
+    return any(holds(one, SUFFIXES, 2) for one in folders)
 
 
 def _without_validation_part(source: ClassificationSource, folder: Path) -> str:
-    if _folder(source, "train", source.root) == source.root:
-        return f"{source.root}: holds the class folders themselves, and no validation part; {_REMEDY}"
-    test = next(_called(source.root, "test"), None)
-    other = f"; or ClassificationSource.val {test.name} scores on the pictures in {test}" if test is not None else ""
+    root = source.root
+    if _folder(source, "train", root) == root:
+        return f"{root}: holds the class folders themselves, and no validation part; {_REMEDY}"
+    tests = _called(root, "test")[:1]
+    other = "".join(f"; or ClassificationSource.val {one.name} scores on the pictures in {one}" for one in tests)
     return f"{folder}: no such folder; it must hold one folder of pictures per class. Without one, {_REMEDY}{other}"
-
-
-def _refuse_validation_part(source: ClassificationSource) -> None:
-    """A set with ``val_share`` has no validation part of its own."""
-    if source.format != "folders" or not source.val:
-        return
-    named = source.root / source.val
-    there = source.val_root or (named if named.is_dir() else next(_called(source.root, "val"), None))
-    if there is not None:
-        instead = ", or empty ClassificationSource.val"
-        raise own_part_error("ClassificationSource.val_share", source.val_share, there, instead)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -182,10 +163,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 class ImageFolder(ClassificationSet):
     """Pictures in class folders, sorted by class and path; also ImageNet's ``train/WNID/*.JPEG``.
 
-    Args:
-        folder: of the part, such as ``imagenet/train``. Each folder in it is a class, with pictures at any depth.
-        classes: names of the folders in the order of their ids, some of which may be absent; empty: sorted by name.
-        name: of the data set; default the name of the folder above.
+    Each folder in ``folder``, such as ``imagenet/train``, is a class, with pictures at any depth. ``classes`` names
+    them in the order of their ids, and some may be absent; default all, sorted by name.
 
     Raises:
         DataError: a folder is no class or holds no pictures, or there are none at all.
@@ -200,15 +179,19 @@ class ImageFolder(ClassificationSet):
         loose = _loose_pictures(folder)
         names: list[str] = []
         unread: list[str] = []
-        counts, present = [], set(found)
-        for name_of_class in self.classes:
-            pictures = sorted(_pictures_below(folder, name_of_class, unread)) if name_of_class in present else []
-            if not pictures and name_of_class in present:
-                own = [file for file in unread if file.startswith(f"{name_of_class}/")]
+        counts, present = [0] * len(self.classes), set(found)
+        for number, name_of_class in enumerate(self.classes):
+            if name_of_class not in present:
+                continue
+            files = _files_below(folder, name_of_class)
+            pictures = sorted(file for file in files if _suffix(file) in SUFFIXES)
+            own = [file for file in files if _suffix(file) in UNREAD]
+            if not pictures:
                 what = unread_text(own) or loose or "put some there, or remove the folder"
                 raise DataError(f"{folder / name_of_class}: holds no pictures that can be read; {what}")
             names += pictures
-            counts.append(len(pictures))
+            unread += own
+            counts[number] = len(pictures)
         if loose:
             _log.warning("%s", loose)
         if unread:
@@ -240,29 +223,30 @@ def _require_known(folder: Path, found: Sequence[str], classes: Sequence[str]) -
         )
 
 
-def _pictures_below(folder: Path, name: str, unread: list[str]) -> Iterator[str]:
-    """Paths relative to ``folder`` of the pictures in its folder ``name``, at any depth; adds to the unread ones."""
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _files_below(folder: Path, name: str) -> list[str]:
+    """Paths relative to ``folder`` of the files in its folder ``name``, at any depth; hidden ones do not count."""
     above = os.path.join(folder, "")
-    for place, _, files in walked(above + name, _raise):
-        inner = place[len(above) :].replace(os.sep, "/")
-        for file in files:
-            suffix = os.path.splitext(file)[1].lower()
-            if suffix in SUFFIXES and not file.startswith("."):
-                yield f"{inner}/{file}"
-            elif suffix in UNREAD:
-                unread.append(f"{inner}/{file}")
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: {error.strerror}") from error
+
+    return [
+        f"{place[len(above) :].replace(os.sep, '/')}/{file}"
+        for place, _, files in walked(above + name, refuse)
+        for file in files
+        if not file.startswith(".")
+    ]
 
 
 def _loose_pictures(folder: Path) -> str:
     """What to say about pictures that lie beside the class folders; empty for none."""
-    with os.scandir(folder) as entries:
-        files = (one for one in entries if os.path.splitext(one.name)[1].lower() in SUFFIXES and one.is_file())
-        loose = sorted(one.name for one in files if not one.name.startswith("."))
+    files = (one for one in folder.iterdir() if _suffix(one.name) in SUFFIXES and one.is_file())
+    loose = sorted(one.name for one in files if not one.name.startswith("."))
     if not loose:
         return ""
     lie = counted(len(loose), "picture lies", "pictures lie")
     return f"{folder}: {lie} in no class folder and will not be used, such as {loose[0]}: move each to its class"
-
-
-def _raise(error: OSError) -> None:
-    raise DataError(f"{error.filename}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _NOT_NEEDED = ("coco_url", "flickr_url", "date_captured")

@@ -20,9 +20,8 @@ from hrformer.data.coco_lists import Pictures, people_categories, read_pictures
 from hrformer.data.coco_pictures import find_pictures
 from hrformer.data.coco_records import People, integers
 from hrformer.data.images import load_image
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import DataError, Person, PoseSet
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import DataError, PackedNames, Person, PoseSet
+from hrformer.data.source_config import PoseSource
 from hrformer.geometry.skeleton_inference import skeleton_of
 from hrformer.geometry.skeletons import COCO17
 from hrformer.wording import counted

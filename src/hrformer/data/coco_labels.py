@@ -15,7 +15,7 @@ from hrformer.data.coco_fields import read_json, told_of, whole
 from hrformer.data.coco_lists import Pictures, list_of, people_categories, read_categories, read_pictures
 from hrformer.data.coco_records import People, PeopleReader
 from hrformer.data.coco_sizes import Exif, canvas_of
-from hrformer.data.sets import DataError, Note
+from hrformer.data.set_types import DataError, Note
 from hrformer.wording import counted, listed
 
 _NAMED = 5

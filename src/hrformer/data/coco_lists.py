@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_fields import as_number, shown, whole
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 from hrformer.wording import counted
 
 

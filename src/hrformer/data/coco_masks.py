@@ -23,10 +23,9 @@ from hrformer.data.coco_outlines import Outline, box_outline, draw, read_outline
 from hrformer.data.coco_pictures import find_pictures, picture_folders
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.mask_files import PictureFiles, part_name
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.sets import IGNORE, DataError, Note
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.mask_sets import PictureFiles, part_name
+from hrformer.data.set_types import IGNORE, DataError, Note, PackedNames
+from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.data.turned_masks import turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.coco_fields import as_number, whole
-from hrformer.data.sets import IGNORE, DataError
+from hrformer.data.set_types import IGNORE, DataError
 
 _FORMS = "polygons [[x, y, x, y, ...], ...] or run lengths {'size': [height, width], 'counts'}"
 

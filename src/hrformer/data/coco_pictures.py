@@ -16,9 +16,9 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from hrformer.data.images import SUFFIXES, UNREAD, unread_below, unread_text
-from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, ROBOFLOW_MARK, folders_in, part_of, walked, words_of
-from hrformer.data.sets import DataError
-from hrformer.data.sources import Split
+from hrformer.data.part_patterns import MASK_WORDS, PICTURE_WORDS, ROBOFLOW_MARK, folders_in, part_of, walked, words_of
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import Split
 from hrformer.wording import listed
 
 _UPLOAD = re.compile(r"^(?:[0-9a-f]{8}|(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{4,7})-(?=.)")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hrformer.data.coco_boxes import boxes_around
 from hrformer.data.coco_fields import as_number, flat_joints, number_or_nan, said, shown, whole
 from hrformer.data.coco_lists import Pictures
-from hrformer.data.sets import DataError, Note
+from hrformer.data.set_types import DataError, Note
 from hrformer.geometry.oks import MASK_SHARE
 from hrformer.wording import counted
 

@@ -13,7 +13,7 @@ from hrformer.data.coco_lists import Pictures
 from hrformer.data.coco_records import People
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.sets import DataError, Note
+from hrformer.data.set_types import DataError, Note
 from hrformer.geometry.orientation import UPRIGHT, swaps_sides, upright_boxes, upright_points
 from hrformer.wording import counted, listed
 

@@ -17,13 +17,9 @@ SMALLEST_DRAWING = 480
 LEFT, RIGHT, MIDDLE = (255, 140, 0), (0, 170, 255), (90, 220, 90)
 """RGB of the person's left side, right side, and what joins or has neither."""
 
-_SHADE = (25, 25, 25)
-"""RGB around limbs and joints, so that they stand out from light pictures too."""
-
+_SHADE = (25, 25, 25)  # RGB around limbs and joints, so that they stand out from light pictures too
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_SHIFT = 4
-"""Coordinates are drawn to a sixteenth of a pixel."""
-
+_SHIFT = 4  # coordinates are drawn to a sixteenth of a pixel
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
@@ -39,25 +35,23 @@ def draw_keypoints(
     joint_threshold: float = 0.2,
     min_score: float = 0.1,
 ) -> Pixels:
-    """Draw people: orange for their left side, blue for their right, and each one's score.
+    """Draw people in a new picture: orange for their left side, blue for their right, and each one's score.
+
+    Small pictures are enlarged, see ``SMALLEST_DRAWING``. Joints scored at or below ``joint_threshold`` and people
+    below ``min_score`` are left out.
 
     Args:
         pixels: the picture.
         keypoints: (N, K, 3), x and y in picture pixels, score.
-        scores: (N,) score of each person.
-        boxes: (N, 4) (x, y, width, height) in picture pixels, where the caption goes.
+        scores: (N,).
+        boxes: (N, 4) (x, y, width, height) in picture pixels, where the score is written.
         names: K names, used to tell left from right.
         skeleton: which joints to connect; None draws the joints alone.
-        joint_threshold: joints scored at or below this are left out.
-        min_score: people scored below this are left out.
-
-    Returns:
-        A new picture; small ones are enlarged, see ``SMALLEST_DRAWING``.
     """
     scene, factor = _canvas(pixels)
     shown = np.flatnonzero(scores >= min_score)
     if not shown.size:
-        return _caption(scene, f"no person scored {min_score:g} or more" if len(scores) else "no person")
+        return _caption(scene, [f"no person scored {min_score:g} or more" if len(scores) else "no person"])
     # Half a pixel each way: coordinate 0 is the middle of the first pixel.
     points = keypoints[shown]
     points[..., :2] = (points[..., :2] + 0.5) * factor - 0.5
@@ -67,11 +61,7 @@ def draw_keypoints(
 
 
 def draw_joints(
-    pixels: Pixels,
-    keypoints: NDArray[np.floating],
-    *,
-    skeleton: Skeleton | None = None,
-    joint_threshold: float = 0.2,
+    pixels: Pixels, keypoints: NDArray[np.floating], *, skeleton: Skeleton | None = None, joint_threshold: float = 0.2
 ) -> Pixels:
     """Draw people as :func:`draw_keypoints` does, in a new picture, without captions and without enlarging it."""
     scene = np.array(pixels, np.uint8)
@@ -88,18 +78,10 @@ def draw_segmentation(
     opacity: float = 0.5,
     smallest_share: float = 0.005,
 ) -> Pixels:
-    """Lay class colours over the picture and name each class inside its largest region.
+    """Lay the colours of a mask (H, W) over a copy of the picture and name each class inside its largest region.
 
-    Args:
-        pixels: the picture.
-        mask: (H, W) class ids.
-        class_names: by class id; ids without a name show as numbers.
-        palette: RGB by class id; ids beyond it get generated colours.
-        opacity: of the colours, 0 to 1.
-        smallest_share: classes covering less of the picture than this are coloured but not named.
-
-    Returns:
-        A new picture; small ones are enlarged, see ``SMALLEST_DRAWING``.
+    Small pictures are enlarged, see ``SMALLEST_DRAWING``. Ids without a name show as numbers, and those beyond the
+    ``palette`` (RGB) get generated colours. Classes that cover less than ``smallest_share`` are coloured, not named.
     """
     scene, factor = _canvas(pixels)
     counts = np.bincount(mask.ravel())
@@ -109,24 +91,18 @@ def draw_segmentation(
     scene = np.asarray(cv2.addWeighted(layer, opacity, scene, 1 - opacity, 0), np.uint8)
     # Places for captions need no more than screen resolution.
     step = -(-max(mask.shape) // 800)
-    regions = {
-        k: mask[::step, ::step] == k for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist()
-    }
-    named = [k for k, region in regions.items() if region.any()]
-    spots = np.array([_middle_of_largest_region(regions[k]) for k in named]).reshape(-1, 2) * step * factor
-    labels = [(class_names[k] if k < len(class_names) else str(k), colors[k]) for k in named]
-    return _labels(scene, spots, labels, centred=True)
+    spots, labels = [], []
+    for k in np.flatnonzero(counts >= max(1, smallest_share * mask.size)).tolist():
+        if (region := mask[::step, ::step] == k).any():
+            spots.append(_middle_of_largest_region(region))
+            labels.append((class_names[k] if k < len(class_names) else str(k), colors[k]))
+    return _labels(scene, np.array(spots).reshape(-1, 2) * step * factor, labels, centred=True)
 
 
 def draw_classification(pixels: Pixels, labels: Sequence[str], probabilities: Sequence[float]) -> Pixels:
-    """Write the labels and their probabilities in the top left corner, best first.
-
-    Returns:
-        A new picture; small ones are enlarged, see ``SMALLEST_DRAWING``.
-    """
-    scene, _ = _canvas(pixels)
+    """Write labels and probabilities, best first, in the top left corner of a new picture, enlarged where small."""
     lines = [f"{probability:6.1%}  {label}" for label, probability in zip(labels, probabilities, strict=True)]
-    return _caption(scene, *lines)
+    return _caption(_canvas(pixels)[0], lines)
 
 
 def color_of(class_id: int, palette: Sequence[Color] = ()) -> Color:
@@ -141,26 +117,19 @@ def color_of(class_id: int, palette: Sequence[Color] = ()) -> Color:
 
 def _canvas(pixels: Pixels) -> tuple[Pixels, int]:
     """Copy to draw on, enlarged by the factor also returned."""
-    height, width = pixels.shape[:2]
-    factor = max(1, -(-SMALLEST_DRAWING // max(height, width)))
-    if factor == 1:
-        return np.array(pixels, np.uint8), 1
-    size = (width * factor, height * factor)
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), np.uint8), factor
+    factor = max(1, -(-SMALLEST_DRAWING // max(pixels.shape[:2])))
+    return np.array(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8), factor
 
 
 def _draw_people(
-    scene: Pixels,
-    keypoints: NDArray[np.floating],
-    names: Sequence[str],
-    skeleton: Skeleton | None,
-    joint_threshold: float,
+    scene: Pixels, keypoints: NDArray[np.floating], names: Sequence[str], skeleton: Skeleton | None, threshold: float
 ) -> None:
     """Draw limbs, then joints, of people (N, K, 3): each first wider and dark."""
     width = max(2, round(max(scene.shape[:2]) / 320))
     rim, radius = max(1, round(width / 3)), round(1.5 * width)
-    colors = _colors_of_joints(names or (skeleton.keypoints if skeleton else ()), keypoints.shape[1])
-    shown = (keypoints[..., 2] > joint_threshold) & np.isfinite(keypoints[..., :2]).all(axis=-1)
+    colors = [_color_of_side(name) for name in names or (skeleton.keypoints if skeleton else ())]
+    colors += [MIDDLE] * (keypoints.shape[1] - len(colors))
+    shown = (keypoints[..., 2] > threshold) & np.isfinite(keypoints[..., :2]).all(axis=-1)
     # Far outside is as good as very far outside, which would be too much for 32 bits.
     places = np.round(np.clip(np.where(shown[..., None], keypoints[..., :2], 0), -1e5, 1e5) * 2**_SHIFT).astype(int)
     for person, there in zip(places.tolist(), shown, strict=True):
@@ -178,12 +147,8 @@ def _draw_people(
                 cv2.circle(scene, person[joint], size << _SHIFT, color, -1, cv2.LINE_AA, _SHIFT)
 
 
-def _colors_of_joints(names: Sequence[str], count: int) -> list[Color]:
-    """Of the side that each joint's name tells."""
-    colors = [
-        LEFT if "left" in name.lower() else RIGHT if "right" in name.lower() else MIDDLE for name in names[:count]
-    ]
-    return colors + [MIDDLE] * (count - len(colors))
+def _color_of_side(joint: str) -> Color:
+    return LEFT if "left" in joint.lower() else RIGHT if "right" in joint.lower() else MIDDLE
 
 
 def _text_scale(scene: Pixels) -> tuple[float, int]:
@@ -207,11 +172,7 @@ def _labels(
 ) -> Pixels:
     """Write texts on grounds of their colours, clear of each other and inside the picture as far as there is room.
 
-    Args:
-        scene: written to, and returned.
-        places: (N, 2) x and y of the middle, or of the lower left corner.
-        labels: text and colour of each.
-        centred: which of the two ``places`` are.
+    ``places`` (N, 2) are x and y of the middle where ``centred``, else of the lower left corner; returns ``scene``.
     """
     scale, stroke = _text_scale(scene)
     pad = max(2, round(5 * scale))
@@ -225,7 +186,8 @@ def _labels(
         top = _free_top(round(max(min(top, scene.shape[0] - height), 0)), height, columns, scene.shape[0])
         taken.append((left, left + width, top, top + height))
         cv2.rectangle(scene, (left, top), (left + width - 1, top + height - 1), color, -1)
-        ink = (0, 0, 0) if _is_light(color) else (255, 255, 255)
+        # Black is readable on what is light (Rec. 601 luma).
+        ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
         cv2.putText(scene, text, (left + pad, top + pad + ascent), _FONT, scale, ink, stroke, cv2.LINE_AA)
     return scene
 
@@ -233,21 +195,14 @@ def _labels(
 def _free_top(wanted: int, height: int, taken: Sequence[tuple[int, int]], room: int) -> int:
     """Upper edge nearest to the wanted one where ``height`` rows of ``room`` are not ``taken`` (first, end)."""
     edges = [wanted, *(end for _, end in taken), *(first - height for first, _ in taken)]
-    free = [
-        top
-        for top in edges
-        if 0 <= top <= room - height and all(top + height <= first or end <= top for first, end in taken)
-    ]
-    return min(free, key=lambda top: abs(top - wanted), default=wanted)
+
+    def is_free(top: int) -> bool:
+        return 0 <= top <= room - height and all(top + height <= first or end <= top for first, end in taken)
+
+    return min(filter(is_free, edges), key=lambda top: abs(top - wanted), default=wanted)
 
 
-def _is_light(color: Color) -> bool:
-    """Whether black is readable on it (Rec. 601 luma)."""
-    red, green, blue = color
-    return 0.299 * red + 0.587 * green + 0.114 * blue > 140
-
-
-def _caption(scene: Pixels, *lines: str) -> Pixels:
+def _caption(scene: Pixels, lines: Sequence[str]) -> Pixels:
     """Write lines on a darkened ground in the top left corner of ``scene``, which is returned."""
     scale, stroke = _text_scale(scene)
     pad = round(12 * scale) + 2

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrformer.data.sets import ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.wording import counted, listed
 
 NAMED = 2000
@@ -21,14 +21,10 @@ Fingerprint = dict[str, Any]
 
 
 def fingerprint(source: ImageSet, roots: Sequence[Path]) -> Fingerprint:
-    """Names, contents and labels of a set.
+    """Names, relative to the folders ``roots``, contents and labels of a set.
 
     Files of more than 128 KB count by their size and both ends. Where the set lies and when its files were written
     changes nothing.
-
-    Args:
-        source: the set.
-        roots: folders to which names are relative.
     """
     paths = _files(source)
     names = [relative_name(path, roots) for path in paths]
@@ -45,10 +41,7 @@ def fingerprint(source: ImageSet, roots: Sequence[Path]) -> Fingerprint:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collection[str] = ()) -> str:
     """How a set differs from what it was, in a few words; empty if it does not.
 
-    Args:
-        before: from :func:`fingerprint`.
-        now: likewise.
-        ignored: names of files that may have changed, since they are left out; they must still be there.
+    Files whose names are ``ignored`` may have changed, since they are left out; they must still be there.
     """
     old, new = before["files"], now["files"]
     all_named = max(before["count"], now["count"]) <= NAMED
@@ -71,11 +64,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], ignored: Collecti
 def _files(source: ImageSet) -> list[str]:
     """Pictures and mask files once each, in the order of the set; of members of an archive the archive."""
     found: dict[str, None] = {}
-    masks = isinstance(source, SegmentationSet) and source.labelled
     for index in range(len(source)):
         found.setdefault(source.file(index).partition("::")[0])
-        if masks:
-            mask = source.mask_file(index).partition("::")[0]  # type: ignore[attr-defined]
+        if isinstance(source, SegmentationSet) and source.labelled:
+            mask = source.mask_file(index).partition("::")[0]
             if os.path.isfile(mask):
                 found.setdefault(mask)
     return list(found)

@@ -80,14 +80,8 @@ def _announced(image: Image.Image, file: BinaryIO) -> int:
         return 8 + int.from_bytes(start[4:8], "little")
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
-        return max(
-            (
-                begin + count
-                for places, lengths in _TIFF_PIECES
-                for begin, count in zip(tags.get(places, ()), tags.get(lengths, ()), strict=False)
-            ),
-            default=0,
-        )
+        pieces = (zip(tags.get(start, ()), tags.get(length, ()), strict=False) for start, length in _TIFF_PIECES)
+        return max((begin + count for piece in pieces for begin, count in piece), default=0)
     if image.format == "PPM" and start[:2] in (b"P5", b"P6"):
         width, height = image.size
         return width * height * (3 if start[:2] == b"P6" else 1) * (2 if image.mode.startswith("I") else 1)

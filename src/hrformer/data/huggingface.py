@@ -11,26 +11,25 @@ from numpy.typing import NDArray
 
 from hrformer.data.class_lists import class_list, classes_of_ids
 from hrformer.data.images import decode, load_image
-from hrformer.data.mask_files import part_name
-from hrformer.data.masks import decode_mask, read_mask
-from hrformer.data.part_files import part_files
-from hrformer.data.sets import ClassificationSet, DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.mask_reading import decode_mask, read_mask
+from hrformer.data.mask_sets import part_name
+from hrformer.data.part_patterns import part_files
+from hrformer.data.set_types import ClassificationSet, DataError, ImageSet, SegmentationSet
+from hrformer.data.source_config import ClassificationSource, SegmentationSource, Split
 
 
 def open_table(root: Path, part: str, pictures: Sequence[str]) -> Any:
     """Rows of one part as a ``datasets.Dataset`` whose pictures stay encoded.
 
     Looked for in this order: a set saved by ``save_to_disk`` in ``root / part``; part ``part`` of several saved
-    together in ``root``; arrow or parquet files, see :func:`hrformer.data.part_files.part_files`; and where no folder
-    ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped into memory, not read.
-    Parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
+    together in ``root``; arrow or parquet files, see :func:`~hrformer.data.part_patterns.part_files`; and where no
+    folder ``root`` exists, the set of that name on the hub. Saved sets and arrow files are mapped, not read;
+    parquet files and the hub's are first converted into ``datasets``' own cache (``HF_HOME``), once.
 
     Args:
         root: folder, or name on the hub such as "uoft-cs/cifar10".
         part: as above; "." for ``root`` itself.
-        pictures: columns that hold pictures (or masks stored as such); each cell becomes ``{"bytes": contents or None,
-            "path": of the file if there are no bytes}``.
+        pictures: columns of pictures or masks; a cell becomes ``{"bytes": contents or None, "path": of the file}``.
 
     Raises:
         DataError: there is no such set, part or column, or a column holds no pictures.
@@ -80,17 +79,8 @@ def _require_column(table: Any, column: str, where: str) -> None:
         raise DataError(f"{where}: has no column {column!r}; it has {', '.join(map(repr, table.column_names))}")
 
 
-def _set_name(root: Path) -> str:
-    return root.resolve().name if root.is_dir() else root.as_posix()
-
-
 def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
-    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages.
-
-    Raises:
-        DataError: the cell is empty.
-        hrformer.data.images.ImageError: it cannot be decoded.
-    """
+    """Picture of a cell of :func:`open_table`, (H, W, 3) uint8 RGB; ``name`` is for messages."""
     if cell and cell["bytes"] is not None:
         return decode(cell["bytes"], name)
     if cell and cell["path"]:
@@ -98,30 +88,16 @@ def cell_pixels(cell: dict[str, Any] | None, name: str) -> NDArray[np.uint8]:
     raise DataError(f"{name}: the row has no picture")
 
 
-class HuggingFaceClassification(ClassificationSet):
-    """Rows with a picture and a label.
+class _Rows(ImageSet):
+    """Rows of a table; ``pictures`` are in a column of their own, so that reading one fetches nothing else."""
 
-    Args:
-        root: see :func:`open_table`.
-        part: see :func:`open_table`.
-        image_column: of the pictures.
-        label_column: of the labels: numbers, with or without names, or texts that are among ``classes``.
-        classes: names, where the set has none; where it has, the same.
+    def _take(self, table: Any, root: Path, part: str, column: str) -> None:
+        self.name = root.resolve().name if root.is_dir() else root.as_posix()
+        self._where, self._column = f"{root}::{part}", column
+        self._pictures = table.select_columns([column])
 
-    Raises:
-        DataError: it cannot be opened, a row has no label, or the names contradict each other.
-    """
-
-    def __init__(
-        self, root: Path, part: str, *, image_column: str, label_column: str, classes: Sequence[str] = ()
-    ) -> None:
-        table = open_table(root, part, (image_column,))
-        self.name = _set_name(root)
-        self._where = f"{root}::{part}"
-        _require_column(table, label_column, self._where)
-        self._column = image_column
-        self._pictures = table.select_columns([image_column])
-        self._labels, self.classes = _labels(table, label_column, classes, self._where)
+    def __len__(self) -> int:
+        return len(self._pictures)
 
     def file(self, index: int) -> str:
         """``<root>::<part>[<row>]``."""
@@ -129,6 +105,23 @@ class HuggingFaceClassification(ClassificationSet):
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
         return cell_pixels(self._pictures[index][self._column], self.file(index))
+
+
+class HuggingFaceClassification(_Rows, ClassificationSet):
+    """Rows with a picture and a label: a number, with or without a name, or a text that is among ``classes``.
+
+    ``classes`` are names where the set has none; where it has, the same. For ``root`` and ``part`` see
+    :func:`open_table`, the columns are those of ``source``.
+
+    Raises:
+        DataError: it cannot be opened, a row has no label, or the names contradict each other.
+    """
+
+    def __init__(self, root: Path, part: str, source: ClassificationSource, classes: Sequence[str]) -> None:
+        table = open_table(root, part, (source.image_column,))
+        self._take(table, root, part, source.image_column)
+        _require_column(table, source.label_column, self._where)
+        self._labels, self.classes = _labels(table, source.label_column, classes, self._where)
 
 
 def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -159,13 +152,10 @@ def _labels(table: Any, column: str, given: Sequence[str], where: str) -> tuple[
     return labels, classes_of_ids(labels, names, where)
 
 
-class HuggingFaceSegmentation(SegmentationSet):
-    """Rows with a picture and a mask, both stored as picture files.
+class HuggingFaceSegmentation(_Rows, SegmentationSet):
+    """Rows with a picture and a mask, both stored as picture files; a test part may be without masks.
 
-    Args:
-        source: ``root`` and the part as in :func:`open_table`; masks hold ids, or with ``palette_masks`` the colours of
-            the classes file.
-        split: to open; a test part may be without the column of masks.
+    Masks hold ids, or with ``palette_masks`` the colours of the classes file. For root and part see :func:`open_table`.
 
     Raises:
         DataError: it cannot be opened, or the classes cannot be read.
@@ -174,35 +164,21 @@ class HuggingFaceSegmentation(SegmentationSet):
 
     def __init__(self, source: SegmentationSource, split: Split) -> None:
         part, classes = part_name(source, split), class_list(source)
-        self._columns = source.image_column, source.mask_column
-        table = open_table(source.root, part, self._columns[:1])
+        table = open_table(source.root, part, (source.image_column,))
         self.labelled = split != "test" or source.mask_column in table.column_names
         if self.labelled:
-            table = open_table(source.root, part, self._columns)
+            table = open_table(source.root, part, (source.image_column, source.mask_column))
         if not len(table):
             raise DataError(f"{source.root}, part {part!r}: has no rows")
-        self.name = _set_name(source.root)
+        self._take(table, source.root, part, source.image_column)
         self.classes, self.palette = classes.names, classes.palette
-        self._table = classes.table(source.palette_masks)
-        # Apart, so that reading one does not fetch the other.
-        self._pictures = table.select_columns([source.image_column])
+        self._table, self._mask_column = classes.table(source.palette_masks), source.mask_column
         self._masks = table.select_columns([source.mask_column]) if self.labelled else None
-        self._where = f"{source.root}::{part}"
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def file(self, index: int) -> str:
-        """``<root>::<part>[<row>]``."""
-        return f"{self._where}[{index}]"
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        return cell_pixels(self._pictures[index][self._columns[0]], self.file(index))
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         if self._masks is None:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
-        cell: dict[str, Any] | None = self._masks[index][self._columns[1]]
+        cell: dict[str, Any] | None = self._masks[index][self._mask_column]
         if cell and cell["bytes"] is not None:
             return decode_mask(cell["bytes"], self.mask_file(index), self._table)
         if cell and cell["path"]:
@@ -211,4 +187,4 @@ class HuggingFaceSegmentation(SegmentationSet):
 
     def mask_file(self, index: int) -> str:
         """``<root>::<part>[<row>].<column>``."""
-        return f"{self.file(index)}.{self._columns[1]}" if self.labelled else self.file(index)
+        return f"{self.file(index)}.{self._mask_column}" if self.labelled else self.file(index)

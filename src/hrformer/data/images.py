@@ -79,7 +79,7 @@ class LoadedImage:
 
 
 def unread_below(folder: Path) -> list[str]:
-    """Paths of the pictures in a folder, and in those in it, that are of a kind not read here, sorted."""
+    """Pictures in a folder, and in those in it, that are of a kind not read here, sorted."""
     return sorted(
         os.path.join(place, name)
         for place, _, files in os.walk(folder)
@@ -98,9 +98,8 @@ def unread_text(files: Sequence[str]) -> str:
 
 def unknown_format(name: str) -> str:
     """Why a file is not read whose format is unknown here."""
-    if os.path.splitext(name)[1].lower() in UNREAD:
-        return unread_text([name])
-    return f"{name}: not a picture in a format known here"
+    known = os.path.splitext(name)[1].lower() in UNREAD
+    return unread_text([name]) if known else f"{name}: not a picture in a format known here"
 
 
 def is_url(name: str) -> bool:
@@ -129,21 +128,15 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
     Raises:
         ImageError: a picture cannot be read, or an array is not one of the above.
     """
-    if is_single(source):
-        yield load_image(source)  # type: ignore[arg-type]
-        return
-    if not isinstance(source, Iterable):
-        raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
-    for one in source:
+    several = not is_single(source) and isinstance(source, Iterable)
+    for one in source if several else [source]:  # type: ignore[union-attr]
         yield load_image(one)  # type: ignore[arg-type]
 
 
 def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     """Decode one picture; see :func:`load_images` for what ``source`` may be.
 
-    Args:
-        source: the picture.
-        upright: whether files, bytes and PIL images are turned by their EXIF orientation, or left as stored.
+    Files, bytes and PIL images are turned by their EXIF orientation if ``upright``, else left as stored.
 
     Raises:
         ImageError: it cannot be read.
@@ -168,25 +161,20 @@ def load_image(source: Picture, *, upright: bool = True) -> LoadedImage:
     raise ImageError(f"a picture cannot be made from a {type(source).__name__}")
 
 
-def decode(data: bytes, name: str, *, upright: bool = True) -> NDArray[np.uint8]:
+def decode(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a picture file held in memory.
 
     OpenCV decodes JPEG, PNG, BMP and WebP, as in the code that produced the published figures. Pillow decodes other
     formats, of which OpenCV misses scales, orientations or channels, and whatever is transparent or animated. More
     pixels than twice ``PIL.Image.MAX_IMAGE_PIXELS`` are refused, as Pillow does.
 
-    Args:
-        data: contents of the file.
-        name: what to call it in an error.
-        upright: whether it is turned by its EXIF orientation, or left as stored.
-
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB, turned by its EXIF orientation.
 
     Raises:
-        ImageError: ``data`` is no picture, or only part of one.
+        ImageError: ``data`` is no picture, or only part of one; the message begins with ``name``.
     """
-    return _decode(data, name, upright).pixels
+    return _decode(data, name, upright=True).pixels
 
 
 def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
@@ -194,9 +182,11 @@ def _decode(data: bytes, name: str, upright: bool) -> LoadedImage:
         raise ImageError(f"{name}: the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            plain = image.format in _BY_OPENCV and not image.mode.startswith("I")
-            special = image.has_transparency_data or getattr(image, "is_animated", False) or _looks_cut_short(data)
-            return (_decode_by_opencv(data, upright) if plain and not special else None) or _from_pil(image, upright)
+            # A JPEG without end marker behind its last scan: some OpenCV versions fill the rest with grey, silently.
+            cut_short = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+            special = image.has_transparency_data or getattr(image, "is_animated", False) or cut_short
+            plain = image.format in _BY_OPENCV and not image.mode.startswith("I") and not special
+            return (_decode_by_opencv(data, upright) if plain else None) or _from_pil(image, upright)
     except Image.UnidentifiedImageError:
         # Of portable arbitrary maps OpenCV mixes the channels up.
         if data[:2] != b"P7" and (found := _decode_by_opencv(data, upright)):
@@ -218,32 +208,25 @@ def _decode_by_opencv(data: bytes, upright: bool) -> LoadedImage | None:
         return None
 
 
-def _looks_cut_short(data: bytes) -> bool:
-    """Whether a JPEG has no end marker after its last scan: some OpenCV versions fill the rest with grey, silently."""
-    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-
-
 def _read(name: str) -> bytes:
     if is_url(name):
         return _download(name)
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
+        raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
     try:
-        path = Path(os.path.expanduser(name))
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise ImageError(f"{name}: is a pipe, socket or device; give a regular file")
         return path.read_bytes()
-    except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')") from None
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
-    except ImageError:
-        raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _download(url: str) -> bytes:
-    # Some servers turn away the default "Python-urllib" agent.
     try:
+        # Some servers turn away the default "Python-urllib" agent.
         request = urllib.request.Request(url, headers={"User-Agent": "hrformer"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
             return bytes(response.read())
@@ -292,16 +275,16 @@ def _as_tags_say(image: Image.Image) -> Image.Image:
 
 
 def _from_tensor(tensor: torch.Tensor) -> LoadedImage:
-    values = tensor.detach().cpu()
+    values, shape = tensor.detach().cpu(), tuple(tensor.shape)
+    if values.ndim not in (2, 3):
+        raise ImageError(f"a picture tensor must have shape (3, H, W) or (B, 3, H, W), got {shape}")
     if values.ndim == 3:
-        if values.shape[0] not in (1, 3, 4):
+        if shape[0] not in (1, 3, 4):
             raise ImageError(
-                f"a picture tensor must have shape (3, H, W), channels first; got {tuple(tensor.shape)}. "
+                f"a picture tensor must have shape (3, H, W), channels first; got {shape}. "
                 "Channels last is the form for numpy arrays"
             )
         values = values.permute(1, 2, 0)
-    elif values.ndim != 2:
-        raise ImageError(f"a picture tensor must have shape (3, H, W) or (B, 3, H, W), got {tuple(tensor.shape)}")
     # numpy has no bfloat16.
     return _from_array((values.float() if values.is_floating_point() else values).numpy())
 

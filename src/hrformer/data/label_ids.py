@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import IGNORE, DataError
+from hrformer.data.set_types import IGNORE, DataError
 from hrformer.wording import listed
 
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

@@ -10,8 +10,10 @@ import logging
 import math
 import os
 import random
+import re
+import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,8 +26,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hrformer.data.order import Key, mixed_seed
-from hrformer.data.sets import DataError, ImageSet
-from hrformer.data.shared_memory import MORE_SHARED_MEMORY, SHARED_MEMORY, free_shared_memory, size_text, worker_error
+from hrformer.data.set_types import DataError, ImageSet
 
 Item = dict[str, Any]
 Batch = dict[str, Any]
@@ -41,6 +42,31 @@ CACHE_LIMIT = 2 << 30
 
 _PROBED = 32
 """Pictures that are decoded to see whether all of them would fit."""
+
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux keeps it; containers get 64 MB of it unless they are told otherwise."""
+
+MORE_SHARED_MEMORY = "docker run --shm-size 8g, or --ipc host"
+
+_NO_WORKERS = "--runtime.workers 0 (of eval: --workers 0)"
+
+_CAUSES = (
+    (
+        # What torch and the kernel say where shared memory is used up.
+        r"no space left on device|shared memory|/torch_\w+|unable to mmap|bus error|cannot allocate memory",
+        f"shared memory ({SHARED_MEMORY}) is used up; give more of it ({MORE_SHARED_MEMORY}), or take fewer workers: "
+        f"{_NO_WORKERS} does without",
+    ),
+    (
+        r"too many open files|ancdata",
+        f"too many files are open at once; raise the limit (ulimit -n 65536), or take no workers: {_NO_WORKERS}",
+    ),
+    (
+        r"signal: killed|exited unexpectedly|memoryerror|out of memory",
+        "the system ended it, most likely for want of memory; take a smaller --runtime.cache-gb, or fewer workers: "
+        f"{_NO_WORKERS} does without",
+    ),
+)
 
 
 @contextmanager
@@ -62,10 +88,7 @@ def seeded(seed: int) -> Iterator[None]:
 class PictureCache:
     """Decoded pictures in memory that all workers of a process share: all of the set, or none if they do not fit.
 
-    Args:
-        source: whose pictures to keep.
-        limit: bytes that may be used.
-        threads: for decoding.
+    ``limit`` is in bytes; so many ``threads`` decode.
 
     Raises:
         hrformer.data.images.ImageError: a picture cannot be read.
@@ -103,10 +126,9 @@ class PictureCache:
 
     def get(self, picture: int) -> NDArray[np.uint8] | None:
         """(H, W, 3) over the shared memory, or None where it is not kept."""
-        place = self._places.get(picture)
-        if place is None:
+        if picture not in self._places:
             return None
-        start, shape = place
+        start, shape = self._places[picture]
         return self._block[start : start + math.prod(shape)].numpy().reshape(shape)
 
 
@@ -118,12 +140,8 @@ def _shared_block(size: int) -> torch.Tensor | None:
         with suppress(RuntimeError, OSError):
             return torch.empty(size, dtype=torch.uint8).share_memory_()
     _log.warning(
-        "decoded pictures are not kept: they need %s of shared memory, %s are free in %s; give more (%s), or set "
-        "--runtime.cache-gb 0",
-        size_text(size),
-        size_text(free or 0),
-        SHARED_MEMORY,
-        MORE_SHARED_MEMORY,
+        f"decoded pictures are not kept: they need {size_text(size)} of shared memory, {size_text(free or 0)} are free "
+        f"in {SHARED_MEMORY}; give more ({MORE_SHARED_MEMORY}), or set --runtime.cache-gb 0"
     )
     return None
 
@@ -140,8 +158,8 @@ class LoaderDataset(Dataset[Any]):
 
     Args:
         source: the set.
-        transform: from ``source.item`` to what is batched; draws from the global generators only. The item also holds
-            ``index`` and ``epoch``.
+        transform: from ``source.item`` with ``index`` and ``epoch`` to what is batched; draws from the global
+            generators only.
         seed: of the augmentation, with index and epoch.
         cache: decoded pictures, or None.
     """
@@ -173,11 +191,9 @@ class LoaderDataset(Dataset[Any]):
 
 def collate(items: Sequence[Item | _Failure]) -> Batch | _Failure:
     """Stack what has one shape, list what has not; plain numbers become tensors."""
-    rows: list[Item] = []
-    for item in items:
-        if isinstance(item, _Failure):
-            return item
-        rows.append(item)
+    rows = [item for item in items if not isinstance(item, _Failure)]
+    if len(rows) < len(items):
+        return next(item for item in items if isinstance(item, _Failure))
     return {name: _stacked([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -204,19 +220,12 @@ def _start_worker(_: int) -> None:
 
 
 def batches_of(
-    dataset: LoaderDataset,
-    order: Sequence[list[Key]] | Iterator[list[Key]],
-    *,
-    workers: int = 0,
-    pin_memory: bool = False,
+    dataset: LoaderDataset, order: Iterable[list[Key]], *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """Load batches in the given order.
 
-    Args:
-        dataset: what to read.
-        order: keys of each batch; need not be held in memory.
-        workers: processes that read ahead; 0 reads in this process.
-        pin_memory: copy batches to page-locked memory, for faster transfer to a GPU.
+    ``order`` has the keys of each batch and need not be held in memory. So many processes ``workers`` read ahead; 0
+    reads in this one. ``pin_memory`` copies batches to page-locked memory, for faster transfer to a GPU.
 
     Yields:
         Batches, in the order given whatever the number of workers.
@@ -269,3 +278,28 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> Batch:
         return [moved(one) for one in value] if isinstance(value, list) else value
 
     return {name: moved(value) for name, value in batch.items()}
+
+
+def free_shared_memory() -> int | None:
+    """Bytes of shared memory that are free; None where that cannot be asked."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return None
+
+
+def worker_error(text: str) -> str:
+    """Cause and remedy, in one line, of the failure of a process that loads data.
+
+    ``text`` is that of torch's error, which may hold the worker's whole traceback.
+    """
+    last = text.strip().splitlines()[-1].strip() if text.strip() else "no reason given"
+    # A traceback quotes lines of code, so only its end is looked at.
+    remedies = (f"Remedy: {remedy}" for pattern, remedy in _CAUSES if re.search(pattern, last, re.IGNORECASE))
+    remedy = next(remedies, f"{_NO_WORKERS} does without such processes")
+    return f"a process that loads data failed: {last.rstrip('.')}. {remedy}"
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: "64 MB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -13,12 +13,7 @@ import torch
 
 
 class Key(NamedTuple):
-    """What a loader asks a data set for.
-
-    Attributes:
-        item: number of the item.
-        epoch: how often the whole set came before; part of the seed of the item's augmentation.
-    """
+    """What a loader asks for: an item, and how often the whole set came before, which seeds its augmentation too."""
 
     item: int
     epoch: int
@@ -81,36 +76,21 @@ class TrainOrder:
             if epoch != current:
                 items, current = self.epoch_items(epoch), epoch
             start = place * self.batch_size + self.rank * share
-            for number in range(self.parts):
-                low = start + number * part
+            for low in range(start, start + share, part):
                 yield [Key(index, epoch) for index in items[low : low + part]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvalOrder:
-    """Every item exactly once over all processes, in order; the processes' shares may differ by one item.
+def eval_order(num_items: int, batch_size: int, world_size: int = 1, rank: int = 0) -> list[list[Key]]:
+    """Batches of one process that bring every item exactly once over all processes, in order.
 
-    Attributes:
-        num_items: of the set.
-        batch_size: items per batch of one process; the last may be smaller.
-        world_size: number of processes.
-        rank: of this process.
+    The processes' shares may differ by one item, and the last batch of each may be smaller.
     """
-
-    num_items: int
-    batch_size: int
-    world_size: int = 1
-    rank: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or not 0 <= self.rank < self.world_size:
-            raise ValueError(f"batch_size must be at least 1 and rank in 0..world_size - 1, got {self}")
-
-    def batches(self) -> Iterator[list[Key]]:
-        """Batches of this process."""
-        own = range(self.rank, self.num_items, self.world_size)
-        for low in range(0, len(own), self.batch_size):
-            yield [Key(index, 0) for index in own[low : low + self.batch_size]]
+    if batch_size < 1 or not 0 <= rank < world_size:
+        raise ValueError(
+            f"batch_size must be at least 1 and rank in 0..world_size - 1, got {batch_size} and {rank} of {world_size}"
+        )
+    own = range(rank, num_items, world_size)
+    return [[Key(item, 0) for item in own[low : low + batch_size]] for low in range(0, len(own), batch_size)]
 
 
 def mixed_seed(*numbers: int) -> int:

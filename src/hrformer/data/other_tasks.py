@@ -9,10 +9,10 @@ from pathlib import Path
 
 from hrformer.data.annotation_files import coco_files, has_joints, has_outlines
 from hrformer.data.images import SUFFIXES
-from hrformer.data.mask_layout import folders_below, holds, kind_of
-from hrformer.data.masks import MASK_SUFFIXES
-from hrformer.data.part_words import folders_in, part_of
-from hrformer.data.sets import DataError
+from hrformer.data.mask_reading import MASK_SUFFIXES
+from hrformer.data.mask_search import folders_below, holds, kind_of
+from hrformer.data.part_patterns import folders_in, part_of
+from hrformer.data.set_types import DataError
 
 _NAMED = 3
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 
-from hrformer.data.sets import DataError
+from hrformer.data.set_types import DataError
 
 
 @contextmanager

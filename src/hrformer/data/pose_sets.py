@@ -10,9 +10,9 @@ from hrformer.data.coco_keypoints import CocoPeople
 from hrformer.data.coco_pictures import picture_folders, plain_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
-from hrformer.data.sets import DataError, PoseSet
-from hrformer.data.sources import PoseSource, Split
-from hrformer.data.val_share import split_part
+from hrformer.data.set_types import DataError, PoseSet
+from hrformer.data.source_config import PoseSource, Split
+from hrformer.data.validation_split import split_part
 from hrformer.data.views import open_joined
 
 _log = logging.getLogger(__name__)
@@ -62,5 +62,4 @@ def open_pose(
         people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
     if not shared:
         return people
-    names = [plain_name(name) for name in people.file_names]
-    return split_part(people, split, names, source.val_share, "PoseSource.val_share")
+    return split_part(people, split, source, [plain_name(name) for name in people.file_names])

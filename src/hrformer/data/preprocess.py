@@ -32,9 +32,7 @@ def crop_people(
         udp: see :func:`crop_matrix`.
 
     Returns:
-        crops: (N, height, width, 3) uint8.
-        centers: (N, 2) middle of each padded box, picture pixels.
-        sizes: (N, 2) padded (width, height), picture pixels.
+        Crops (N, height, width, 3) uint8; middle (N, 2) and (width, height) (N, 2) of each padded box, picture pixels.
 
     Raises:
         ValueError: a box has no extent or holds values that are not finite.
@@ -48,15 +46,9 @@ def crop_people(
 
 
 def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Move a picture by an affine matrix: bilinear, black outside.
+    """Move a picture (H, W, 3) by a (2, 3) matrix to a crop of (width, height): bilinear, black outside.
 
-    Args:
-        pixels: (H, W, 3).
-        matrix: (2, 3), picture to crop.
-        size: (width, height) of the crop.
-
-    Returns:
-        (height, width, 3). OpenCV 5 interpolates exactly, version 4 at positions rounded to 1/32 pixel.
+    OpenCV 5 interpolates exactly, version 4 at positions rounded to 1/32 pixel.
     """
     return np.asarray(cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR), dtype=np.uint8)
 
@@ -64,11 +56,7 @@ def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int
 def crop_people_on_device(
     pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, device: torch.device, *, udp: bool = False
 ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
-    """:func:`crop_people` by ``grid_sample`` on ``device``: all people of a picture in one call.
-
-    Returns:
-        crops: (N, height, width, 3) uint8 on ``device``; the rest as in :func:`crop_people`.
-    """
+    """:func:`crop_people` by ``grid_sample`` on ``device``, where the crops stay; all people in one call."""
     height, width = spec.size
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
     if not len(centers):
@@ -76,8 +64,7 @@ def crop_people_on_device(
     matrices = np.stack(
         [crop_matrix(center, size, (width, height), udp=udp) for center, size in zip(centers, sizes, strict=True)]
     )
-    picture = torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None]
-    crops = crop_batch(picture, matrices, np.zeros(len(centers), dtype=np.int64), (width, height))
+    crops = crop_batch(torch.from_numpy(pixels).to(device).permute(2, 0, 1), matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
 
 
@@ -87,12 +74,7 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
     Pillow resizes (its filters widen when shrinking, OpenCV's do not), because the training code behind the
     published figures used it. The short side becomes ``floor(crop / crop_ratio)``, timm's rounding, 256 for 224.
 
-    Args:
-        pixels: (H, W, 3) picture of any size.
-        spec: its ``size``, ``crop_ratio`` and ``interpolation`` are used.
-
-    Returns:
-        (height, width, 3) uint8, ``spec.size``.
+    ``spec.size``, ``crop_ratio`` and ``interpolation`` are used; ``pixels`` are (H, W, 3) of any size.
     """
     target_height, target_width = (math.floor(side / spec.crop_ratio) for side in spec.size)
     height, width = pixels.shape[:2]
@@ -112,12 +94,9 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
 
 
 def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
-    """Resize a picture (H, W, 3) or a mask (H, W) by OpenCV.
+    """Resize a picture (H, W, 3) or a mask (H, W) by OpenCV to (width, height); as it is where it has that size.
 
-    Args:
-        values: returned as it is where it has the size already.
-        size: (width, height) afterwards.
-        interpolation: "nearest", "bilinear" or "bicubic".
+    ``interpolation`` is "nearest", "bilinear" or "bicubic".
     """
     if size == (values.shape[1], values.shape[0]):
         return values
@@ -125,22 +104,14 @@ def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str)
 
 
 def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:
-    """Turn RGB bytes into the network's input.
-
-    Args:
-        pixels: (B, H, W, 3) uint8, RGB, on any device.
-        spec: see :func:`normalise_planes`.
-
-    Returns:
-        (B, C, H, W) float32 on the same device: ``(pixels / 255 - mean) / std``.
-    """
+    """RGB bytes (B, H, W, 3) as the network's input; see :func:`normalise_planes`."""
     return normalise_planes(pixels.permute(0, 3, 1, 2), spec)
 
 
 def normalise_planes(
     planes: Tensor, spec: InputSpec, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:
-    """:func:`normalise` for pictures whose channels come first, as batches have them; the same values bit for bit.
+    """Turn RGB bytes into the network's input: ``(pixels / 255 - mean) / std``.
 
     Args:
         planes: (B, 3, H, W) uint8, RGB, or (B, 4, H, W) with alpha, on any device.

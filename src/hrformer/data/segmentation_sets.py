@@ -6,16 +6,17 @@ from collections.abc import Callable
 
 from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
 from hrformer.data.class_lists import class_list
+from hrformer.data.class_names import KNOWN_SETS
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
-from hrformer.data.mask_files import MaskFiles, part_name
-from hrformer.data.mask_layout import find_pairs, own_part
+from hrformer.data.mask_search import find_pairs, own_part
+from hrformer.data.mask_sets import MaskFiles, part_name
 from hrformer.data.other_tasks import telling_task
 from hrformer.data.places import advising
 from hrformer.data.published_sets import found_as_voc, open_published, open_voc
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
-from hrformer.data.val_share import names_below, own_part_error, split_part
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource, Split
+from hrformer.data.validation_split import own_part_error, split_part
 from hrformer.data.views import open_joined
 
 
@@ -55,39 +56,31 @@ def open_segmentation(source: SegmentationSource, split: Split) -> SegmentationS
         return opened
     if source.format == "folders" and (val := own_part(source, "val")) is not None:
         instead = ", or name the folders to split in SegmentationSource.images and SegmentationSource.masks"
-        raise own_part_error("SegmentationSource.val_share", source.val_share, val, instead)
-    return split_part(opened, split, names_below(opened, source.root), source.val_share, "SegmentationSource.val_share")
+        raise own_part_error(source, val, instead)
+    return split_part(opened, split, source)
 
 
 def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
     """Open ``images/{split}/NAME.jpg`` and ``labels/{split}/NAME.png``, or whatever the source calls these folders.
 
-    Pictures and masks are paired by name without the ending, in folders below too; other layouts are found, see
-    :func:`hrformer.data.mask_layout.find_pairs`. Masks hold ids, or with ``palette_masks`` the colours of the classes
-    file. A test part may be without masks.
-    Where there is no folder of masks but one of COCO's instances files, masks are drawn from it.
+    Other layouts are found, see :func:`hrformer.data.mask_search.find_pairs`. Masks hold ids, or with
+    ``palette_masks`` the colours of the classes file. A test part may be without masks. Where there is no folder of
+    masks but one of COCO's instances files, masks are drawn from it.
 
     Raises:
         DataError: a folder or file is missing, or the classes cannot be read.
     """
     try:
-        files, masks = find_pairs(source, split)
+        files = find_pairs(source, split)
     except DataError:
-        if _has_outlines(source, split):
-            return CocoMasks(source, split)
-        raise
-    if masks is None and _has_outlines(source, split):
+        if not _has_outlines(source, split):
+            raise
         return CocoMasks(source, split)
-    classes = class_list(source)
-    return MaskFiles(
-        name=source.root.expanduser().resolve().name,
-        classes=classes.names,
-        pictures=files,
-        masks=masks,
-        table=classes.table(source.palette_masks),
-        palette=classes.palette,
-        exif=source.exif,
-    )
+    if files[1] is None and _has_outlines(source, split):
+        return CocoMasks(source, split)
+    name, classes = source.root.expanduser().resolve().name, class_list(source)
+    table = classes.table(source.palette_masks)
+    return MaskFiles(name, classes.names, classes.palette, files, table, source.exif)
 
 
 def _has_outlines(source: SegmentationSource, split: Split) -> bool:
@@ -117,11 +110,6 @@ _READERS: dict[str, Callable[[SegmentationSource, Split], SegmentationSet]] = {
     "folders": open_folders,
     "voc": open_voc,
     "coco": CocoMasks,
-    "official": open_published,
-    "cityscapes": open_published,
-    "pascal_context": open_published,
-    "coco_stuff_10k": open_published,
-    "coco_stuff_164k": open_published,
-    "ade20k": open_published,
+    **dict.fromkeys(("official", *KNOWN_SETS), open_published),
     "huggingface": HuggingFaceSegmentation,
 }

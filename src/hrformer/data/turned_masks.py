@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from hrformer.data.headers import Header, read_header
 from hrformer.data.images import ImageError
-from hrformer.data.sets import Note
-from hrformer.data.sources import Exif
+from hrformer.data.set_types import Note
+from hrformer.data.source_config import Exif
 from hrformer.geometry.orientation import UPRIGHT
 from hrformer.wording import counted
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.data.sets import (
+from hrformer.data.set_types import (
     ClassificationSet,
     DataError,
     ImageSet,
@@ -23,7 +22,7 @@ from hrformer.data.sets import (
     SegmentationSet,
     names_of,
 )
-from hrformer.data.sources import Source
+from hrformer.data.source_config import Source
 
 _log = logging.getLogger(__name__)
 
@@ -51,26 +50,23 @@ def open_joined(source: AnySource, open_one: Callable[[AnySource], AnySet]) -> A
         raise next(iter(lacking.values()))
     for root in lacking:
         _log.warning("%s has no validation part: it is only trained on", root)
-    names = {root: names_of(one) for root, one in opened.items()}
     first = next(iter(opened))
-    for root, found in names.items():
-        if found != names[first]:
-            kind = "joints" if isinstance(opened[first], PoseSet) else "classes"
+    expected = names_of(opened[first])
+    for root, one in opened.items():
+        if (found := names_of(one)) != expected:
+            kind = "joints" if isinstance(one, PoseSet) else "classes"
             raise DataError(
                 f"{root} has other {kind} than {first}, so the two cannot be joined: {', '.join(found)} instead of "
-                f"{', '.join(names[first])}"
+                f"{', '.join(expected)}"
             )
     sets = list(opened.values())
-    return _view(sets, [range(len(one)) for one in sets], [_pictures(one) for one in sets])
+    return _view(sets, [np.arange(len(one)) for one in sets], [_pictures(one) for one in sets])
 
 
 def chosen(source: AnySet, pictures: Collection[int]) -> AnySet:
-    """The items on some pictures of a set.
+    """The items on some pictures of a set, whose numbers are as :meth:`ImageSet.picture` gives them.
 
-    Args:
-        source: the set, or a view of one.
-        pictures: their numbers, as :meth:`ImageSet.picture` gives them; of a pose set also of pictures without people,
-            which then count in the scores.
+    Of a pose set these may be pictures without people too, which then count in the scores.
 
     Returns:
         A view that keeps the order of the items and tells the same of each; pictures are numbered anew from 0. Public
@@ -95,7 +91,7 @@ def without(source: AnySet, broken: Collection[int]) -> AnySet:
     if not broken:
         return source
     _sound(source, broken)
-    return chosen(source, sorted({*_pictures(source).tolist()} - {*broken}))
+    return chosen(source, np.setdiff1d(_pictures(source), [*broken]).tolist())
 
 
 def replaced(source: AnySet, broken: Collection[int]) -> AnySet:
@@ -132,54 +128,54 @@ def _pictures(source: ImageSet) -> NDArray[np.int64]:
     return np.unique(_numbers(source)) if ids is None else np.arange(len(ids))
 
 
-def _view(sets: Sequence[AnySet], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]) -> AnySet:
+def _view(sets: Sequence[AnySet], items: Sequence[NDArray[np.int64]], pictures: Sequence[NDArray[np.int64]]) -> AnySet:
     kinds = {ClassificationSet: _Classes, PoseSet: _People, SegmentationSet: _Masks}
-    view = next(view for kind, view in kinds.items() if isinstance(sets[0], kind))
-    return view(sets, items, pictures)  # type: ignore[return-value]
+    view: Any = next(view for kind, view in kinds.items() if isinstance(sets[0], kind))
+    return view(sets, items, pictures)
 
 
 def _same(name: str) -> Any:
     """A method that asks the set from which an item comes."""
 
     def method(self: _View, index: int, *rest: Any) -> Any:
-        source, item, _ = self._at(index)
+        source, item = self._at(index)
         return getattr(source, name)(item, *rest)
 
     return method
 
 
 class _View(ImageSet):
-    """Items of one or more sets.
+    """Items of one or more sets of one task, with the same labels.
 
-    Args:
-        sets: of one task, with the same labels.
-        items: of each set that are seen, in the order in which they are.
-        pictures: numbers of the pictures of each set that are seen, ascending.
+    ``items`` are those of each set that are seen, in their order; ``pictures`` the numbers of the pictures of each set
+    that are seen, ascending.
     """
 
-    def __init__(self, sets: Sequence[Any], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]):
+    def __init__(self, sets: Sequence[Any], items: Sequence[NDArray[np.int64]], pictures: Sequence[NDArray[np.int64]]):
         vars(self).update({name: value for name, value in vars(sets[0]).items() if not name.startswith("_")})
         self.name = " + ".join(dict.fromkeys(one.name for one in sets))
-        self._sets, self._items = sets, [np.asarray(rows, dtype=np.int64) for rows in items]
-        self._starts = [0, *accumulate(len(rows) for rows in self._items)]
-        self._seen, self._first = pictures, [0, *accumulate(len(numbers) for numbers in pictures)]
+        self._sets = sets
+        self._set_of = np.repeat(np.arange(len(sets)), [len(rows) for rows in items])
+        self._item_of = np.concatenate(items)
+        self._first = [0, *accumulate(len(numbers) for numbers in pictures)]
+        seen = zip(self._first, sets, items, pictures, strict=False)
+        places = (first + np.searchsorted(numbers, _numbers(one)[rows]) for first, one, rows, numbers in seen)
+        self._picture_of = np.concatenate([*places])
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._item_of)
 
-    def _at(self, index: int) -> tuple[Any, int, int]:
-        """The set, the number of the item in it, and the number of the set."""
+    def _at(self, index: int) -> tuple[Any, int]:
+        """The set, and the number of the item in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has the items 0..{len(self) - 1}, not {index}")
-        number = bisect_right(self._starts, index) - 1
-        return self._sets[number], int(self._items[number][index - self._starts[number]]), number
+        return self._sets[self._set_of[index]], int(self._item_of[index])
 
     file, pixels, item = _same("file"), _same("pixels"), _same("item")
 
     def picture(self, index: int) -> int:
         """Place of the picture among those seen."""
-        source, item, number = self._at(index)
-        return self._first[number] + int(np.searchsorted(self._seen[number], source.picture(item)))
+        return int(self._picture_of[index])
 
 
 class _Classes(_View, ClassificationSet):
@@ -193,7 +189,7 @@ class _Masks(_View, SegmentationSet):
 class _People(_View, PoseSet):
     """Where several files are joined, their pictures get new numbers, 0, 1, 2 ...: two files may use the same ones."""
 
-    def __init__(self, sets: Sequence[Any], items: Sequence[Iterable[int]], pictures: Sequence[NDArray[np.int64]]):
+    def __init__(self, sets: Sequence[Any], items: Sequence[NDArray[np.int64]], pictures: Sequence[NDArray[np.int64]]):
         super().__init__(sets, items, pictures)
         if len(sets) > 1:
             self.image_ids = tuple(range(self._first[-1]))
@@ -203,7 +199,7 @@ class _People(_View, PoseSet):
 
     def person(self, index: int) -> Person:
         """As in the whole set, but for new numbers of joined pictures."""
-        source, item, _ = self._at(index)
+        source, item = self._at(index)
         person: Person = source.person(item)
         if len(self._sets) == 1:
             return person

@@ -6,46 +6,45 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.data.loader import Batch, LoaderDataset, Transform, batches_of, seeded
-from hrformer.data.order import EvalOrder
+from hrformer.data.order import Key, eval_order
 from hrformer.data.preprocess import normalise_planes
-from hrformer.data.sets import ImageSet
-from hrformer.data.transforms.classification import TestClassification
-from hrformer.data.transforms.pose import TestPose
-from hrformer.data.transforms.segmentation import TestSegmentation
-from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
-from hrformer.geometry.flips import flip_image, merge_flipped
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.data.transforms.classification import prepare_picture
+from hrformer.data.transforms.pose import prepare_person
+from hrformer.data.transforms.segmentation import prepare_scene
+from hrformer.evaluate.protocols import (
+    ClassificationProtocol,
+    FoundPerson,
+    PoseProtocol,
+    Protocol,
+    SegmentationProtocol,
+)
+from hrformer.geometry.flips import merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
-from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import best_classes, fuse_scales, fuse_windows, pad_to_multiple
 from hrformer.models.model import VisionModel, find_device
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
+# Called with the number of items done over all processes (estimated from this one) and the total.
 Progress = Callable[[int, int], object]
-"""Called with the number of items done over all processes (estimated from this one) and the total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """This process among those that share an evaluation; each takes every ``world_size``-th item.
+    """This process among those that share an evaluation; each takes every ``world_size``-th item."""
 
-    Attributes:
-        rank: of this process, 0..world_size - 1.
-        world_size: how many there are.
-        gather: hands a Python object to all processes and returns everybody's, in order of rank; all must call it.
-    """
-
-    rank: int
-    world_size: int
+    rank: int  # of this process, 0..world_size - 1
+    world_size: int  # how many there are
+    # Hands a Python object to all processes and returns everybody's, in order of rank; all must call it.
     gather: Callable[[Any], list[Any]]
 
     def __post_init__(self) -> None:
@@ -54,24 +53,17 @@ class Processes:
 
 
 ALONE = Processes(rank=0, world_size=1, gather=lambda value: [value])
-"""One process that takes everything."""
 
 
 class Network(ABC):
-    """A model with a test protocol.
+    """A model of this task with a test protocol.
 
-    Args:
-        model: of this task. It is moved to ``device``, and nothing else about it changes.
-        protocol: how it is tested.
-        device: where to run; None: where the weights are.
-        precision: of the forward pass. Outputs are float32 in any case.
-
-    Raises:
-        ValueError: the model is for another task, there is no such device, or the precision is unknown.
+    It is moved to ``device``, None for where the weights are, and nothing else about it changes. ``precision`` is that
+    of the forward pass; outputs are float32 in any case. ``flip_pairs`` of joints change places in the mirror image.
     """
 
     task: ClassVar[str]
-    protocol: Protocol
+    protocol: Any
 
     def __init__(
         self,
@@ -79,6 +71,7 @@ class Network(ABC):
         protocol: Protocol,
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
+        flip_pairs: Sequence[tuple[int, int]] = (),
     ) -> None:
         if model.task != self.task:
             raise ValueError(f"a {self.task} protocol needs a model for {self.task}, this one is for {model.task}")
@@ -86,7 +79,7 @@ class Network(ABC):
             raise ValueError(f"precision must be 'fp32', 'bf16' or 'fp16', got {precision!r}")
         parameter = next(model.parameters())
         self.device = parameter.device if device is None else find_device(device)
-        self.model, self.protocol = model.to(self.device), protocol
+        self.model, self.protocol, self.flip_pairs = model.to(self.device), protocol, flip_pairs
         self.dtype, self.precision = parameter.dtype, precision
 
     @abstractmethod
@@ -110,61 +103,34 @@ class Network(ABC):
 
 
 class Classifier(Network):
-    """Pictures to logits."""
+    """Pictures to logits (C,), averaged with the mirror image's where asked for."""
 
     task = "classification"
     protocol: ClassificationProtocol
 
     def transform(self) -> Transform:
         """Resize and centre crop."""
-        return TestClassification(self.model.info.input_spec)
+        return partial(prepare_picture, spec=self.model.info.input_spec)
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
-        """Logits (C,) of each picture, averaged with the mirror image's where asked for."""
         x = self.network_input(batch["image"])
         logits = self.run(x)
         if self.protocol.flip:
-            logits = (logits + self.run(flip_image(x))) / 2
+            logits = (logits + self.run(x.flip(-1))) / 2
         return list(logits)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class FoundPerson:
-    """What the network says about one box.
-
-    Attributes:
-        joints: (K, 3) float32 (x, y, score) in picture pixels.
-        area: of the padded box in square pixels.
-    """
-
-    joints: NDArray[np.float32]
-    area: float
-
-
 class PoseNetwork(Network):
-    """Boxes to joints; ``skeleton`` is that of the data, whose pairs change places in the mirror image."""
+    """Boxes to joints."""
 
     task = "pose"
     protocol: PoseProtocol
 
-    def __init__(
-        self,
-        model: VisionModel,
-        protocol: PoseProtocol,
-        device: str | torch.device | None = None,
-        precision: Precision = "fp32",
-        *,
-        skeleton: Skeleton,
-    ) -> None:
-        super().__init__(model, protocol, device, precision)
-        self.skeleton = skeleton
-
     def transform(self) -> Transform:
         """Cut the person out."""
-        return TestPose(self.model.info.input_spec, udp=self.model.info.decoder == "udp")
+        return partial(prepare_person, spec=self.model.info.input_spec, udp=self.model.info.decoder == "udp")
 
     def predict(self, batch: Batch) -> Sequence[FoundPerson]:
-        """The joints of each person."""
         maps = self.heatmaps(batch["image"])
         codec = self.model.info.codec((int(maps.shape[2]), int(maps.shape[3])))
         cells, scores = (values.cpu().numpy() for values in codec.decode(maps))
@@ -180,23 +146,21 @@ class PoseNetwork(Network):
         if not self.protocol.flip:
             return plain
         shift = self.protocol.shift and self.model.info.shift_heatmap
-        return merge_flipped(plain, self.run(flip_image(x)), self.skeleton.flip_pairs, shift)
+        return merge_flipped(plain, self.run(x.flip(-1)), self.flip_pairs, shift)
 
 
 class Segmenter(Network):
-    """Pictures to a class per pixel."""
+    """Pictures to (H, W) int32 class ids at the original size, on the device."""
 
     task = "segmentation"
     protocol: SegmentationProtocol
 
     def transform(self) -> Transform:
-        """Resize as the protocol says; the mask keeps its size."""
         protocol, spec = self.protocol, self.model.info.input_spec
         short_side = min(spec.size) if protocol.short_side == 0 else protocol.short_side
-        return TestSegmentation(spec, short_side=short_side, size=protocol.size)
+        return partial(prepare_scene, spec=spec, short_side=short_side, size=protocol.size)
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
-        """(H, W) int32 class ids of each picture at its original size, on the device."""
         images = batch["image"]
         groups = [images] if isinstance(images, Tensor) else [image[None] for image in images]
         logits = [row for group in groups for row in self.logits(group)]
@@ -215,42 +179,81 @@ class Segmenter(Network):
         return maps[:, :, : images.shape[2], : images.shape[3]]
 
 
+_TASKS: tuple[tuple[type, type[ImageSet], type[Network]], ...] = (
+    (ClassificationProtocol, ClassificationSet, Classifier),
+    (PoseProtocol, PoseSet, PoseNetwork),
+    (SegmentationProtocol, SegmentationSet, Segmenter),
+)
+
+
+def network_for(
+    model: VisionModel,
+    source: ImageSet,
+    protocol: Protocol,
+    device: str | torch.device | None = None,
+    precision: Precision = "fp32",
+) -> Network:
+    """The model with its test protocol; ValueError if model, set and protocol do not fit together."""
+    fitting = [kind for tested, of, kind in _TASKS if isinstance(protocol, tested) and isinstance(source, of)]
+    if not fitting:
+        raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
+    pose = source.skeleton if isinstance(source, PoseSet) else None
+    network = fitting[0](model, protocol, device, precision, pose.flip_pairs if pose else ())
+    info = model.info
+    known = info.class_names if pose is None else info.skeleton.keypoints if info.skeleton else ()
+    _require_same_names("joints" if pose else "classes", known, info.num_classes, source)
+    return network
+
+
+def _require_same_names(kind: str, known: tuple[str, ...], count: int, source: ImageSet) -> None:
+    """Outputs must mean the same to the model and to the data."""
+    names, data = names_of(source), source.name
+    if count != len(names):
+        raise ValueError(f"the model has {count} {kind}, {data} has {len(names)}; they must be the same")
+    # Names may be spelt otherwise (WordNet ids for words), but the same ones shuffled are a mistake.
+    if known and known != names and sorted(known) == sorted(names):
+        place = next(i for i, (a, b) in enumerate(zip(known, names, strict=True)) if a != b)
+        raise ValueError(
+            f"the {kind} of the model and of {data} are the same but in another order: number {place} is "
+            f"{known[place]!r} in the model and {names[place]!r} in the data"
+        )
+
+
 def predictions_of(
     network: Network,
     source: ImageSet,
-    *,
     num_items: int,
     workers: int = 0,
     processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Batch, Sequence[Any]]]:
-    """Batches of this process with their predictions; "index" in a batch holds the numbers of its items.
+    """Batches of this process, of the first so many items, with their predictions; "index" holds the items' numbers.
 
     The model is in eval mode meanwhile and in its previous mode after; the global random generators are left as
     they were, so that validating does not change a training run.
-
-    Args:
-        num_items: only the first so many.
-        workers: of the loader.
-        processes: share the items.
-
-    Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
     """
     batch_size, world_size, done = network.protocol.batch_size, processes.world_size, 0
-    order = EvalOrder(num_items=num_items, batch_size=batch_size, world_size=world_size, rank=processes.rank)
-    dataset = LoaderDataset(source, network.transform(), seed=0)
-    batches = batches_of(dataset, order.batches(), workers=workers, pin_memory=network.device.type == "cuda")
+    order = eval_order(num_items, batch_size, world_size, processes.rank)
     if progress is not None:
         progress(0, num_items)
+    for batch, predictions in predictions_in(network, source, order, workers):
+        yield batch, predictions
+        done += len(predictions)
+        if progress is not None:
+            progress(min(done * world_size, num_items), num_items)
+
+
+def predictions_in(
+    network: Network, source: ImageSet, order: Sequence[list[Key]] | Iterator[list[Key]], workers: int = 0
+) -> Iterator[tuple[Batch, Sequence[Any]]]:
+    """As :func:`predictions_of`, for batches of any items."""
+    dataset = LoaderDataset(source, network.transform(), seed=0)
+    batches = batches_of(dataset, order, workers=workers, pin_memory=network.device.type == "cuda")
     with in_eval_mode(network.model), seeded(0):
         for batch in batches:
             with torch.inference_mode():
                 predictions = network.predict(batch)
             yield batch, predictions
-            done += len(predictions)
-            if progress is not None:
-                progress(min(done * world_size, num_items), num_items)
 
 
 @contextmanager
@@ -263,29 +266,3 @@ def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def items_to_take(source: ImageSet, limit: int | None) -> int:
-    """How many items to evaluate; ValueError if there would be none."""
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    if not len(source):
-        raise ValueError(f"{source.name} has no items to evaluate")
-    return len(source) if limit is None else min(limit, len(source))
-
-
-def require_same_names(kind: str, of_model: tuple[str, ...], count: int, of_data: tuple[str, ...], data: str) -> None:
-    """Outputs must mean the same to the model and to the data.
-
-    Raises:
-        ValueError: their number differs, or the same names stand in another order.
-    """
-    if count != len(of_data):
-        raise ValueError(f"the model has {count} {kind}, {data} has {len(of_data)}; they must be the same")
-    # Names may be spelt otherwise (WordNet ids for words), but the same ones shuffled are a mistake.
-    if of_model and of_model != of_data and sorted(of_model) == sorted(of_data):
-        place = next(i for i, (a, b) in enumerate(zip(of_model, of_data, strict=True)) if a != b)
-        raise ValueError(
-            f"the {kind} of the model and of {data} are the same but in another order: number {place} is "
-            f"{of_model[place]!r} in the model and {of_data[place]!r} in the data"
-        )

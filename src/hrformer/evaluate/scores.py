@@ -5,6 +5,8 @@ They take predictions from wherever they come, a network or a file, in any order
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,20 +19,23 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from hrformer.data.coco_labels import truth_of
-from hrformer.data.sets import IGNORE, ClassificationSet, Person, PoseSet, SegmentationSet
-from hrformer.evaluate.inference import FoundPerson
-from hrformer.evaluate.protocols import PoseProtocol
+from hrformer.data.set_types import ClassificationSet, ImageSet, Person, PoseSet, SegmentationSet
+from hrformer.evaluate.inference import ALONE, Processes
+from hrformer.evaluate.protocols import Evaluation, Example, FoundPerson, PoseProtocol, Protocol
 from hrformer.geometry.oks import MASK_SHARE, oks, rescore
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.geometry.tiles import smallest_ids
-from hrformer.metrics.accuracy import Accuracy
 from hrformer.metrics.coco_keypoints import CocoKeypoints
-from hrformer.metrics.counts import CountMetric, PoissonBootstrap, Statistic, quotient
-from hrformer.metrics.pck import Pck, reference_joints
-from hrformer.metrics.segmentation import SegmentationScores, intersection_over_union
-
-NO_INTERVALS = 0
-"""Samples of a bootstrap that is not made."""
+from hrformer.metrics.counts import (
+    Accuracy,
+    Pck,
+    PoissonBootstrap,
+    SegmentationScores,
+    Statistic,
+    intersection_over_union,
+    quotient,
+    reference_joints,
+)
 
 
 class Scores(ABC):
@@ -39,9 +44,8 @@ class Scores(ABC):
     Args:
         main: key of the score that decides.
         parts: everything that counts; a dictionary, so that all processes merge alike.
-        bootstrap: samples for confidence intervals; 0 for none.
+        bootstrap: samples for confidence intervals; 0 for none, here as in all scores below.
         statistics: scores that get an interval, each from the sums of ``width`` counts per item.
-        width: how many counts are resampled.
     """
 
     task: ClassVar[str]
@@ -49,7 +53,7 @@ class Scores(ABC):
     def __init__(
         self,
         main: str,
-        parts: Mapping[str, CountMetric | CocoKeypoints],
+        parts: Mapping[str, Any],
         bootstrap: int,
         statistics: Mapping[str, Statistic],
         width: int,
@@ -64,19 +68,14 @@ class Scores(ABC):
 
     @abstractmethod
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
-        """Count a batch.
+        """Count a batch: "index" (B,) item numbers, labels if the task takes them from it, and a prediction per item.
 
-        Args:
-            batch: "index" (B,) item numbers, and the labels where the task takes them from the batch.
-            predictions: one per item, as the task's network gives them.
-
-        Returns:
-            Each item's own score in 0..1, or None where it has no label to be held against.
+        Returns each item's own score in 0..1, or None where it has no label to be held against.
         """
 
-    @abstractmethod
     def compute(self) -> dict[str, Any]:
         """Scores and tables in JSON types; raises ValueError if nothing was counted."""
+        return joined(*(part.compute() for name, part in self.parts.items() if name != "bootstrap"))
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals by key of ``compute``; empty where none were asked for."""
@@ -100,27 +99,19 @@ def share(sums: NDArray[np.int64], column: int = 0) -> NDArray[np.float64]:
 
 
 class ClassificationScores(Scores):
-    """Accuracy.
-
-    Args:
-        source: the set; only its classes are used.
-        bootstrap: samples for confidence intervals; 0 for none.
-        ks: the k of top-k; None: 1, and 5 where there are more than five classes.
-    """
+    """Accuracy over a set's classes, with the k of top-k; None: 1, and 5 where there are more than five classes."""
 
     task = "classification"
 
-    def __init__(
-        self, source: ClassificationSet, bootstrap: int = NO_INTERVALS, ks: tuple[int, ...] | None = None
-    ) -> None:
+    def __init__(self, source: ClassificationSet, bootstrap: int = 0, ks: tuple[int, ...] | None = None) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
-        self._accuracy = Accuracy(count, ks=ks, class_names=source.classes)
+        self._accuracy = Accuracy(source.classes, ks)
         statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
         super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> list[float | None]:
-        """Count logits (C,) against "label"; the score of a picture is the probability of its class."""
+        # Logits (C,) against "label"; the score of a picture is the probability of its class.
         logits, labels = torch.stack(list(predictions)), torch.as_tensor(batch["label"])
         ranks = self._accuracy.update(logits, labels)
         counts = np.stack([*(ranks < k for k in self._accuracy.ks), np.ones(len(ranks), bool)], axis=1)
@@ -129,23 +120,14 @@ class ClassificationScores(Scores):
         chances: list[float | None] = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1).tolist()
         return chances
 
-    def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.accuracy.Accuracy.compute`."""
-        return self._accuracy.compute()
-
     def shown(self, prediction: Tensor) -> int:
-        """The best class."""
         return int(prediction.argmax())
 
 
 class PoseScores(Scores):
-    """COCO's figures, PCK, or both.
+    """COCO's figures, PCK, or both: then there is one table per joint, and COCO's number of people is "coco_people".
 
-    Args:
-        source: the set.
-        protocol: which scores, and by which rules.
-        num_items: only the first so many items are evaluated; COCO's figures then see only their pictures.
-        bootstrap: samples for confidence intervals, drawn by pictures; 0 for none.
+    Only the first ``num_items`` are evaluated; COCO's figures then see only their pictures. Intervals draw pictures.
 
     Raises:
         ImportError: COCO's figures are asked for without faster-coco-eval.
@@ -154,13 +136,11 @@ class PoseScores(Scores):
 
     task = "pose"
 
-    def __init__(
-        self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = NO_INTERVALS
-    ) -> None:
+    def __init__(self, source: PoseSet, protocol: PoseProtocol, *, num_items: int, bootstrap: int = 0) -> None:
         self.source, self.protocol = source, protocol
         self._pck: Pck | None = None
         self._coco: CocoKeypoints | None = None
-        parts: dict[str, CountMetric | CocoKeypoints] = {}
+        parts: dict[str, Any] = {}
         if protocol.score in ("pck", "both"):
             torso = reference_joints(source.skeleton, protocol.pck_norm)
             require_reference(source, torso)
@@ -183,7 +163,7 @@ class PoseScores(Scores):
         super().__init__(main, parts, bootstrap, {} if self._pck is None else {main: share}, 2)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[FoundPerson]) -> list[float | None]:
-        """Count people; the score of one is its OKS over the labelled joints, None for a detected box."""
+        # The score of a person is its OKS over the labelled joints, None for a detected box.
         numbers = [int(index) for index in batch["index"]]
         people = [self.source.person(index) for index in numbers]
         if self._coco is not None:
@@ -193,25 +173,16 @@ class PoseScores(Scores):
             labelled = np.stack([person.keypoints for person in people])
             counts = self._pck.update(found, labelled, [float(person.box[2:].max()) for person in people])
             self.resample(counts, [self.source.picture(index) for index in numbers])
-        return [
-            own_similarity(found.joints, person, self.source.skeleton)
-            for found, person in zip(predictions, people, strict=True)
-        ]
-
-    def compute(self) -> dict[str, Any]:
-        """PCK's and COCO's scores; with both, one table per joint, and COCO's number of people as "coco_people"."""
-        pck = self._pck.compute() if self._pck is not None else {}
-        return joined(pck, self._coco.compute() if self._coco is not None else {})
+        pairs = zip(predictions, people, strict=True)
+        return [own_similarity(found.joints, person, self.source.skeleton) for found, person in pairs]
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Of PCK, and of COCO's figures over people of all sizes."""
         found = super().intervals()
         if self._coco is not None and self.samples:
             found |= self._coco.evaluate().intervals(self.samples)
         return found
 
     def shown(self, prediction: FoundPerson) -> NDArray[np.float32]:
-        """(K, 3) joints."""
         return prediction.joints
 
 
@@ -244,20 +215,16 @@ def own_similarity(joints: NDArray[np.floating], person: Person, skeleton: Skele
     return float(oks(person.keypoints[known], joints[None, known], area, [area], sigmas)[0])
 
 
-def joined(pck: dict[str, Any], coco: dict[str, Any]) -> dict[str, Any]:
-    """One dictionary of both metrics' scores; where a name means two things, PCK keeps it."""
+def joined(pck: dict[str, Any], coco: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One dictionary of both metrics' scores; where a name means two things, PCK keeps it. One metric's as they are."""
     if not pck or not coco:
-        return pck or coco
+        return pck or coco or {}
     table = [{**a, **b} for a, b in zip(pck["per_joint"], coco["per_joint"], strict=True)]
     return {**coco, **pck, "coco_people": coco["people"], "per_joint": table}
 
 
 def labels_of(source: PoseSet) -> Mapping[str, Any]:
-    """What COCO's figures compare with: the people that training sees, crowds, and people without joints.
-
-    Raises:
-        ValueError: the set has no labels.
-    """
+    """What COCO's figures compare with: the people that training sees, crowds, and people without joints."""
     truth = source.truth()
     if truth is None:
         raise ValueError(f"{source.name} has no annotation file, which COCO's figures need")
@@ -288,16 +255,13 @@ class SegmentationSetScores(Scores):
 
     task = "segmentation"
 
-    def __init__(self, source: SegmentationSet, bootstrap: int = NO_INTERVALS) -> None:
-        self._matrix = SegmentationScores(len(source.classes), class_names=source.classes, ignore_index=IGNORE)
+    def __init__(self, source: SegmentationSet, bootstrap: int = 0) -> None:
+        self._matrix = SegmentationScores(source.classes)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
         super().__init__("mean_iou", {"matrix": self._matrix}, bootstrap, statistics, 3 * len(source.classes))
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> list[float | None]:
-        """Count (H, W) class ids against "mask".
-
-        The score of a picture is its own mean IoU, over the classes in its mask and its prediction.
-        """
+        # The score of a picture is its own mean IoU, over the classes in its mask and its prediction.
         scores: list[float | None] = []
         for index, predicted, mask in zip(batch["index"], predictions, batch["mask"], strict=True):
             matrix = self._matrix.update(predicted, mask)
@@ -306,12 +270,7 @@ class SegmentationSetScores(Scores):
             scores.append(float(np.nanmean(intersection_over_union(matrix))) if matrix.any() else None)
         return scores
 
-    def compute(self) -> dict[str, Any]:
-        """See :meth:`hrformer.metrics.segmentation.SegmentationScores.compute`."""
-        return self._matrix.compute()
-
     def shown(self, prediction: Any) -> NDArray[np.unsignedinteger]:
-        """The mask, as small as its ids allow."""
         return smallest_ids(torch.as_tensor(prediction), len(self._matrix.class_names))
 
 
@@ -334,3 +293,69 @@ def _row_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of each row over what is not NaN; NaN where nothing is left."""
     known = ~np.isnan(values)
     return quotient(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+
+
+def scores_for(source: ImageSet, protocol: Protocol, num_items: int, bootstrap: int = 0) -> Scores:
+    """The scores of a protocol; ValueError if set and protocol do not fit together, or the set has no labels."""
+    if isinstance(source, PoseSet) and isinstance(protocol, PoseProtocol):
+        return PoseScores(source, protocol, num_items=num_items, bootstrap=bootstrap)
+    if isinstance(source, SegmentationSet):
+        if not source.labelled:
+            raise ValueError(f"{source.name} has no labels to compare with; export its predictions instead")
+        return SegmentationSetScores(source, bootstrap)
+    if isinstance(source, ClassificationSet):
+        return ClassificationScores(source, bootstrap)
+    raise ValueError(f"{source.name} is a set for {source.task}; {type(protocol).__name__} is not its protocol")
+
+
+class Tally:
+    """Counts predictions for a set and finishes an evaluation, over all processes that took part.
+
+    So many of the ``worst`` items are kept; of equal scores the lower number is the worse.
+    """
+
+    def __init__(self, scores: Scores, source: ImageSet, worst: int = 0) -> None:
+        if worst < 0:
+            raise ValueError(f"the number of worst items must not be negative, got {worst}")
+        self.scores, self.source, self.num_worst = scores, source, worst
+        self.items, self._start = 0, time.perf_counter()
+        self._worst: list[Example] = []
+
+    def update(self, batch: Mapping[str, Any], predictions: Sequence[Any]) -> None:
+        """Count a batch, see :meth:`Scores.update`."""
+        scores = self.scores.update(batch, predictions)
+        for index, score, prediction in zip(batch["index"], scores, predictions, strict=True):
+            self.items += 1
+            if score is not None and self.num_worst:
+                self._offer(int(index), 0.0 if math.isnan(score) else score, prediction)
+
+    def _offer(self, index: int, score: float, prediction: Any) -> None:
+        """Keep an item if it is among the worst; only then its prediction is brought into its shown form."""
+        if len(self._worst) == self.num_worst and (score, index) > _badness(self._worst[-1]):
+            return
+        shown = self.scores.shown(prediction)
+        self._worst.append(Example(index=index, file=self.source.file(index), score=score, prediction=shown))
+        self._worst = sorted(self._worst, key=_badness)[: self.num_worst]
+
+    def finish(self, processes: Processes = ALONE) -> Evaluation:
+        """Scores over everything that any process has counted; the same on all of them."""
+        own = {name: part.state() for name, part in self.scores.parts.items()}
+        gathered = processes.gather((own, self._worst, self.items, time.perf_counter() - self._start))
+        for name, part in self.scores.parts.items():
+            part.reset()
+            for states, _, _, _ in gathered:
+                part.merge(states[name])
+        worst = [example for _, part, _, _ in gathered for example in part]
+        return Evaluation(
+            task=self.scores.task,
+            main=self.scores.main,
+            scores=self.scores.compute(),
+            intervals=self.scores.intervals(),
+            worst=tuple(sorted(worst, key=_badness)[: self.num_worst]),
+            items=sum(items for _, _, items, _ in gathered),
+            seconds=max(spent for _, _, _, spent in gathered),
+        )
+
+
+def _badness(example: Example) -> tuple[float, int]:
+    return example.score, example.index

@@ -89,18 +89,17 @@ class FastTransformerBlock(TransformerBlock):
             if whole and not training_refusal(tokens, (*weights, *statistics)):
                 running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
                 return feed_forward_training(tokens, weights, running, self.norm2.eps)
-        if _trains_on_gpu(ffn, tokens):
+        if on_gpu(tokens) and _trains(ffn, tokens) and type(ffn.fc1) is nn.Conv2d:
             normed = self.norm2(tokens)
             if _is_feed_forward(normed, ffn, ffn.fc1.weight.dtype):
-                return conv_ffn_training(
-                    normed.contiguous(),
-                    (ffn.fc1.weight.flatten(1), cast(Tensor, ffn.fc1.bias)),
-                    _batch_norm_state(ffn.norm1),
-                    (ffn.dw3x3.weight, cast(Tensor, ffn.dw3x3.bias)),
-                    _batch_norm_state(ffn.norm2),
-                    (ffn.fc2.weight.flatten(1), cast(Tensor, ffn.fc2.bias)),
-                    _batch_norm_state(ffn.norm3),
+                first, middle, second = (
+                    BatchNormState(norm.weight, norm.bias, *_running(norm))  # after counting the batch
+                    for norm in (ffn.norm1, ffn.norm2, ffn.norm3)
                 )
+                fc1 = (ffn.fc1.weight.flatten(1), cast(Tensor, ffn.fc1.bias))
+                depthwise = (ffn.dw3x3.weight, cast(Tensor, ffn.dw3x3.bias))
+                fc2 = (ffn.fc2.weight.flatten(1), cast(Tensor, ffn.fc2.bias))
+                return conv_ffn_training(normed.contiguous(), fc1, first, depthwise, middle, fc2, second)
             return ffn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return super().feed_forward(tokens)
 
@@ -217,11 +216,6 @@ def _packed(attn: WindowAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     return packed, pad_token.to(packed.dtype)
 
 
-def _batch_norm_state(norm: nn.BatchNorm2d) -> BatchNormState:
-    """A batch norm's parameters and statistics, after counting the batch."""
-    return BatchNormState(norm.weight, norm.bias, *_running(norm))
-
-
 def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
     """The statistics to move, after counting the batch; recomputation takes the counter away for a while."""
     if norm.num_batches_tracked is not None:
@@ -230,28 +224,19 @@ def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
     return RunningStatistics(cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.momentum, norm.eps)
 
 
+def _trains(part: nn.Module, x: Tensor) -> bool:
+    """Training on more than one token, which nothing watches; a traced size is a tensor."""
+    return part.training and not torch.jit.is_tracing() and x.numel() > x.shape[-1] and not _has_any_global_hook()
+
+
 def _trains_on_cpu(part: nn.Module, x: Tensor) -> bool:
-    """Training of (B, H, W, C) tokens, more than one, that autograd records and nothing else watches."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a traced size is a tensor
-        return False
+    """Training of (B, H, W, C) tokens that autograd records."""
     return (
-        part.training
+        not torch.compiler.is_compiling()
+        and _trains(part, x)
         and torch.is_grad_enabled()
         and x.ndim == 4
-        and x.numel() > x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
-        and not _has_any_global_hook()
-    )
-
-
-def _trains_on_gpu(ffn: ConvFFN, x: Tensor) -> bool:
-    return (
-        ffn.training
-        and on_gpu(x)
-        and not torch.jit.is_tracing()
-        and x.numel() > x.shape[-1]
-        and not _has_any_global_hook()
-        and type(ffn.fc1) is nn.Conv2d
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -90,17 +90,11 @@ def is_plain_linear(module: nn.Module) -> bool:
 HEADS = (ClassificationHead, PoseHead, OCRHead, FCNHead)
 """Heads that are rewritten; others run as they are."""
 
+PAIRS = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+"""Settings of a convolution that are two whole numbers, and the least of them."""
+
 SETTINGS: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Conv2d: (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-        "padding_mode",
-    ),
+    nn.Conv2d: ("in_channels", "out_channels", *PAIRS, "groups", "padding_mode"),
     nn.BatchNorm2d: ("num_features",),
     nn.LayerNorm: ("normalized_shape",),
     nn.Linear: ("in_features", "out_features"),
@@ -114,9 +108,6 @@ FREE = {(nn.Conv2d, "bias"), (nn.BatchNorm2d, "num_batches_tracked")}
 
 SAME_IN_TRAINING = (nn.Conv2d, nn.Linear, nn.LayerNorm, nn.GELU, nn.ReLU, nn.Identity, nn.Sequential, nn.ModuleList)
 """Layers whose own mode changes nothing."""
-
-PAIRS = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
-"""Settings of a convolution that are two whole numbers, and the least of them."""
 
 
 def changed_part(model: nn.Module) -> str | None:
@@ -135,11 +126,6 @@ def changed_part(model: nn.Module) -> str | None:
     return _difference(model.backbone, _fresh_trunk(model.backbone), "backbone") or _changed_bottleneck(model.head)
 
 
-def is_rewritten(head: nn.Module | None) -> bool:
-    """Whether a head is one of this package, whose layers may be folded."""
-    return type(head) in HEADS
-
-
 def part_in_training(model: nn.Module) -> str | None:
     """The first module in training mode, or None: what is fast computes evaluation mode alone."""
     for name, part in model.named_modules():
@@ -153,24 +139,28 @@ def is_foldable(layer: nn.Module) -> bool:
 
     Only what passes may be folded; everything else in a head runs as it is.
     """
-    fresh: Callable[[], nn.Module]
     if type(layer) is nn.Conv2d:
         pairs = [(getattr(layer, name), least) for name, least in PAIRS.items()]
         if not all(_is_pair(pair, least) for pair, least in pairs) or min(layer.in_channels, layer.out_channels) < 1:
             return False
-        sizes: Any = (layer.in_channels, layer.out_channels, *(pair for pair, _ in pairs), layer.groups)
-        fresh = partial(nn.Conv2d, *sizes)
+        sizes: Any = (nn.Conv2d, layer.in_channels, layer.out_channels, *(pair for pair, _ in pairs), layer.groups)
     elif type(layer) in (nn.BatchNorm2d, nn.SyncBatchNorm):
-        fresh = partial(nn.BatchNorm2d, layer.num_features)  # type: ignore[arg-type]
+        sizes = (nn.BatchNorm2d, layer.num_features)
     elif type(layer) is nn.ReLU:
-        fresh = nn.ReLU
+        sizes = (nn.ReLU,)
     else:
         return False
     try:
-        with torch.device("meta"):
-            return _difference(layer, fresh(), "") is None
+        return _difference(layer, _fresh(*sizes), "") is None
     except (TypeError, ValueError):  # sizes that no layer can have
         return False
+
+
+@lru_cache(maxsize=64)
+def _fresh(kind: type[nn.Module], *sizes: Any, **further: Any) -> nn.Module:
+    """A layer or block to compare with, without memory for its tensors."""
+    with torch.device("meta"):
+        return kind(*sizes, **further)
 
 
 def _is_pair(value: Any, least: int) -> bool:
@@ -223,32 +213,19 @@ def _fresh_trunk(trunk: HighResolutionTrunk) -> nn.Module:
         return HighResolutionTrunk(config, lambda branch, depth: _AnyBlock(config.channels[branch]))
 
 
-class _FreshBlocks:
-    """Blocks with the sizes that those of a model have, one for all blocks of the same sizes."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[Any, ...], nn.Module] = {}
-
-    def like(self, block: nn.Module, channels: int) -> nn.Module:
-        """A fresh block to compare with one that stands where a branch has ``channels``."""
-        if type(block) is BasicBlock:
-            return self._once(BasicBlock, channels)
-        hidden = _found(block, "ffn.fc1.out_channels", channels)
-        return self._once(
-            TransformerBlock,
-            channels,
-            _found(block, "attn.num_heads", 1),
-            window=_found(block, "attn.window", 1),
-            mlp_ratio=(hidden + 0.5) / channels,
-            drop_path=0.5 if isinstance(_found(block, "drop_path", None), DropPath) else 0.0,
-        )
-
-    def _once(self, kind: Callable[..., nn.Module], *sizes: Any, **further: Any) -> nn.Module:
-        key = (kind, *sizes, *further.items())
-        if key not in self._made:
-            with torch.device("meta"):
-                self._made[key] = kind(*sizes, **further)
-        return self._made[key]
+def _fresh_block(block: nn.Module, channels: int) -> nn.Module:
+    """A block of a branch with ``channels`` that has the other sizes of this one."""
+    if type(block) is BasicBlock:
+        return _fresh(BasicBlock, channels)
+    hidden = _found(block, "ffn.fc1.out_channels", channels)
+    return _fresh(
+        TransformerBlock,
+        channels,
+        _found(block, "attn.num_heads", 1),
+        window=_found(block, "attn.window", 1),
+        mlp_ratio=(hidden + 0.5) / channels,
+        drop_path=0.5 if isinstance(_found(block, "drop_path", None), DropPath) else 0.0,
+    )
 
 
 def _found(part: nn.Module, path: str, default: Any) -> Any:
@@ -261,25 +238,23 @@ def _found(part: nn.Module, path: str, default: Any) -> Any:
 
 def _changed_bottleneck(head: nn.Module | None) -> str | None:
     """Bottlenecks are the only parts of heads that are rewritten as a whole."""
-    if head is None or not is_rewritten(head):
+    if type(head) not in HEADS:
         return None
     for name, part in head.named_modules():
         if type(part) is Bottleneck:
             inner, depthwise = _found(part, "conv2.in_channels", 1), _found(part, "conv2.groups", 1) > 1
-            with torch.device("meta"):
-                fresh = Bottleneck(_found(part, "conv1.in_channels", 1), inner, depthwise=depthwise)
+            fresh = _fresh(Bottleneck, _found(part, "conv1.in_channels", 1), inner, depthwise=depthwise)
             difference = _difference(part, fresh, f"head.{name}")
             if difference:
                 return difference
     return None
 
 
-def _difference(found: nn.Module, fresh: nn.Module, path: str, blocks: _FreshBlocks | None = None) -> str | None:
+def _difference(found: nn.Module, fresh: nn.Module, path: str) -> str | None:
     """What distinguishes a module from a fresh one, or None."""
-    blocks = blocks or _FreshBlocks()
     if isinstance(fresh, _AnyBlock):
         try:
-            fresh = blocks.like(found, fresh.channels)
+            fresh = _fresh_block(found, fresh.channels)
         except (TypeError, ValueError) as error:  # sizes that no block can have
             return f"{path}: {error}"
     kind = type(fresh)
@@ -291,7 +266,7 @@ def _difference(found: nn.Module, fresh: nn.Module, path: str, blocks: _FreshBlo
         return f"{path} holds {', '.join(found._modules)}, not {', '.join(fresh._modules)}"
     for name, child in fresh._modules.items():
         assert child is not None
-        difference = _difference(found._modules[name], child, f"{path}.{name}", blocks)  # type: ignore[arg-type]
+        difference = _difference(found._modules[name], child, f"{path}.{name}")  # type: ignore[arg-type]
         if difference:
             return difference
     return None
@@ -305,11 +280,12 @@ def _named(kind: type, other: type) -> str:
 def _replaced(found: nn.Module) -> Iterator[tuple[str, str, str]]:
     """Methods that were replaced on the object, where ``compile()`` leaves its result, which computes the same; a
     forward that was replaced in the class."""
-    if not is_original(type(found)):
-        yield "forward", "another function", f"that of {type(found).__name__}"
-    for name, value in vars(found).items():
-        if callable(value) and callable(getattr(type(found), name, None)) and name != "_compiled_call_impl":
-            yield name, "another function", f"that of {type(found).__name__}"
+    kind = type(found)
+    names = [] if is_original(kind) else ["forward"]
+    names += [n for n, value in vars(found).items() if callable(value) and callable(getattr(kind, n, None))]
+    for name in names:
+        if name != "_compiled_call_impl":
+            yield name, "another function", f"that of {kind.__name__}"
 
 
 def _other_settings(found: nn.Module, fresh: nn.Module) -> Iterator[tuple[str, str, str]]:

@@ -3,7 +3,7 @@ and branches widened with channels of zeros, to widths that vector units and mem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -15,10 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hrformer.fast.triton.depthwise_pointwise import PackedDepthwise, pack_depthwise
 from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise
 from hrformer.fast.triton.window_block import PackedWindowBlock, pack_window_block
-from hrformer.fast.x86.library import Kernel
 from hrformer.models.blocks import TransformerBlock
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.trunk import HighResolutionTrunk
+
+Made = TypeVar("Made")
+Weights = TypeVar("Weights", bound="StageWeights")
+Pair = tuple[Tensor, Tensor]
+"""Weight and bias."""
 
 
 def rounded_up(count: int, multiple: int) -> int:
@@ -58,9 +62,42 @@ def folded_conv(conv: nn.Conv2d, norm: nn.Module | None = None) -> tuple[Tensor,
     return weight * scale.view(-1, 1, 1, 1), bias * scale + shift
 
 
+def folded_attention(norm: Pair, qkv: Pair, proj: Pair, scale: float) -> tuple[Pair, Pair]:
+    """The two products of window attention, float64, with the norm's gain and shift and the scale of queries folded in.
+
+    They are for padded tokens that hold zeros after the first product. A constant added to all keys changes no softmax,
+    and one added to all values passes it unchanged: the biases of keys go, those of values move into the projection.
+
+    Args:
+        norm: gain and shift (C,). ``qkv``: (3hd, C) and (3hd,). ``proj``: (C, hd) and (C,).
+        scale: of the scores.
+    """
+    weight, whole = qkv[0].double(), qkv[1].double().view(3, -1)
+    factors = torch.tensor([scale, 1.0, 1.0], dtype=torch.float64, device=weight.device)[:, None]
+    # Real tokens hold the norm's shift, those of the padding do not: it stays with keys and values.
+    moved = (weight @ norm[1].double()).view(3, -1)
+    moved[0] += whole[0]
+    scaled = (weight * norm[0].double()).view(3, -1, weight.shape[1]) * factors[..., None]
+    out = proj[0].double()
+    return (scaled.flatten(0, 1), (moved * factors).flatten()), (out, proj[1].double() + out @ whole[2])
+
+
 @dataclass(kw_only=True, eq=False)
-class AttentionWeights:
-    """Weights of LayerNorm, window attention and projection, as trained, in any one precision.
+class StageWeights:
+    """Weights of one stage as trained, in any one precision, and what was made of them for kernels."""
+
+    made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, key: Any, make: Callable[[], Made]) -> Made:
+        """What ``make`` makes, made once and kept under ``key``."""
+        if key not in self.made:
+            self.made[key] = make()
+        return cast(Made, self.made[key])
+
+
+@dataclass(kw_only=True, eq=False)
+class AttentionWeights(StageWeights):
+    """Weights of LayerNorm, window attention and projection.
 
     Maps, norms and heads may be filled up with zeros to widths that load well.
 
@@ -86,12 +123,6 @@ class AttentionWeights:
     eps: float
     normed: int | None = None
     scale: float | None = None
-    _whole: dict[torch.dtype, PackedWindowBlock] = field(default_factory=dict, repr=False)
-    _parts: dict[torch.dtype, tuple[PackedPointwise, Tensor, Tensor | None, PackedPointwise]] = field(
-        default_factory=dict, repr=False
-    )
-
-    kernels: dict[str, Kernel] = field(default_factory=dict, repr=False)
 
     @property
     def channels(self) -> int:
@@ -104,37 +135,34 @@ class AttentionWeights:
         return self.proj_weight.shape[1] // self.num_heads
 
     def whole(self, dtype: torch.dtype) -> PackedWindowBlock:
-        """Layout for the kernel that does everything, made once."""
-        if dtype not in self._whole:
-            self._whole[dtype] = pack_window_block(
-                (self.norm_weight, self.norm_bias),
-                (self.qkv_weight, self.qkv_bias),
-                (self.proj_weight, self.proj_bias),
-                self.bias,
-                dtype,
-                window=self.window,
-                num_heads=self.num_heads,
-                normed=self.normed,
-                scale=self.scale,
-            )
-        return self._whole[dtype]
+        """Layout for the kernel that does everything."""
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in ("window", "num_heads", "normed", "scale")}
+        return self.once(dtype, lambda: pack_window_block(*self.pairs(), self.bias, dtype, **sizes))
 
     def parts(self, dtype: torch.dtype) -> tuple[PackedPointwise, Tensor, Tensor | None, PackedPointwise]:
-        """Layout for three kernels, made once: normalise and qkv, token of the padding, bias, projection."""
-        if dtype not in self._parts:
-            self._parts[dtype] = (
-                pack_pointwise(
-                    self.qkv_weight, self.qkv_bias, (self.norm_weight, self.norm_bias), dtype, normed=self.normed
-                ),
+        """Layout for three kernels: normalise and qkv, token of the padding, bias, projection."""
+        norm, qkv, proj = self.pairs()
+        return self.once(
+            ("parts", dtype),
+            lambda: (
+                pack_pointwise(*qkv, norm, dtype, normed=self.normed),
                 self.qkv_bias.to(dtype).contiguous(),
                 None if self.bias is None else self.bias.to(dtype).contiguous(),
-                pack_pointwise(self.proj_weight, self.proj_bias, None, dtype),
-            )
-        return self._parts[dtype]
+                pack_pointwise(*proj, None, dtype),
+            ),
+        )
+
+    def pairs(self) -> tuple[Pair, Pair, Pair]:
+        """Of the norm, the first product and the projection."""
+        return (
+            (self.norm_weight, self.norm_bias),
+            (self.qkv_weight, self.qkv_bias),
+            (self.proj_weight, self.proj_bias),
+        )
 
 
 @dataclass(kw_only=True, eq=False)
-class PointwiseWeights:
+class PointwiseWeights(StageWeights):
     """A matrix product over channels, weight (N, K) and bias (N,), with LayerNorm's (K,) before it or without.
 
     LayerNorm counts the first ``normed`` channels, all where it is None; the others hold zeros.
@@ -146,21 +174,16 @@ class PointwiseWeights:
     norm_bias: Tensor | None = None
     eps: float = 0.0
     normed: int | None = None
-    _packed: dict[torch.dtype, PackedPointwise] = field(default_factory=dict, repr=False)
-    kernels: dict[str, Kernel] = field(default_factory=dict, repr=False)
 
     def packed(self, dtype: torch.dtype) -> PackedPointwise:
-        """Layout for the kernel, made once."""
-        if dtype not in self._packed:
-            norm = None
-            if self.norm_weight is not None and self.norm_bias is not None:
-                norm = (self.norm_weight, self.norm_bias)
-            self._packed[dtype] = pack_pointwise(self.weight, self.bias, norm, dtype, normed=self.normed)
-        return self._packed[dtype]
+        """Layout for the kernel."""
+        gain, shift = self.norm_weight, self.norm_bias
+        norm = None if gain is None or shift is None else (gain, shift)
+        return self.once(dtype, lambda: pack_pointwise(self.weight, self.bias, norm, dtype, normed=self.normed))
 
 
 @dataclass(kw_only=True, eq=False)
-class DepthwiseWeights:
+class DepthwiseWeights(StageWeights):
     """A depthwise 3x3 convolution, (K, 3, 3) and (K,), then a matrix product, (N, K) and (N,)."""
 
     depthwise: Tensor
@@ -168,18 +191,15 @@ class DepthwiseWeights:
     weight: Tensor
     bias: Tensor
     stride: int = 1
-    _packed: dict[torch.dtype, PackedDepthwise] = field(default_factory=dict, repr=False)
-    kernels: dict[str, Kernel] = field(default_factory=dict, repr=False)
 
     def packed(self, dtype: torch.dtype) -> PackedDepthwise:
-        """Layout for the kernel, made once."""
-        if dtype not in self._packed:
-            self._packed[dtype] = pack_depthwise(self.depthwise, self.depthwise_bias, self.weight, self.bias, dtype)
-        return self._packed[dtype]
+        """Layout for the kernel."""
+        tensors = (self.depthwise, self.depthwise_bias, self.weight, self.bias)
+        return self.once(dtype, lambda: pack_depthwise(*tensors, dtype))
 
 
 @dataclass(kw_only=True, eq=False)
-class ConvolutionWeights:
+class ConvolutionWeights(StageWeights):
     """A convolution, weight (N, C / groups, height, width) and bias (N,), in the memory format that it is to run in."""
 
     weight: Tensor
@@ -188,10 +208,6 @@ class ConvolutionWeights:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    kernels: dict[str, Kernel] = field(default_factory=dict, repr=False)
-
-
-Weights = TypeVar("Weights", AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights)
 
 
 class Frozen(nn.Module):

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.eligibility import is_foldable, is_rewritten
+from hrformer.fast.eligibility import HEADS, is_foldable
 from hrformer.fast.folding import (
     AttentionWeights,
     ConvolutionWeights,
@@ -133,16 +133,18 @@ class FusedBottleneck(Frozen):
         return out.permute(0, 3, 1, 2)
 
 
-def fold_convolutions(module: nn.Module) -> None:
+def fold_convolutions(module: nn.Module, *, lone: bool = False) -> None:
     """Replace what can be folded below ``module``, in place: bottlenecks, and convolutions in a Sequential whose
-    next layer is a batch norm, with the ReLU behind it."""
+    next layer is a batch norm, with the ReLU behind it; where asked, full convolutions on their own too."""
+    if type(module) is nn.Sequential:
+        _fold_sequence(module)
     for name, child in list(module.named_children()):
         if type(child) is Bottleneck:
             setattr(module, name, FusedBottleneck(child))
         elif type(child) in CONTAINERS:
-            fold_convolutions(child)
-    if type(module) is nn.Sequential:
-        _fold_sequence(module)
+            fold_convolutions(child, lone=lone)
+        elif lone and type(child) is nn.Conv2d and child.groups == 1 and is_foldable(child):
+            setattr(module, name, FusedConv(child, nn.Identity(), relu=False))
 
 
 def _fold_sequence(module: nn.Sequential) -> None:
@@ -166,15 +168,6 @@ def _are_folded(conv: nn.Module, norm: nn.Module) -> bool:
     """Whether they are a convolution and its batch norm, which may be one made for several processes."""
     kinds = type(conv) is nn.Conv2d and type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
     return kinds and is_foldable(conv) and is_foldable(norm) and conv.out_channels == norm.num_features
-
-
-def replace_lone_convolutions(module: nn.Module) -> None:
-    """Let the kernels of ``ops.fused`` run the full convolutions below ``module`` that nothing was folded into."""
-    for name, child in list(module.named_children()):
-        if type(child) is nn.Conv2d and child.groups == 1 and is_foldable(child):
-            setattr(module, name, FusedConv(child, nn.Identity(), relu=False))
-        elif type(child) in CONTAINERS:
-            replace_lone_convolutions(child)
 
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -297,10 +290,15 @@ class FusedModule(nn.Module):
     def __init__(self, module: HighResolutionModule, align: int = 1) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(*(_fused_block(block, align) for block in cast(nn.Sequential, branch)))
+            nn.Sequential(
+                *(
+                    FusedTransformerBlock(block, align) if isinstance(block, TransformerBlock) else block
+                    for block in cast(nn.Sequential, branch)
+                )
+            )
             for branch in module.branches
         )
-        self.fuse = fuse_fusion(module.fuse)
+        self.fuse = FusedFusionUnit(module.fuse)
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         """[(B, C_j, H_j, W_j)] -> the fused branches."""
@@ -308,24 +306,7 @@ class FusedModule(nn.Module):
         return cast(list[Tensor], self.fuse(side_by_side(ways)))
 
 
-def _fused_block(block: nn.Module, align: int) -> nn.Module:
-    return fuse_block(block, align) if isinstance(block, TransformerBlock) else block
-
-
-def fuse_block(block: TransformerBlock, align: int = 1) -> nn.Module:
-    """A transformer block for inference with the weights of ``block``, which stays as it is.
-
-    With ``align`` above 1 it takes and gives maps whose channels are filled up with zeros to multiples of it.
-    """
-    return FusedTransformerBlock(block, align)
-
-
-def fuse_fusion(unit: FusionUnit) -> nn.Module:
-    """A fusion unit for inference with the weights of ``unit``, which stays as it is."""
-    return FusedFusionUnit(unit)
-
-
-def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
+def fuse_trunk(model: Model, align: int = ALIGN, *, lone: bool = False) -> Model:
     """A copy of ``model`` in evaluation mode whose trunk and head are folded and fused.
 
     HRNet's own blocks stay; its branches run side by side and its fusion units are fused. Heads that are not of this
@@ -336,6 +317,7 @@ def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
         model: trained; read, not kept.
         align: branches are filled up to multiples of this where a head reads them; the kernels for x86 processors
             take any width.
+        lone: fuse convolutions too that no batch norm follows.
     """
     fused = copy.deepcopy(model).eval()
     trunk, head = getattr(fused, "backbone", None), getattr(fused, "head", None)
@@ -346,9 +328,9 @@ def fuse_trunk(model: Model, align: int = ALIGN) -> Model:
         for name, module in stage.named_children():
             setattr(stage, name, FusedModule(cast(HighResolutionModule, module), align))
     _fold_stem(trunk)
-    fold_convolutions(trunk)
-    if is_rewritten(head):
-        fold_convolutions(cast(nn.Module, head))
+    fold_convolutions(trunk, lone=lone)
+    if type(head) in HEADS:
+        fold_convolutions(cast(nn.Module, head), lone=lone)
     return fused
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,17 +39,6 @@ PLAIN_CALLS = 2
 MAX_THREADS = 1024
 MAX_SIZES = 8
 """Input sizes that keep a compiled program each; the least recently used one gives way."""
-
-
-class Runtime(Protocol):
-    """What ``FastModel`` asks of a runtime on the CPU."""
-
-    name: str
-    bound: float
-
-    def run(self, x: Tensor) -> list[Tensor]: ...
-
-    def forget(self, plane: Plane) -> None: ...
 
 
 def optimize(
@@ -114,10 +103,11 @@ class Engine:
     Attributes:
         backend: as in ``FastModel``.
         reason: why it is "reference", else empty.
+        runtime: an ``OpenVINORuntime`` or ``ONNXRuntime``.
     """
 
     def __init__(
-        self, backend: Backend, reason: str = "", *, fused: nn.Module | None = None, runtime: Runtime | None = None
+        self, backend: Backend, reason: str = "", *, fused: nn.Module | None = None, runtime: Any = None
     ) -> None:
         self.backend, self.reason = backend, reason
         self.fused, self.runtime = fused, runtime
@@ -134,7 +124,6 @@ class Engine:
             return False
         self._sizes[plane] = {}
         if len(self._sizes) > MAX_SIZES:
-            assert self.runtime is not None
             self.runtime.forget(self._sizes.popitem(last=False)[0])
         return True
 
@@ -147,7 +136,6 @@ class Engine:
         Raises:
             DifferenceError: the plain network gives another result.
         """
-        assert self.runtime is not None
         proved, kind = self._sizes[_plane(x)], (x.shape[0], x.requires_grad)
         if kind not in proved:
             proved[kind] = structure_of_same(self.runtime.run, plain, x, self.runtime.bound)
@@ -180,7 +168,7 @@ def _engine(model: nn.Module, wanted: Wanted) -> Engine:
     threads = wanted.threads or torch.get_num_threads()
     if backend == "openvino":
         folder: Path | None = cache_dir() / "runtimes" if wanted.cache else None
-        runtime: Runtime = OpenVINORuntime(model, threads=threads, bf16=wanted.precision == "bf16", folder=folder)
+        runtime = OpenVINORuntime(model, threads=threads, bf16=wanted.precision == "bf16", folder=folder)
         return Engine(backend, runtime=runtime)
     return Engine(backend, runtime=ONNXRuntime(model, threads=threads))
 

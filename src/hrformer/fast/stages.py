@@ -70,16 +70,11 @@ def kernel_refusal(x: Tensor, dtypes: Sequence[torch.dtype] = PRODUCT_DTYPES) ->
     return None
 
 
-def _say_once(message: str, *words: str) -> None:
-    if (message, *words) not in _told:
-        _told.add((message, *words))
-        logger.info(message, *words)
-
-
-def _uses_kernel(what: str, refusal: str | None) -> bool:
+def _uses_kernel(what: str, refusal: str | None, instead: str = "on plain PyTorch") -> bool:
     """Whether there is no refusal; logs each one once."""
-    if refusal is not None:
-        _say_once("%s runs on plain PyTorch: %s", what, refusal)
+    if refusal is not None and (what, refusal) not in _told:
+        _told.add((what, refusal))
+        logger.info("%s runs %s: %s", what, instead, refusal)
     return refusal is None
 
 
@@ -116,23 +111,19 @@ def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     return attention_in_parts(x, weights)
 
 
-def _assembler_is_sound(x: Tensor) -> bool:
-    """Whether the one kernel is compiled right for the map's device; logs once that it is not."""
+def _assembler_refusal(x: Tensor) -> str | None:
+    """Why the one kernel is not compiled right for the map's device, or None where it is."""
     if not x.is_cuda or assembler_version() >= SOUND_ASSEMBLER:
-        return True
+        return None
     old, first = (".".join(map(str, version)) for version in (assembler_version(), SOUND_ASSEMBLER))
-    _say_once("window attention runs as three kernels: ptxas %s miscompiles the one, %s does not", old, first)
-    return False
+    return f"ptxas {old} miscompiles the one, {first} does not"
 
 
 def _takes_one_kernel(x: Tensor, weights: AttentionWeights) -> bool:
-    """Whether the one kernel has this block, is switched on and sound; logs once that it is switched off."""
+    """Whether the one kernel has this block, is switched on and sound; logs once that it is not."""
     if not window_block_applies(weights.channels, weights.window):
         return False
-    if reason := switched_off("window_block"):
-        _say_once("window attention runs as three kernels: %s", reason)
-        return False
-    return _assembler_is_sound(x)
+    return _uses_kernel("window attention", switched_off("window_block") or _assembler_refusal(x), "as three kernels")
 
 
 def attention_in_parts(x: Tensor, weights: AttentionWeights) -> Tensor:

@@ -12,13 +12,11 @@ BOX_PADDING = 1.25
 def clip_boxes_official(boxes_xywh: ArrayLike, image_size: tuple[int, int]) -> NDArray[np.float64]:
     """Clip ground-truth boxes as the HRFormer and HRNet pose code does; arguments and outcome as in the other rule.
 
-    The far edge is counted from the *clipped* near edge and one pixel is taken off, so that a box
-    sticking out on the left or at the top is moved into the picture rather than cut there:
-    ``x1 = max(0, x)``, ``x2 = min(width - 1, x1 + max(0, w - 1))``, the same for y.
-    Boxes found by a detector are used as they are, without any clipping.
+    The far edge is counted from the *clipped* near edge and one pixel is taken off, so that a box sticking out on the
+    left or at the top is moved into the picture rather than cut there: ``x1 = max(0, x)``,
+    ``x2 = min(width - 1, x1 + max(0, w - 1))``, the same for y. Boxes found by a detector are not clipped at all.
     """
-    boxes = _checked_boxes(boxes_xywh).astype(np.float64)
-    last = _last_pixel(image_size)
+    boxes, last = _checked_boxes(boxes_xywh).astype(np.float64), _last_pixel(image_size)
     start = np.maximum(boxes[:, :2], 0)
     end = np.minimum(start + np.maximum(boxes[:, 2:] - 1, 0), last)
     return np.concatenate([start, np.maximum(end - start, 0)], axis=1)
@@ -32,13 +30,10 @@ def clip_boxes_mmpose(boxes_xywh: ArrayLike, image_size: tuple[int, int]) -> NDA
         image_size: (width, height) of the picture.
 
     Returns:
-        (N, 4) boxes (x, y, width, height). A side of 0 means that nothing is left of the box.
-
-    Raises:
-        ValueError: the boxes are not (N, 4) finite numbers, or the picture size is not positive.
+        (N, 4) boxes as given; a side of 0 means that nothing is left of the box. ValueError for boxes that are not
+        (N, 4) finite numbers and for a picture size that is not positive.
     """
-    boxes = _checked_boxes(boxes_xywh).astype(np.float64)
-    last = _last_pixel(image_size)
+    boxes, last = _checked_boxes(boxes_xywh).astype(np.float64), _last_pixel(image_size)
     start = np.clip(boxes[:, :2], 0, last)
     end = np.clip(boxes[:, :2] + boxes[:, 2:], 0, last)
     return np.concatenate([start, np.maximum(end - start, 0)], axis=1)
@@ -49,9 +44,9 @@ def box_to_crop(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Pad boxes and widen their short dimension until width / height is ``aspect``.
 
-    The corners are formed in the precision of the input and everything after is float32, in the
-    order of mmpose 1.x, whose numbers then come out bit for bit: give float64 boxes for labelled
-    persons and float32 boxes for detections, as it does. The official code agrees to 1e-4 pixels.
+    The corners are formed in the precision of the input and everything after is float32, in the order of mmpose 1.x,
+    whose numbers then come out bit for bit: give float64 boxes for labelled persons and float32 boxes for detections,
+    as it does. The official code agrees to 1e-4 pixels.
 
     Args:
         boxes_xywh: (N, 4) boxes (x, y, width, height) in picture pixels. One side may be 0, not both.
@@ -59,12 +54,8 @@ def box_to_crop(
         padding: factor on both sides of the box.
 
     Returns:
-        centers: (N, 2) float32, (x, y) in picture pixels.
-        sizes: (N, 2) float32, padded (width, height) in picture pixels.
-
-    Raises:
-        ValueError: the boxes are not (N, 4) finite numbers, a box has a negative side or no extent
-            at all, or ``aspect`` or ``padding`` is not above 0.
+        Centres, (N, 2) float32 (x, y), and padded sizes, (N, 2) float32 (width, height), in picture pixels.
+        ValueError for boxes that are not finite or have a wrong side, and for factors that are not above 0.
     """
     if not (0 < aspect < np.inf and 0 < padding < np.inf):
         raise ValueError(f"aspect and padding must be positive numbers, got aspect={aspect}, padding={padding}")
@@ -89,8 +80,7 @@ def box_to_crop(
 def _checked_boxes(boxes_xywh: ArrayLike) -> NDArray[np.floating]:
     """(N, 4) floating-point array; float32 stays float32, an empty list becomes (0, 4)."""
     boxes = np.asarray(boxes_xywh)
-    if boxes.size == 0:
-        boxes = boxes.reshape(0, 4)
+    boxes = boxes if boxes.size else boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes must have shape (N, 4) as (x, y, width, height), got {boxes.shape}")
     if boxes.dtype != np.float32:

@@ -6,37 +6,21 @@ B pictures, K joints, H and W rows and columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Image = TypeVar("Image", NDArray[np.generic], Tensor)
 FlipPairs = Sequence[tuple[int, int]]
-
-
-def flip_image(image: Image) -> Image:
-    """Mirror a tensor (..., H, W), or an array (H, W) or (H, W, C), left and right; ValueError for other shapes.
-
-    Arrays become contiguous copies, as torch cannot read negative strides.
-    """
-    if isinstance(image, Tensor):
-        if image.ndim < 2:
-            raise ValueError(f"a tensor to flip must be (..., H, W), got {tuple(image.shape)}")
-        return image.flip(-1)
-    if image.ndim not in (2, 3):
-        raise ValueError(f"an array to flip must be (H, W) or (H, W, C), got {image.shape}")
-    return np.ascontiguousarray(image[:, ::-1])
 
 
 def flip_keypoints(points: NDArray[np.floating], width: float, pairs: FlipPairs) -> NDArray[np.floating]:
     """Points of the mirrored picture: x becomes width - 1 - x, left and right joints change places.
 
     Args:
-        points: (..., K, 2) as (x, y), or (..., K, 3) as (x, y, visibility). With visibility, joints
-            without label (0) come out as (0, 0, 0), as COCO writes them.
+        points: (..., K, 2) as (x, y), or (..., K, 3) as (x, y, visibility). With visibility, joints without label (0)
+            come out as (0, 0, 0), as COCO writes them.
         width: of the picture in pixels.
 
     Raises:
@@ -51,24 +35,6 @@ def flip_keypoints(points: NDArray[np.floating], width: float, pairs: FlipPairs)
     return flipped
 
 
-def unflip_heatmaps(heatmaps: Tensor, pairs: FlipPairs, shift: bool = True) -> Tensor:
-    """Heatmaps of a mirrored picture, brought back to the picture as it was.
-
-    Args:
-        heatmaps: (B, K, H, W) output for the mirrored picture.
-        shift: move the maps one column to the right, column 0 keeping its value. Mirroring the input
-            mirrors a stride-4 map only up to a part of a cell; the published figures use the shift.
-
-    Raises:
-        ValueError: the shape or a pair does not fit.
-    """
-    if heatmaps.ndim != 4:
-        raise ValueError(f"heatmaps must be (B, K, H, W), got {tuple(heatmaps.shape)}")
-    order = torch.tensor(_mirror_order(heatmaps.shape[1], pairs), device=heatmaps.device)
-    back = heatmaps.index_select(1, order).flip(-1)
-    return torch.cat([back[..., :1], back[..., :-1]], dim=-1) if shift else back
-
-
 def merge_flipped(plain: Tensor, flipped: Tensor, pairs: FlipPairs, shift: bool = True) -> Tensor:
     """Mean of the heatmaps of a picture and of its mirror image (the flip test of pose estimation).
 
@@ -77,14 +43,21 @@ def merge_flipped(plain: Tensor, flipped: Tensor, pairs: FlipPairs, shift: bool 
     Args:
         plain: (B, K, H, W) output for the picture.
         flipped: (B, K, H, W) output for the mirrored picture, not yet mirrored back.
-        shift: as in :func:`unflip_heatmaps`.
+        shift: move these maps one column to the right, column 0 keeping its value. Mirroring the input mirrors a
+            stride-4 map only up to a part of a cell; the published figures use the shift.
 
     Raises:
         ValueError: the shapes differ, or the shape or a pair does not fit.
     """
     if plain.shape != flipped.shape:
         raise ValueError(f"both outputs must have one shape, got {tuple(plain.shape)} and {tuple(flipped.shape)}")
-    return (plain + unflip_heatmaps(flipped, pairs, shift)) * 0.5
+    if flipped.ndim != 4:
+        raise ValueError(f"heatmaps must be (B, K, H, W), got {tuple(flipped.shape)}")
+    order = torch.tensor(_mirror_order(flipped.shape[1], pairs), device=flipped.device)
+    back = flipped.index_select(1, order).flip(-1)
+    if shift:
+        back = torch.cat([back[..., :1], back[..., :-1]], dim=-1)
+    return (plain + back) * 0.5
 
 
 def _mirror_order(num_joints: int, pairs: FlipPairs) -> list[int]:

@@ -6,7 +6,7 @@ N people, K joints, h and w rows and columns of the heatmap. Points are (x, y).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 Decoder = Literal["official", "mmpose", "dark", "udp"]
 DECODERS: tuple[Decoder, ...] = get_args(Decoder)
-Array = TypeVar("Array", NDArray[np.floating], Tensor)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,10 +24,10 @@ class HeatmapCodec:
 
     Attributes:
         input_size: (height, width) of the crop in pixels.
-        heatmap_size: (height, width) of the maps in cells; left out, a quarter of the input rounded
-            up, which is what the stride-4 networks return.
-        sigma: standard deviation of the Gaussians in cells. Published weights were trained with 2 at
-            256x192 and 3 at 384x288.
+        heatmap_size: (height, width) of the maps in cells; left out, a quarter of the input rounded up, which is what
+            the stride-4 networks return.
+        sigma: standard deviation of the Gaussians in cells. Published weights were trained with 2 at 256x192 and 3 at
+            384x288.
         decoder: how a peak is refined, see :meth:`decode`. "dark" and "udp" also draw their Gaussians around the
             joint itself rather than its cell, and the cells of "udp" are steps between pixel centres: the first and
             last cell are the first and last pixel.
@@ -62,44 +61,42 @@ class HeatmapCodec:
     def encode(self, keypoints: ArrayLike, visible: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Target maps: a Gaussian of peak 1 and radius 3 sigma around each joint's cell.
 
-        The cell is ``int(x / stride + 0.5)``, truncated toward zero. A joint whose patch lies wholly
-        outside has weight 0, but with the gap of the reference codes: a patch that ends one cell
-        left of or above the map keeps weight 1 over an empty map. "dark" fills the map without a radius.
+        The cell is ``int(x / stride + 0.5)``, truncated toward zero. A joint whose patch lies wholly outside has
+        weight 0, but with the gap of the reference codes: a patch that ends one cell left of or above the map keeps
+        weight 1 over an empty map. "dark" fills the map without a radius.
 
         Args:
             keypoints: (N, K, 2) in crop pixels.
             visible: (N, K); joints at 0.5 or above are drawn, so COCO's flags 1 and 2 both are.
 
         Returns:
-            targets: (N, K, h, w) float32 in [0, 1].
-            weights: (N, K) float32, 1 or 0.
-
-        Raises:
-            ValueError: shapes do not fit together, or a visible joint is not finite.
+            Targets, (N, K, h, w) float32 in [0, 1], and weights, (N, K) float32, 1 or 0. ValueError where shapes do
+            not fit together or a visible joint is not finite.
         """
         points, shown = np.asarray(keypoints, dtype=np.float32), np.asarray(visible) >= 0.5
         if points.ndim != 3 or points.shape[2] != 2 or shown.shape != points.shape[:2]:
             raise ValueError(f"keypoints must be (N, K, 2) and visible (N, K), got {points.shape} and {shown.shape}")
         if not np.isfinite(points[shown]).all():
             raise ValueError("a visible joint has coordinates that are not finite")
-        radius = int(3 * self.sigma + 0.5)
+        radius: float = int(3 * self.sigma + 0.5)
         height, width = self.heatmap_size
         size = np.subtract(self.input_size, self.decoder == "udp")
         stride = (size / self.steps).astype(np.float32)[::-1]
         # Far outside is far outside: the clip only keeps the conversion to integers defined.
         exact = np.clip(np.where(shown[..., None], points, 0) / stride, -1e6, 1e6)
         cells = (exact + np.float32(0.5)).astype(np.int64)
-        middle, reach = (exact, 3 * self.sigma) if self.decoder == "dark" else (cells, radius)
-        touches = (middle - reach < (width, height)) & (middle + reach + 1 >= 0)
+        dark = self.decoder == "dark"
+        patch, reach = (exact, 3 * self.sigma) if dark else (cells, radius)
+        touches = (patch - reach < (width, height)) & (patch + reach + 1 >= 0)
         weights = (shown & touches.all(axis=2)).astype(np.float32)
-        middle = exact if self.decoder in ("dark", "udp") else cells
-        radius = max(height, width) + int(1e6) if self.decoder == "dark" else radius
+        middle = exact if dark or self.decoder == "udp" else cells
+        radius = np.inf if dark else radius
         across = self._bell(middle[..., 0], cells[..., 0], width, radius)
         down = self._bell(middle[..., 1], cells[..., 1], height, radius) * weights[..., None]
         return down[..., :, None] * across[..., None, :], weights
 
     def _bell(
-        self, middle: NDArray[np.number], cells: NDArray[np.int64], length: int, radius: int
+        self, middle: NDArray[np.number], cells: NDArray[np.int64], length: int, radius: float
     ) -> NDArray[np.float32]:
         """(N, K, length) one-dimensional Gaussians, 0 where more than ``radius`` away from the cell."""
         places = np.arange(length)
@@ -107,7 +104,8 @@ class HeatmapCodec:
         curve = np.exp(-(distance**2) / np.float32(2 * self.sigma**2))
         return np.where(np.abs(places - cells[..., None]) <= radius, curve, np.float32(0))
 
-    def decode(self, heatmaps: Array) -> tuple[Array, Array]:
+    @torch.no_grad()
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
         """Cell of each map's maximum, refined.
 
         The first maximum in reading order counts. "official" and "mmpose" move it a quarter cell towards the larger
@@ -116,37 +114,32 @@ class HeatmapCodec:
         by mmpose 1.x's ``refine_keypoints_dark`` (two cells or more inside the map) and ``refine_keypoints_dark_udp``.
         A map without a positive value gives cell (-1, -1).
 
-        All maps are decoded at once on their own device, without waiting for it.
-
         Args:
-            heatmaps: (N, K, h, w) tensor on any device, or array.
+            heatmaps: (N, K, h, w) on any device, which is not waited for.
 
         Returns:
-            cells: (N, K, 2) float32, (x, y) in cells, same kind as the input.
-            scores: (N, K) float32, each map's maximum, also where it is not positive.
-
-        Raises:
-            ValueError: the maps are not (N, K) maps of ``heatmap_size``.
+            Cells, (N, K, 2) float32 (x, y), and scores, (N, K) float32: each map's maximum, also where it is not
+            positive. ValueError for maps that are not of ``heatmap_size``.
         """
         if heatmaps.ndim != 4 or tuple(heatmaps.shape[2:]) != tuple(self.heatmap_size):
             raise ValueError(
                 f"heatmaps must be (N, K, {self.heatmap_size[0]}, {self.heatmap_size[1]}), got {tuple(heatmaps.shape)}"
             )
-        if isinstance(heatmaps, Tensor):
-            return self._decode(heatmaps)
-        cells, scores = self._decode(torch.from_numpy(np.ascontiguousarray(heatmaps, dtype=np.float32)))
-        return cells.numpy(), scores.numpy()
-
-    @torch.no_grad()
-    def _decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = self.heatmap_size
+        width = self.heatmap_size[1]
         flat = heatmaps.float().flatten(2)
         peak = flat.argmax(dim=2, keepdim=True)
         scores = flat.gather(2, peak)
-        x, y = (peak % width).squeeze(2), torch.div(peak, width, rounding_mode="floor").squeeze(2)
+        place = torch.cat([peak % width, peak // width], dim=2)
+        x, y = place.unbind(2)
         if self.decoder in ("dark", "udp"):
-            cells = torch.stack([x, y], dim=2) + self._newton_step(heatmaps, x, y).float()
-            return cells.where(scores > 0, -1.0), scores.squeeze(2)
+            step = self._newton_step(heatmaps, x, y).float()
+        else:
+            step = self._quarter_step(flat, peak, x, y)
+        return (place + step).where(scores > 0, -1.0), scores.squeeze(2)
+
+    def _quarter_step(self, flat: Tensor, peak: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """(N, K, 2) from cell (x, y), number ``peak`` of a flat map, a quarter cell towards its larger neighbours."""
+        height, width = self.heatmap_size
         around = torch.cat([peak + 1, peak - 1, peak + width, peak - width], dim=2).clamp(0, height * width - 1)
         right, left, below, above = flat.gather(2, around).unbind(2)
         inside_x, inside_y = (x > 1) & (x < width - 1), (y > 1) & (y < height - 1)
@@ -155,10 +148,9 @@ class HeatmapCodec:
         else:
             move_x, move_y = inside_x & (y > 0), inside_y & (x > 0)
         # Comparisons rather than the sign of a difference: two infinite neighbours give 0, not NaN.
-        offset_x = ((right > left).float() - (right < left).float()) * 0.25 * move_x
-        offset_y = ((below > above).float() - (below < above).float()) * 0.25 * move_y
-        cells = torch.stack([x + offset_x, y + offset_y], dim=2)
-        return cells.where(scores > 0, -1.0), scores.squeeze(2)
+        step_x = ((right > left).float() - (right < left).float()) * 0.25 * move_x
+        step_y = ((below > above).float() - (below < above).float()) * 0.25 * move_y
+        return torch.stack([step_x, step_y], dim=2)
 
     def _newton_step(self, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """(N, K, 2) from cell (x, y) to where the parabola through the blurred map's logarithm is highest."""
@@ -211,36 +203,27 @@ def _blur(maps: Tensor, size: int) -> Tensor:
 
 
 def cells_to_image(
-    cells: Array, centers: ArrayLike | Tensor, sizes: ArrayLike | Tensor, heatmap_size: tuple[int, int]
-) -> Array:
+    cells: NDArray[np.floating] | Tensor, centers: ArrayLike, sizes: ArrayLike, heatmap_size: tuple[int, int]
+) -> NDArray[np.floating]:
     """Heatmap cells to picture pixels: ``cell * size / heatmap size + center - size / 2``.
 
     Args:
-        cells: (N, K, 2) from :meth:`HeatmapCodec.decode`. Cell (-1, -1) of a joint that was not found
-            is mapped like any other, to one cell outside the crop's top-left corner.
+        cells: (N, K, 2) from :meth:`HeatmapCodec.decode`. Cell (-1, -1) of a joint that was not found is mapped like
+            any other, to one cell outside the crop's top-left corner.
         centers: (N, 2) middle of each padded box, (x, y) in picture pixels.
         sizes: (N, 2) padded (width, height) in picture pixels.
         heatmap_size: (height, width) in cells, :attr:`HeatmapCodec.steps`.
 
     Returns:
-        (N, K, 2) same kind as ``cells``, in its dtype and on its device.
-
-    Raises:
-        ValueError: shapes do not fit together.
+        (N, K, 2) in the dtype of ``cells``. ValueError where shapes do not fit together.
     """
-    floating = cells.is_floating_point() if isinstance(cells, Tensor) else np.issubdtype(cells.dtype, np.floating)
-    if cells.ndim != 3 or cells.shape[2] != 2 or not floating:
-        raise ValueError(f"cells must be floating point (N, K, 2), got {tuple(cells.shape)} {cells.dtype}")
+    places = np.asarray(cells)
+    if places.ndim != 3 or places.shape[2] != 2 or not np.issubdtype(places.dtype, np.floating):
+        raise ValueError(f"cells must be floating point (N, K, 2), got {places.shape} {places.dtype}")
     if len(heatmap_size) != 2 or min(heatmap_size) < 1:
         raise ValueError(f"heatmap_size must be (height, width) in positive cells, got {heatmap_size}")
-    height, width = heatmap_size
-
-    def alike(values: Any) -> Any:
-        """In the kind, dtype and device of ``cells``."""
-        return torch.as_tensor(values).to(cells) if isinstance(cells, Tensor) else np.asarray(values, cells.dtype)
-
-    middle, extent, expected = alike(centers), alike(sizes), (len(cells), 2)
-    if tuple(middle.shape) != expected or tuple(extent.shape) != expected:
-        raise ValueError(f"centers and sizes must be {expected}, got {tuple(middle.shape)} and {tuple(extent.shape)}")
-    moved: Array = cells * (extent / alike([width, height]))[:, None] + middle[:, None] - extent[:, None] * 0.5
-    return moved
+    middle, extent = np.asarray(centers, places.dtype), np.asarray(sizes, places.dtype)
+    if not middle.shape == extent.shape == (len(places), 2):
+        raise ValueError(f"centers and sizes must be {len(places), 2}, got {middle.shape} and {extent.shape}")
+    steps = np.array(heatmap_size[::-1], places.dtype)
+    return places * (extent / steps)[:, None] + middle[:, None] - extent[:, None] * places.dtype.type(0.5)

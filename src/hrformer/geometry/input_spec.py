@@ -17,14 +17,14 @@ class InputSpec:
     """Input contract of one set of weights.
 
     Attributes:
-        size: (height, width) in pixels. Classification: the centre crop. Pose: the person crop.
-            Segmentation: the training crop; its shorter side is the side test images are resized to.
+        size: (height, width) in pixels. Classification: the centre crop. Pose: the person crop. Segmentation: the
+            training crop; its shorter side is the side test images are resized to.
         mean: Per-channel mean subtracted from pixels in [0, 1], in the order of the tensor's channels; their number
             is the number of channels: 1 is grey, 3 RGB, 4 RGB and alpha. The default is ImageNet's, as all published
             weights use.
         std: Per-channel standard deviation, same order and range.
-        channel_order: Order of the tensor's channels. Official segmentation weights want "BGR" with
-            the statistics left in RGB order (HRFormer repository, ``seg/``).
+        channel_order: Order of the tensor's channels. Official segmentation weights want "BGR" with the statistics
+            left in RGB order (HRFormer repository, ``seg/``).
         interpolation: Filter used when test images are resized.
         crop_ratio: Classification only: the centre crop's share of the resized short side, in (0, 1].
     """
@@ -68,11 +68,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> InputSpec:
-        """Rebuild from ``to_dict`` output.
-
-        Raises:
-            ValueError: a key is unknown or a value is out of range.
-        """
+        """Rebuild from ``to_dict`` output; ValueError for a key that is unknown and a value that is out of range."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"unknown InputSpec field(s) {unknown}; known: {sorted(known)}")

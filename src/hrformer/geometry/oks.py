@@ -23,8 +23,8 @@ def oks(
 ) -> NDArray[np.float64]:
     """Similarity of one person to N others, over all joints whatever their scores.
 
-    Mean over joints of ``exp(-d^2 / (2 (2 sigma)^2 area))`` with the mean of the two areas. This is
-    the symmetric form that suppression uses; COCO's evaluation takes the labelled area alone.
+    Mean over joints of ``exp(-d^2 / (2 (2 sigma)^2 area))`` with the mean of the two areas. This is the symmetric form
+    that suppression uses; COCO's evaluation takes the labelled area alone.
 
     Args:
         keypoints_a: (K, 2) or (K, 3), (x, y) in picture pixels; a third value is not used.
@@ -34,10 +34,7 @@ def oks(
         sigmas: (K,) as in ``Skeleton.sigmas``.
 
     Returns:
-        (N,) float64 in [0, 1].
-
-    Raises:
-        ValueError: shapes do not fit together.
+        (N,) float64 in [0, 1]. ValueError where shapes do not fit together.
     """
     one, others = np.asarray(keypoints_a, dtype=np.float64), np.asarray(keypoints_b, dtype=np.float64)
     areas, spread = np.asarray(areas_b, dtype=np.float64), np.asarray(sigmas, dtype=np.float64)
@@ -57,15 +54,10 @@ def oks(
 def rescore(
     box_score: ArrayLike, keypoint_scores: ArrayLike, threshold: float = JOINT_SCORE_THRESHOLD
 ) -> NDArray[np.floating]:
-    """A person's final score: box score times the mean of the joint scores above ``threshold``.
+    """A person's final score: box score times the mean of the joint scores above ``threshold``, 0 where there is none.
 
-    Args:
-        box_score: scalar or (...).
-        keypoint_scores: (..., K) maxima of the heatmaps.
-        threshold: joints must exceed it; a score of exactly this value does not count.
-
-    Returns:
-        (...) final scores; 0 where no joint exceeds the threshold. ValueError where shapes do not fit together.
+    For box scores, a scalar or (...), and joint scores (..., K), maxima of the heatmaps, that is (...). A score of
+    exactly ``threshold`` does not count. ValueError where shapes do not fit together.
     """
     boxes, joints = np.asarray(box_score), np.asarray(keypoint_scores)
     if joints.ndim == 0 or boxes.shape not in ((), joints.shape[:-1]):
@@ -81,34 +73,25 @@ def rescore(
 
 
 def oks_nms(
-    keypoints: ArrayLike,
-    scores: ArrayLike,
-    areas: ArrayLike,
-    sigmas: ArrayLike,
-    threshold: float = OKS_THRESHOLD,
-    soft: bool = False,
-    max_kept: int = 20,
-) -> NDArray[np.intp]:
+    keypoints: ArrayLike, scores: ArrayLike, areas: ArrayLike, sigmas: ArrayLike,
+    threshold: float = OKS_THRESHOLD, soft: bool = False, max_kept: int = 20,
+) -> NDArray[np.intp]:  # fmt: skip
     """Which people of one picture to keep, best first.
 
-    Hard: take the best, drop all others with a similarity above ``threshold``, repeat. Soft: take the
-    best, multiply the other scores by ``exp(-oks^2 / threshold)``, repeat until ``max_kept``; the
-    damped scores only decide the order. A person listed twice must be taken out before.
+    Hard: take the best, drop all others with a similarity above ``threshold``, repeat. Soft: take the best, multiply
+    the other scores by ``exp(-oks^2 / threshold)``, repeat until ``max_kept``; the damped scores only decide the
+    order. The published figures use the hard form. A person listed twice must be taken out before.
 
     Args:
-        keypoints: (N, K, 2) or (N, K, 3), (x, y) in picture pixels.
+        keypoints: (N, K, 2) or (N, K, 3), (x, y) in picture pixels; ``areas`` and ``sigmas`` as for :func:`oks`.
         scores: (N,) from :func:`rescore`. Among equal scores the first is better.
-        areas: (N,) padded width x padded height in square pixels.
-        sigmas: (K,) as in ``Skeleton.sigmas``.
         threshold: similarity in (0, 1].
-        soft: damp instead of dropping. The published figures use the hard form.
+        soft: damp instead of dropping.
         max_kept: how many people the soft form keeps; the hard form has no such limit.
 
     Returns:
-        Indices into the N people in the order kept.
-
-    Raises:
-        ValueError: shapes do not fit together, a score is NaN, or ``threshold`` or ``max_kept`` is out of range.
+        Indices into the N people in the order kept. ValueError where shapes do not fit together, a score is NaN, or
+        ``threshold`` or ``max_kept`` is out of range.
     """
     values, sizes = np.array(scores, dtype=np.float64), np.asarray(areas, dtype=np.float64)  # values change below
     if values.ndim != 1 or sizes.shape != values.shape or len(np.asarray(keypoints)) != len(values):

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 UPRIGHT = 1
 """Orientation of pictures that are stored as they are looked at."""
 
+_FLIPS = {
+    1: (False, False), 2: (True, False), 3: (True, True), 4: (False, True),
+    5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True),
+}  # fmt: skip
+"""Whether left and right, top and bottom change places, after the sides have where they do."""
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -34,14 +40,11 @@ def upright_points(
         orientation: 1 to 8.
         edges: whether places count from the picture's edge, as corners of boxes do.
     """
-    last = np.asarray(size, dtype=np.float64) - (0 if edges else 1)
-    x, y = np.moveaxis(np.asarray(points, dtype=np.float64), -1, 0)
-    back_x, back_y = last[0] - x, last[1] - y
-    turned = {
-        1: (x, y), 2: (back_x, y), 3: (back_x, back_y), 4: (x, back_y),
-        5: (y, x), 6: (back_y, x), 7: (back_y, back_x), 8: (y, back_x),
-    }[orientation]  # fmt: skip
-    return np.stack(turned, axis=-1)
+    turned = np.asarray(points, dtype=np.float64)
+    if swaps_sides(orientation):
+        turned = turned[..., ::-1]
+    last = np.subtract(upright_size(size, orientation), 0 if edges else 1)
+    return np.where(_FLIPS[orientation], last - turned, turned)
 
 
 def upright_boxes(boxes: NDArray[np.floating], size: tuple[int, int], orientation: int) -> NDArray[np.float64]:
@@ -56,8 +59,5 @@ def upright_boxes(boxes: NDArray[np.floating], size: tuple[int, int], orientatio
 def upright_pixels(pixels: NDArray[_Scalar], orientation: int) -> NDArray[_Scalar]:
     """Stored pixels or mask (H, W, ...) turned upright."""
     swapped = pixels.swapaxes(0, 1) if swaps_sides(orientation) else pixels
-    across, down = {
-        1: (False, False), 2: (True, False), 3: (True, True), 4: (False, True),
-        5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True),
-    }[orientation]  # fmt: skip
+    across, down = _FLIPS[orientation]
     return np.ascontiguousarray(swapped[:: -1 if down else 1, :: -1 if across else 1])

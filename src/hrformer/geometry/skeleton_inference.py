@@ -19,6 +19,10 @@ DEFAULT_SIGMA = 0.079
 """Sigma of joints that nobody measured: that of shoulders, which CrowdPose gives to neck and head as well."""
 
 _KNOWN = (COCO17, LSPET14)
+# By part of the body: COCO's; neck and top of the head as CrowdPose has them.
+_SIGMAS = dict.fromkeys(("neck", "head", "head_top", "top_head"), DEFAULT_SIGMA) | {
+    name.rpartition("_")[2]: sigma for name, sigma in zip(COCO17.keypoints, COCO17.sigmas, strict=True)
+}
 _WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+|[^\W\d_a-zA-Z]+")
 _LOWER_BODY = {"hip", "knee", "ankle"}
 _log = logging.getLogger(__name__)
@@ -33,11 +37,10 @@ def read_skeleton(value: SkeletonLike, num_keypoints: int | None = None) -> Skel
     Args:
         value: a ``Skeleton``; its ``to_dict``; a category of a COCO keypoint file (``keypoints``, ``skeleton`` counted
             from 1, and if wanted ``flip_pairs`` of names and ``sigmas``); or the path of a JSON file with either, or
-            with ``categories``, whose first counts.
+            with ``categories``, whose first counts. FileNotFoundError where there is no such file.
         num_keypoints: what it must have; None takes any number.
 
     Raises:
-        FileNotFoundError: no such file.
         ValueError: it does not describe joints, or another number of them.
     """
     where = "the skeleton"
@@ -102,12 +105,11 @@ def skeleton_of(
         raise ValueError(f"{file} does not name its joints; add 'keypoints' to its category or set {limb_setting}")
     words = [words_of(name) for name in names]
     known = next((one for one in _KNOWN if words == [words_of(name) for name in one.keypoints]), None)
+    given = {name: value for name, value in (("flip_pairs", flip_pairs), ("sigmas", sigmas)) if value}
     try:
-        found = known or _described(
-            category, names, file, "" if flip_pairs else flip_setting, "" if sigmas else sigma_setting
-        )
-        if flip_pairs:
-            found = replace(found, flip_pairs=_numbered(flip_pairs, names))
+        if known is None:
+            return _described({**category, **given}, names, file, flip_setting, sigma_setting)
+        found = replace(known, flip_pairs=_numbered(flip_pairs, names)) if flip_pairs else known
         return replace(found, sigmas=tuple(map(float, sigmas))) if sigmas else found
     except (TypeError, ValueError) as error:
         others = f"{flip_setting}, {sigma_setting} or {limb_setting}"
@@ -117,12 +119,12 @@ def skeleton_of(
 def _described(
     category: Mapping[str, Any], names: tuple[str, ...], file: str, flip_setting: str, sigma_setting: str
 ) -> Skeleton:
-    """The skeleton of joints that are neither COCO's nor LSPET's; guesses are told unless their setting is empty."""
+    """The skeleton of joints that are neither COCO's nor LSPET's; guesses are told, with their setting."""
     if category.get("flip_pairs") is not None:
         pairs = _numbered(category["flip_pairs"], names)
     else:
         pairs = infer_flip_pairs(names)
-        if flip_setting and len(names) > 1:
+        if len(names) > 1:
             shown = ", ".join(f"{names[left]}/{names[right]}" for left, right in pairs) or "none"
             _log.warning(
                 "%s does not say which joints change places in a mirror image; by their names: %s. "
@@ -133,12 +135,12 @@ def _described(
         sigmas = tuple(map(float, category["sigmas"]))
     else:
         sigmas, unknown = infer_sigmas(names)
-        if sigma_setting:
-            _log.warning(
-                "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
-                "Set %s to use others",
-                *(file, f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else "", sigma_setting),
-            )
+        others = f", and {DEFAULT_SIGMA} for {', '.join(unknown)}" if unknown else ""
+        _log.warning(
+            "%s does not say how precisely its joints can be labelled; taking COCO's sigmas by name%s. "
+            "Set %s to use others",
+            *(file, others, sigma_setting),
+        )
     return Skeleton(
         name=f"{category.get('name') or 'joints'}{len(names)}",
         keypoints=names,
@@ -166,7 +168,7 @@ def infer_flip_pairs(names: Sequence[str]) -> Pairs:
     Besides words (left, l, before or after) a leading l or r without a break counts if the counterpart exists, as in
     "lsho" and "rsho".
     """
-    numbers = {_sided(words_of(name)): number for number, name in enumerate(names)}
+    numbers = {sided: number for number, sided in enumerate(map(_sided, names))}
     pairs = []
     for (side, part), left in numbers.items():
         glued = not side and part.startswith("l") and "_" not in part
@@ -177,25 +179,19 @@ def infer_flip_pairs(names: Sequence[str]) -> Pairs:
 
 
 def infer_sigmas(names: Sequence[str]) -> tuple[tuple[float, ...], list[str]]:
-    """COCO's sigma where the joint is one of its, else ``DEFAULT_SIGMA``.
-
-    Returns:
-        K sigmas, and the names that got the default.
-    """
+    """K sigmas, COCO's where the joint is one of its, else ``DEFAULT_SIGMA``; and the names that got the latter."""
     parts = _parts(names)
-    table = _known_sigmas()
-    return tuple(table.get(part, DEFAULT_SIGMA) for part in parts), [
-        name for name, part in zip(names, parts, strict=True) if part not in table
-    ]
+    unknown = [name for name, part in zip(names, parts, strict=True) if part not in _SIGMAS]
+    return tuple(_SIGMAS.get(part, DEFAULT_SIGMA) for part in parts), unknown
 
 
 def infer_edges(names: Sequence[str]) -> Pairs:
     """Limbs that COCO or LSPET draw between joints of these names."""
-    numbers = {_sided(words_of(name)): number for number, name in enumerate(names)}
+    numbers = {sided: number for number, sided in enumerate(map(_sided, names))}
     edges: dict[frozenset[int], tuple[int, int]] = {}
     for skeleton in _KNOWN:
         for ends in skeleton.edges:
-            a, b = (numbers.get(_sided(words_of(skeleton.keypoints[end])), -1) for end in ends)
+            a, b = (numbers.get(_sided(skeleton.keypoints[end]), -1) for end in ends)
             if min(a, b) >= 0:
                 edges.setdefault(frozenset((a, b)), (a, b))
     return tuple(edges.values())
@@ -204,7 +200,7 @@ def infer_edges(names: Sequence[str]) -> Pairs:
 def infer_upper_body(names: Sequence[str]) -> tuple[int, ...]:
     """Numbers of the joints above the hips; none unless every joint is one of COCO's or LSPET's."""
     parts = _parts(names)
-    if not set(parts) <= set(_known_sigmas()):
+    if not set(parts) <= set(_SIGMAS):
         return ()
     return tuple(number for number, part in enumerate(parts) if part not in _LOWER_BODY)
 
@@ -244,11 +240,12 @@ def _numbered(pairs: Sequence[Sequence[str]], names: tuple[str, ...]) -> Pairs:
     return tuple((names.index(left), names.index(right)) for left, right in pairs)
 
 
-def _sided(words: tuple[str, ...]) -> tuple[str, str]:
+def _sided(name: str) -> tuple[str, str]:
     """(side or "", part): ("left", "shoulder") for whatever way of writing it; no side where there are two.
 
     A written-out side goes before a letter.
     """
+    words = words_of(name)
     for sides in ({"left": "left", "right": "right"}, {"l": "left", "r": "right"}):
         if places := [place for place, word in enumerate(words) if word in sides]:
             if len(places) > 1:
@@ -260,14 +257,5 @@ def _sided(words: tuple[str, ...]) -> tuple[str, str]:
 def _parts(names: Sequence[str]) -> list[str]:
     """Parts of the body without their side. Letters glued to the name ("lhip") are sides where both exist."""
     pairs = {number for pair in infer_flip_pairs(names) for number in pair}
-    parts = []
-    for number, name in enumerate(names):
-        side, part = _sided(words_of(name))
-        parts.append(part[1:] if number in pairs and not side else part)
-    return parts
-
-
-def _known_sigmas() -> dict[str, float]:
-    """Sigma by part: COCO's; neck and top of the head as CrowdPose has them."""
-    table = {"neck": 0.079, "head": 0.079, "head_top": 0.079, "top_head": 0.079}
-    return table | {_sided(words_of(n))[1]: s for n, s in zip(COCO17.keypoints, COCO17.sigmas, strict=True)}
+    sided = enumerate(map(_sided, names))
+    return [part[1:] if number in pairs and not side else part for number, (side, part) in sided]

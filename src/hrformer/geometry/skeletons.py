@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,14 +44,12 @@ class Skeleton:
             if not _all(pairs, tuple, list):
                 raise ValueError(f"{field} must be pairs of joint numbers, got {pairs}")
             for pair in pairs:
-                distinct = _all(pair, Integral) and len(set(pair)) == len(pair) == 2
-                if not distinct or not all(0 <= joint < count for joint in pair):
+                if not _are_joints(pair, count) or len(pair) != 2:
                     raise ValueError(f"{field}: {pair} must be two different joints in 0..{count - 1}")
         swapped = [joint for pair in self.flip_pairs for joint in pair]
         if len(set(swapped)) != len(swapped):
             raise ValueError(f"flip_pairs: a joint occurs in two pairs of {self.flip_pairs}")
-        distinct = _all(self.upper_body, Integral) and len(set(self.upper_body)) == len(self.upper_body)
-        if not distinct or not set(self.upper_body) <= set(range(count)):
+        if not _are_joints(self.upper_body, count):
             raise ValueError(f"upper_body must be different joints in 0..{count - 1}, got {self.upper_body}")
 
     @property
@@ -59,15 +59,12 @@ class Skeleton:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``from_dict`` reads it back."""
-        return {field.name: _as_lists(getattr(self, field.name)) for field in fields(self)}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Skeleton:
-        """Rebuild from ``to_dict`` output.
-
-        Raises:
-            ValueError: a field is unknown or missing, or a value does not fit the others.
-        """
+        """Rebuild from ``to_dict`` output; ValueError for fields that are unknown, missing or do not fit together."""
         known = {field.name for field in fields(cls)}
         unknown, missing = set(values) - known, known - {"upper_body"} - set(values)
         if unknown or missing:
@@ -80,8 +77,9 @@ def _all(values: object, *kinds: type) -> bool:
     return isinstance(values, tuple | list) and all(isinstance(v, kinds) and not isinstance(v, bool) for v in values)
 
 
-def _as_lists(value: Any) -> Any:
-    return [_as_lists(item) for item in value] if isinstance(value, tuple) else value
+def _are_joints(values: Sequence[int], count: int) -> bool:
+    """Whether ``values`` are different numbers of ``count`` joints."""
+    return _all(values, Integral) and len({*values}) == len(values) and {*values} <= {*range(count)}
 
 
 def _as_tuples(value: Any) -> Any:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-
-from hrformer.geometry.flips import flip_image
 
 ELONGATED = 16
 """Pictures longer than so many times their short side are not enlarged as others: a line would become an acre."""
@@ -38,21 +37,16 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return height, width
 
 
-def pad_to_multiple(x: Tensor, multiple: int = 8, value: float = 0.0) -> Tensor:
-    """Pad on the right and at the bottom until both sides are multiples of ``multiple``.
+def pad_to_multiple(x: Tensor, multiple: int = 8) -> Tensor:
+    """Pad (..., H, W) on the right and at the bottom with 0 until both sides are multiples of ``multiple``.
 
-    Args:
-        x: (..., H, W) normalised picture, so that the default 0 is the mean colour; returned as it is if it fits.
-        multiple: in pixels.
-        value: what to pad with.
-
-    Raises:
-        ValueError: ``multiple`` is not above 0 or ``x`` has fewer than two dimensions.
+    0 is the mean colour of a normalised picture. ``x`` is returned as it is if it fits; ValueError where ``multiple``
+    is not above 0 or ``x`` has fewer than two dimensions.
     """
     if multiple < 1 or x.ndim < 2:
         raise ValueError(f"need (..., H, W) and a multiple above 0, got {tuple(x.shape)} and {multiple}")
     below, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    return F.pad(x, (0, right, 0, below), value=value) if below or right else x
+    return F.pad(x, (0, right, 0, below)) if below or right else x
 
 
 def fuse_scales(
@@ -60,8 +54,8 @@ def fuse_scales(
 ) -> Tensor:
     """Sum of raw logits over scales and mirror images: the official multi-scale test.
 
-    Every scaled input is resized from ``x``, every output back to the size of ``x``; both bilinear
-    with ``align_corners=True``. Logits are summed as they are: neither probabilities nor a mean.
+    Every scaled input is resized from ``x``, every output back to the size of ``x``; both bilinear with
+    ``align_corners=True``. Logits are summed as they are: neither probabilities nor a mean.
 
     Args:
         model: maps (B, 3, h, w) to logits (B, C, h', w') of any size.
@@ -78,15 +72,13 @@ def fuse_scales(
     if x.ndim != 4 or not scales:
         raise ValueError(f"need (B, 3, H, W) and at least one scale, got {tuple(x.shape)} and {scales}")
     height, width = x.shape[2:]
-    total: Tensor | None = None
-    for scale in scales:
+
+    def logits_at(scale: float) -> Tensor:
         scaled = _resized(x, scaled_size((height, width), scale))
         logits = _resized(model(scaled), (height, width))
-        if flip:
-            logits = logits + flip_image(_resized(model(flip_image(scaled)), (height, width)))
-        total = logits if total is None else total + logits
-    assert total is not None
-    return total
+        return logits + _resized(model(scaled.flip(-1)), (height, width)).flip(-1) if flip else logits
+
+    return reduce(torch.add, map(logits_at, scales))
 
 
 def fuse_windows(
@@ -102,15 +94,14 @@ def fuse_windows(
     Returns:
         (B, C, H, W) logits.
     """
-    total: Tensor | None = None
+    total = torch.zeros(0)
     cover = x.new_zeros(x.shape[2:], dtype=torch.float32)
     for y0, x0, y1, x1 in sliding_windows((x.shape[2], x.shape[3]), window, stride):
         logits = model(x[:, :, y0:y1, x0:x1])
-        if total is None:
+        if total.ndim == 1:
             total = logits.new_zeros((*logits.shape[:2], *x.shape[2:]))
         total[:, :, y0:y1, x0:x1] += logits
         cover[y0:y1, x0:x1] += 1
-    assert total is not None
     return total / cover
 
 
@@ -125,10 +116,8 @@ def sliding_windows(
         stride: (down, right) step, at most the window so that nothing is left out.
 
     Returns:
-        (y0, x0, y1, x1) row by row, ends not included, all of the same size.
-
-    Raises:
-        ValueError: a number is not above 0 or a stride is larger than its window.
+        (y0, x0, y1, x1) row by row, ends not included, all of the same size. ValueError where a number is not above 0
+        or a stride is larger than its window.
     """
     if min(*size, *window, *stride) < 1:
         raise ValueError(f"size, window and stride must be above 0, got {size}, {window} and {stride}")
@@ -150,10 +139,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def blend_windows(
-    model: Callable[[int, int, int, int], Tensor],
-    size: tuple[int, int],
-    window: tuple[int, int],
-    picture: tuple[int, int],
+    model: Callable[..., Tensor], size: tuple[int, int], window: tuple[int, int], picture: tuple[int, int]
 ) -> Tensor:
     """Classes of a picture window by window, without ever holding its logits as a whole.
 
@@ -162,38 +148,32 @@ def blend_windows(
 
     Args:
         model: called with (y0, x0, y1, x1), a window of the network input; gives its logits (C, y1 - y0, x1 - x0).
-        size: (height, width) of the network input.
+        size: (height, width) of the network input; ValueError where it or ``window`` is not above 0.
         window: (height, width), cut to the network input.
         picture: (width, height) of the picture.
 
     Returns:
         (height, width) int32 class ids of the picture. In memory are the logits of one row of windows.
-
-    Raises:
-        ValueError: a size is not above 0.
     """
-    windows = sliding_windows(
-        size, window, (window[0] - min(window[0] // 4, 128), window[1] - min(window[1] // 4, 128))
-    )
+    stride = (window[0] - min(window[0] // 4, 128), window[1] - min(window[1] // 4, 128))
+    windows = sliding_windows(size, window, stride)
     tops, lefts = (sorted({place[axis] for place in windows}) for axis in (0, 1))
     height, width = windows[0][2] - windows[0][0], windows[0][3] - windows[0][1]
     down, across = _shares(tops, height, size[0]), _shares(lefts, width, size[1])
-    labels: _LabelRows | None = None
-    rows = torch.zeros(0)
-    for top, below in zip(tops, [*tops[1:], size[0]], strict=True):
-        for left in lefts:
-            logits = model(top, left, top + height, left + width)
-            if labels is None:
-                labels = _LabelRows(size, picture, logits.device)
-                rows = logits.new_zeros((len(logits), height, size[1]))
-            share = (down[top][:, None] * across[left]).to(logits)
-            rows[:, :, left : left + width] += logits * share
-        assert labels is not None
-        # The next row of windows adds nothing above its own top.
-        labels.add(rows[:, : below - top])
-        rows = torch.cat([rows[:, below - top :], rows.new_zeros((len(rows), below - top, size[1]))], dim=1)
-    assert labels is not None
-    return labels.ids
+
+    def bands() -> Iterator[Tensor]:
+        rows = torch.zeros(0)
+        for top, below in zip(tops, [*tops[1:], size[0]], strict=True):
+            for left in lefts:
+                logits = model(top, left, top + height, left + width)
+                if rows.ndim == 1:
+                    rows = logits.new_zeros((len(logits), height, size[1]))
+                rows[:, :, left : left + width] += logits * (down[top][:, None] * across[left]).to(logits)
+            # The next row of windows adds nothing above its own top.
+            yield rows[:, : below - top]
+            rows = F.pad(rows[:, below - top :], (0, 0, 0, below - top))
+
+    return _labels(bands(), size[0], picture)
 
 
 def _shares(starts: list[int], window: int, length: int) -> dict[int, Tensor]:
@@ -206,67 +186,53 @@ def _shares(starts: list[int], window: int, length: int) -> dict[int, Tensor]:
     return {start: ramp / total[start : start + window] for start in starts}
 
 
-class _LabelRows:
-    """Takes logits from top to bottom and keeps the best class of each pixel of the picture."""
-
-    def __init__(self, size: tuple[int, int], picture: tuple[int, int], device: torch.device) -> None:
-        self.height, self.picture = size[0], picture
-        self.ids = torch.zeros((picture[1], picture[0]), dtype=torch.int32, device=device)
-        self._kept: Tensor | None = None
-        self._first = self._done = 0
-
-    def add(self, rows: Tensor) -> None:
-        """Take the next rows (C, n, w) and label what lies in their reach."""
-        width, height = self.picture
-        kept = rows if self._kept is None else torch.cat([self._kept, rows], dim=1)
-        ready = self._first + kept.shape[1]
-        step = max(1, _CHUNK_ELEMENTS // (len(rows) * width))
-        while self._done < height:
-            lines = torch.arange(self._done, min(self._done + step, height), dtype=torch.float64)
+def _labels(bands: Iterable[Tensor], length: int, picture: tuple[int, int]) -> Tensor:
+    """Best class of each pixel of a picture, from logits in bands (C, n, w) of ``length`` rows in all, from the top."""
+    width, height = picture
+    kept = torch.zeros(0)
+    labels: list[Tensor] = []
+    first = done = 0
+    for band in bands:
+        kept = torch.cat([kept, band], dim=1) if kept.ndim > 1 else band
+        step = max(1, _CHUNK_ELEMENTS // (len(band) * width))
+        while done < height:
+            lines = torch.arange(done, min(done + step, height), dtype=torch.float64)
             # Where the picture's rows lie among those of the logits; OpenCV and PyTorch agree on it.
-            places = (lines + 0.5) * (self.height / height) - 0.5
+            places = (lines + 0.5) * (length / height) - 0.5
             above = places.floor().long()
-            fits = (above + 2).clamp(max=self.height - 1) < ready
-            count = int(fits.sum())
+            count = int(((above + 2).clamp(max=length - 1) < first + kept.shape[1]).sum())
             if not count:
                 break
-            part = self._between(kept, above[:count], (places - above)[:count].to(kept))
+            around = [(above[:count] + offset).clamp(0, length - 1) - first for offset in (-1, 0, 1, 2)]
+            part = kept[:, around[1]] if length == height else _cubic(kept, around, (places - above)[:count].to(kept))
             if part.shape[2] != width:
                 part = F.interpolate(part[None], size=(count, width), mode="bicubic", align_corners=False)[0]
-            self.ids[self._done : self._done + count] = part.max(dim=0).indices
-            self._done += count
-        first = int((self._done + 0.5) * (self.height / height) - 0.5) - 2
-        unused = min(max(first - self._first, 0), kept.shape[1])
-        self._kept, self._first = kept[:, unused:], self._first + unused
+            labels.append(part.max(dim=0).indices.int())
+            done += count
+        unused = int((done + 0.5) * (length / height) - 0.5) - 2 - first
+        unused = min(max(unused, 0), kept.shape[1])
+        kept, first = kept[:, unused:], first + unused
+    return torch.cat(labels)
 
-    def _between(self, kept: Tensor, above: Tensor, t: Tensor) -> Tensor:
-        """Rows between rows, by the cubic of ``cv2.INTER_CUBIC`` (a = -0.75)."""
-        if self.height == self.picture[1]:
-            return kept[:, above - self._first]
-        a, far = -0.75, (t + 1, t, 1 - t, 2 - t)
-        outer = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (far[0], far[3])]
-        inner = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (far[1], far[2])]
-        total = torch.zeros(0)
-        for offset, weight in zip((-1, 0, 1, 2), (outer[0], *inner, outer[1]), strict=True):
-            taken = kept[:, (above + offset).clamp(0, self.height - 1) - self._first]
-            total = taken * weight[:, None] if offset == -1 else total.addcmul_(taken, weight[:, None])
-        return total
+
+def _cubic(rows: Tensor, around: list[Tensor], t: Tensor) -> Tensor:
+    """Rows a share ``t`` behind the second of the four around, by the cubic of ``cv2.INTER_CUBIC`` (a = -0.75)."""
+    a = -0.75
+    outer = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (t + 1, 2 - t)]
+    inner = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (t, 1 - t)]
+    total = rows[:, around[0]] * outer[0][:, None]
+    for place, weight in zip(around[1:], (*inner, outer[1]), strict=True):
+        total.addcmul_(rows[:, place], weight[:, None])
+    return total
 
 
 @torch.inference_mode()
 def best_classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize logits to the picture, bicubic as ``cv2.INTER_CUBIC``, and take the best class of each pixel.
+    """Resize logits (C, h, w) to the picture, bicubic as ``cv2.INTER_CUBIC``, and take the best class of each pixel.
 
-    Args:
-        logits: (C, h, w) on any device.
-        size: (width, height) of the picture.
-
-    Returns:
-        (height, width) int32 class ids on the same device. The lowest id wins a tie.
+    For ``size`` (width, height) that is (height, width) int32 on the same device. The lowest id wins a tie.
     """
-    labels = _LabelRows((logits.shape[1], logits.shape[2]), size, logits.device)
-    labels.add(logits.float())
-    return labels.ids
+    return _labels([logits.float()], logits.shape[1], size)
 
 
 def label_map(logits: Tensor, size: tuple[int, int]) -> NDArray[np.unsignedinteger]:

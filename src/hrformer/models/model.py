@@ -74,7 +74,8 @@ class ModelInfo:
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
         if self.skeleton is not None and self.skeleton.num_keypoints != self.num_classes:
             raise ValueError(f"skeleton has {self.skeleton.num_keypoints} keypoints, the head {self.num_classes}")
-        check_decoder(self.decoder, self.blur_kernel)
+        if self.task == "pose":
+            check_decoder(self.decoder, self.blur_kernel)
         object.__setattr__(self, "input_spec", self.input_spec.for_channels(self.options.get("in_chans", 3)))
 
     def codec(self, heatmap_size: tuple[int, int]) -> HeatmapCodec:

@@ -1,11 +1,12 @@
-"""What the predictors of all tasks share: options, device, pictures in, results out."""
+"""What the predictors of all tasks share: options, device, pictures in full batches, results out."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -15,27 +16,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrformer.checkpoints.matching import LoadReport
-from hrformer.data.images import LoadedImage, Picture, Pictures, is_single
+from hrformer.data.images import LoadedImage, Picture, Pictures, is_single, load_images
 from hrformer.data.preprocess import normalise
 from hrformer.models.model import ModelInfo, VisionModel, find_device
 from hrformer.predict.results import Result
 
 ResultT = TypeVar("ResultT", bound=Result)
 OptionsT = TypeVar("OptionsT", bound="PredictOptions")
+Job = TypeVar("Job")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PredictOptions:
-    """Options of every task.
+    """Options of every task."""
 
-    Attributes:
-        batch_size: how many network inputs run at once: pictures, or people for pose. Results do not depend on it
-            beyond rounding.
-        flip: also run the mirror image and merge both.
-    """
-
+    # how many network inputs run at once: pictures, or people for pose. Results do not depend on it beyond rounding
     batch_size: int = 32
-    flip: bool = False
+    flip: bool = False  # also run the mirror image and merge both
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -47,7 +45,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
 
     Args:
         model: with a head for this predictor's task.
-        options: defaults of every call; each call may override them by name.
+        options: defaults of every call, which may override them by name; None takes the published test protocol.
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic. Results are float32 or better in any case.
 
@@ -63,7 +61,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     def __init__(
         self,
         model: VisionModel,
-        options: OptionsT,
+        options: OptionsT | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
@@ -73,7 +71,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         self.device = find_device(device)
         self.dtype = dtype
         self.model = model.to(self.device, dtype).eval()
-        self.options = options
+        self.options = options or self.default_options(model.info)
         self.report: LoadReport | None = None
 
     @property
@@ -86,14 +84,11 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     @overload
     def __call__(self, images: Iterable[Picture], **options: Any) -> list[ResultT]: ...
     def __call__(self, images: Pictures, **options: Any) -> ResultT | list[ResultT]:
-        """Predict.
+        """One result for one picture, else a list in the order of the pictures.
 
         Args:
             images: one picture or several, see ``hrformer.data.images.load_images``.
             **options: see ``stream``.
-
-        Returns:
-            One result for one picture, else a list in the order of the pictures.
 
         Raises:
             ImageError: a picture cannot be read.
@@ -102,12 +97,37 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         results = list(self.stream(images, **options))
         return results[0] if is_single(images) else results
 
-    @abstractmethod
     def stream(self, images: Pictures, **options: Any) -> Iterator[ResultT]:
-        """Like calling the predictor, but results come one by one, so that a long run needs little memory."""
+        """Like calling the predictor, but results come one by one, so that a long run needs little memory.
+
+        ``options`` are fields of the options that this predictor was made with.
+        """
+        merged = self._merged(options)
+        yield from self._results((self._job(image, merged) for image in load_images(images)), merged)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.info.name!r}, device={str(self.device)!r}, {self.options})"
+
+    @staticmethod
+    @abstractmethod
+    def default_options(info: ModelInfo) -> OptionsT:
+        """The published test protocol for such weights."""
+
+    @abstractmethod
+    def _job(self, image: LoadedImage, options: OptionsT) -> tuple[Any, Sequence[Tensor]]:
+        """What ``_result`` takes, and the network inputs of one picture, (H, W, 3 or 4) uint8 each."""
+
+    @abstractmethod
+    def _run(self, pixels: Tensor, options: OptionsT) -> Sequence[Any]:
+        """(B, H, W, 3 or 4) uint8 -> B answers."""
+
+    @abstractmethod
+    def _result(self, job: Any, answers: Sequence[Any], options: OptionsT) -> ResultT:
+        """The result of one picture."""
+
+    def _results(self, jobs: Iterable[tuple[Any, Sequence[Tensor]]], options: OptionsT) -> Iterator[ResultT]:
+        for job, answers in run_in_batches(jobs, lambda x: self._run(x, options), options.batch_size):
+            yield self._result(job, answers, options)
 
     def _merged(self, given: dict[str, Any]) -> OptionsT:
         """This predictor's options with those of one call on top."""
@@ -126,12 +146,78 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         return normalise(pixels.to(self.device), self.info.input_spec).to(self.dtype)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device; on a processor what Linux calls available, else a quarter of all memory."""
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Open(Generic[Job, Answer]):
+    job: Job
+    parts: int
+    answers: list[Answer] = field(default_factory=list)
+
+
+def run_in_batches(
+    jobs: Iterable[tuple[Job, Sequence[Tensor]]], run: Callable[[Tensor], Sequence[Answer]], batch_size: int
+) -> Iterator[tuple[Job, list[Answer]]]:
+    """Collect the parts of all jobs into batches; hand each job back, in order, with the answers for its parts.
+
+    Parts of different shapes never share a batch. Jobs are taken only as fast as results are asked for, so memory
+    holds a few batches whatever the number of jobs.
+
+    Args:
+        jobs: a job and its parts, tensors of the network's input for one item each; a job may have none.
+        run: maps stacked parts (B, ...) to B answers.
+        batch_size: most parts per call of ``run``.
+    """
+    queue: deque[_Open[Job, Answer]] = deque()
+    waiting: list[tuple[_Open[Job, Answer], Tensor]] = []
+
+    def flush() -> None:
+        if waiting:
+            answers = run(torch.stack([part for _, part in waiting]))
+            for (entry, _), answer in zip(waiting, answers, strict=True):
+                entry.answers.append(answer)
+            waiting.clear()
+
+    for job, parts in jobs:
+        entry: _Open[Job, Answer] = _Open(job=job, parts=len(parts))
+        queue.append(entry)
+        for part in parts:
+            if waiting and part.shape != waiting[0][1].shape:
+                flush()
+            waiting.append((entry, part))
+            if len(waiting) >= batch_size:
+                flush()
+        # Many pictures without a single person behind one that waits would pile up in memory.
+        if len(queue) > 2 * batch_size:
+            flush()
+        while queue and len(queue[0].answers) == queue[0].parts:
+            done = queue.popleft()
+            yield done.job, done.answers
+    flush()
+    yield from ((done.job, done.answers) for done in queue)
+
+
+def free_memory(device: torch.device, system: Path = Path("/")) -> float:
+    """Bytes that are free on a device; on a processor what Linux calls available, else a quarter of all memory.
+
+    In a container, no more than its limit (cgroup v2) leaves; file contents that can be dropped count as free there.
+    ``system`` is the folder with proc/ and sys/.
+    """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 if hasattr(os, "sysconf") else 2e9
+        free = 1024.0 * _number(system / "proc/meminfo", "MemAvailable:")
+    except OSError:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4 if hasattr(os, "sysconf") else 2e9
+    group = system / "sys/fs/cgroup"
+    try:
+        limit, used = (float((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        return max(min(free, limit - used + _number(group / "memory.stat", "inactive_file")), 0.0)
+    except (OSError, ValueError):  # no container, or "max", which stands for no limit
+        return free
+
+
+def _number(file: Path, name: str) -> int:
+    """The number behind a name that begins a line; OSError if there is none."""
+    for line in file.read_text(encoding="ascii").splitlines():
+        if line.split()[:1] == [name]:
+            return int(line.split()[1])
+    raise OSError(f"{file} has no {name}")

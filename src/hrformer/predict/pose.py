@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -14,44 +13,43 @@ from torch import Tensor
 
 from hrformer.data.images import LoadedImage, Pictures, is_single, load_images
 from hrformer.data.preprocess import crop_people, crop_people_on_device
-from hrformer.geometry.flips import flip_image, merge_flipped
+from hrformer.geometry.flips import merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
-from hrformer.models.model import VisionModel
+from hrformer.models.model import ModelInfo
 from hrformer.predict.base import PredictOptions, Predictor
-from hrformer.predict.batching import run_in_batches
-from hrformer.predict.boxes import DetectionTable, Detector, PersonBoxes, found_boxes, pair_with_images
-from hrformer.predict.detector import PersonDetector
+from hrformer.predict.boxes import (
+    Detections,
+    DetectionTable,
+    Detector,
+    PersonBoxes,
+    PersonDetector,
+    found_boxes,
+    pair_with_images,
+)
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
-Detections: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]] | DetectionTable"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseOptions(PredictOptions):
-    """The COCO test protocol of HRNet, HRFormer and mmpose.
-
-    Attributes:
-        shift: with ``flip``, move the mirrored maps one cell to the right before averaging, unless the weights'
-            configuration says otherwise (UDP).
-        joint_threshold: joints must score above it to count in the person's score.
-        box_threshold: detections scored below it are not looked at.
-        nms: which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20,
-            "off" keeps all. "auto" is hard for detections and off for boxes given by the caller. Joints that the
-            weights do not name all count as ``DEFAULT_SIGMA``.
-        nms_threshold: people with a higher object keypoint similarity count as one.
-        fast_crop: crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values
-            differ, by one grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels.
-    """
+    """The COCO test protocol of HRNet, HRFormer and mmpose."""
 
     flip: bool = True
+    # with ``flip``, move the mirrored maps one cell to the right before averaging, unless the weights' configuration
+    # says otherwise (UDP)
     shift: bool = True
-    joint_threshold: float = 0.2
-    box_threshold: float = 0.0
+    joint_threshold: float = 0.2  # joints must score above it to count in the person's score
+    box_threshold: float = 0.0  # detections scored below it are not looked at
+    # which of several similar people to keep: "hard" keeps the best, "soft" damps the others and keeps 20, "off" keeps
+    # all. "auto" is hard for detections and off for boxes given by the caller. Joints that the weights do not name all
+    # count as ``DEFAULT_SIGMA``
     nms: Suppression = "auto"
-    nms_threshold: float = 0.9
+    nms_threshold: float = 0.9  # people with a higher object keypoint similarity count as one
+    # crop on the device by ``grid_sample`` rather than by OpenCV. With OpenCV 5, 0.02 % of the values differ, by one
+    # grey level; OpenCV 4 rounds positions to 1/32 pixel and differs by up to 6 levels
     fast_crop: bool = False
 
     def __post_init__(self) -> None:
@@ -81,8 +79,10 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
 
     task = "pose"
 
-    def __init__(self, model: VisionModel, options: PoseOptions = PoseOptions(), **placement: Any) -> None:
-        super().__init__(model, options, **placement)
+    @staticmethod
+    def default_options(info: ModelInfo) -> PoseOptions:
+        """The same for all weights."""
+        return PoseOptions()
 
     def stream(
         self,
@@ -111,45 +111,32 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
                 range, or needs a skeleton that the weights do not name.
         """
         opts = self._merged(options)
-        self._check(opts, [boxes is not None, detections is not None, detector is not None])
-        if is_single(images):
-            boxes, box_scores = ([value] if value is not None else None for value in (boxes, box_scores))
-        if box_scores is not None and boxes is None:
-            raise ValueError("box_scores need boxes")
-        found = self._find(load_images(images), boxes, box_scores, detections, detector, opts)
-        jobs = (self._crop(image, people, opts) for image, people in found)
-        for people, answers in run_in_batches(jobs, lambda x: self._run(x, opts), opts.batch_size):
-            yield self._result(people, answers, opts)
-
-    def _check(self, options: PoseOptions, sources: Sequence[bool]) -> None:
-        if sum(sources) > 1:
+        if sum(given is not None for given in (boxes, detections, detector)) > 1:
             raise ValueError("give only one of boxes, detections and detector")
-        if self.info.skeleton is None and options.flip:
+        if self.info.skeleton is None and opts.flip:
             raise ValueError(
                 f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
                 "pass flip=False, or load them with a skeleton"
             )
-
-    def _find(
-        self,
-        images: Iterable[LoadedImage],
-        boxes: Any,
-        box_scores: Any,
-        detections: Detections | None,
-        detector: Detector | str | None,
-        options: PoseOptions,
-    ) -> Iterator[tuple[LoadedImage, PersonBoxes]]:
+        if is_single(images):
+            boxes, box_scores = ([value] if value is not None else None for value in (boxes, box_scores))
+        if box_scores is not None and boxes is None:
+            raise ValueError("box_scores need boxes")
+        pictures, least = load_images(images), opts.box_threshold
         if detections is not None:
-            table = _table(detections)
-            yield from ((image, table.find(_name_of(image), options.box_threshold)) for image in images)
+            table = DetectionTable.of(detections)
+            found: Iterable[tuple[LoadedImage, PersonBoxes]] = (
+                (image, table.find(image.path, least)) for image in pictures
+            )
         elif detector is not None:
             finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
-            for image in images:
-                yield image, found_boxes(finder(image.pixels), options.box_threshold)
+            found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
         else:
-            yield from pair_with_images(images, boxes, box_scores)
+            found = pair_with_images(pictures, boxes, box_scores)
+        yield from self._results((self._job(pair, opts) for pair in found), opts)
 
-    def _crop(self, image: LoadedImage, found: PersonBoxes, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
+    def _job(self, image: Any, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
+        image, found = image
         spec, udp, pixels = self.info.input_spec, self.info.decoder == "udp", self._pixels(image)
         if options.fast_crop:
             crops, centers, sizes = crop_people_on_device(pixels, found.boxes, spec, self.device, udp=udp)
@@ -160,24 +147,17 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, *, flip: bool = True, shift: bool = True) -> Tensor:
-        """Heatmaps of people already cut out.
+        """(B, H, W, 3) uint8 RGB of people cut out at input size -> (B, K, h, w) float32 heatmaps on the device.
 
-        Args:
-            crops: (B, H, W, 3) uint8 RGB of the input size.
-            flip: average with the mirror image's.
-            shift: as in ``PoseOptions``.
-
-        Returns:
-            (B, K, h, w) float32 on the model's device.
+        ``flip`` averages with the mirror image's, ``shift`` is that of ``PoseOptions``.
         """
         x = self._network_input(crops)
         plain: Tensor = self.model(x).float()
         if not flip:
             return plain
         assert self.info.skeleton is not None
-        return merge_flipped(
-            plain, self.model(flip_image(x)).float(), self.info.skeleton.flip_pairs, shift and self.info.shift_heatmap
-        )
+        mirrored, pairs = self.model(x.flip(-1)).float(), self.info.skeleton.flip_pairs
+        return merge_flipped(plain, mirrored, pairs, shift and self.info.shift_heatmap)
 
     def _run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:
         maps = self.heatmaps(crops, flip=options.flip, shift=options.shift)
@@ -211,23 +191,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         """Rows that survive suppression, in the order kept; all of them where there is none."""
         skeleton = self.info.skeleton
         sigmas = skeleton.sigmas if skeleton else (DEFAULT_SIGMA,) * self.info.num_classes
-        off = options.nms == "off" or (options.nms == "auto" and not people.found.compete)
-        if off:
+        if options.nms == "off" or (options.nms == "auto" and not people.found.compete):
             return np.arange(len(scores))
-        areas = people.sizes.prod(axis=1)
-        soft = options.nms == "soft"
+        areas, soft = people.sizes.prod(axis=1), options.nms == "soft"
         return oks_nms(keypoints, scores, areas, sigmas, threshold=options.nms_threshold, soft=soft)
-
-
-def _table(detections: Detections) -> DetectionTable:
-    if isinstance(detections, DetectionTable):
-        return detections
-    if isinstance(detections, str | os.PathLike):
-        return DetectionTable.read(detections)
-    return DetectionTable(detections)
-
-
-def _name_of(image: LoadedImage) -> str:
-    if image.path is None:
-        raise ValueError("detections are matched by file name: give pictures as paths or URLs, or use boxes")
-    return image.path

@@ -1,23 +1,51 @@
-"""Typed results: what each task answers for one picture."""
+"""Typed results: what each task answers for one picture, and how it is written: whole files only, never half of one."""
 
 from __future__ import annotations
 
+import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.draw import draw_classification, draw_keypoints, draw_segmentation
+from hrformer.files import write_file
 from hrformer.geometry.skeletons import Skeleton
-from hrformer.predict.files import write_json, write_picture
+
+JPEG_QUALITY = 92
+JPEG_SIDE = 65500  # Longest side in pixels that libjpeg writes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Classification:
+class _Result(ABC):
+    image: NDArray[np.uint8] = field(repr=False)
+    path: str | None = None
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def draw(self) -> NDArray[np.uint8]: ...
+
+    def _header(self) -> dict[str, Any]:
+        return {"file_name": self.path, "width": self.image.shape[1], "height": self.image.shape[0]}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file; ValueError for another suffix."""
+        if Path(path).suffix.lower() == ".json":
+            write_json(path, self.to_dict())
+        else:
+            write_picture(path, self.draw())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Classification(_Result):
     """The most probable classes of one picture.
 
     Attributes:
@@ -28,16 +56,14 @@ class Classification:
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     class_ids: tuple[int, ...]
-    path: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, and a list of class_id, label, probability."""
         rows = zip(self.class_ids, self.labels, self.probabilities, strict=True)
-        return _header(self.path, self.image) | {
+        return self._header() | {
             "predictions": [{"class_id": int(i), "label": label, "probability": float(p)} for i, label, p in rows]
         }
 
@@ -45,17 +71,9 @@ class Classification:
         """(H', W', 3) uint8 RGB with labels and probabilities; pictures under 480 pixels come enlarged."""
         return draw_classification(self.image, self.labels, self.probabilities)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
-
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
-        _save(path, self.to_dict, self.draw)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Keypoints:
+class Keypoints(_Result):
     """People found in one picture, best first where several boxes competed, else in the order of the boxes.
 
     Attributes:
@@ -70,14 +88,12 @@ class Keypoints:
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     keypoints: NDArray[np.float32]
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64]
     box_scores: NDArray[np.float64]
     names: tuple[str, ...] = field(repr=False)
     skeleton: Skeleton | None = field(default=None, repr=False)
-    path: str | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -85,28 +101,29 @@ class Keypoints:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, names, and per person keypoints [x, y, score] by joint, score, bbox, box_score."""
         people = [
-            {
-                "keypoints": _rounded(self.keypoints[i]).tolist(),
-                "score": float(self.scores[i]),
-                "bbox": self.boxes[i].tolist(),
-                "box_score": float(self.box_scores[i]),
-            }
-            for i in range(len(self))
+            {"keypoints": joints.tolist(), "score": float(score), "bbox": box.tolist(), "box_score": float(box_score)}
+            for joints, score, box, box_score in zip(
+                self._rounded(), self.scores, self.boxes, self.box_scores, strict=True
+            )
         ]
         edges = [list(edge) for edge in self.skeleton.edges] if self.skeleton else []
-        return _header(self.path, self.image) | {"names": list(self.names), "edges": edges, "people": people}
+        return self._header() | {"names": list(self.names), "edges": edges, "people": people}
 
     def to_coco(self, image_id: int, category_id: int = 1) -> list[dict[str, Any]]:
         """Records of the COCO results format: image_id, category_id, keypoints flat (3 K numbers), score."""
-        return [
-            {
-                "image_id": int(image_id),
-                "category_id": int(category_id),
-                "keypoints": _rounded(self.keypoints[i]).ravel().tolist(),
-                "score": float(self.scores[i]),
-            }
-            for i in range(len(self))
-        ]
+        ids = {"image_id": int(image_id), "category_id": int(category_id)}
+        people = zip(self._rounded(), self.scores, strict=True)
+        return [ids | {"keypoints": joints.ravel().tolist(), "score": float(score)} for joints, score in people]
+
+    def to_supervision(self) -> Any:
+        """``supervision.KeyPoints``, from 0.29 on: joints and people with their scores; ImportError without it."""
+        return _supervision().KeyPoints(
+            xy=self.keypoints[..., :2],
+            keypoint_confidence=self.keypoints[..., 2],
+            detection_confidence=self.scores.astype(np.float32),
+            class_id=np.zeros(len(self), dtype=int),
+            data={"class_name": np.full(len(self), "person")},
+        )
 
     def draw(self, *, joint_threshold: float = 0.2, min_score: float = 0.1) -> NDArray[np.uint8]:
         """(H', W', 3) uint8 RGB with skeletons and scores; pictures under 480 pixels come enlarged.
@@ -115,28 +132,18 @@ class Keypoints:
             joint_threshold: joints scored at or below this are left out.
             min_score: people scored below this are left out.
         """
-        return draw_keypoints(
-            self.image,
-            self.keypoints,
-            self.scores,
-            self.boxes,
-            names=self.names,
-            skeleton=self.skeleton,
-            joint_threshold=joint_threshold,
-            min_score=min_score,
-        )
+        limits: dict[str, Any] = {"joint_threshold": joint_threshold, "min_score": min_score}
+        people = (self.image, self.keypoints, self.scores, self.boxes)
+        return draw_keypoints(*people, names=self.names, skeleton=self.skeleton, **limits)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file.
-
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
-        _save(path, self.to_dict, self.draw)
+    def _rounded(self) -> NDArray[np.float64]:
+        """(N, K, 3) without the digits that mean nothing: thousandths of a pixel, millionths of a score."""
+        values = self.keypoints.astype(np.float64)
+        return np.concatenate([np.round(values[..., :2], 3), np.round(values[..., 2:], 6)], axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Segmentation:
+class Segmentation(_Result):
     """A class for every pixel of one picture; there is no void, each pixel gets one of the model's classes.
 
     Attributes:
@@ -147,11 +154,9 @@ class Segmentation:
         path: file or URL; None for pictures handed over in memory.
     """
 
-    image: NDArray[np.uint8] = field(repr=False)
     mask: NDArray[np.unsignedinteger]
     class_names: tuple[str, ...] = field(default=(), repr=False)
     palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
-    path: str | None = None
 
     def name_of(self, class_id: int) -> str:
         """Name of a class, or its number where it has none."""
@@ -165,41 +170,66 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, and the classes that occur with their share; the mask itself is for ``save``."""
-        return _header(self.path, self.image) | {
+        return self._header() | {
             "classes": [{"class_id": i, "label": self.name_of(i), "share": s} for i, s in self.shares().items()]
         }
+
+    def to_supervision(self) -> Any:
+        """``supervision.Detections``: mask, box and name of each class, largest first; ImportError without it."""
+        sv, ids = _supervision(), [*self.shares()]
+        masks = np.stack([self.mask == class_id for class_id in ids])
+        names = {"class_name": np.array([self.name_of(class_id) for class_id in ids])}
+        return sv.Detections(xyxy=sv.mask_to_xyxy(masks), mask=masks, class_id=np.array(ids), data=names)
 
     def draw(self) -> NDArray[np.uint8]:
         """(H', W', 3) uint8 RGB under the classes' colours and names; pictures under 480 pixels come enlarged."""
         return draw_segmentation(self.image, self.mask, class_names=self.class_names, palette=self.palette)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``to_dict()`` to a .json file, the class ids to a .png file, or ``draw()`` to any other picture file.
-
-        Raises:
-            ValueError: the suffix is neither .json nor that of a picture format.
-        """
+        """Write ``to_dict()`` to .json, the class ids to .png, or ``draw()`` to other pictures; else ValueError."""
         if Path(path).suffix.lower() == ".png":
             write_picture(path, self.mask)
         else:
-            _save(path, self.to_dict, self.draw)
+            _Result.save(self, path)
 
 
 Result: TypeAlias = "Classification | Keypoints | Segmentation"
 
 
-def _header(path: str | None, image: NDArray[np.uint8]) -> dict[str, Any]:
-    return {"file_name": path, "width": image.shape[1], "height": image.shape[0]}
+def _supervision() -> Any:
+    try:
+        import supervision
+    except ImportError as error:
+        raise ImportError("to_supervision() needs the package supervision: pip install supervision") from error
+    return supervision
 
 
-def _rounded(keypoints: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(K, 3) without the digits that mean nothing: thousandths of a pixel, millionths of a score."""
-    values = keypoints.astype(np.float64)
-    return np.concatenate([np.round(values[:, :2], 3), np.round(values[:, 2:], 6)], axis=1)
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write through a temporary file in the same folder, made if absent, and move it into place."""
+    write_file(Path(path), lambda part: part.write_bytes(data))
 
 
-def _save(path: str | os.PathLike[str], to_dict: Any, draw: Any) -> None:
-    if Path(path).suffix.lower() == ".json":
-        write_json(path, to_dict())
-    else:
-        write_picture(path, draw())
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON with a final newline; bytes of file names that are not UTF-8 become escapes that JSON reads back."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode(errors="backslashreplace"))
+
+
+def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteger]) -> None:
+    """Write a picture in the format its suffix names.
+
+    Args:
+        path: ends in .png, .jpg, .webp, .bmp or another suffix OpenCV writes.
+        pixels: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 (PNG and TIFF only).
+
+    Raises:
+        ValueError: the suffix is not one of a picture format, or the format has no place for so many pixels.
+    """
+    suffix = Path(path).suffix.lower()
+    if not suffix or not cv2.haveImageWriter(f"x{suffix}"):
+        raise ValueError(f"cannot write {os.fspath(path)}: use a suffix such as .png or .jpg")
+    stored = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
+    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(suffix, stored, flags)
+    if not done:
+        raise ValueError(f"OpenCV could not encode {os.fspath(path)}, {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    write_bytes(path, data.tobytes())

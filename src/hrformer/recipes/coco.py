@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.recipes.recipe import Recipe
 from hrformer.train.config import (
@@ -25,12 +25,15 @@ from hrformer.train.config import (
 )
 
 _LARGE: dict[str, Any] = {"augment.size": (384, 288), "augment.sigma": 3.0}
-_BASE: dict[str, Any] = {
-    "model.name": "hrformer_base",
-    "model.init": "hrformer_base_imagenet",
-    "model.drop_path_rate": 0.2,
+_BASE = {"model.name": "hrformer_base", "model.init": "hrformer_base_imagenet", "model.drop_path_rate": 0.2}
+_W48 = {"model.name": "hrnet_w48", "model.init": "hrnet_w48_imagenet"}
+# How titles call a network, and what it changes in the base.
+_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "small": ("HRFormer-S", {}),
+    "base": ("HRFormer-B", _BASE),
+    "hrnet_w32": ("HRNet-W32", {}),
+    "hrnet_w48": ("HRNet-W48", _W48),
 }
-_W48: dict[str, Any] = {"model.name": "hrnet_w48", "model.init": "hrnet_w48_imagenet"}
 
 
 def _score(ap: float, ar: float, who: str) -> str:
@@ -95,58 +98,54 @@ _HRNET = Recipe(
 
 
 def _varied(
-    base: Recipe, name: str, network: str, score: tuple[float, float], changes: dict[str, Any], **facts: str
+    base: Recipe, network: str, size: str, ap: float, ar: float, changes: dict[str, Any] | None = None, **facts: str
 ) -> Recipe:
     """What the same people trained otherwise; the title names the network and the size in place of the base's."""
-    height, width = changes.get("augment.size", (256, 192))
-    title = base.title.replace(base.title.split()[0], network).replace("256 x 192", f"{height} x {width}")
+    called, own = _NETWORKS[network]
+    title = base.title.replace(base.title.split()[0], called).replace("256 x 192", size.replace("x", " x "))
     title += facts.pop("remark", "")
-    who = "mmpose" if base is _MMPOSE else "authors"
-    return base.varied(name, changes, title=title, score=_score(*score, who), **facts)
+    ending, who = ("_mmpose", "mmpose") if base is _MMPOSE else ("", "authors")
+    own = own | (_LARGE if size == "384x288" else {}) | (changes or {})
+    return base.varied(f"coco_{network}_{size}{ending}", own, title=title, score=_score(ap, ar, who), **facts)
 
 
 RECIPES = (
     _OFFICIAL,
-    _varied(_OFFICIAL, "coco_small_384x288", "HRFormer-S", (75.6, 80.7), _LARGE, remark=", targets of sigma 3"),
+    _varied(_OFFICIAL, "small", "384x288", 75.6, 80.7, remark=", targets of sigma 3"),
     _varied(
         _OFFICIAL,
-        "coco_base_256x192",
-        "HRFormer-B",
-        (75.6, 80.8),
-        _BASE,
+        "base",
+        "256x192",
+        75.6,
+        80.8,
         remark=", drop path 0.2",
         notes="Batch 256 as in the code; the paper's notes say 128.",
     ),
     _varied(
         _OFFICIAL,
-        "coco_base_384x288",
-        "HRFormer-B",
-        (77.2, 82.0),
-        {**_BASE, **_LARGE, "model.drop_path_rate": 0.3, "batch.total": 64},
+        "base",
+        "384x288",
+        77.2,
+        82.0,
+        {"model.drop_path_rate": 0.3, "batch.total": 64},
         remark=", drop path 0.3",
         hardware="8 V100 with 32 GB and 8 people each (notes on the paper, official configuration)",
         notes="Batch 64 at the rate of batch 256, 5e-4, as in the code; the paper's notes say 128.",
     ),
     _MMPOSE,
-    _varied(_MMPOSE, "coco_small_384x288_mmpose", "HRFormer-S", (75.7, 80.7), _LARGE),
-    _varied(_MMPOSE, "coco_base_256x192_mmpose", "HRFormer-B", (75.4, 80.7), _BASE),
-    _varied(
-        _MMPOSE,
-        "coco_base_384x288_mmpose",
-        "HRFormer-B",
-        (77.4, 82.3),
-        _BASE | _LARGE,
-        remark=": batch 256, drop path 0.2",
-    ),
+    _varied(_MMPOSE, "small", "384x288", 75.7, 80.7),
+    _varied(_MMPOSE, "base", "256x192", 75.4, 80.7),
+    _varied(_MMPOSE, "base", "384x288", 77.4, 82.3, remark=": batch 256, drop path 0.2"),
     _HRNET,
-    _varied(_HRNET, "coco_hrnet_w32_384x288", "HRNet-W32", (75.8, 80.9), _LARGE),
-    _varied(_HRNET, "coco_hrnet_w48_256x192", "HRNet-W48", (75.1, 80.4), _W48),
+    _varied(_HRNET, "hrnet_w32", "384x288", 75.8, 80.9),
+    _varied(_HRNET, "hrnet_w48", "256x192", 75.1, 80.4),
     _varied(
         _HRNET,
-        "coco_hrnet_w48_384x288",
-        "HRNet-W48",
-        (76.3, 81.2),
-        {**_W48, **_LARGE, "batch.total": 96},
+        "hrnet_w48",
+        "384x288",
+        76.3,
+        81.2,
+        {"batch.total": 96},
         remark=", batch 96",
         hardware="4 GPUs with 24 people each (deep-high-resolution-net.pytorch); which ones is not published",
     ),

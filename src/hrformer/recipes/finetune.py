@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrformer.data.sources import PoseSource
+from hrformer.data.source_config import PoseSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import PoseProtocol, SegmentationProtocol
 from hrformer.recipes.recipe import Recipe
@@ -33,7 +33,7 @@ _SHARED: dict[str, Any] = {
     "validate_start": True,
     "ema_decay": 0.998,
 }
-_HARDWARE = "one GPU, or a processor, with hrformer_nano"
+_FACTS: dict[str, Any] = {"data": "PICTURES", "hardware": "one GPU, or a processor, with hrformer_nano"}
 
 finetune_classification = Recipe(
     run=ClassificationRun(
@@ -44,8 +44,7 @@ finetune_classification = Recipe(
         **_SHARED,
     ),
     title="HRFormer-S on folders of pictures, one folder per class: train/CLASS/*.jpg and val/CLASS/*.jpg",
-    data="PICTURES",
-    hardware=_HARDWARE,
+    **_FACTS,
     time="69 seconds of two cores with 16 pictures",
     score="depends on the pictures; top-1 100 on 4 pictures of two kinds, 25 before, from 16 (us)",
     notes="Stages nearer to the input learn more slowly, by a factor of 0.8 each; a mean of the weights is kept.",
@@ -68,8 +67,7 @@ finetune_pose = Recipe(
         **_SHARED,
     ),
     title="HRFormer-S for people, animals or things with joints of your own, labelled in COCO's keypoint format",
-    data="PICTURES",
-    hardware=_HARDWARE,
+    **_FACTS,
     time="102 seconds of two cores with 17 people",
     score="depends on the pictures; AP 30.0 on 3 people with COCO's joints, 8.3 before, from 17; AP 31.9 on 4 people "
     "with six joints of other names, from 16 (us)",
@@ -89,8 +87,7 @@ finetune_segmentation = Recipe(
         **_SHARED,
     ),
     title="HRFormer-S with OCR on pictures and masks: images/{train,val}/x.jpg and labels/{train,val}/x.png",
-    data="PICTURES",
-    hardware=_HARDWARE,
+    **_FACTS,
     time="77 seconds of two cores with 17 pictures",
     score="depends on the pictures; mIoU 53.8 on 3 pictures of pets, 25.2 before, from 17 (us)",
     notes="Masks hold class numbers, 255 for no class; `classes.txt` names them, `0 road` on a line. Let rare classes "

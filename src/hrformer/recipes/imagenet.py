@@ -61,6 +61,11 @@ _HRNET_W18 = Recipe(
 )
 
 
+def _hrformer(size: str, drop_path: float, title: str, score: str) -> Recipe:
+    changes = {"model.name": f"hrformer_{size}", "model.drop_path_rate": drop_path}
+    return _TINY.varied(f"imagenet_{size}", changes, title=title, score=f"{score} (authors)")
+
+
 def _hrnet(width: int, score: str) -> Recipe:
     return _HRNET_W18.varied(
         f"imagenet_hrnet_w{width}",
@@ -85,22 +90,13 @@ def _timm(network: str, model: str, drop_path: float, changes: dict[str, Any], s
 
 _DEIT: dict[str, Any] = {"optim.clip_norm": 0.0, "schedule.warmup_epochs": 5}
 _SWIN: dict[str, Any] = {"optim.exempt": "segmentation"}
+_DEIT_B = "top-1 81.8 (DeiT's paper), 81.98 (its weights, timm's evaluation)"
 _SWINS_OWN = "(Swin's own weights, timm's evaluation)"
 
 RECIPES = (
     _TINY,
-    _TINY.varied(
-        "imagenet_small",
-        {"model.name": "hrformer_small"},
-        title="HRFormer-S on ImageNet-1K",
-        score="top-1 81.2, top-5 95.6 (authors)",
-    ),
-    _TINY.varied(
-        "imagenet_base",
-        {"model.name": "hrformer_base", "model.drop_path_rate": 0.2},
-        title="HRFormer-B on ImageNet-1K, with drop path 0.2",
-        score="top-1 82.8, top-5 96.3 (authors)",
-    ),
+    _hrformer("small", 0.0, "HRFormer-S on ImageNet-1K", "top-1 81.2, top-5 95.6"),
+    _hrformer("base", 0.2, "HRFormer-B on ImageNet-1K, with drop path 0.2", "top-1 82.8, top-5 96.3"),
     _HRNET_W18,
     _hrnet(32, "top-1 78.45"),
     _hrnet(48, "top-1 79.33, top-5 94.52"),
@@ -114,13 +110,7 @@ RECIPES = (
         "epoch of its own kind; here only the first two are followed. Position embeddings, which DeiT does not decay, "
         "are decayed.",
     ),
-    _timm(
-        "DeiT-B",
-        "deit_base_patch16_224",
-        0.1,
-        _DEIT,
-        "top-1 81.8 (DeiT's paper), 81.98 (its weights, timm's evaluation)",
-    ),
+    _timm("DeiT-B", "deit_base_patch16_224", 0.1, _DEIT, _DEIT_B),
     _timm(
         "Swin-T",
         "swin_tiny_patch4_window7_224",

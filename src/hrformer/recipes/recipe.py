@@ -9,33 +9,19 @@ from typing import Any
 from hrformer.train.config import AnyRun, with_fields
 from hrformer.train.config_file import task_of
 
-UNKNOWN_TIME = "not published; not run by us"
-"""Of the published runs."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A run, and what is known about it. Calling it gives the run.
-
-    Attributes:
-        run: what is done.
-        title: what it trains.
-        data: what stands for ``--data.root`` in the command.
-        processes: that share the published batch, one per GPU; 1 for a plain command.
-        hardware: it was meant for.
-        time: it takes; what is not known is said to be so.
-        score: published or measured, and by whom.
-        notes: what differs from the published run, and how to use it.
-    """
+    """A run, and what is known about it. Calling it gives the run."""
 
     run: AnyRun
-    title: str
-    data: str
-    processes: int = 1
-    hardware: str
-    time: str = UNKNOWN_TIME
-    score: str
-    notes: str = ""
+    title: str  # what it trains
+    data: str  # what stands for ``--data.root`` in the command
+    processes: int = 1  # that share the published batch, one per GPU; 1 for a plain command
+    hardware: str  # it was meant for
+    time: str = "not published; not run by us"  # it takes
+    score: str  # published or measured, and by whom
+    notes: str = ""  # what differs from the published run, and how to use it
 
     def __call__(self) -> AnyRun:
         return self.run

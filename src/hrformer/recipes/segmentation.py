@@ -22,10 +22,9 @@ to a multiple of 8; multi-scale figures are those of ``--evaluation.scales 0.75 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.source_config import SegmentationSource
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.evaluate.protocols import SegmentationProtocol
 from hrformer.recipes.recipe import Recipe
@@ -63,26 +62,26 @@ _HRNET = SegmentationRun(
 )
 
 
-def _gpus(gpus: int, batch: int, whose: str) -> str:
-    return f"{gpus} GPUs with {counted(batch // gpus, 'crop')} each ({whose} script); which ones is not published"
-
-
 def _miou(single: str, multi: str, rest: str) -> str:
     return f"mIoU {single} single-scale, {multi} multi-scale and flip {rest}"
+
+
+def _recipe(run: SegmentationRun, name: str, trained: str, gpus: int, whose: str, **facts: str) -> Recipe:
+    each = f"{gpus} GPUs with {counted(run.batch.total // gpus, 'crop')} each"
+    return Recipe(
+        run=run,
+        title=trained.format(run.data.name),
+        data=name.upper(),
+        processes=gpus,
+        hardware=f"{each} ({whose} script); which ones is not published",
+        **facts,
+    )
 
 
 def _small(name: str, changes: dict[str, Any], score: str, remark: str = "", notes: str = "") -> Recipe:
     """HRFormer-S with OCR."""
     run = with_fields(_HRFORMER, {"recipe": f"{name}_small", **changes})
-    return Recipe(
-        run=run,
-        title=f"HRFormer-S with OCR on {run.data.name}{remark}",
-        data=name.upper(),
-        processes=8,
-        hardware=_gpus(8, run.batch.total, "official"),
-        score=score,
-        notes=notes,
-    )
+    return _recipe(run, name, f"HRFormer-S with OCR on {{}}{remark}", 8, "official", score=score, notes=notes)
 
 
 def _base(small: Recipe, score: str, *, drop_path: float = 0.2, window: int = 7) -> Recipe:
@@ -94,26 +93,17 @@ def _base(small: Recipe, score: str, *, drop_path: float = 0.2, window: int = 7)
     return small.varied(small.name.replace("_small", f"_base{ending}"), {"model": model}, title=title, score=score)
 
 
-def _hrnet(name: str, changes: dict[str, Any], score: str, *, gpus: int = 4, remark: str = "") -> Recipe:
-    """HRNet-W48 with OCR."""
+def _hrnets(
+    name: str, changes: dict[str, Any], score: str, plain_score: str, *, gpus: int = 4, remark: str = ""
+) -> tuple[Recipe, Recipe]:
+    """HRNet-W48 with OCR; HRNetV2-W48 with its own head, hence without an auxiliary loss, and without OHEM."""
     run = with_fields(_HRNET, {"recipe": f"{name}_hrnet_w48_ocr", **changes})
-    return Recipe(
-        run=run,
-        title=f"HRNet-W48 with OCR on {run.data.name}, as openseg.pytorch trains it{remark}",
-        data=name.upper(),
-        processes=gpus,
-        hardware=_gpus(gpus, run.batch.total, "openseg's"),
-        score=score,
-    )
-
-
-def _plain(ocr: Recipe, score: str) -> Recipe:
-    """HRNetV2-W48 with its own head, without OCR and hence without an auxiliary loss, and without OHEM."""
+    title = f"HRNet-W48 with OCR on {{}}, as openseg.pytorch trains it{remark}"
+    ocr = _recipe(run, name, title, gpus, "openseg's", score=score)
     model = ModelConfig(name="hrnet_w48", init="hrnet_w48_ms_in1k", head="fcn")
-    run = with_fields(ocr.run, {"loss.ohem": False})
-    remark = "" if run == ocr.run else " but for OHEM"
-    title = f"HRNet-W48 without OCR on {run.data.name}, otherwise as {ocr.name}{remark}"
-    return replace(ocr, run=run).varied(ocr.name.removesuffix("_ocr"), {"model": model}, title=title, score=score)
+    title = f"HRNet-W48 without OCR on {run.data.name}, otherwise as {ocr.name}{' but for OHEM' * run.loss.ohem}"
+    changes = {"model": model, "loss.ohem": False}
+    return ocr, ocr.varied(f"{name}_hrnet_w48", changes, title=title, score=plain_score)
 
 
 _OHEM = {"loss": SegmentationLoss(ohem=True)}
@@ -156,61 +146,56 @@ _CITYSCAPES_SMALL = _small(
     _miou("80.0", "81.0", "on val (authors)"),
     notes="Crops of 512 x 1024, OHEM on the main output, class weights on both.",
 )
-_CITYSCAPES_HRNET = _hrnet(
-    "cityscapes",
-    _CITYSCAPES | {"optim.lr": 0.01, "optim.weight_decay": 5e-4},
-    "mIoU 81.09 single-scale on val (openseg)",
-    gpus=8,
-)
 _PASCAL_CONTEXT_SMALL = _small(
     "pascal_context",
     _PASCAL_CONTEXT,
     _miou("53.8", "54.6", "on val, 59 classes (authors)"),
     notes="Plain cross-entropy, although the authors' page and scripts speak of OHEM.",
 )
-_PASCAL_CONTEXT_HRNET = _hrnet(
-    "pascal_context",
-    _PASCAL_CONTEXT | _TEN_TIMES,
-    "mIoU 55.11 single-scale on val, 59 classes (openseg); 56.2 multi-scale and flip (HRNet repository)",
-    remark="; ten times the rate for the head",
-)
 _COCO_STUFF_SMALL = _small("coco_stuff", _COCO_STUFF, _miou("37.9", "38.9", "(authors)"), ", with OHEM")
-_COCO_STUFF_HRNET = _hrnet(
-    "coco_stuff",
-    _COCO_STUFF | _TEN_TIMES,
-    _miou("39.61", "40.20", "(openseg)"),
-    remark="; OHEM, ten times the rate for the head",
-)
 _AT_BATCH_8 = "on val (authors; at batch 8 by their page)"
 _ADE20K_SMALL = _small("ade20k", _ADE20K, _miou("44.0", "45.1", _AT_BATCH_8), ", with OHEM")
-_ADE20K_HRNET = _hrnet(
-    "ade20k", _ADE20K | {"optim.lr": 0.02}, _miou("44.62", "46.19", "on val (openseg)"), remark=", with OHEM"
-)
+_NOT_RECORDED = "on val (authors; which scales is not recorded)"
 
 RECIPES = (
     _CITYSCAPES_SMALL,
     _base(_CITYSCAPES_SMALL, _miou("81.4", "82.0", "on val (authors)"), drop_path=0.4),
-    _base(
-        _CITYSCAPES_SMALL,
-        _miou("81.9", "82.6", "on val (authors; which scales is not recorded)"),
-        drop_path=0.4,
-        window=15,
+    _base(_CITYSCAPES_SMALL, _miou("81.9", "82.6", _NOT_RECORDED), drop_path=0.4, window=15),
+    *_hrnets(
+        "cityscapes",
+        _CITYSCAPES | {"optim.lr": 0.01, "optim.weight_decay": 5e-4},
+        "mIoU 81.09 single-scale on val (openseg)",
+        "none published for this run",
+        gpus=8,
     ),
-    _CITYSCAPES_HRNET,
-    _plain(_CITYSCAPES_HRNET, "none published for this run"),
     _PASCAL_CONTEXT_SMALL,
     _base(_PASCAL_CONTEXT_SMALL, _miou("56.3", "57.1", "on val, 59 classes (authors)")),
     _base(_PASCAL_CONTEXT_SMALL, _miou("57.6", "58.5", "on val, 59 classes (authors)"), drop_path=0.3, window=15),
-    _PASCAL_CONTEXT_HRNET,
-    _plain(_PASCAL_CONTEXT_HRNET, "mIoU 54.1 multi-scale and flip on val (HRNet repository, by its own 200 epochs)"),
+    *_hrnets(
+        "pascal_context",
+        _PASCAL_CONTEXT | _TEN_TIMES,
+        "mIoU 55.11 single-scale on val, 59 classes (openseg); 56.2 multi-scale and flip (HRNet repository)",
+        "mIoU 54.1 multi-scale and flip on val (HRNet repository, by its own 200 epochs)",
+        remark="; ten times the rate for the head",
+    ),
     _COCO_STUFF_SMALL,
     _base(_COCO_STUFF_SMALL, _miou("41.6", "42.5", "(authors)")),
     _base(_COCO_STUFF_SMALL, _miou("42.4", "43.3", "(authors)"), window=15),
-    _COCO_STUFF_HRNET,
-    _plain(_COCO_STUFF_HRNET, _miou("36.2", "37.9", "(HRNet repository, by its own 110 epochs)")),
+    *_hrnets(
+        "coco_stuff",
+        _COCO_STUFF | _TEN_TIMES,
+        _miou("39.61", "40.20", "(openseg)"),
+        _miou("36.2", "37.9", "(HRNet repository, by its own 110 epochs)"),
+        remark="; OHEM, ten times the rate for the head",
+    ),
     _ADE20K_SMALL,
     _base(_ADE20K_SMALL, _miou("46.3", "47.6", _AT_BATCH_8)),
     _base(_ADE20K_SMALL, _miou("48.7", "50.0", _AT_BATCH_8), window=13),
-    _ADE20K_HRNET,
-    _plain(_ADE20K_HRNET, _miou("43.1", "44.2", "on val (HRNet repository, by its own 120 epochs)")),
+    *_hrnets(
+        "ade20k",
+        _ADE20K | {"optim.lr": 0.02},
+        _miou("44.62", "46.19", "on val (openseg)"),
+        _miou("43.1", "44.2", "on val (HRNet repository, by its own 120 epochs)"),
+        remark=", with OHEM",
+    ),
 )

@@ -12,11 +12,12 @@ begin with "smoke" take a minute, long enough that a model that works gets far b
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
-from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
+from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol
 from hrformer.recipes.recipe import Recipe
 from hrformer.train.config import (
     BatchConfig,
@@ -53,35 +54,26 @@ CAMVID = SegmentationSource(
     name="CamVid", images="camvid/images/{split}", masks="camvid/labels/{split}", classes="camvid/classes.txt"
 )
 
-_LONG: dict[str, Any] = {
-    "data": "DATA",
-    "hardware": "one processor core or any GPU",
-    "time": "not measured yet",
-    "score": "not measured yet",
-}
+_LONG: dict[str, Any] = {"data": "DATA", "hardware": "one processor core or any GPU"}
+_LONG |= dict.fromkeys(("time", "score"), "not measured yet")
+_ONE_CORE = "one processor core"
 _SHARED_CORE = "of one core that was shared with other work"
-_ONE_CORE: dict[str, Any] = {"data": "DATA", "hardware": "one processor core"}
 _RUNTIME = RuntimeConfig(cpu=True, workers=0, threads=1)
-
-
-def _hrnet(recipe: Recipe, title: str, **facts: str) -> Recipe:
-    """The same with HRNet-W18, whose options are those of HRFormer-T's head."""
-    name = recipe.name.replace("_tiny", "_hrnet_w18")
-    model = {"model.name": "hrnet_w18", "model.drop_path_rate": None}
-    return recipe.varied(name, model, title=f"HRNet-W18 {title}, otherwise as {recipe.name}", **facts)
-
+_TINY = ModelConfig(name="hrformer_tiny", drop_path_rate=0.05)
+_PADDED = ClassificationAugment(crop="padded", auto_augment="", mixup=0, cutmix=0)
+_PEOPLE_128 = PoseAugment(size=(128, 128), sigma=1.8, shift_once=False)
+_PEOPLE_96 = PoseAugment(size=(96, 96), sigma=1.35, shift=0.1, half_body=0.0)
+_STREETS_180 = SegmentationAugment(size=(180, 240), short_side=180, scale=(1.0, 2.0), contrast=0.3)
 
 _CIFAR10 = Recipe(
     run=ClassificationRun(
         recipe="cifar10_tiny",
-        model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.05),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.05, exempt="classification", clip_norm=5.0),
-        schedule=ScheduleConfig(kind="cosine", epochs=30, warmup_epochs=2),
+        model=_TINY,
+        optim=OptimConfig(lr=2e-3, clip_norm=5.0),
+        schedule=ScheduleConfig(epochs=30, warmup_epochs=2),
         batch=BatchConfig(total=128),
         data=CIFAR10,
-        augment=ClassificationAugment(
-            size=(64, 64), crop="padded", auto_augment="", erasing=0.1, mixup=0.2, cutmix=1.0, mix_probability=0.5
-        ),
+        augment=replace(_PADDED, size=(64, 64), erasing=0.1, mixup=0.2, cutmix=1.0, mix_probability=0.5),
     ),
     title="HRFormer-T on 49,000 pictures of CIFAR-10, enlarged to 64 x 64",
     notes="At 32 x 32 the coarsest of the four branches would hold a single cell.",
@@ -95,22 +87,13 @@ _CIFAR10_5K = _CIFAR10.varied(
 _LSPET = Recipe(
     run=PoseRun(
         recipe="lspet_tiny",
-        model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.05),
+        model=_TINY,
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, exempt="pose"),
-        schedule=ScheduleConfig(kind="cosine", epochs=60, warmup_epochs=2),
+        schedule=ScheduleConfig(epochs=60, warmup_epochs=2),
         batch=BatchConfig(total=32),
         validate_epochs=5,
         data=LSPET,
-        augment=PoseAugment(
-            size=(128, 128),
-            sigma=1.8,
-            shift=0.1,
-            shift_once=False,
-            scale=0.35,
-            rotation=90.0,
-            rotation_probability=0.8,
-            brightness=0.2,
-        ),
+        augment=replace(_PEOPLE_128, shift=0.1, scale=0.35, rotation=90.0, rotation_probability=0.8, brightness=0.2),
         evaluation=PoseProtocol(score="both"),
     ),
     title="HRFormer-T on 5,000 people in sports poses, 14 joints, at 128 x 128",
@@ -121,7 +104,7 @@ _LSPET = Recipe(
 _CAMVID = Recipe(
     run=SegmentationRun(
         recipe="camvid_tiny",
-        model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.05, ocr_channels=128, ocr_key_channels=64),
+        model=replace(_TINY, ocr_channels=128, ocr_key_channels=64),
         optim=OptimConfig(lr=1e-3, weight_decay=0.01, exempt="segmentation"),
         schedule=ScheduleConfig(kind="poly", epochs=100, warmup_updates=100),
         batch=BatchConfig(total=8),
@@ -135,152 +118,127 @@ _CAMVID = Recipe(
     "frequency.",
     **_LONG,
 )
-_CIFAR10_SHORT = Recipe(
-    run=ClassificationRun(
-        recipe="cifar10_tiny_short",
-        model=ModelConfig(name="hrformer_tiny", head_planes=16, head_width=512),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.05, exempt="classification"),
-        schedule=ScheduleConfig(kind="cosine", epochs=3, warmup_updates=100),
-        batch=BatchConfig(total=128),
-        runtime=_RUNTIME,
-        validate_epochs=0.25,
-        data=CIFAR10,
-        augment=ClassificationAugment(
-            size=(28, 28), crop="padded", auto_augment="", erasing=0.25, mixup=0, cutmix=0, label_smoothing=0.1
-        ),
-        evaluation=ClassificationProtocol(batch_size=100),
-    ),
+_CIFAR10_SHORT = _CIFAR10.varied(
+    "cifar10_tiny_short",
+    {
+        "model": ModelConfig(name="hrformer_tiny", head_planes=16, head_width=512),
+        "optim.clip_norm": 0.0,
+        "schedule": ScheduleConfig(epochs=3, warmup_updates=100),
+        "runtime": _RUNTIME,
+        "validate_epochs": 0.25,
+        "augment": replace(_PADDED, size=(28, 28)),
+        "evaluation.batch_size": 100,
+    },
     title="HRFormer-T on 49,000 pictures of CIFAR-10 at 28 x 28, 3 epochs",
+    hardware=_ONE_CORE,
     time=f"79 minutes {_SHARED_CORE}",
     score="top-1 59.9 on val, the best; 59.3 at the end (us)",
     notes="At 28 pixels the four branches are 7, 4, 2 and 1 cells wide, so that the finest one is a single attention "
     "window.",
-    **_ONE_CORE,
 )
-_LSPET_SHORT = Recipe(
-    run=PoseRun(
-        recipe="lspet_tiny_short",
-        model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.0),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.01, exempt="pose", eps=1e-10),
-        schedule=ScheduleConfig(kind="cosine", epochs=6, warmup_updates=60),
-        batch=BatchConfig(total=32),
-        runtime=_RUNTIME,
-        validate_epochs=1,
-        data=LSPET,
-        augment=PoseAugment(
-            size=(96, 96),
-            sigma=1.35,
-            shift=0.1,
-            half_body=0.0,
-            scale=0.25,
-            rotation=60.0,
-            rotation_probability=0.7,
-            brightness=0.3,
-        ),
-        evaluation=PoseProtocol(score="both", batch_size=50),
-    ),
+_LSPET_SHORT = _LSPET.varied(
+    "lspet_tiny_short",
+    {
+        "model.drop_path_rate": 0.0,
+        "optim": OptimConfig(lr=2e-3, weight_decay=0.01, exempt="pose", eps=1e-10),
+        "schedule": ScheduleConfig(epochs=6, warmup_updates=60),
+        "runtime": _RUNTIME,
+        "validate_epochs": 1,
+        "augment": replace(_PEOPLE_96, scale=0.25, rotation=60.0, rotation_probability=0.7, brightness=0.3),
+        "evaluation.batch_size": 50,
+    },
     title="HRFormer-T on 5,000 people in sports poses at 96 x 96, 6 epochs",
+    hardware=_ONE_CORE,
     time=f"67 minutes {_SHARED_CORE}",
     score="PCK@0.2 29.5, AP 7.8 on val (us)",
     notes="The gradients of heatmaps are tiny, hence the small eps of AdamW.",
-    **_ONE_CORE,
 )
-_CAMVID_SHORT = Recipe(
-    run=SegmentationRun(
-        recipe="camvid_tiny_short",
-        model=ModelConfig(name="hrformer_tiny", ocr_channels=64, ocr_key_channels=32, drop_path_rate=0.0),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.05, exempt="segmentation"),
-        schedule=ScheduleConfig(kind="poly", epochs=12, warmup_updates=30),
-        batch=BatchConfig(total=8),
-        runtime=_RUNTIME,
-        validate_epochs=2,
-        data=CAMVID,
-        augment=SegmentationAugment(
-            size=(180, 240), short_side=180, scale=(1.0, 2.0), aspect=(0.8, 1.25), brightness=25, contrast=0.3
-        ),
-        loss=SegmentationLoss(class_weights="balanced"),
-        evaluation=SegmentationProtocol(short_side=240),
-    ),
+_CAMVID_SHORT = _CAMVID.varied(
+    "camvid_tiny_short",
+    {
+        "model": ModelConfig(name="hrformer_tiny", ocr_channels=64, ocr_key_channels=32, drop_path_rate=0.0),
+        "optim": OptimConfig(lr=2e-3, exempt="segmentation"),
+        "schedule": ScheduleConfig(kind="poly", epochs=12, warmup_updates=30),
+        "runtime": _RUNTIME,
+        "validate_epochs": 2,
+        "augment": replace(_STREETS_180, aspect=(0.8, 1.25), brightness=25),
+        "evaluation.short_side": 240,
+    },
     title="HRFormer-T with a small OCR head on CamVid, crops of 180 x 240, 12 epochs",
+    hardware=_ONE_CORE,
     time=f"53 minutes {_SHARED_CORE}",
     score="mIoU 45.3 on val (us)",
     notes="Tested at half the size and scored at the full one. Rare classes weigh more in the loss.",
-    **_ONE_CORE,
 )
 
-_SMOKE: dict[str, Any] = {
-    "runtime": _RUNTIME,
-    "log": LogConfig(every_updates=20, trackers=(), pictures=4),
-    "validate_epochs": 0,
-}
 
-smoke_classification = Recipe(
-    run=ClassificationRun(
-        recipe="smoke_classification",
-        model=ModelConfig(name="hrformer_nano", head_planes=8, head_width=256),
-        optim=OptimConfig(lr=3e-3, weight_decay=0.05, exempt="classification", clip_norm=5.0),
-        schedule=ScheduleConfig(kind="cosine", updates=150, warmup_updates=15),
-        batch=BatchConfig(total=64),
-        validate_updates=150,
-        data=CIFAR10_5K,
-        augment=ClassificationAugment(
-            size=(32, 32), crop="padded", auto_augment="", erasing=0, mixup=0, cutmix=0, label_smoothing=0.1
-        ),
-        **_SMOKE,
-    ),
+def _smoke(base: Recipe, updates: int, model: ModelConfig, changes: dict[str, Any], **facts: str) -> Recipe:
+    """A minute of training, with one validation at its end."""
+    shared = {
+        "model": model,
+        "schedule.epochs": 0.0,
+        "schedule.updates": updates,
+        "log": LogConfig(trackers=(), pictures=4),
+        "validate_epochs": 0,
+        "validate_updates": updates,
+    }
+    return base.varied(f"smoke_{base.task}", shared | changes, **facts)
+
+
+_FRESH_HEAD = {"optim.lr": 5e-4, "optim.weight_decay": 0.01, "optim.head_factor": 10, "schedule.warmup_updates": 5}
+
+smoke_classification = _smoke(
+    _CIFAR10_SHORT,
+    150,
+    ModelConfig(name="hrformer_nano", head_planes=8, head_width=256),
+    {
+        "optim": OptimConfig(lr=3e-3, clip_norm=5.0),
+        "schedule.warmup_updates": 15,
+        "batch.total": 64,
+        "data": CIFAR10_5K,
+        "augment": replace(_PADDED, size=(32, 32), erasing=0),
+        "evaluation": ClassificationProtocol(),
+    },
     title="HRFormer-nano on 5,000 pictures of CIFAR-10 at 32 x 32",
     time=f"85 seconds {_SHARED_CORE}",
     score="top-1 36.2 on val (us)",
-    **_ONE_CORE,
 )
-smoke_pose = Recipe(
-    run=PoseRun(
-        recipe="smoke_pose",
-        model=ModelConfig(name="hrformer_nano", init="hrformer_nano_lspet", fresh=("head",)),
-        optim=OptimConfig(lr=5e-4, weight_decay=0.01, exempt="pose", head_factor=10),
-        schedule=ScheduleConfig(kind="cosine", updates=40, warmup_updates=5),
-        batch=BatchConfig(total=16),
-        validate_updates=40,
-        data=LSPET,
-        augment=PoseAugment(size=(128, 128), sigma=1.8, shift_once=False, half_body=0.0, scale=0.25, rotation=45.0),
-        evaluation=PoseProtocol(score="pck", flip=False),
-        **_SMOKE,
-    ),
+smoke_pose = _smoke(
+    _LSPET_SHORT,
+    40,
+    ModelConfig(name="hrformer_nano", init="hrformer_nano_lspet", fresh=("head",)),
+    _FRESH_HEAD
+    | {
+        "optim.eps": 1e-8,
+        "batch.total": 16,
+        "augment": replace(_PEOPLE_128, half_body=0.0, scale=0.25, rotation=45.0),
+        "evaluation": PoseProtocol(score="pck", flip=False),
+    },
     title="The bundled HRFormer-nano of sports poses with a fresh head, trained for a minute",
     time="71 seconds of one core (AVX2), and 41 seconds of validation",
     score="PCK@0.2 32.4 on val (us); 15.5 before, on its first 100 people",
     notes="Poses cannot be learnt in a minute, but a head can, on a backbone that knows them. A model, a loss or an "
     "augmentation that is broken spoils the backbone within a few updates.",
-    **_ONE_CORE,
 )
-smoke_segmentation = Recipe(
-    run=SegmentationRun(
-        recipe="smoke_segmentation",
-        model=ModelConfig(
-            name="hrformer_nano",
-            init="hrformer_nano_camvid",
-            fresh=("head",),
-            ocr_channels=64,
-            ocr_key_channels=32,
-            drop_path_rate=0.0,
-        ),
-        optim=OptimConfig(lr=5e-4, weight_decay=0.01, exempt="segmentation", head_factor=10),
-        schedule=ScheduleConfig(kind="poly", updates=40, warmup_updates=5),
-        batch=BatchConfig(total=4),
-        validate_updates=40,
-        data=CAMVID,
-        augment=SegmentationAugment(size=(180, 240), short_side=180, scale=(1.0, 2.0), contrast=0.3),
-        loss=SegmentationLoss(class_weights="balanced"),
-        evaluation=SegmentationProtocol(short_side=180),
-        **_SMOKE,
-    ),
+smoke_segmentation = _smoke(
+    _CAMVID_SHORT,
+    40,
+    replace(_CAMVID_SHORT.run.model, name="hrformer_nano", init="hrformer_nano_camvid", fresh=("head",)),
+    _FRESH_HEAD | {"batch.total": 4, "augment": _STREETS_180, "evaluation.short_side": 180},
     title="The bundled HRFormer-nano of CamVid with a fresh head, trained for a minute",
     time="75 seconds of one core (AVX2), and 22 seconds of validation",
     score="mIoU 42.0 on val (us); 3.6 before, on its first 40 pictures",
     notes="With a fresh backbone a minute is enough for 18 %, little more than the most frequent class at each "
     "position scores.",
-    **_ONE_CORE,
 )
+
+
+def _hrnet(recipe: Recipe, title: str, **facts: str) -> Recipe:
+    """The same with HRNet-W18, whose options are those of HRFormer-T's head."""
+    name = recipe.name.replace("_tiny", "_hrnet_w18")
+    model = {"model.name": "hrnet_w18", "model.drop_path_rate": None}
+    return recipe.varied(name, model, title=f"HRNet-W18 {title}, otherwise as {recipe.name}", **facts)
+
 
 RECIPES = (
     _CIFAR10,

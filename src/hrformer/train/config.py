@@ -1,6 +1,7 @@
 """What a training run is: one frozen dataclass per task. A recipe returns one; ``config.json`` of a run holds it.
 
-The comment at a field is its help on the command line.
+The comment at a field is its help on the command line. Each dataclass checks the ranges of its fields when it is made,
+:func:`check` what several fields say together, and what only training reads of the augmentation.
 """
 
 from __future__ import annotations
@@ -9,26 +10,21 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
 from hrformer.models.fusion import UpsampleMode
 
-FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone", "norms")
-"""What ``model.frozen`` may name."""
-
-RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")
-"""What ``model.fresh`` may name."""
-
-AUTO = "auto"
-"""``model.init`` of a run whose start weights follow from its task and machine."""
-
-DATA_ROOT = Path()
-"""``data.root`` of a recipe that has not been told where its data lies."""
+DATA_ROOT = Path()  # ``data.root`` of a recipe that has not been told where its data lies
+AUTO = "auto"  # ``model.init`` of a run whose start weights follow from its task and machine
+FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone", "norms")  # what ``model.frozen`` may name
+RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")  # what ``model.fresh`` may name
+_NO_MODEL = "model.name must name a variant or a timm model; `hrformer models` lists ours"
 
 Range = tuple[Callable[[Any], bool], str]
 """Which values a field may have, and the words that say so."""
@@ -40,14 +36,14 @@ AT_LEAST_1: Range = (lambda value: value >= 1, "must be at least 1")
 SHARE: Range = (lambda value: 0 <= value <= 1, "must lie in [0, 1]")
 BELOW_1: Range = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
 FACTOR: Range = (lambda value: 0 < value <= 1, "must lie in (0, 1]")
+_RISING: Range = (
+    lambda epochs: list(epochs) == sorted({e for e in epochs if e > 0}),
+    "must be rising numbers of epochs",
+)
 
 
 def require(section: str, config: object, **ranges: Range) -> None:
-    """Refuse values of fields outside their range; None is in all of them.
-
-    Raises:
-        ValueError: naming the field, what it must be and what it is.
-    """
+    """Raise a ValueError for a field outside its range, which has None in any case."""
     for name, (fits, words) in ranges.items():
         value = getattr(config, name)
         if value is not None and not fits(value):
@@ -92,14 +88,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not (self.name or self.init):
-            raise ValueError("model.name must name a variant or a timm model; `hrformer models` lists ours")
+            raise ValueError(_NO_MODEL)
         for name, parts, known in (("frozen", self.frozen, FREEZABLE), ("fresh", self.fresh, RESETTABLE)):
             if unknown := [part for part in parts if part not in known]:
                 wanted, first = ", ".join(known), unknown[0]
                 raise ValueError(f"model.{name} must be among {wanted}, got {first!r}{nearest(first, known)}")
-        require("model.", self, drop_path_rate=BELOW_1, drop_rate=BELOW_1, dropout=BELOW_1, window_size=AT_LEAST_1)
-        require("model.", self, head_planes=AT_LEAST_1, head_width=AT_LEAST_1)
-        require("model.", self, ocr_channels=AT_LEAST_1, ocr_key_channels=AT_LEAST_1)
+        sizes = ("window_size", "head_planes", "head_width", "ocr_channels", "ocr_key_channels")
+        require("model.", self, **dict.fromkeys(sizes, AT_LEAST_1))
+        require("model.", self, drop_path_rate=BELOW_1, drop_rate=BELOW_1, dropout=BELOW_1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,8 +121,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require("optim.", self, lr=(FINITE[0], "must be a rate above 0"), weight_decay=FINITE, clip_norm=FINITE)
         require("optim.", self, lr_batch=NOT_NEGATIVE, momentum=BELOW_1, eps=POSITIVE)
-        require("optim.", self, betas=(lambda betas: all(0 <= beta < 1 for beta in betas), BELOW_1[1]))
-        require("optim.", self, head_factor=POSITIVE, layer_decay=FACTOR)
+        betas: Range = (lambda betas: all(0 <= beta < 1 for beta in betas), BELOW_1[1])
+        require("optim.", self, betas=betas, head_factor=POSITIVE, layer_decay=FACTOR)
         if self.nesterov and not self.momentum:
             raise ValueError("optim.nesterov needs a momentum above 0")
 
@@ -151,13 +147,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         require("schedule.", self, epochs=FINITE, updates=FINITE, warmup_epochs=FINITE, warmup_updates=FINITE)
         require("schedule.", self, warmup_share=BELOW_1, warmup_ratio=SHARE, floor_ratio=SHARE)
-        require(
-            "schedule.", self, gamma=FACTOR, power=POSITIVE, milestones=(_rising, "must be rising numbers of epochs")
-        )
-
-
-def _rising(milestones: tuple[float, ...]) -> bool:
-    return list(milestones) == sorted(set(milestones)) and all(epoch > 0 for epoch in milestones)
+        require("schedule.", self, gamma=FACTOR, power=POSITIVE, milestones=_RISING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +240,11 @@ class RunConfig:
 ClassWeights = tuple[float, ...]
 """One weight a class, in the order of the classes."""
 
+_WEIGHTS: Range = (
+    lambda weights: isinstance(weights, str) or (all(0 <= one < math.inf for one in weights) and any(weights)),
+    "must be numbers of 0 or more, not all 0",
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationLoss:
@@ -313,27 +308,89 @@ SomeRun = TypeVar("SomeRun", bound=RunConfig)
 
 
 def with_fields(config: SomeRun, changes: Mapping[str, Any]) -> SomeRun:
-    """The run with other values of some fields.
-
-    Args:
-        config: stays as it is.
-        changes: by dotted name, such as ``{"recipe": "mine", "optim.lr": 1e-4}``.
-
-    Raises:
-        TypeError: there is no such field.
-        ValueError: a value is out of range.
-    """
-    own: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
+    """The run with other values by dotted name, such as ``{"optim.lr": 1e-4}``; TypeError for an unknown one."""
+    sections: dict[str, dict[str, Any]] = {"": {}}
     for name, value in changes.items():
         section, _, last = name.rpartition(".")
-        (sections.setdefault(section, {}) if section else own)[last] = value
+        sections.setdefault(section, {})[last] = value
+    own = sections.pop("")
     changed = {section: replace(getattr(config, section), **values) for section, values in sections.items()}
     return replace(config, **own, **changed)
 
 
-def _are_weights(weights: str | ClassWeights) -> bool:
-    return isinstance(weights, str) or (all(0 <= weight < math.inf for weight in weights) and any(weights))
+_PAIR: Range = (lambda pair: 0 < pair[0] <= pair[1], "must be (smallest, largest), both above 0")
+# A name means the same in all three augmentations, but for "scale".
+_AUGMENT: dict[str, Range] = {
+    "size": (lambda size: min(size) >= 1, "must be (height, width) in positive pixels"),
+    "area": (lambda area: 0 < area[0] <= area[1] <= 1, "must be (smallest, largest) share of the picture, at most 1"),
+    **dict.fromkeys(("ratio", "aspect", "scale"), _PAIR),
+    **dict.fromkeys(("flip", "erasing", "mix_probability", "switch_probability", "label_smoothing"), SHARE),
+    **dict.fromkeys(("shift_probability", "half_body", "rotation_probability"), SHARE),
+    **dict.fromkeys(
+        ("padding", "mixup", "cutmix", "shift", "rotation", "half_body_joints", "brightness"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("sigma", "short_side"), POSITIVE),
+    "contrast": BELOW_1,
+}
+
+OPEN_AUGMENT: dict[str, object] = {
+    **dict.fromkeys(("size", "area", "scale"), (0, 0)),
+    **dict.fromkeys(("sigma", "short_side"), 0),
+    "rotation": -1,
+}
+"""Fields of the augmentations that a run may leave open if it is fitted to its data, and what says so."""
+
+ALTERNATIVES = (
+    ("schedule.epochs", "schedule.updates"),
+    ("validate_epochs", "validate_updates"),
+    ("schedule.warmup_epochs", "schedule.warmup_updates"),
+)
+"""Pairs of fields that say the same in two units; at most one of a pair may be above 0."""
 
 
-_WEIGHTS: Range = (_are_weights, "must be numbers of 0 or more, not all 0")
+def check(config: AnyRun, *, trained: bool = True) -> None:
+    """Raise a ValueError for a run that cannot be what was meant, naming the field, what it is and what would be right.
+
+    Without ``trained`` its data is only read or scored, so that schedule, batch and precision do not matter.
+    """
+    _check_augment(config.augment, fit=config.fit)
+    if not trained:
+        return
+    for first, second in ALTERNATIVES:
+        one, other = attrgetter(first, second)(config)
+        may_be_open = config.fit or first == "schedule.warmup_epochs"
+        if (one > 0 and other > 0) or (one == other == 0 and not may_be_open):
+            wanted = "not both; set the other to 0" if one > 0 else "one of them above 0"
+            raise ValueError(f"give {first} or {second}, {wanted}: {first} is {one:g} and {second} is {other:g}")
+    if not config.fit:
+        _check_nothing_is_open(config)
+    schedule, batch = config.schedule, config.batch
+    for unit in ("epochs", "updates"):
+        length, warmup = getattr(schedule, unit), getattr(schedule, f"warmup_{unit}")
+        if 0 < length <= warmup:
+            raise ValueError(f"schedule.warmup_{unit} ({warmup:g}) must be below schedule.{unit} ({length:g})")
+    if batch.per_device > batch.total > 0:
+        raise ValueError(f"batch.per_device ({batch.per_device}) must not exceed batch.total ({batch.total})")
+    if config.runtime.cpu and config.runtime.precision == "fp16":
+        raise ValueError("runtime.precision: 'fp16' needs a GPU; with --runtime.cpu take 'fp32' or 'bf16'")
+
+
+def _check_nothing_is_open(config: AnyRun) -> None:
+    """Only a run that is fitted to its data may leave these open."""
+    if not config.model.name:
+        raise ValueError(_NO_MODEL)
+    if config.model.init == AUTO:
+        raise ValueError(f"model.init: {AUTO!r} needs fit; name the weights to start from, or leave it empty")
+    if config.optim.lr == 0:
+        raise ValueError(f"optim.lr must be a rate above 0, got {config.optim.lr}")
+    if config.batch.total == 0:
+        raise ValueError("batch.total must be at least 1, got 0")
+
+
+def _check_augment(augment: ClassificationAugment | PoseAugment | SegmentationAugment, *, fit: bool) -> None:
+    ranges = _AUGMENT | ({"scale": BELOW_1} if isinstance(augment, PoseAugment) else {})
+    is_open = {name for name, value in OPEN_AUGMENT.items() if fit and getattr(augment, name, None) == value}
+    known = {name: allowed for name, allowed in ranges.items() if hasattr(augment, name) and name not in is_open}
+    require("augment.", augment, **known)
+    if isinstance(augment, PoseAugment) and any(side % 4 for side in augment.size):
+        raise ValueError(f"augment.size must be multiples of 4, the step of the heatmaps, got {augment.size}")

@@ -18,11 +18,7 @@ from typing import Any, cast
 from hrformer.files import write_file
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun, nearest
 
-RUNS: dict[str, type[AnyRun]] = {
-    "classification": ClassificationRun,
-    "pose": PoseRun,
-    "segmentation": SegmentationRun,
-}
+RUNS: dict[str, type[AnyRun]] = {"classification": ClassificationRun, "pose": PoseRun, "segmentation": SegmentationRun}
 """Kind of run by the ``task`` of its file."""
 
 
@@ -37,10 +33,7 @@ def to_dict(config: AnyRun) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> AnyRun:
-    """Rebuild a run from :func:`to_dict` output, or from a part of it.
-
-    Args:
-        values: JSON types: "task", and whatever differs from the defaults of its kind of run.
+    """Rebuild a run from JSON types: "task", and whatever differs from the defaults of its kind of run.
 
     Raises:
         ValueError: a field is unknown (the nearest one is named), of the wrong type, or out of range.
@@ -60,12 +53,7 @@ def from_dict(values: Mapping[str, Any]) -> AnyRun:
 
 
 def read_config(path: Path) -> AnyRun:
-    """Read a run from a JSON file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no JSON object, or see :func:`from_dict`; the message names the file.
-    """
+    """Read a run from a JSON file; OSError, or a ValueError that names the file, where that cannot be."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -79,11 +67,7 @@ def read_config(path: Path) -> AnyRun:
 
 
 def write_config(config: AnyRun, path: Path) -> Path:
-    """Write a run as JSON, whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a run as JSON, whole or not at all."""
     text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
     write_file(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path

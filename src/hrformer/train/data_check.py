@@ -10,25 +10,27 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from hrformer.data.fingerprint import Fingerprint, changes, fingerprint, relative_name
 from hrformer.data.inspection.parts import Part, compare, told_once
 from hrformer.data.inspection.report import Finding, Severity
 from hrformer.data.loader import default_workers
-from hrformer.data.sets import DataError, ImageSet
+from hrformer.data.set_types import DataError, ImageSet
 from hrformer.data.views import without
 from hrformer.train.config import AnyRun, ClassificationRun, SegmentationRun
 from hrformer.train.run_folder import ResumeError
 from hrformer.wording import counted
 
-DECODED_PIXELS = 1_000_000_000
-"""Pixels of each part that are decoded: about ten seconds on two cores."""
-
-_LEAST = 100
-
+DECODED_PIXELS = 1_000_000_000  # of each part: about ten seconds on two cores
+_LEAST = 100  # pictures
 _UNREADABLE = ("unreadable-picture", "unreadable-mask", "broken-file")
 _LEFT_OUT = "nothing if they may be missing: --data.skip-broken leaves them out; else put good files in their place"
+_SAME_DATA = (
+    "A run goes on only with the data it began with: put that back, or start a new run from the weights of this one: "
+    "give another --out and --model.init {}"
+)
 
 Progress = Callable[[str, int, int], object]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -51,15 +53,11 @@ def part_of(config: AnyRun, source: ImageSet, split: str) -> Part:
 def check_data(
     config: AnyRun, sets: Mapping[str, ImageSet], progress: Progress | None = None
 ) -> dict[str, dict[int, tuple[str, str]]]:
-    """Look at both parts of a run's data.
-
-    Args:
-        config: of the run; with ``data.skip_broken`` everything is decoded, and what cannot be read is no error.
-        sets: "train" and "val".
-        progress: told how far it is.
+    """Look at both parts of a run's data, "train" and "val"; with ``data.skip_broken`` everything is decoded.
 
     Returns:
-        For each part what cannot be read: (file, reason) by the number of the picture; empty without ``skip_broken``.
+        For each part what cannot be read: (file, reason) by the number of the picture; empty without ``skip_broken``,
+        with which that is no error.
 
     Raises:
         DataError: something would break the training or make its scores meaningless; all such findings, each with what
@@ -68,27 +66,22 @@ def check_data(
     skip = config.data.skip_broken
     parts, findings, broken = [], [], {}
     for split, source in sets.items():
-        part = part_of(config, source, split)
-        _look_through(part, everything=skip, progress=progress)
+        part = _looked_through(config, source, split, progress)
         parts.append(part)
         broken[split] = part.unreadable() if skip else {}
         findings += [one for one in part.findings() if not (skip and one.kind in _UNREADABLE)]
     findings = told_once((*findings, *compare(*parts)), config.data.val_share > 0)
     # One remark is shown: what comes of leaving files out before all others.
     findings.sort(key=lambda one: one.kind != "lost-class")
-    errors = [one for one in findings if one.severity == "error"]
-    if errors:
-        raise DataError("; ".join(_sentence(one) for one in errors))
+    if errors := [one for one in findings if one.severity == "error"]:
+        what = (f"{one.split}: {one.what}{f' ({one.places})' if one.where else ''}: {one.fix}" for one in errors)
+        raise DataError("; ".join(what))
     # What readers put right they have told already.
     told = {note.text for source in sets.values() for note in getattr(source, "notes", ())}
     findings = [one for one in findings if one.what not in told]
     if findings:
-        _log.warning(
-            "%s about the data, such as: %s: %s; `hrformer inspect data` shows all, with what to do",
-            counted(len(findings), "remark"),
-            findings[0].split,
-            findings[0].what,
-        )
+        first = f"{counted(len(findings), 'remark')} about the data, such as: {findings[0].split}: {findings[0].what}"
+        _log.warning("%s; `hrformer inspect data` shows all, with what to do", first)
     return broken
 
 
@@ -115,17 +108,9 @@ def check_same_data(
     broken: Mapping[str, Mapping[int, tuple[str, str]]],
     out: Path,
 ) -> None:
-    """Refuse to go on with data that has changed.
+    """Raise a ResumeError if data has changed since the checkpoint, other than what is left out as it cannot be read.
 
-    Args:
-        config: of the run.
-        before: from :func:`data_of`, of the checkpoint.
-        now: of the data as it is.
-        broken: what is left out since it cannot be read; it may have changed.
-        out: run directory.
-
-    Raises:
-        ResumeError: it has changed.
+    ``before`` and ``now`` are from :func:`data_of`, ``broken`` from :func:`check_data`.
     """
     told = []
     for split, found in now.items():
@@ -133,30 +118,19 @@ def check_same_data(
         if text := changes(before[split], found, names):
             told.append(f"{split}: {text}")
     if told:
-        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {_same_data(out)}")
+        fix = _SAME_DATA.format(out / "best.safetensors")
+        raise ResumeError(f"the data has changed since the run in {out} began: {'; '.join(told)}. {fix}")
 
 
 @contextmanager
 def taking_up(out: Path) -> Iterator[None]:
-    """Say of data that cannot be opened that a run was to go on with it.
-
-    Raises:
-        ResumeError: in place of a ``DataError`` from within.
-    """
+    """Say of data that cannot be opened that a run was to go on with it: a ResumeError in place of a DataError."""
     try:
         yield
     except DataError as error:
-        raise ResumeError(
-            f"the data of the run in {out} cannot be opened as it was when it began. {_same_data(out)}. What is wrong "
-            f"now: {error}"
-        ) from error
-
-
-def _same_data(out: Path) -> str:
-    return (
-        "A run goes on only with the data it began with: put that back, or start a new run from the weights of this "
-        f"one: give another --out and --model.init {out / 'best.safetensors'}"
-    )
+        what = f"the data of the run in {out} cannot be opened as it was when it began"
+        fix = _SAME_DATA.format(out / "best.safetensors")
+        raise ResumeError(f"{what}. {fix}. What is wrong now: {error}") from error
 
 
 def _roots(config: AnyRun) -> list[Path]:
@@ -165,15 +139,10 @@ def _roots(config: AnyRun) -> list[Path]:
 
 
 def left_out(config: AnyRun, source: ImageSet, split: str, progress: Progress | None = None) -> ImageSet:
-    """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named.
-
-    Raises:
-        DataError: nothing is left.
-    """
+    """A part without what cannot be read, where ``data.skip_broken`` asks for that; every file left out is named."""
     if not config.data.skip_broken:
         return source
-    part = part_of(config, source, split)
-    _look_through(part, everything=True, progress=progress)
+    part = _looked_through(config, source, split, progress)
     tell_left_out(split, part.unreadable())
     return without(source, part.unreadable())
 
@@ -184,21 +153,12 @@ def tell_left_out(split: str, broken: Mapping[int, tuple[str, str]]) -> None:
         _log.warning("%s: left out %s: %s", split, file, reason)
 
 
-def _look_through(part: Part, *, everything: bool, progress: Progress | None) -> None:
-    """Read the headers of all, and decode as many pictures as the time allows."""
-    threads, name = default_workers() + 1, f"checking {part.split}"
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(name, done, total)
-
+def _looked_through(config: AnyRun, source: ImageSet, split: str, progress: Progress | None) -> Part:
+    """A part with the headers of all pictures read, and as many decoded as there is time for, or all."""
+    part, threads = part_of(config, source, split), default_workers() + 1
+    tell = partial(progress, f"checking {split}") if progress is not None else None
     part.read_headers(threads=threads, progress=tell)
-    limit = None
-    if part.pixels and not everything:
-        limit = max(DECODED_PIXELS * len(part.first_items) // part.pixels, _LEAST)
+    some = max(DECODED_PIXELS * len(part.first_items) // max(part.pixels, 1), _LEAST)
+    limit = some if part.pixels and not config.data.skip_broken else None
     part.look_through(limit=limit, threads=threads, progress=tell)
-
-
-def _sentence(finding: Finding) -> str:
-    places = f" ({finding.places})" if finding.where else ""
-    return f"{finding.split}: {finding.what}{places}: {finding.fix}"
+    return part

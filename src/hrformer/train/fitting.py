@@ -11,9 +11,8 @@ from operator import attrgetter
 from typing import Any, TypeVar, cast
 
 from hrformer.models.model import Task
-from hrformer.train.config import AUTO, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
+from hrformer.train.config import AUTO, OPEN_AUGMENT, AnyRun, PoseRun, RunConfig, SegmentationRun, with_fields
 from hrformer.train.config_file import task_of
-from hrformer.train.config_rules import OPEN_AUGMENT
 from hrformer.train.start_weights import Start, find_start
 from hrformer.wording import counted
 

@@ -2,16 +2,19 @@
 
 ``metrics.jsonl`` holds one JSON object per line with "event" ("start", "train", "validation" or "end"), "update" (how
 many are done), "epoch", "time" (UTC) and the event's own values. Numbers that are not finite stand there as the strings
-"nan", "inf" and "-inf", which ``float`` takes.
+"nan", "inf" and "-inf", which ``float`` takes. Trackers are accelerate's for TensorBoard, Weights & Biases and MLflow.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,18 +25,17 @@ import numpy as np
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.files import write_file
 from hrformer.train.progress import Speed, duration_text, label_of, share_text, training_bars, values_text
+from hrformer.train.record import EVENTS_FILE, cut_events, flat, read_events, read_json
 from hrformer.train.run_folder import versions
-from hrformer.train.summary_charts import lacking
-from hrformer.train.trackers import Trackers
+from hrformer.train.summary import lacking
 from hrformer.wording import counted
 
-EVENTS_FILE, TEXT_FILE = "metrics.jsonl", "log.txt"
-
-PLAIN_SECONDS = 30.0
-"""Seconds between two lines of text about the training at least."""
-
+TEXT_FILE = "log.txt"
+PLAIN_SECONDS = 30.0  # between two lines of text about the training at least
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # each called as accelerate, Python and pip call it
+PROJECT = "hrformer"  # of the trackers
+# Python's signs for what JSON lacks, and the strings that stand in the log.
 _WORDS = {"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}
-"""Python's signs for what JSON lacks, and the strings that stand in the log."""
 
 
 class Journal:
@@ -47,13 +49,8 @@ class Journal:
         batch: samples per update, over all processes.
         main: whether this is the main process.
         first_update: updates done before; what the log holds of later ones is cut off, since they come again.
-        trackers: names of accelerate's trackers to send scalars to.
+        trackers: names of accelerate's trackers to send scalars to, through an ``accelerator`` made with them.
         config: of the run, in JSON types, for the trackers.
-        accelerator: made with ``log_with=trackers``; may be None without trackers.
-        quiet: show nothing on the terminal.
-
-    Raises:
-        ValueError: a tracker cannot be used.
     """
 
     def __init__(
@@ -67,12 +64,11 @@ class Journal:
         trackers: Sequence[str] = (),
         config: Mapping[str, Any],
         accelerator: Any | None = None,
-        quiet: bool = False,
     ) -> None:
         self.out, self.total_updates, self.batch = out, total_updates, batch
         self.main, self.first_update, self.config = main, first_update, config
         self._trackers = Trackers(accelerator, trackers if main else (), out)
-        self._bars = training_bars(quiet or not main)
+        self._bars = training_bars(main)
         self._bar = self._bars.add_task("training", total=total_updates, completed=first_update, status="")
         self._speed = Speed((total_updates - first_update) * batch)
         self._place = (first_update, 0.0)
@@ -107,11 +103,7 @@ class Journal:
         self._trackers.finish()
 
     def start(self, **fields: Any) -> None:
-        """Note the beginning, with the versions it runs on.
-
-        Args:
-            fields: facts about the run, in JSON types.
-        """
+        """Note the beginning, with facts about the run in JSON types and the versions it runs on."""
         if not self.main:
             return
         update, epoch = self.first_update, self._place[1]
@@ -123,27 +115,23 @@ class Journal:
         if lacking():
             self.note(lacking())
 
-    def tick(self, samples: int | None = None, *, update: int | None = None, epoch: float = 0.0) -> None:
+    def tick(self, update: int | None = None, epoch: float = 0.0) -> None:
         """One update is done; call it after each, it costs next to nothing.
 
-        Args:
-            samples: that it saw, over all processes; None for a whole batch.
-            update: how many are done, for the end of the run; None keeps what the last line said.
-            epoch: how often the training set was passed, with its fraction.
+        ``update`` is how many are done, for the end of the run (None keeps what the last line said), and ``epoch`` how
+        often the training set was passed, with its fraction.
         """
         if update is not None:
             self._place = (update, epoch)
-        self._speed.tick(self.batch if samples is None else samples)
+        self._speed.tick(self.batch)
         if not self._bars.disable:
             self._bars.update(self._bar, advance=1, status=f"{self._speed}  {self._status}".rstrip())
 
     def log(self, update: int, epoch: float, values: Mapping[str, float]) -> None:
         """Note values averaged since the last line. On screen and in ``log.txt`` there is a line every half minute.
 
-        Args:
-            update: how many are done.
-            epoch: how often the training set was passed, with its fraction.
-            values: "loss" and its parts by name, "lr", and "grad_norm" where it is known. "images_per_second" is added.
+        The values are "loss" and its parts by name, "lr", and "grad_norm" where it is known; "images_per_second" is
+        added.
         """
         self._place = (update, epoch)
         told = dict(values) | {"images_per_second": round(self._speed.window(), 2)}
@@ -155,7 +143,7 @@ class Journal:
             self._last_line = monotonic()
             share = update / max(self.total_updates, 1)
             line = f"update {update}/{self.total_updates} ({share:.0%}, epoch {epoch:.2f})  {values_text(values)}  "
-            self._say(f"{line}{self._speed}", shown=self._bars.disable)
+            self.note(f"{line}{self._speed}", shown=self._bars.disable)
 
     @contextmanager
     def aside(self, title: str) -> Iterator[Callable[[int, int], object]]:
@@ -172,28 +160,13 @@ class Journal:
         self._speed.skip()
 
     def validation(self, update: int, epoch: float, evaluation: Evaluation, best: bool) -> None:
-        """Note the scores; the time since the last update does not count in the training rate.
-
-        Args:
-            update: how many are done.
-            epoch: how often the training set was passed.
-            evaluation: of the model at this point.
-            best: whether its main score is the highest so far.
-        """
+        """Note the scores, the ``best`` so far or not; the time since the last update does not count in the rate."""
         self._place = (update, epoch)
-        fields = {
-            "task": evaluation.task,
-            "main": evaluation.main,
-            "value": evaluation.value,
-            "best": best,
-            "items": evaluation.items,
-            "seconds": round(evaluation.seconds, 3),
-            "scores": evaluation.scores,
-            "intervals": {name: list(ends) for name, ends in evaluation.intervals.items()},
-            "confidence": evaluation.confidence,
-            "worst": [{"index": e.index, "file": e.file, "score": e.score} for e in evaluation.worst],
-        }
-        self._write("validation", update, epoch, fields)
+        told = {name: getattr(evaluation, name) for name in ("task", "main", "value")} | {"best": best}
+        told |= {"items": evaluation.items, "seconds": round(evaluation.seconds, 3)}
+        told |= {name: getattr(evaluation, name) for name in ("scores", "intervals", "confidence")}
+        told["worst"] = [{"index": e.index, "file": e.file, "score": e.score} for e in evaluation.worst]
+        self._write("validation", update, epoch, told)
         self._trackers.log(update, "validation", evaluation.scores)
         name, value = label_of(evaluation.main), share_text(evaluation.value)
         took = f"{counted(evaluation.items, 'item')} in {duration_text(evaluation.seconds)}"
@@ -215,18 +188,16 @@ class Journal:
         than = "a little less" if before == value else before
         return "best so far" + (f" ({than} before)" if before else "")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, shown: bool = True) -> None:
         """Say something in passing: on screen and in ``log.txt``."""
-        self._say(text)
+        if not self.main:
+            return
+        _append(self.out / TEXT_FILE, "\n".join(f"{_now()} {line}" for line in text.splitlines()))
+        if shown:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def end(self, *, interrupted: str = "", error: str = "", **fields: Any) -> None:
-        """Note the end.
-
-        Args:
-            interrupted: what stopped the run before its end; empty if nothing did.
-            error: what made it fail; empty if nothing did.
-            fields: facts about the end, in JSON types.
-        """
+        """Note the end, what stopped the run before it or made it fail, and facts in JSON types."""
         self._ended = True
         state, reason = "interrupted" if interrupted else "failed" if error else "finished", interrupted or error
         reasons = {"interrupted" if interrupted else "error": reason} if reason else {}
@@ -241,28 +212,6 @@ class Journal:
         plain = json.loads(json.dumps(line, default=_plain), parse_constant=_WORDS.get)
         _append(self.out / EVENTS_FILE, json.dumps(plain, ensure_ascii=False, allow_nan=False))
 
-    def _say(self, text: str, *, shown: bool = True) -> None:
-        if not self.main:
-            return
-        _append(self.out / TEXT_FILE, "\n".join(f"{_now()} {line}" for line in text.splitlines()))
-        if shown:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def read_events(out: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` that are whole, in their order and with numbers for "nan", "inf" and "-inf"."""
-    return [_numbers(event) for _, event in _lines(out / EVENTS_FILE)]
-
-
-def cut_events(out: Path, update: int) -> None:
-    """Cut off what comes after so many updates, half-written lines too; at 0 updates everything goes."""
-    path = out / EVENTS_FILE
-    if not path.exists():
-        return
-    kept = "".join(f"{line}\n" for line, event in _lines(path) if update and event["update"] <= update)
-    if kept.encode() != path.read_bytes():
-        write_file(path, lambda part: part.write_bytes(kept.encode()))
-
 
 def _constant_text(evaluation: Evaluation) -> str:
     """What the main score would be if everything were taken for one class; empty where scores have no such floor."""
@@ -274,19 +223,6 @@ def _constant_text(evaluation: Evaluation) -> str:
     # The intersection over union of all other classes is 0.
     floor = counts[most] / sum(counts.values()) / (len(counts) if key == "pixels" else 1)
     return f", {share_text(floor)} if everything were {most}"
-
-
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text and content of each whole line; a run that was killed may have left half of one."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and {"event", "update", "epoch", "time"} <= event.keys():
-            yield line, event
 
 
 def _append(path: Path, text: str) -> None:
@@ -304,10 +240,73 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
-def _numbers(value: Any) -> Any:
-    """Values of the log with numbers in place of the strings that stand for them."""
-    if isinstance(value, dict):
-        return {name: _numbers(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    return float(value) if value in ("nan", "inf", "-inf") else value
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise a ValueError for trackers that cannot be used; accelerate would leave them out without a word."""
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"unknown tracker {name!r}; there are {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise ValueError(
+                f"the tracker {name!r} needs a package that is not installed: pip install {name}. "
+                "Without trackers, metrics.jsonl and summary.html are written all the same"
+            )
+
+
+class Trackers:
+    """Sends scalars of the main process to accelerate's trackers of these names; a resumed run goes on in its place.
+
+    Which runs of W&B and MLflow belong to a run directory stands in its ``trackers.json``.
+    """
+
+    def __init__(self, accelerator: Any, names: Sequence[str], out: Path) -> None:
+        self._accelerator, self._names, self._file = accelerator, names, out / "trackers.json"
+
+    def start(self, first_update: int, config: Mapping[str, Any]) -> None:
+        """Open the records; above 0 updates done before, go on with the earlier ones."""
+        if not self._names:
+            return
+        ids = read_json(self._file) if first_update else {}
+        if "wandb" in self._names:
+            ids.setdefault("wandb", uuid.uuid4().hex[:12])
+        name = self._file.parent.name
+        options: dict[str, dict[str, Any]] = {
+            # TensorBoard hides what an interrupted run wrote from this step on.
+            "tensorboard": {"purge_step": first_update + 1} if first_update else {},
+            "wandb": {"dir": str(self._file.parent), "name": name, "id": ids.get("wandb"), "resume": "allow"},
+            "mlflow": {"run_name": name, "run_id": ids.get("mlflow")},
+        }
+        self._accelerator.init_trackers(
+            PROJECT,
+            config=None if first_update else {name: _setting(value) for name, value in flat(config).items()},
+            init_kwargs={name: options[name] for name in self._names},
+        )
+        if "mlflow" in self._names:
+            ids["mlflow"] = self._accelerator.get_tracker("mlflow", unwrap=True).info.run_id
+        if ids:
+            text = json.dumps(ids, indent=2) + "\n"
+            write_file(self._file, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def log(self, update: int, group: str, values: Mapping[str, Any]) -> None:
+        """Send the finite numbers among the values as "group/name"."""
+        numbers = {
+            # MLflow takes these characters only; PCK's name has an @.
+            f"{group}/{re.sub(r'[^A-Za-z0-9_. :/-]', '_', name)}": float(value)
+            for name, value in values.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        }
+        if self._names and numbers:
+            self._accelerator.log(numbers, step=update)
+
+    def finish(self) -> None:
+        """Close the records; the processes go on, which ``end_training`` would end as well."""
+        if self._names:
+            for tracker in self._accelerator.trackers:
+                tracker.finish()
+            self._accelerator.trackers = []
+
+
+def _setting(value: Any) -> bool | int | float | str:
+    """What every tracker takes as a setting."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(one) for one in value)
+    return value if isinstance(value, bool | int | float) else "" if value is None else str(value)

@@ -20,23 +20,30 @@ import numpy as np
 import torch
 
 from hrformer.checkpoints.checkpoint import load_model
-from hrformer.data.loader import LoaderDataset, PictureCache, batches_of, default_workers, to_device
+from hrformer.data.loader import (
+    MORE_SHARED_MEMORY,
+    LoaderDataset,
+    PictureCache,
+    batches_of,
+    default_workers,
+    free_shared_memory,
+    size_text,
+    to_device,
+)
 from hrformer.data.order import mixed_seed
-from hrformer.data.sets import DataError
-from hrformer.data.shared_memory import MORE_SHARED_MEMORY, free_shared_memory, size_text
+from hrformer.data.set_types import DataError
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
 from hrformer.losses import part_shares
-from hrformer.train.config import AnyRun
-from hrformer.train.config_rules import check
+from hrformer.train.config import AnyRun, check
 from hrformer.train.control import NonFiniteLoss, StopSignals, ValidationStopped, mean_of, stop_signals
 from hrformer.train.distributed import any_process, processes, sum_over_processes, together
+from hrformer.train.journal import check_trackers
 from hrformer.train.machine import Machine
 from hrformer.train.optim import rate_at, set_rate, set_training
 from hrformer.train.run import Run
 from hrformer.train.run_folder import BEST_WEIGHTS, LAST_WEIGHTS, checkpoint_path, run_lock
 from hrformer.train.summary import summarise, write_summary
-from hrformer.train.trackers import check_trackers
 from hrformer.wording import counted
 
 
@@ -103,7 +110,7 @@ class Loop(Run):
                     norm = self.one_update(batches)
                     state.update += 1
                 state.seconds = time.monotonic() - began
-                journal.tick(config.batch.total, update=state.update, epoch=state.update / self.per_epoch)
+                journal.tick(state.update, state.update / self.per_epoch)
                 ends = state.update == self.total
                 logs = ends or state.update % config.log.every_updates == 0
                 validates = self._validates_at(state.update)

@@ -23,13 +23,10 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-SMOOTHING_SECONDS = 30.0
-"""Time constant of the smoothed rate."""
+SMOOTHING_SECONDS = 30.0  # time constant of the smoothed rate
 
 _LABELS = {
     "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
     "frequency_weighted_iou": "frequency-weighted IoU",
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -42,14 +39,17 @@ _LABELS = {
 
 def label_of(name: str) -> str:
     """What to call a score or value in print: "pck@0.2" is "PCK@0.2"."""
-    if name.startswith("pck"):
-        return name.upper()
-    return _LABELS.get(name, name.replace("_", " "))
+    return name.upper() if name.startswith("pck") else _LABELS.get(name, name.replace("_", " "))
 
 
 def number_text(name: str, value: float) -> str:
     """A value as it is printed: learning rates with a power of ten, the rest with four digits."""
     return f"{value:.1e}".replace("e-0", "e-") if name == "lr" and value else f"{value:.4g}"
+
+
+def values_text(values: Mapping[str, float]) -> str:
+    """Names and values, one after the other."""
+    return "  ".join(f"{'lr' if name == 'lr' else label_of(name)} {number_text(name, v)}" for name, v in values.items())
 
 
 def share_text(value: float) -> str:
@@ -70,10 +70,8 @@ def duration_text(seconds: float) -> str:
 class Speed:
     """Samples per second of the training alone, and the time that is left with everything beside it.
 
-    A device works on behind the program's back, so single updates say little; their average is right.
-
-    Args:
-        samples: left to do.
+    A device works on behind the program's back, so single updates say little; their average is right. ``samples`` are
+    left to do.
     """
 
     def __init__(self, samples: int) -> None:
@@ -120,33 +118,24 @@ class Speed:
         return self._left / self.rate * (monotonic() - self._start) / self._busy if self._busy > 0 else math.nan
 
     def __str__(self) -> str:
-        """Rate and time left."""
         rate = f"{self.rate:.1f}" if math.isfinite(self.rate) else "–"
         return f"{rate} images/s, {duration_text(self.seconds_left)} left"
 
 
-def training_bars(quiet: bool) -> Progress:
-    """Bars for a training and what is done beside it, on standard error; nothing is shown where that is no terminal.
+def training_bars(main: bool) -> Progress:
+    """Bars of the main process for a training and what is done beside it, on standard error if that is a terminal.
 
     Tasks have a field "status", the text behind their bar; while it is empty, rate and time left stand there.
     """
-    console = Console(stderr=True, quiet=quiet)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        _Status(table_column=Column(no_wrap=False)),
-    )
-    return Progress(*columns, console=console, refresh_per_second=4, disable=quiet or not console.is_terminal)
+    console = Console(stderr=True, quiet=not main)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TaskProgressColumn(), MofNCompleteColumn())
+    status = _Status(table_column=Column(no_wrap=False))
+    return Progress(*columns, status, console=console, refresh_per_second=4, disable=not (main and console.is_terminal))
 
 
 @contextmanager
 def bars(after: float = 0.0) -> Iterator[Callable[[str, int, int], object]]:
-    """A bar on standard error for each thing that is done.
-
-    Args:
-        after: seconds before the bars are shown; what is quicker leaves no trace.
+    """A bar on standard error for each thing that is done; what takes fewer seconds than ``after`` leaves no trace.
 
     Yields:
         To be called with what is being done, how much of it is done, and how much there is.
@@ -187,8 +176,3 @@ class _Status(ProgressColumn):
             left = math.nan if task.time_remaining is None else task.time_remaining
             text = f"{task.speed:.1f} images/s, {duration_text(left)} left"
         return Text(text, no_wrap=True, overflow="ellipsis")
-
-
-def values_text(values: Mapping[str, float]) -> str:
-    """Names and values, one after the other."""
-    return "  ".join(f"{'lr' if name == 'lr' else label_of(name)} {number_text(name, v)}" for name, v in values.items())

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.files import write_file
-from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig
-from hrformer.train.config_rules import check
+from hrformer.train.config import AnyRun, LogConfig, ScheduleConfig, check
 from hrformer.train.control import StopSignals, mean_of, stop_signals
 from hrformer.train.data_check import Progress
 from hrformer.train.loop import Loop

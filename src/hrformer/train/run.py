@@ -16,16 +16,14 @@ from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.fingerprint import Fingerprint
 from hrformer.data.loader import LoaderDataset, batches_of, to_device
 from hrformer.data.order import Key, TrainOrder
-from hrformer.data.sets import names_of
-from hrformer.evaluate.evaluate import scores_for
+from hrformer.data.set_types import names_of
 from hrformer.evaluate.protocols import Evaluation
-from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.evaluate.scores import scores_for
 from hrformer.fast.coat import set_grad_checkpointing
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
-from hrformer.train.config import AnyRun
+from hrformer.train.config import AnyRun, check
 from hrformer.train.config_file import read_config, to_dict, write_config
-from hrformer.train.config_rules import check
 from hrformer.train.control import Buffers, LossWindow, Undo
 from hrformer.train.data_check import check_data, check_same_data, data_of, taking_up, tell_left_out
 from hrformer.train.distributed import gather, share_batch_norm, together
@@ -132,7 +130,7 @@ class Run:
         val = self.task.val_set
         # Whatever the scores need is asked for now, not after the first updates.
         with together():
-            self.main = scores_for(val, self.config.evaluation, len(val), NO_INTERVALS).main
+            self.main = scores_for(val, self.config.evaluation, len(val)).main
 
     def _placed(self, model: VisionModel) -> VisionModel:
         runtime = self.config.runtime

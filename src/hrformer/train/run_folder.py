@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from hrformer.data.shared_memory import size_text
+from hrformer.data.loader import size_text
 from hrformer.fast.x86.library import find_library
 from hrformer.files import write_file
 from hrformer.train.config import AnyRun
 from hrformer.train.config_file import from_dict, to_dict
 from hrformer.train.distributed import together
-from hrformer.train.trackers import flat
+from hrformer.train.record import flat
 
 try:
     import fcntl

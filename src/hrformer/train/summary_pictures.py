@@ -6,7 +6,6 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import cv2
@@ -15,74 +14,46 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of, draw_joints, draw_segmentation
-from hrformer.data.loader import LoaderDataset, batches_of, seeded
+from hrformer.data.inspection.samples import fitted
 from hrformer.data.order import Key, mixed_seed
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
-from hrformer.evaluate.evaluate import network_for, scores_for
-from hrformer.evaluate.inference import in_eval_mode
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet
+from hrformer.evaluate.inference import network_for, predictions_in
 from hrformer.evaluate.protocols import Example, Protocol
-from hrformer.evaluate.scores import NO_INTERVALS
+from hrformer.evaluate.scores import scores_for
 from hrformer.models.model import VisionModel
 
 Pixels = NDArray[np.uint8]
 Legend = tuple[tuple[str, tuple[int, int, int]], ...]
 
-LONG_SIDE = 480
-"""Pixels of the longer side of a picture in the page."""
-
-CLASS_SIDE = 224
-"""The same in classification, where a picture stands alone."""
-
-PERSON_SIDE = 400
-"""The same for a person: two stand side by side, and lines must stay visible."""
-
+# Pixels of the longer side of a picture in the page, of one that stands alone in classification, and of a person: two
+# stand side by side, and lines must stay visible.
+LONG_SIDE, CLASS_SIDE, PERSON_SIDE = 480, 224, 400
 JPEG_QUALITY = 85
-
+# RGB of wrong pixels, which no class has for its own, of pixels without a label, and of the lines from where a joint
+# was seen to where it is.
 WRONG, UNLABELLED, OFFSET = (255, 255, 255), (0, 0, 0), (255, 60, 220)
-"""RGB of wrong pixels, which no class has for its own, of pixels without a label, and of the lines from where a joint
-was seen to where it is."""
-
+# Pixels beyond which OpenCV cannot draw; a network whose weights are not finite puts its joints there.
 _FARTHEST = 1e6
-"""Pixels beyond which OpenCV cannot draw; a network whose weights are not finite puts its joints there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One picture of a group.
+    """One picture of a group."""
 
-    Attributes:
-        title: what it shows.
-        jpeg: the file's bytes in base64.
-        size: (width, height) in pixels.
-    """
-
-    title: str
-    jpeg: str
-    size: tuple[int, int]
+    title: str  # what it shows
+    jpeg: str  # the file's bytes in base64
+    size: tuple[int, int]  # (width, height) in pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationPicture:
-    """One item of the validation set: its panels side by side.
+    """One item of the validation set: its panels side by side."""
 
-    Attributes:
-        file: of the picture, as the set calls it.
-        score: of the item in 0..1, higher is better; NaN where there is no label to compare with.
-        text: what else to say about it; may be empty.
-        panels: label, prediction and so on.
-        legend: names and RGB of what is drawn.
-    """
-
-    file: str
-    score: float
-    panels: tuple[Panel, ...]
-    text: str = ""
-    legend: Legend = ()
-
-    @property
-    def name(self) -> str:
-        """The file's name without its folders."""
-        return PurePath(self.file).name
+    file: str  # of the picture, as the set calls it
+    score: float | None  # of the item in 0..1, higher is better; None where there is no label to compare with
+    panels: tuple[Panel, ...]  # label, prediction and so on
+    text: str = ""  # what else to say about it; may be empty
+    legend: Legend = ()  # names and RGB of what is drawn
 
 
 def choose_items(source: ImageSet, count: int, seed: int) -> list[int]:
@@ -97,74 +68,50 @@ def choose_items(source: ImageSet, count: int, seed: int) -> list[int]:
 
 
 def predict_examples(model: VisionModel, source: ImageSet, indices: Sequence[int], protocol: Protocol) -> list[Example]:
-    """What a model says about some items, and how good each is by itself.
+    """What a model says about the items of these numbers, and how good each is by itself, NaN where it has no label.
 
     The model comes back in the mode it was in, and the random generators as they were.
-
-    Args:
-        model: with a head for the set's task.
-        source: labelled items.
-        indices: numbers of the items.
-        protocol: of the set's task.
-
-    Returns:
-        One per item, in the order given; its score is NaN where it has no label.
-
-    Raises:
-        hrformer.data.sets.DataError: an item cannot be read; the message names it.
-        ValueError: model, set and protocol do not fit together, or the set has no labels.
     """
     network = network_for(model, source, protocol)
-    scores = scores_for(source, protocol, len(source), NO_INTERVALS)
-    dataset = LoaderDataset(source, network.transform(), seed=0)
-    step = protocol.batch_size
+    scores = scores_for(source, protocol, len(source))
+    step, examples = protocol.batch_size, []
     order = [[Key(index, 0) for index in indices[low : low + step]] for low in range(0, len(indices), step)]
-    examples = []
-    with in_eval_mode(model), seeded(0), torch.inference_mode():
-        for batch in batches_of(dataset, order):
-            predictions = network.predict(batch)
-            own = scores.update(batch, predictions)
-            for index, score, said in zip(batch["index"].tolist(), own, predictions, strict=True):
-                score = math.nan if score is None else score
-                examples.append(
-                    Example(index=index, file=source.file(index), score=score, prediction=scores.shown(said))
-                )
+    for batch, predictions in predictions_in(network, source, order):
+        own = scores.update(batch, predictions)
+        for index, score, said in zip(batch["index"].tolist(), own, predictions, strict=True):
+            score = math.nan if score is None else score
+            examples.append(Example(index=index, file=source.file(index), score=score, prediction=scores.shown(said)))
     return examples
 
 
 def draw_examples(source: ImageSet, examples: Sequence[Example]) -> list[ValidationPicture]:
-    """Draw labels and predictions of some items.
-
-    Args:
-        source: the set they come from.
-        examples: of an evaluation of this set.
-
-    Raises:
-        ValueError: a picture or mask cannot be read, or the set is of no known task.
-    """
-    if isinstance(source, ClassificationSet):
-        return [_classified(source, example) for example in examples]
-    if isinstance(source, PoseSet):
-        return [_posed(source, example) for example in examples]
-    if isinstance(source, SegmentationSet):
-        return [_segmented(source, example) for example in examples]
-    raise ValueError(f"{type(source).__name__} is a set of no known task")
+    """Draw labels and predictions of some items of a set."""
+    drawn = []
+    for one in examples:
+        if isinstance(source, ClassificationSet):
+            parts = _classified(source, one)
+        elif isinstance(source, PoseSet):
+            parts = _posed(source, one)
+        else:
+            assert isinstance(source, SegmentationSet)
+            parts = _segmented(source, one)
+        drawn.append(ValidationPicture(file=one.file, score=one.score if one.score >= 0 else None, **parts))
+    return drawn
 
 
-def _classified(source: ClassificationSet, example: Example) -> ValidationPicture:
+def _classified(source: ClassificationSet, example: Example) -> dict[str, Any]:
     true, said = source.label(example.index), int(example.prediction)
     names = source.classes
     text = f"{names[true]}, recognised" if said == true else f"{names[true]}, taken for {names[said]}"
-    panel = _panel("", _resized(source.pixels(example.index), CLASS_SIDE))
-    return ValidationPicture(file=example.file, score=example.score, text=text, panels=(panel,))
+    panel = _panel("", fitted(source.pixels(example.index), CLASS_SIDE)[0])
+    return {"text": text, "panels": (panel,)}
 
 
-def _posed(source: PoseSet, example: Example) -> ValidationPicture:
+def _posed(source: PoseSet, example: Example) -> dict[str, Any]:
     pixels, person = source.pixels(example.index), source.person(example.index)
     label, said = (np.array(points, dtype=np.float64) for points in (person.keypoints, example.prediction))
     left, top, right, bottom = _surroundings(pixels, person.box, label, said)
-    scale = PERSON_SIDE / max(right - left, bottom - top)
-    canvas = _resized(pixels[top:bottom, left:right], PERSON_SIDE)
+    canvas, scale = fitted(pixels[top:bottom, left:right], PERSON_SIDE)
     for points in (label, said):
         points[:, :2] = (points[:, :2] + 0.5 - (left, top)) * scale - 0.5
     sane = (np.abs(said[:, :2]) < _FARTHEST).all(axis=1)
@@ -179,7 +126,7 @@ def _posed(source: PoseSet, example: Example) -> ValidationPicture:
     if known.any():
         panels.insert(0, _panel("label", draw_joints(canvas, label[None], skeleton=source.skeleton, joint_threshold=0)))
         legend += (("from prediction to label", OFFSET),)
-    return ValidationPicture(file=example.file, score=example.score, panels=tuple(panels), legend=legend)
+    return {"panels": tuple(panels), "legend": legend}
 
 
 def _surroundings(pixels: Pixels, box: NDArray[np.floating], *people: NDArray[Any]) -> tuple[int, int, int, int]:
@@ -196,13 +143,13 @@ def _surroundings(pixels: Pixels, box: NDArray[np.floating], *people: NDArray[An
     return (left, top, right, bottom) if right - left > 1 and bottom - top > 1 else (0, 0, width, height)
 
 
-def _segmented(source: SegmentationSet, example: Example) -> ValidationPicture:
-    pixels = _resized(source.pixels(example.index), LONG_SIDE)
-    said = _fitted(np.asarray(example.prediction), pixels)
+def _segmented(source: SegmentationSet, example: Example) -> dict[str, Any]:
+    pixels, _ = fitted(source.pixels(example.index), LONG_SIDE)
+    said = _as_large(np.asarray(example.prediction), pixels)
     panels, shown = [_panel("picture", pixels)], set(np.unique(said).tolist())
     legend: Legend = ()
     if source.labelled:
-        label = _fitted(source.mask(example.index), pixels)
+        label = _as_large(source.mask(example.index), pixels)
         shown |= set(np.unique(label).tolist())
         panels.append(_panel("label", _painted(source, pixels, label)))
         # What all pictures have comes first, so that the legends of several fit together.
@@ -213,7 +160,7 @@ def _segmented(source: SegmentationSet, example: Example) -> ValidationPicture:
     legend += tuple(
         (name, color_of(number, source.palette)) for number, name in enumerate(source.classes) if number in shown
     )
-    return ValidationPicture(file=example.file, score=example.score, panels=tuple(panels), legend=legend)
+    return {"panels": tuple(panels), "legend": legend}
 
 
 def _painted(source: SegmentationSet, pixels: Pixels, mask: NDArray[np.integer]) -> Pixels:
@@ -234,18 +181,10 @@ def _errors(pixels: Pixels, label: NDArray[np.integer], said: NDArray[np.integer
     return drawn
 
 
-def _fitted(mask: NDArray[np.integer], pixels: Pixels) -> NDArray[np.integer]:
+def _as_large(mask: NDArray[np.integer], pixels: Pixels) -> NDArray[np.integer]:
     """A mask in the size of a picture."""
     size = pixels.shape[1], pixels.shape[0]
     return np.asarray(cv2.resize(mask.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST))
-
-
-def _resized(pixels: Pixels, side: int) -> Pixels:
-    """With a longer side of so many pixels."""
-    scale = side / max(pixels.shape[:2])
-    height, width = (max(round(length * scale), 1) for length in pixels.shape[:2])
-    rule = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=rule), np.uint8)
 
 
 def _panel(title: str, pixels: Pixels) -> Panel:

@@ -18,8 +18,8 @@ from hrformer.data.loader import Batch, Transform
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import normalise_planes
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
-from hrformer.data.sources import Split
+from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet, names_of
+from hrformer.data.source_config import Split
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
@@ -199,8 +199,7 @@ class PoseTask(TrainingTask[PoseRun]):
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
-        augment = self.config.augment
-        return TrainPose(augment, self.train_set.skeleton, augment.codec())
+        return TrainPose(self.config.augment, self.train_set.skeleton)
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Mean squared error of the heatmaps."""
@@ -220,7 +219,7 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""
-        return TrainSegmentation(self.config.augment, ignore=IGNORE)
+        return TrainSegmentation(self.config.augment)
 
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
         """Normalise; where a crop reaches beyond its picture, 0 after normalisation."""
@@ -231,9 +230,9 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         """Pixels that count in each output, or their class weights. OHEM's parts weigh as many as they choose from."""
         auxiliary, main = (None, output) if isinstance(output, Tensor) else output
         weights = None if self.config.loss.ohem else self.weights
-        totals = {"main": pixel_total(batch["mask"], main, weights, IGNORE)}
+        totals = {"main": pixel_total(batch["mask"], main, weights)}
         if auxiliary is not None:
-            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, self.weights, IGNORE)
+            totals["auxiliary"] = pixel_total(batch["mask"], auxiliary, self.weights)
         return totals
 
     def losses(self, output: Any, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
@@ -242,13 +241,13 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         weights = None if self.weights is None else self.weights.to(labels.device)
         if isinstance(output, Tensor):
             if loss.ohem:
-                value = ohem_cross_entropy(output, labels, loss.hard, weights, IGNORE)
+                value = ohem_cross_entropy(output, labels, loss.hard, weights)
             else:
-                value = pixel_cross_entropy(output, labels, weights, IGNORE)
+                value = pixel_cross_entropy(output, labels, weights)
             return {"loss": value if shares is None else value * shares["main"]}
         auxiliary, main = output
         hard = loss.hard if loss.ohem else None
-        options: dict[str, Any] = {"auxiliary_weight": loss.auxiliary, "ignore_index": IGNORE, "shares": shares}
+        options: dict[str, Any] = {"auxiliary_weight": loss.auxiliary, "shares": shares}
         return segmentation_losses(auxiliary, main, labels, hard=hard, class_weights=weights, **options)
 
 

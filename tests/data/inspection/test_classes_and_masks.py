@@ -15,8 +15,8 @@ from hrformer.data.inspection.parts import Part, compare
 from hrformer.data.inspection.report import Finding
 from hrformer.data.label_ids import UnknownIds
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet
-from hrformer.data.sources import ClassificationSource, SegmentationSource, Split
+from hrformer.data.set_types import ClassificationSet
+from hrformer.data.source_config import ClassificationSource, SegmentationSource, Split
 
 Found = dict[str, Finding]
 RANDOM = np.random.default_rng(0)

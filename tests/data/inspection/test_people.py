@@ -15,8 +15,8 @@ from hrformer.data.inspection.parts import Part, told_once
 from hrformer.data.inspection.people import check_annotations
 from hrformer.data.inspection.report import Finding
 from hrformer.data.pose_sets import open_pose
-from hrformer.data.sets import Note, Person, PoseSet
-from hrformer.data.sources import PoseSource
+from hrformer.data.set_types import Note, Person, PoseSet
+from hrformer.data.source_config import PoseSource
 from hrformer.geometry.skeletons import COCO17
 
 JOINTS = ("head", "tail", "wing")

@@ -15,12 +15,11 @@ from hrformer.data.draw import LEFT, RIGHT
 from hrformer.data.inspection.samples import TILE, Tile, _with_flags, choose, contact_sheet, draw_samples, fitted
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.classification import BatchMixer, TrainClassification
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.data.transforms.segmentation import TrainSegmentation
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
-from hrformer.geometry.heatmaps import HeatmapCodec
 
 
 def tile(color: tuple[int, int, int], width: int = 40, height: int = 30, caption: str = "") -> Tile:
@@ -32,8 +31,7 @@ def pose(data_dir: Path, **changes: Any) -> tuple[Any, TrainPose]:
         root=data_dir / "coco_tiny", train_annotations="annotations/person_keypoints.json", train_images=("images",)
     )
     people, settings = open_pose(source, "train"), PoseAugment(**changes)
-    codec = HeatmapCodec(input_size=settings.size, sigma=settings.sigma)
-    return people, TrainPose(settings, people.skeleton, codec)
+    return people, TrainPose(settings, people.skeleton)
 
 
 def has(pixels: np.ndarray, color: tuple[int, int, int], tolerance: int = 0) -> int:
@@ -139,7 +137,7 @@ def test_flags_follow_the_joints_into_the_mirror_image(data_dir: Path) -> None:
 
 
 def replace_flip(transform: TrainPose, flip: float) -> TrainPose:
-    return TrainPose(replace(transform.settings, flip=flip), transform.skeleton, transform.codec)
+    return TrainPose(replace(transform.settings, flip=flip), transform.skeleton)
 
 
 def test_masks(data_dir: Path) -> None:

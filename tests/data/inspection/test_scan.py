@@ -9,8 +9,8 @@ from PIL import Image
 
 from hrformer.data.inspection.scan import evenly, look_at, pictures_of, read_headers, scan
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import ClassificationSet, SegmentationSet
-from hrformer.data.sources import SegmentationSource
+from hrformer.data.set_types import ClassificationSet, SegmentationSet
+from hrformer.data.source_config import SegmentationSource
 
 
 class Numbers(ClassificationSet):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import Key
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.preprocess import crop_people, warp
-from hrformer.data.sets import Person, PoseSet
-from hrformer.data.sources import PoseSource
-from hrformer.data.transforms.pose import PoseParams, TestPose, TrainPose
+from hrformer.data.set_types import Person, PoseSet
+from hrformer.data.source_config import PoseSource
+from hrformer.data.transforms.pose import PoseParams, TrainPose, prepare_person
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import box_to_crop
-from hrformer.geometry.flips import flip_image
-from hrformer.geometry.heatmaps import HeatmapCodec, cells_to_image
+from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import COCO17, LSPET14, Skeleton
 from parity import Golden
@@ -64,7 +64,7 @@ def item_of(joints: np.ndarray = LEGS_AND_ARMS, index: int = 0, **changes: Any) 
 
 
 def transform_of(settings: PoseAugment, skeleton: Skeleton = COCO17) -> TrainPose:
-    return TrainPose(settings, skeleton, settings.codec())
+    return TrainPose(settings, skeleton)
 
 
 def drawn(settings: PoseAugment, *, indices: bool = False, **changes: Any) -> list[PoseParams]:
@@ -319,7 +319,7 @@ def test_official_mirroring_is_the_references(data_dir: Path, parity_dir: Path) 
         )
         np.testing.assert_array_equal(out["targets"].numpy(), targets[0])
         np.testing.assert_array_equal(out["weights"].numpy(), weights[0])
-        crop = warp(flip_image(pixels), matrix, (192, 256))
+        crop = warp(np.ascontiguousarray(pixels[:, ::-1]), matrix, (192, 256))
         # The centre went through another order of float32 sums: 0.03 % of the values are one grey level off.
         difference = np.abs(out["image"].permute(1, 2, 0).numpy().astype(int) - crop)
         assert difference.max() <= 1
@@ -335,12 +335,12 @@ def people(data_dir: Path) -> PoseSet:
 
 
 def test_without_augmentation_training_sees_what_testing_sees(people: PoseSet) -> None:
-    transform, test = transform_of(NOTHING, LSPET14), TestPose(InputSpec(size=(128, 96)))
+    transform, spec = transform_of(NOTHING, LSPET14), InputSpec(size=(128, 96))
     for index in range(20):
         item = people.item(index, people.pixels(index)) | {"index": index}
-        out, tested = transform(item), test(item)
+        out, tested = transform(item), prepare_person(item, spec)
         assert torch.equal(out["image"], tested["image"])
-        crops, centers, sizes = crop_people(people.pixels(index), people.person(index).box[None], test.spec)
+        crops, centers, sizes = crop_people(people.pixels(index), people.person(index).box[None], spec)
         np.testing.assert_array_equal(tested["image"].permute(1, 2, 0).numpy(), crops[0])
         np.testing.assert_array_equal(tested["center"].numpy(), centers[0])
         np.testing.assert_array_equal(tested["size"].numpy(), sizes[0])
@@ -354,7 +354,7 @@ def test_unbiased_targets_and_crops(encoding: str) -> None:
     _, centers, sizes = crop_people(
         item["image"].permute(1, 2, 0).numpy(), item["box"].numpy()[None], InputSpec(size=settings.size)
     )
-    cells, _ = codec.decode(out["targets"][None].numpy())
+    cells, _ = codec.decode(out["targets"][None])
     found = cells_to_image(cells, centers, sizes, codec.steps)[0]
     shown = out["weights"].numpy() > 0
     np.testing.assert_allclose(found[shown], LEGS_AND_ARMS[shown, :2], atol=0.3)
@@ -376,7 +376,7 @@ def test_batches_of_the_loader(people: PoseSet) -> None:
     assert torch.equal(batch["image"][1], later["image"][1])
     assert not torch.equal(batch["image"][0], later["image"][0])
     assert not torch.equal(batch["image"], runs[2][0]["image"])
-    test = LoaderDataset(people, TestPose(InputSpec(size=(96, 96))), 0)
+    test = LoaderDataset(people, partial(prepare_person, spec=InputSpec(size=(96, 96))), 0)
     tested = next(iter(batches_of(test, order)))
     shapes = {key: tuple(value.shape) for key, value in tested.items()}
     assert shapes == {"image": (3, 3, 96, 96), "center": (3, 2), "size": (3, 2), "index": (3,)}
@@ -393,23 +393,8 @@ def test_the_item_is_left_alone_and_transforms_can_be_pickled(people: PoseSet) -
         again = transform(item)
     assert all(torch.equal(item[key], value) for key, value in before.items())
     assert all(torch.equal(torch.as_tensor(first[key]), torch.as_tensor(again[key])) for key in first)
-    assert pickle.loads(pickle.dumps(TestPose(InputSpec(size=(64, 48))))).spec.size == (64, 48)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"style": "coco"}, "style must be 'official', 'mmpose' or 'hrnet', got 'coco'"),
-        ({"scale": 1.0}, r"scale must lie in \[0, 1\)"),
-        ({"brightness": -0.1}, "brightness in"),
-    ],
-)
-def test_wrong_settings(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        transform_of(replace(PoseAugment(), **changes))
-
-
-@pytest.mark.parametrize("changes", [{"size": (128, 96)}, {"sigma": 3.0}])
-def test_settings_and_codec_must_agree(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="one size and sigma"):
-        TrainPose(replace(PoseAugment(), **changes), COCO17, HeatmapCodec())
+def test_no_picture_gets_darker_than_black() -> None:
+    with pytest.raises(ValueError, match=r"brightness must lie in \[0, 1\], got 1.1"):
+        transform_of(PoseAugment(brightness=1.1))

@@ -15,9 +15,9 @@ from hrformer.data.images import load_image
 from hrformer.data.loader import LoaderDataset, batches_of, seeded
 from hrformer.data.order import TrainOrder
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import as_image, as_pixels
-from hrformer.data.sources import SegmentationSource
-from hrformer.data.transforms.segmentation import SegmentationDraw, TestSegmentation, TrainSegmentation
+from hrformer.data.set_types import as_image, as_pixels
+from hrformer.data.source_config import SegmentationSource
+from hrformer.data.transforms.segmentation import SegmentationDraw, TrainSegmentation, prepare_scene
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
 from parity import resizes_as_the_goldens
@@ -144,8 +144,8 @@ def test_labels_are_never_mixed() -> None:
     given = item(90, 120)
     given["mask"] = tv_tensors.Mask(torch.randint(0, 2, (90, 120), dtype=torch.uint8) * 200)
     for _ in range(10):
-        made = TrainSegmentation(SegmentationAugment(size=(64, 64)), ignore=77)(given)
-        assert set(made["mask"].unique().tolist()) <= {0, 200, 77}
+        made = TrainSegmentation(SegmentationAugment(size=(64, 64)))(given)
+        assert set(made["mask"].unique().tolist()) <= {0, 200, 255}
 
 
 def test_nothing_to_do_changes_nothing() -> None:
@@ -209,7 +209,7 @@ def test_training_needs_masks() -> None:
 def test_test_picture_matches_the_golden(data_dir: Path, parity_dir: Path) -> None:
     meta = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["preprocess"]
     pixels = load_image(data_dir / "coco_tiny" / "images" / meta["image"]).pixels
-    made = TestSegmentation(InputSpec(interpolation="bicubic"), short_side=520)({"image": as_image(pixels), "index": 3})
+    made = prepare_scene({"image": as_image(pixels), "index": 3}, InputSpec(interpolation="bicubic"), short_side=520)
     assert list(made) == ["image", "original", "index"]
     resized = as_pixels(made["image"])
     assert [resized.shape[1], resized.shape[0]] == meta["border_wh"]
@@ -220,20 +220,18 @@ def test_test_picture_matches_the_golden(data_dir: Path, parity_dir: Path) -> No
 
 def test_test_sizes_match_the_golden(parity_dir: Path) -> None:
     sizes = json.loads((parity_dir / "protocol" / "segmentation.json").read_text())["sizes"]["rows"]
-    transform = TestSegmentation(InputSpec(interpolation="bicubic"), short_side=520)
     assert len(sizes) > 3
     for entry in sizes:
         width, height = entry["original_wh"]
-        made = transform({"image": as_image(np.zeros((height, width, 3), np.uint8)), "index": 0})
+        blank = {"image": as_image(np.zeros((height, width, 3), np.uint8)), "index": 0}
+        made = prepare_scene(blank, InputSpec(interpolation="bicubic"), short_side=520)
         assert [made["image"].shape[2], made["image"].shape[1]] == entry["resized_wh"]
 
 
 def test_test_mask_keeps_its_size() -> None:
     given = item(30, 50)
     for options, expected in (({}, (30, 50)), ({"short_side": 60}, (60, 100)), ({"size": (32, 64)}, (32, 64))):
-        made = TestSegmentation(InputSpec(), **options)(given)
+        made = prepare_scene(given, InputSpec(), **options)
         assert made["image"].shape == (3, *expected)
         assert torch.equal(made["mask"], given["mask"])
         assert made["original"].tolist() == [30, 50]
-    with pytest.raises(ValueError, match="not both"):
-        TestSegmentation(InputSpec(), short_side=3, size=(3, 3))

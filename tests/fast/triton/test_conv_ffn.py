@@ -9,12 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hrformer.fast.triton.feed_forward_op import (
-    BatchNormState,
-    batch_norm_scale,
-    conv_ffn_training,
-    move_running_statistics,
-)
+from hrformer.fast.triton.feed_forward_op import BatchNormState, batch_normaliser, conv_ffn_training
 
 Modules = nn.ModuleList
 
@@ -87,10 +82,9 @@ def test_autocast_keeps_parameters_and_statistics_in_full_precision() -> None:
 
 def test_scale_and_absent_running_statistics() -> None:
     norm = BatchNormState(torch.tensor([6.0]), torch.zeros(1), None, None, 0.1, 1.0)
-    assert batch_norm_scale(torch.tensor([3.0]), norm).item() == pytest.approx(3.0)
-    move_running_statistics(torch.ones(1), torch.ones(1), 4, norm)
+    assert batch_normaliser((torch.ones(1), torch.tensor([3.0])), 4, norm)[1].item() == pytest.approx(3.0)
     tracked = norm._replace(running_mean=torch.zeros(1), running_var=torch.zeros(1))
-    move_running_statistics(torch.ones(1), torch.full((1,), 3.0), 4, tracked)
+    batch_normaliser((torch.ones(1), torch.full((1,), 3.0)), 4, tracked)
     # A tenth of the way to mean 1 and to the unbiased variance 3 * 4 / 3.
     assert tracked.running_mean.item() == pytest.approx(0.1)
     assert tracked.running_var.item() == pytest.approx(0.4)

@@ -19,9 +19,9 @@ def pyramid(dtype: torch.dtype, factors: tuple[int, ...], channels: int, size: t
     return [rounded(dtype, 2, size[0] // factor, size[1] // factor, channels) for factor in factors]
 
 
-def kernel_result(terms: list[Tensor], size: tuple[int, int], mode: str, *, relu: bool = True) -> Tensor:
+def kernel_result(terms: list[Tensor], size: tuple[int, int], mode: str) -> Tensor:
     with nan_filled_buffers():
-        return fusion_sum(terms, size, mode=mode, relu=relu)
+        return fusion_sum(terms, size, mode=mode)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -50,12 +50,6 @@ def test_any_size_in_one_bilinear_step(coarse: tuple[int, int], size: tuple[int,
     exact = fusion_sum_reference(terms, (1, 2), size, mode=mode)
     ours = kernel_result([term.float() for term in terms], size, "bilinear_aligned" if aligned else "bilinear")
     assert_accurate({"out": ours}, {"out": plain}, {"out": exact}, torch.float32)
-
-
-def test_without_relu() -> None:
-    terms = pyramid(torch.float32, (1, 1), 8)
-    ours = kernel_result([term.float() for term in terms], SIZE, "nearest", relu=False)
-    assert torch.equal(ours, terms[0].float() + terms[1].float())
 
 
 def test_inputs_are_left_alone() -> None:

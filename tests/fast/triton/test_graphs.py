@@ -5,21 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.triton.graphs import GraphedModel, map_tensors, side_by_side
+from hrformer.fast.triton.graphs import GraphedModel, side_by_side
 from hrformer.zoo import create_model
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-
-
-class Pair(NamedTuple):
-    left: Tensor
-    right: Tensor
 
 
 class Captures:
@@ -144,24 +139,6 @@ def test_cpu_tensors_run_the_model_itself() -> None:
 def test_limit_must_allow_one() -> None:
     with pytest.raises(ValueError, match="max_graphs must be at least 1, got 0"):
         GraphedModel(nn.Linear(3, 3), max_graphs=0)
-
-
-def test_map_tensors_keeps_the_structure() -> None:
-    value = {"a": torch.ones(2), "b": [torch.zeros(1), (torch.ones(1), 3)], "c": Pair(torch.ones(1), torch.ones(1))}
-    mapped = map_tensors(lambda x: x + 1, value)
-    assert list(mapped) == ["a", "b", "c"]
-    assert mapped["a"].tolist() == [2, 2]
-    assert isinstance(mapped["b"][1], tuple)
-    assert mapped["b"][1][1] == 3
-    assert isinstance(mapped["c"], Pair)
-    assert mapped["c"].right.item() == 2
-
-
-def test_map_tensors_clones() -> None:
-    x = torch.ones(2)
-    (y,) = map_tensors(torch.clone, (x,))
-    y.zero_()
-    assert x.tolist() == [1, 1]
 
 
 def test_side_by_side_keeps_the_order_outside_a_capture() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hrformer.fast.x86.packing import filled, pack_product, panel_widths
+from hrformer.fast.x86.stages import filled, pack_product, panel_widths
 
 
 @pytest.mark.parametrize("vectors", range(1, 14))

@@ -15,15 +15,9 @@ from hrformer.data.inspection.report import Finding, finding
 from hrformer.geometry.skeleton_inference import infer_flip_pairs
 from hrformer.geometry.skeletons import Skeleton
 
-PEOPLE_NEEDED = 40
-"""Fewer people than this with both joints labelled say nothing about a distance."""
-
-PEOPLE_USED = 1000
-"""More people than this add nothing but time; fewer are enough where there are many joints."""
-
-_JOINTS_SEARCHED = 40
-"""With more joints than this no better pairs are searched for: there are too many."""
-
+PEOPLE_NEEDED = 40  # fewer people than this with both joints labelled say nothing about a distance
+PEOPLE_USED = 1000  # more people than this add nothing but time; fewer are enough where there are many joints
+_JOINTS_SEARCHED = 40  # with more joints than this no better pairs are searched for: there are too many
 TOLERANCE = 0.3
 """Largest plausible logarithm of the ratio between a distance and its mirror image, median over the people.
 
@@ -40,16 +34,10 @@ Pairs = Sequence[tuple[int, int]]
 
 
 def flip_findings(skeleton: Skeleton, keypoints: NDArray[np.float64]) -> Iterator[Finding]:
-    """Wrong, missing and doubtful pairs.
-
-    Args:
-        skeleton: joints and pairs.
-        keypoints: (N, K, 3) x, y and flag in picture pixels; joints with flag 0 do not count.
-    """
+    """Wrong, missing and doubtful pairs; ``keypoints`` (N, K, 3) are x, y and flag in picture pixels."""
     if skeleton.num_keypoints == 1:
         return
-    wrong_names = _against_names(skeleton)
-    if wrong_names:
+    if wrong_names := _against_names(skeleton):
         what = "flip pairs do not agree with the names of the joints"
         fix = "leave data.flip_pairs empty, so that the names decide, or correct these pairs in it"
         yield finding("error", "flip-pair-names", what, fix, wrong_names)
@@ -107,13 +95,12 @@ def _shape_findings(skeleton: Skeleton, xy: NDArray[np.float64]) -> Iterator[Fin
         "joints that change places do not correspond: a mirrored person has other limb lengths, by a factor of "
         f"{np.exp(differences.max()):.1f}"
     )
+    fix = (
+        "check data.flip_pairs and the order of the joints' names against the file; if people always take the same "
+        "lopsided pose in this set, all is well"
+    )
     if better := _better_pairs(distances, skeleton):
         fix = f"these pairs fit: --data.flip-pairs {' '.join(names[joint] for pair in better for joint in pair)}"
-    else:
-        fix = (
-            "check data.flip_pairs and the order of the joints' names against the file; if people always take the same "
-            "lopsided pose in this set, all is well"
-        )
     yield finding("error" if better else "warning", "flip-pair-shape", what, fix, list(places.values()))
 
 
@@ -139,8 +126,7 @@ def _better_pairs(distances: NDArray[np.float64], skeleton: Skeleton) -> Pairs:
     candidates = []
     for first, second in combinations(pairs, 2):
         others = tuple(pair for pair in pairs if pair not in (first, second))
-        for a, b in (second, second[::-1]):
-            candidates.append((*others, (first[0], a), (first[1], b)))
+        candidates += [(*others, (first[0], a), (first[1], b)) for a, b in (second, second[::-1])]
     if len(pairs) > 1:
         candidates += [tuple(pair for pair in pairs if pair != removed) for removed in pairs]
     single = sorted({*range(skeleton.num_keypoints)} - {*_partners(pairs)})
@@ -162,8 +148,7 @@ def _pair_findings(skeleton: Skeleton, xy: NDArray[np.float64]) -> Iterator[Find
     labelled = (~np.isnan(lengths)).sum(axis=0)
     together = (lengths < 0.005 * np.maximum(spans.max(axis=1), 1)[:, None]).sum(axis=0)
     on_one_spot = (labelled >= PEOPLE_NEEDED) & (together > 0.9 * labelled)
-    same = [f"{names[a]} and {names[b]}" for (a, b), spot in zip(pairs, on_one_spot, strict=True) if spot]
-    if same:
+    if same := [f"{names[a]} and {names[b]}" for (a, b), spot in zip(pairs, on_one_spot, strict=True) if spot]:
         what = "two joints lie on one spot in nearly all people"
         fix = "label them apart, or drop one of them; a joint in the middle of the body needs no partner"
         yield finding("warning", "joints-coincide", what, fix, same)

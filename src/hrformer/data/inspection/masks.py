@@ -15,27 +15,19 @@ from hrformer.data.images import ImageError
 from hrformer.data.inspection.report import Finding, finding, grouped
 from hrformer.data.inspection.scan import Look, evenly
 from hrformer.data.loader import REPLACE
-from hrformer.data.mask_sizes import size_advice
-from hrformer.data.masks import size_of_mask
-from hrformer.data.sets import IGNORE, SegmentationSet
+from hrformer.data.mask_reading import size_of_mask
+from hrformer.data.set_types import IGNORE, SegmentationSet, size_advice
 from hrformer.data.turned_masks import MOST_HEADERS
 from hrformer.wording import counted
 
-RARE = 1e-3
-"""Classes with less than this share of the labelled pixels are mentioned."""
-
-VOID_MATTERS = 0.02
-"""From this share of void pixels on, they may be a class that was saved as 255."""
-
-_NAMED = 3
-"""So many classes are named that are missing beside the only one."""
+RARE = 1e-3  # classes with less than this share of the labelled pixels are mentioned
+VOID_MATTERS = 0.02  # from this share of void pixels on, they may be a class that was saved as 255
+_NAMED = 3  # so many classes are named that are missing beside the only one
 
 _LEAST_STEP, _LIGHT = 15, 30
 """Grey levels lie at least so far apart, 18 of them over 0..255, and the highest is at least so light."""
 
-_MANY = 64
-"""So many ids of no class in one set are no forgotten lines in a list."""
-
+_MANY = 64  # so many ids of no class in one set are no forgotten lines in a list
 _FIX_COLOURS = (
     "save ids as grey PNG; or set --data.palette-masks with lines `id name R G B` in data.classes for every colour, id "
     f"{IGNORE} for those of no class"
@@ -57,16 +49,11 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     """What the reader put right, masks that cannot be used, void masks, missing and rare classes."""
     for note in source.notes:
         yield finding("warning", note.kind, note.text, _FIXES[note.kind])
-    unusable = (
-        (source.mask_file(look.index), look.mask_problem)
-        for look in looks
-        if look.mask_problem and look.unknown_ids is None
-    )
-    for reason, files in grouped(unusable):
+    unusable = [look for look in looks if look.mask_problem and look.unknown_ids is None]
+    for reason, files in grouped((source.mask_file(look.index), look.mask_problem) for look in unusable):
         what = f"{counted(len(files), 'mask')} cannot be used: {reason}"
         # The reader tells why at length; here it is only sorted.
-        coloured = "colours" in reason
-        kind, fix = ("mask-ids", _FIX_COLOURS) if coloured else ("unreadable-mask", REPLACE)
+        kind, fix = ("mask-ids", _FIX_COLOURS) if "colours" in reason else ("unreadable-mask", REPLACE)
         yield finding("error", kind, what, fix, files)
     sizes: dict[str, list[str]] = {}
     for index, mask, picture in _other_sizes(source, looks):
@@ -75,18 +62,16 @@ def mask_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) ->
     for fix, files in sizes.items():
         what = f"{counted(len(files), 'mask')} of another size than the picture"
         yield finding("error", "mask-size", what, fix, files)
-    unknown = list(_unknown_ids(source, looks))
-    if unknown:
-        yield unknown[0]
+    if unknown := _unknown_ids(source, looks):
+        yield unknown
     usable = sum(bool(look.class_pixels) for look in looks)
     void = [source.mask_file(look.index) for look in looks if {*look.class_pixels} == {IGNORE}]
     if void:
-        everything = len(void) == usable
         what = f"{len(void)} of {counted(usable, 'mask')} without any label: all is void ({IGNORE})"
         fix = "label these pictures or take them out of the set"
-        if everything:
+        if len(void) == usable:
             fix = f"{IGNORE} means void; save class ids 0..{len(source.classes) - 1} in the masks"
-        yield finding("error" if everything else "warning", "void-mask", what, fix, void)
+        yield finding("error" if len(void) == usable else "warning", "void-mask", what, fix, void)
     # While ids are unknown, nobody can say which class is where.
     if not unknown and len(void) < usable:
         yield from _class_findings(source, split, looks)
@@ -114,50 +99,40 @@ def _other_sizes(
             yield index, mask, header.size
 
 
-def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Iterator[Finding]:
-    count, places = len(source.classes), []
-    unknown: set[int] = set()
-    found: set[int] = set()
-    listed: Sequence[int] = range(count)
-    for look in looks:
-        here: Sequence[int] = [number for number in look.class_pixels if count <= number < IGNORE]
-        if look.unknown_ids is not None:
-            here, listed = look.unknown_ids.unknown, look.unknown_ids.listed
-            found.update(look.unknown_ids.found)
-        elif here:
-            found.update(look.class_pixels)
-        if here:
-            places.append(f"{source.mask_file(look.index)} (id{'s' * (len(here) > 1)} {_few(here)})")
-            unknown.update(here)
-    if places:
-        # Class numbers of the masks that could be used, as ids.
-        pixels, _ = _pixels(looks)
-        found.update(listed[number] for number in np.flatnonzero(pixels[: len(listed)]).tolist())
-        what = (
-            f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(sorted(unknown))}; the "
-            f"classes' ids are {_few(listed)}"
-        )
-        yield finding("error", "mask-ids", what, _advice(sorted(unknown), sorted(found), tuple(listed)), places)
+def _unknown_ids(source: SegmentationSet, looks: Sequence[Look]) -> Finding | None:
+    """About all masks with ids of no class."""
+    told = [(look.index, look.unknown_ids) for look in looks if look.unknown_ids is not None]
+    if not told:
+        return None
+    listed = told[0][1].listed
+    # Class numbers of the masks that could be used, as ids.
+    used = {listed[number] for number in np.flatnonzero(_pixels(looks)[0][: len(listed)]).tolist()}
+    found = sorted(used.union(*(ids.found for _, ids in told)))
+    unknown = sorted({number for _, ids in told for number in ids.unknown})
+    places = [
+        f"{source.mask_file(index)} (id{'s' * (len(ids.unknown) > 1)} {_few(ids.unknown)})" for index, ids in told
+    ]
+    what = (
+        f"{counted(len(places), 'mask holds', 'masks hold')} ids that are no class: {_few(unknown)}; the classes' ids "
+        f"are {_few(listed)}"
+    )
+    return finding("error", "mask-ids", what, _advice(unknown, found, tuple(listed)), places)
 
 
 def _advice(unknown: list[int], found: list[int], listed: tuple[int, ...]) -> str:
-    """What to do about ids that no class has, said only where all masks make it sure.
+    """What to do about ids of no class (``unknown``) among those ``found``, said only where all masks make it sure.
 
-    Args:
-        unknown: ids that occur in masks and belong to no class, ascending.
-        found: all ids that occur, ascending.
-        listed: ids of the classes, ascending.
+    All are ascending; ``listed`` are the ids of the classes.
     """
     count = len(listed)
-    from_zero = listed == tuple(range(count))
     if unknown == [0]:
         return "add `0 background` to the list of classes if 0 is what lies around them; else --data.ignore 0"
-    if from_zero and unknown == [count] and 0 not in found:
-        return (
-            f"labels count from 1: 0 is in no mask, and {count} has no class. List the classes as 1..{count} in "
-            "data.classes, or subtract 1 from the ids in the masks"
-        )
-    if from_zero and unknown == [count]:
+    if listed == tuple(range(count)) and unknown == [count]:
+        if 0 not in found:
+            return (
+                f"labels count from 1: 0 is in no mask, and {count} has no class. List the classes as 1..{count} in "
+                "data.classes, or subtract 1 from the ids in the masks"
+            )
         return (
             f"the masks hold 0..{count}, one id more than the {count} classes of the list: list the missing one. "
             f"If labels count from 1 and 0 is no class, list the classes as 1..{count} and give --data.ignore 0"
@@ -201,8 +176,8 @@ def _class_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) 
     classes, masks = source.classes, sum(bool(look.class_pixels) for look in looks)
     looked = f"the {counted(masks, 'mask')} looked at"
     all_pixels, _ = _pixels(looks)
-    pixels, labelled = all_pixels[: len(classes)], int(all_pixels[:IGNORE].sum())
-    present, void = np.flatnonzero(pixels), all_pixels[IGNORE] / all_pixels.sum()
+    pixels, void = all_pixels[: len(classes)], all_pixels[IGNORE] / all_pixels.sum()
+    present = np.flatnonzero(pixels)
     if void > 0.5:
         what = f"{void:.0%} of the pixels have no label"
         fix = "see in the pictures whether something is missing: a class whose id is ignored, unfinished labelling"
@@ -219,11 +194,11 @@ def _class_findings(source: SegmentationSet, split: str, looks: Sequence[Look]) 
         elif void >= VOID_MATTERS and split == "train":
             fix += f"; was one of them saved as {IGNORE}, which is void here ({void:.0%} of the pixels)?"
         yield finding("warning", "empty-class", what, fix, absent)
-    share = pixels / labelled
+    share = pixels / all_pixels[:IGNORE].sum()
     rare = [f"{classes[k]} ({share[k]:.3%})" for k in present[np.argsort(share[present])] if share[k] < RARE]
     if rare and split == "train":
-        all_ = counted(len(classes), "class", "classes")
-        what = f"{len(rare)} of {all_} with less than {RARE:.1%} of the labelled pixels"
+        number = counted(len(classes), "class", "classes")
+        what = f"{len(rare)} of {number} with less than {RARE:.1%} of the labelled pixels"
         yield finding("warning", "imbalance", what, "let rare classes weigh more: --loss.class-weights auto", rare)
 
 
@@ -258,14 +233,12 @@ def mask_statistics(source: SegmentationSet, looks: Sequence[Look]) -> dict[str,
     """``masks``, ``void`` (share of all pixels), ``classes``: rows of ``name``, ``share`` (of labelled pixels),
     ``pictures`` (that have it)."""
     pixels, masks = _pixels(looks)
-    labelled = max(int(pixels[:IGNORE].sum()), 1)
+    shares = (pixels / max(pixels[:IGNORE].sum(), 1)).tolist()
+    rows = zip(source.classes, shares, masks.tolist(), strict=False)
     return {
         "masks": sum(bool(look.class_pixels) for look in looks),
         "void": round(float(pixels[IGNORE] / max(pixels.sum(), 1)), 6),
-        "classes": [
-            {"name": name, "share": round(float(pixels[k] / labelled), 6), "pictures": int(masks[k])}
-            for k, name in enumerate(source.classes)
-        ],
+        "classes": [{"name": name, "share": round(share, 6), "pictures": count} for name, share, count in rows],
     }
 
 

@@ -6,6 +6,7 @@ N people, K joints.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -20,19 +21,16 @@ from hrformer.data.coco_lists import list_of, people_categories
 from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look
-from hrformer.data.sets import DataError, PoseSet
-from hrformer.data.sources import PoseSource, Split
+from hrformer.data.set_types import DataError, PoseSet
+from hrformer.data.source_config import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
 from hrformer.wording import counted
 
-BEYOND_SHARE = 0.2
-"""If a larger share of the boxes reaches beyond their pictures, they may be meant for others."""
-
+BEYOND_SHARE = 0.2  # if a larger share of the boxes reaches beyond their pictures, they may be meant for others
 _REFUSALS = {"unknown-picture": "'image_id'", "joint-count": "'keypoints'", "no-joints": "nobody is left"}
 """Kind of an error -> what the reader says where it stops at the same fault."""
 
-SMALLEST_BOX = 2.0
-"""Boxes with a side below this many pixels hold nobody."""
+SMALLEST_BOX = 2.0  # boxes with a side below this many pixels hold nobody
 
 _ALWAYS, _MANY, _NEARLY_ALL, _NEVER = 0.0, 0.5, 0.9, 1.0
 
@@ -92,19 +90,12 @@ _FIXES = {
 
 
 class People(NamedTuple):
-    """All people on the pictures looked at that can be read.
+    """All people on the pictures looked at that can be read."""
 
-    Attributes:
-        names: N, what to call them in messages.
-        keypoints: (N, K, 3) float64 x, y and flag in picture pixels.
-        boxes: (N, 4) float64 (x, y, width, height) in picture pixels.
-        sizes: (N, 2) (width, height) of their pictures.
-    """
-
-    names: list[str]
-    keypoints: NDArray[np.float64]
-    boxes: NDArray[np.float64]
-    sizes: NDArray[np.int64]
+    names: list[str]  # N, what to call them in messages
+    keypoints: NDArray[np.float64]  # (N, K, 3) x, y and flag in picture pixels
+    boxes: NDArray[np.float64]  # (N, 4) (x, y, width, height) in picture pixels
+    sizes: NDArray[np.int64]  # (N, 2) (width, height) of their pictures
 
     @property
     def thin(self) -> NDArray[np.bool_]:
@@ -114,8 +105,9 @@ class People(NamedTuple):
     def named(self, which: NDArray[np.bool_], *, box: bool = False) -> list[str]:
         """Names of some, with their boxes where asked for."""
         rows = np.flatnonzero(which).tolist()
-        boxes = [f": ({', '.join(f'{value:g}' for value in self.boxes[row])})" if box else "" for row in rows]
-        return [self.names[row] + shown for row, shown in zip(rows, boxes, strict=True)]
+        if not box:
+            return [self.names[row] for row in rows]
+        return [f"{self.names[row]}: ({', '.join(f'{value:g}' for value in self.boxes[row])})" for row in rows]
 
 
 def people_seen(source: PoseSet, items: Mapping[int, Sequence[int]], looks: Sequence[Look]) -> People:
@@ -155,8 +147,7 @@ def person_findings(source: PoseSet, people: People, aspect: float, labelled: bo
         yield finding("error" if len(places) > threshold * count else "warning", kind, text, fix, places)
     shown = people.keypoints[..., 2] > 0
     if labelled and shown.any() and not doubtful["joint-units"] and not doubtful["joint-values"]:
-        never = [joints[number] for number in np.flatnonzero(~shown.any(axis=0))]
-        if never:
+        if never := [joints[number] for number in np.flatnonzero(~shown.any(axis=0))]:
             what = f"{len(never)} of {counted(len(joints), 'joint')} labelled in nobody looked at"
             fix = "label them, or remove them from the list of joints: their maps cannot be learnt"
             yield finding("warning", "joint-never-labelled", what, fix, never)
@@ -181,9 +172,8 @@ def _doubtful(people: People, joints: Sequence[str], aspect: float) -> dict[str,
     misses[cut] = (shown[cut] & beside).sum(axis=1) > 0.5 * shown[cut].sum(axis=1)
 
     def with_joints(which: NDArray[np.bool_]) -> list[str]:
-        rows = zip(people.names, which, strict=True)
-        named = ((name, ", ".join(joints[joint] for joint in np.flatnonzero(row).tolist())) for name, row in rows)
-        return [f"{name}: {text}" for name, text in named if text]
+        rows = np.flatnonzero(which.any(axis=1)).tolist()
+        return [f"{people.names[row]}: {', '.join(np.array(joints)[which[row]])}" for row in rows]
 
     return {
         "thin-box": people.named(people.thin, box=True),
@@ -207,8 +197,8 @@ def person_statistics(source: PoseSet, people: People, pictures: int) -> dict[st
         "people_per_picture": round(count / max(pictures, 1), 3),
         "box_side": spread(people.boxes[~people.thin, 2:].max(axis=1).tolist()),
         "joints": [
-            {"name": name, "labelled": round(float(labelled[k]), 4), "hidden": round(float(hidden[k]), 4)}
-            for k, name in enumerate(names)
+            {"name": name, "labelled": round(a, 4), "hidden": round(b, 4)}
+            for name, a, b in zip(names, labelled.tolist(), hidden.tolist(), strict=True)
         ],
     }
 
@@ -225,8 +215,8 @@ def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], 
     Returns:
         Findings, and numbers: ``annotations``, ``crowds``, ``without_joints``, ``without_area`` (people in whose place
         a share of the box stands in). Both empty where there is no file, or it is looked at as the training part's, or
-        it cannot be read or has no labels: what to say about those is the reader's. So it is about records of the wrong
-        form, and about what it puts right; see ``CocoPeople.notes``.
+        it cannot be read: what to say about those is the reader's. So it is about records of the wrong form, and about
+        what it puts right; see ``CocoPeople.notes``.
     """
     try:
         file = None if source.val_share and split == "val" else labels_file(source, split)
@@ -234,16 +224,20 @@ def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], 
             return [], {}
         content, name = read_content(file), str(file)
         records = list_of(content, "annotations", name)
-        images = {_id(image, "id"): image for image in list_of(content, "images", name) if isinstance(image, Mapping)}
+        images = {_id(image, "id"): image for image in list_of(content, "images", name)}
         categories = people_categories(content, name, source.category)
     except DataError:
         return [], {}
-    taken = {one["id"] for one in categories}
-    people = _Annotations(max(len(one.get("keypoints") or ()) for one in categories))
+    taken, joints = {one["id"] for one in categories}, max(len(one.get("keypoints") or ()) for one in categories)
+    places: defaultdict[str, list[str]] = defaultdict(list)
     for place, record in enumerate(records):
-        if isinstance(record, Mapping) and (record.get("category_id") is None or _id(record, "category_id") in taken):
-            people.add(record, str(record.get("id", f"number {place}")), images.get(_id(record, "image_id")))
-    return [replace(one, split=split) for one in people.findings()], people.numbers
+        if record.get("category_id") is None or _id(record, "category_id") in taken:
+            label = str(record.get("id", f"number {place}"))
+            for kind, text in _about_annotation(record, label, images.get(_id(record, "image_id")), joints):
+                places[kind].append(text)
+    kinds = {"annotations": "read", "crowds": "crowd", "without_joints": "no-joints", "without_area": "no-area"}
+    findings = [replace(one, split=split) for one in _annotation_findings(places, joints)]
+    return findings, {name: len(places[kind]) for name, kind in kinds.items()}
 
 
 def _id(record: Mapping[str, Any], field: str) -> int | None:
@@ -254,73 +248,64 @@ def _id(record: Mapping[str, Any], field: str) -> int | None:
         return None
 
 
-class _Annotations:
-    """What is odd about annotations of people with so many ``joints``."""
+def _about_annotation(
+    record: Mapping[str, Any], label: str, image: Mapping[str, Any] | None, joints: int
+) -> Iterator[tuple[str, str]]:
+    """What counts about an annotation of a person with so many ``joints`` and the record of its picture: kind, name."""
+    yield "read", ""
+    if record.get("iscrowd") and as_number(record["iscrowd"]) != 0:
+        yield "crowd", ""
+        return
+    name = f"annotation {label}" + (f" of {image.get('file_name')}" if image is not None else "")
+    if image is None:
+        yield "unknown-picture", f"{name} (picture {record.get('image_id')})"
+    flat = flat_joints(record.get("keypoints") or [])
+    read = [number_or_nan(value) for value in flat] if isinstance(flat, list) else [None]
+    values = [value for value in read if value is not None]
+    # The reader refuses whatever is no number, and says why.
+    if len(values) < len(read):
+        return
+    if values and joints and len(values) != 3 * joints:
+        yield "joint-count", f"{name} ({counted(len(values), 'number')})"
+    triples = zip(values[::3], values[1::3], values[2::3], strict=False)
+    if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
+        yield "no-joints", name
+        return
+    if not as_number(record.get("area")) > 0:
+        yield "no-area", ""
+    box = record.get("bbox")
+    x, y, width, height = map(as_number, box) if isinstance(box, list) and len(box) == 4 else [math.nan] * 4
+    if image is None or not (width > 0 and height > 0):
+        return
+    yield "box", ""
+    limits = as_number(image.get("width")), as_number(image.get("height"))
+    # One pixel is how tools differ in where the last pixel ends.
+    if min(limits) > 0 and (x + width > limits[0] + 1 or y + height > limits[1] + 1):
+        yield "box-beyond-picture", f"{name}: {box} in {limits[0]:g} x {limits[1]:g}"
 
-    def __init__(self, joints: int) -> None:
-        self.joints, self.boxes = joints, 0
-        self.numbers = {"annotations": 0, "crowds": 0, "without_joints": 0, "without_area": 0}
-        self.lost: list[str] = []
-        self.lengths: list[str] = []
-        self.bare: list[str] = []
-        self.beyond: list[str] = []
 
-    def add(self, record: Mapping[str, Any], label: str, image: Any) -> None:
-        """Take in one annotation and the record of its picture."""
-        numbers = self.numbers
-        numbers["annotations"] += 1
-        if record.get("iscrowd") and as_number(record["iscrowd"]) != 0:
-            numbers["crowds"] += 1
-            return
-        name = f"annotation {label}" + (f" of {image.get('file_name')}" if image is not None else "")
-        if image is None:
-            self.lost.append(f"{name} (picture {record.get('image_id')})")
-        joints = flat_joints(record.get("keypoints") or [])
-        read = [number_or_nan(value) for value in joints] if isinstance(joints, list) else [None]
-        values = [value for value in read if value is not None]
-        # The reader refuses whatever is no number, and says why.
-        if len(values) < len(read):
-            return
-        if values and self.joints and len(values) != 3 * self.joints:
-            self.lengths.append(f"{name} ({counted(len(values), 'number')})")
-        triples = zip(values[::3], values[1::3], values[2::3], strict=False)
-        if not any(flag > 0 and math.isfinite(x + y) for x, y, flag in triples):
-            numbers["without_joints"] += 1
-            self.bare.append(name)
-            return
-        numbers["without_area"] += not as_number(record.get("area")) > 0
-        box = record.get("bbox")
-        x, y, width, height = map(as_number, box) if isinstance(box, list) and len(box) == 4 else [math.nan] * 4
-        if not (width > 0 and height > 0) or image is None:
-            return
-        self.boxes += 1
-        limits = as_number(image.get("width")), as_number(image.get("height"))
-        # One pixel is how tools differ in where the last pixel ends.
-        if min(limits) > 0 and (x + width > limits[0] + 1 or y + height > limits[1] + 1):
-            self.beyond.append(f"{name}: {box} in {limits[0]:g} x {limits[1]:g}")
-
-    def findings(self) -> Iterator[Finding]:
-        """Lost, empty and misshapen annotations."""
-        people = self.numbers["annotations"] - self.numbers["crowds"]
-        if self.lost:
-            what = f"{counted(len(self.lost), 'annotation')} of pictures that the file does not list"
-            fix = "add these pictures to 'images', or remove the annotations"
-            yield finding("error", "unknown-picture", what, fix, self.lost)
-        if self.lengths:
-            what = f"{counted(len(self.lengths), 'annotation')} with another number of joints than the category names"
-            fix = f"write {self.joints} x (x, y, flag), with 0, 0, 0 for joints without label"
-            yield finding("error", "joint-count", what, fix, self.lengths)
-        if self.bare:
-            everybody = len(self.bare) == people
-            what = f"{len(self.bare)} of {counted(people, 'person', 'people')} without any labelled joint: left out"
-            fix = "label them: joints count with flag 1 or 2"
-            if not everybody:
-                fix = f"nothing if that is meant, as in COCO; else {fix}"
-            yield finding("error" if everybody else "warning", "no-joints", what, fix, self.bare)
-        if len(self.beyond) > BEYOND_SHARE * max(self.boxes, 1):
-            what = f"{len(self.beyond)} of {counted(self.boxes, 'box', 'boxes')} beyond the edge of the picture: cut"
-            fix = (
-                "nothing if they are people that the picture cuts off; boxes are [x, y, width, height] in pixels of "
-                "this picture, not [x1, y1, x2, y2] nor of a larger one"
-            )
-            yield finding("warning", "box-beyond-picture", what, fix, self.beyond)
+def _annotation_findings(places: Mapping[str, list[str]], joints: int) -> Iterator[Finding]:
+    """Lost, empty and misshapen annotations, by what :func:`_about_annotation` says of all."""
+    people, boxes = len(places["read"]) - len(places["crowd"]), len(places["box"])
+    if lost := places["unknown-picture"]:
+        what = f"{counted(len(lost), 'annotation')} of pictures that the file does not list"
+        fix = "add these pictures to 'images', or remove the annotations"
+        yield finding("error", "unknown-picture", what, fix, lost)
+    if lengths := places["joint-count"]:
+        what = f"{counted(len(lengths), 'annotation')} with another number of joints than the category names"
+        fix = f"write {joints} x (x, y, flag), with 0, 0, 0 for joints without label"
+        yield finding("error", "joint-count", what, fix, lengths)
+    if bare := places["no-joints"]:
+        what = f"{len(bare)} of {counted(people, 'person', 'people')} without any labelled joint: left out"
+        fix = "label them: joints count with flag 1 or 2"
+        if len(bare) < people:
+            fix = f"nothing if that is meant, as in COCO; else {fix}"
+        yield finding("error" if len(bare) == people else "warning", "no-joints", what, fix, bare)
+    beyond = places["box-beyond-picture"]
+    if len(beyond) > BEYOND_SHARE * max(boxes, 1):
+        what = f"{len(beyond)} of {counted(boxes, 'box', 'boxes')} beyond the edge of the picture: cut"
+        fix = (
+            "nothing if they are people that the picture cuts off; boxes are [x, y, width, height] in pixels of this "
+            "picture, not [x1, y1, x2, y2] nor of a larger one"
+        )
+        yield finding("warning", "box-beyond-picture", what, fix, beyond)

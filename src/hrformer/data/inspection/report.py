@@ -5,35 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median_high
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
-
-NAMED_PLACES = 5
-"""How many files a finding names; the others are only counted."""
+NAMED_PLACES = 5  # how many files a finding names; the others are only counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Something wrong with the data, or suspicious.
+    """Something wrong with the data, or suspicious."""
 
-    Attributes:
-        severity: an "error" stops the training or makes it learn nonsense; a "warning" is worth a look.
-        kind: short name that stays the same between versions, such as "unreadable-picture".
-        split: part of the set it is about; checks of a part leave it to the part.
-        what: one sentence.
-        fix: what to do about it; empty where ``what`` says so.
-        where: the first few files, classes or joints concerned.
-        count: of all files, classes or joints concerned.
-    """
-
-    severity: Severity
-    kind: str
-    split: str = ""
-    what: str
-    fix: str
-    where: tuple[str, ...] = ()
-    count: int = 0
+    severity: Severity  # an "error" stops the training or makes it learn nonsense; a "warning" is worth a look
+    kind: str  # short name that stays the same between versions, such as "unreadable-picture"
+    split: str = ""  # part of the set it is about; checks of a part leave it to the part
+    what: str  # one sentence
+    fix: str  # what to do about it; empty where ``what`` says so
+    where: tuple[str, ...] = ()  # the first few files, classes or joints concerned
+    count: int = 0  # of all files, classes or joints concerned
 
     @property
     def places(self) -> str:
@@ -51,10 +40,7 @@ def finding(
 
 
 def grouped(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
-    """Sort files by what is wrong with them, whatever numbers and file names the messages contain.
-
-    Args:
-        reasons: (file, message).
+    """Sort files by what is wrong with them, (file, message), whatever numbers and names the messages contain.
 
     Returns:
         The first message of each group, and its files; the largest group first.
@@ -69,26 +55,20 @@ def grouped(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
 
 def spread(values: Iterable[float]) -> dict[str, float]:
     """Smallest, median and largest value; empty for no values."""
-    ordered = sorted(values)
-    if not ordered:
+    numbers = list(values)
+    if not numbers:
         return {}
-    return {"smallest": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]}
+    return {"smallest": min(numbers), "median": median_high(numbers), "largest": max(numbers)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Outcome of an inspection.
+    """Outcome of an inspection."""
 
-    Attributes:
-        data: name of the set; empty if it could not be opened.
-        task: "classification", "pose" or "segmentation".
-        findings: errors first.
-        statistics: numbers by part of the set, in JSON types; see the checks for what is in them.
-    """
-
-    data: str
-    task: str
-    findings: tuple[Finding, ...] = ()
+    data: str  # name of the set; empty if it could not be opened
+    task: str  # "classification", "pose" or "segmentation"
+    findings: tuple[Finding, ...] = ()  # errors first
+    # Numbers by part of the set, in JSON types; see the checks for what is in them.
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import PurePath
 from typing import Any
 
@@ -23,17 +23,14 @@ from hrformer.data.inspection.scan import Progress
 from hrformer.data.loader import Batch, Item, LoaderDataset, Transform, batches_of, seeded
 from hrformer.data.order import Key, mixed_seed
 from hrformer.data.preprocess import normalise_planes
-from hrformer.data.sets import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels
+from hrformer.data.set_types import IGNORE, ClassificationSet, ImageSet, PoseSet, SegmentationSet, as_pixels, names_of
 from hrformer.data.transforms.classification import BatchMixer
 from hrformer.data.transforms.pose import TrainPose
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.wording import counted
 
-VERSIONS = 4
-"""Augmented versions of each sample: the columns of the sheet after the untouched sample."""
-
-TILE = 480
-"""Pixels of a tile's longer side; drawings of this size are not enlarged any further."""
+VERSIONS = 4  # augmented versions of each sample: the columns of the sheet after the untouched sample
+TILE = 480  # pixels of a tile's longer side; drawings of this size are not enlarged any further
 
 _CLASS_TILE, _MIXED_ROWS = 280, 2
 _WHITE, _VOID, _STRIPE = (255, 255, 255), (0, 0, 0), (90, 90, 90)
@@ -41,17 +38,12 @@ _INK, _QUIET = (20, 20, 20), (110, 110, 110)
 _GAP, _TEXT, _LINE = 12, 20, 30
 """Pixels between tiles, of a letter's height, and from line to line."""
 
-Tile = tuple[Pixels, str]
-"""A drawn picture, at most ``TILE`` wide and high, and the line below it."""
-
+Tile = tuple[Pixels, str]  # a drawn picture, at most ``TILE`` wide and high, and the line below it
 Row = Sequence[Tile]
 
 
 def choose(source: ImageSet, count: int, seed: int, avoid: Collection[int] = ()) -> list[int]:
-    """At most ``count`` items on different pictures, of different classes as far as possible; the same for one seed.
-
-    ``avoid`` holds numbers of pictures.
-    """
+    """At most ``count`` items on different pictures, none to ``avoid``, of different classes as far as possible."""
     chosen: dict[int, int] = {}
     later: list[int] = []
     classes: set[int] = set()
@@ -83,17 +75,10 @@ def draw_samples(
     mixer: BatchMixer | None = None,
     progress: Progress | None = None,
 ) -> tuple[Pixels | None, list[Finding]]:
-    """Make a sheet: in each row a sample as it is, then ``VERSIONS`` augmented versions of it.
+    """Make a sheet: in each row a sample as it is, then ``VERSIONS`` augmented versions of it, ``samples`` in all.
 
-    Args:
-        source: the set.
-        transform: of training, run by the loader that training uses.
-        title: of the sheet.
-        samples: augmented versions in all.
-        seed: of choice and augmentation; the versions are those of the first epochs with this seed.
-        avoid: numbers of pictures that are known to be broken.
-        mixer: classification: what is done to whole batches; two rows of its results follow.
-        progress: called with the number of versions done, and of all.
+    The versions are those of the first epochs of training with this ``transform`` and ``seed``, by its loader. Two rows
+    of batches that went through the ``mixer`` follow. Pictures to ``avoid`` are known to be broken.
 
     Returns:
         The sheet, None if no sample could be made; and what went wrong.
@@ -125,8 +110,8 @@ def draw_samples(
     if not rows:
         return None, findings
     sections: list[tuple[str, Sequence[Row]]] = [("as it is, then as training sees it in its first epochs", rows)]
-    if mixer is not None and isinstance(source, ClassificationSet) and len(batches) > 1:
-        mixed = list(_mixed_rows(source.classes, mixer, batches, seed))
+    if mixer is not None and mixer.kinds and len(batches) > 1:
+        mixed = list(_mixed_rows(names_of(source), mixer, batches, seed))
         sections.append((f"and after what is done to whole batches: {mixer.kinds}", mixed))
     return contact_sheet(title, sections, _legend(source, seen)), findings
 
@@ -229,14 +214,12 @@ def _mixed_rows(classes: Sequence[str], mixer: BatchMixer, batches: Sequence[Bat
         batch = batches[row::VERSIONS][: VERSIONS + 1]
         if len(batch) < 2:
             return
+        images, labels = (torch.cat([one[key] for one in batch]) for key in ("image", "label"))
         with seeded(mixed_seed(seed, row)):
-            images = normalise_planes(torch.cat([one["image"] for one in batch]), spec)
-            images, targets = mixer(images, torch.cat([one["label"] for one in batch]))
+            images, targets = mixer(normalise_planes(images, spec), labels)
         pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-        yield [
-            (fitted(as_pixels(one), _CLASS_TILE)[0], _soft_label(classes, target))
-            for one, target in zip(pixels, targets, strict=True)
-        ]
+        views = (fitted(as_pixels(one), _CLASS_TILE)[0] for one in pixels)
+        yield [(view, _soft_label(classes, target)) for view, target in zip(views, targets, strict=True)]
 
 
 def _soft_label(classes: Sequence[str], target: torch.Tensor) -> str:
@@ -270,64 +253,42 @@ def fitted(pixels: Pixels, side: int = TILE) -> tuple[Pixels, float]:
 def contact_sheet(
     title: str, sections: Sequence[tuple[str, Sequence[Row]]], legend: Iterable[tuple[str, Color]] = ()
 ) -> Pixels:
-    """Lay out tiles.
+    """Lay out title, legend, and sections (heading, rows) below each other on white paper.
 
-    Args:
-        title: first line.
-        sections: headings and rows, below each other; columns are as wide as their widest tile, rows as high as their
-            highest.
-        legend: names and colours, after the title.
+    Columns are as wide as their widest tile, rows as high as their highest.
     """
     rows = [row for _, part in sections for row in part]
     columns = [max(tile[0].shape[1] for tile in column if tile) for column in zip_longest(*rows)]
-    width = max(sum(columns) + _GAP * (len(columns) + 1), 2 * TILE)
-    strips = [_strip(width, _GAP + _LINE, lines=[(_GAP, _GAP, title, _INK)])]
-    strips += [_strip(width, _LINE, squares, names) for squares, names in _legend_lines(legend, width)]
+    lefts = [_GAP, *(_GAP + end for end in accumulate(width + _GAP for width in columns))]
+    width = max(lefts[-1], 2 * TILE)
+    pictures: list[tuple[int, int, Pixels]] = []
+    lines: list[tuple[int, int, str, Color]] = [(_GAP, _GAP, title, _INK)]
+    left, top = width, _GAP
+    for name, color in legend:
+        length = _TEXT + 8 + round(_font().getlength(name)) + 2 * _GAP
+        if left + length > width - 2 * _GAP:
+            left, top = _GAP, top + _LINE
+        square = np.full((_TEXT + 1, _TEXT + 1, 3), _QUIET, np.uint8)
+        square[1:-1, 1:-1] = color
+        pictures.append((left, top + 3, square))
+        lines.append((left + _TEXT + 8, top, name, _INK))
+        left += length
+    top += _LINE
     for heading, part in sections:
-        strips.append(_strip(width, _LINE + _GAP, lines=[(_GAP, 4, heading, _QUIET)]))
+        lines.append((_GAP, top + 4, heading, _QUIET))
+        top += _LINE + _GAP
         for row in part:
-            lefts = [_GAP + sum(columns[:number]) + _GAP * number for number in range(len(row))]
-            pictures = [(left, 0, pixels) for left, (pixels, _) in zip(lefts, row, strict=True)]
-            captions = [
-                (left, pixels.shape[0] + 2, _shortened(text, room), _INK)
-                for left, room, (pixels, text) in zip(lefts, columns, row, strict=False)
-            ]
-            height = max(pixels.shape[0] for pixels, _ in row) + _LINE + _GAP
-            strips.append(_strip(width, height, pictures, captions))
-    return np.vstack(strips)
-
-
-Placed = tuple[int, int, Pixels]
-Line = tuple[int, int, str, Color]
-"""Left, top, text and colour."""
-
-
-def _strip(width: int, height: int, pictures: Sequence[Placed] = (), lines: Sequence[Line] = ()) -> Pixels:
-    """White paper with pictures and lines of text; what reaches beyond its right edge is shortened."""
-    paper = Image.new("RGB", (width, height), _WHITE)
+            for left, room, (pixels, caption) in zip(lefts, columns, row, strict=False):
+                pictures.append((left, top, pixels))
+                lines.append((left, top + pixels.shape[0] + 2, _shortened(caption, room), _INK))
+            top += max(pixels.shape[0] for pixels, _ in row) + _LINE + _GAP
+    paper = Image.new("RGB", (width, top), _WHITE)
     for left, top, pixels in pictures:
         paper.paste(Image.fromarray(pixels), (left, top))
     pen = ImageDraw.Draw(paper)
     for left, top, text, color in lines:
         pen.text((left, top), _shortened(text, width - left - _GAP), fill=color, font=_font())
     return np.array(paper)
-
-
-def _legend_lines(legend: Iterable[tuple[str, Color]], width: int) -> list[tuple[list[Placed], list[Line]]]:
-    """Squares and names, broken into lines."""
-    lines: list[tuple[list[Placed], list[Line]]] = []
-    left = width
-    for name, color in legend:
-        length = _TEXT + 8 + round(_font().getlength(name)) + 2 * _GAP
-        if left + length > width - 2 * _GAP:
-            lines.append(([], []))
-            left = _GAP
-        square = np.full((_TEXT + 1, _TEXT + 1, 3), _QUIET, np.uint8)
-        square[1:-1, 1:-1] = color
-        lines[-1][0].append((left, 3, square))
-        lines[-1][1].append((left + _TEXT + 8, 0, name, _INK))
-        left += length
-    return lines
 
 
 def _shortened(text: str, room: int) -> str:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -16,50 +16,30 @@ from numpy.typing import NDArray
 
 from hrformer.data.headers import read_header
 from hrformer.data.label_ids import UnknownIds
-from hrformer.data.sets import ImageSet, SegmentationSet
+from hrformer.data.set_types import ImageSet, SegmentationSet
 
-Progress = Callable[[int, int], object]
-"""Called with the number of pictures done, and of all."""
-
+Progress = Callable[[int, int], object]  # called with the number of pictures done, and of all
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
-
-_SAMPLED_PIXELS = 16_384
-"""About so many pixels of each picture go into mean and standard deviation."""
-
-_TOGETHER = 64
-"""Headers are read so quickly that a thread gets so many at once."""
+_SAMPLED_PIXELS = 16_384  # about so many pixels of each picture go into mean and standard deviation
+_TOGETHER = 64  # headers are read so quickly that a thread gets so many at once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Look:
-    """What one picture and its mask are like.
+    """What one picture and its mask are like."""
 
-    Attributes:
-        index: of the first item that has this picture.
-        file: of the picture.
-        size: (width, height); (0, 0) if it cannot be read.
-        digest: equal for pictures with equal pixels; empty if it cannot be read.
-        mean: (3,) of the channels, 0..1.
-        square: (3,) mean of the squared channels.
-        problem: why the picture cannot be read; empty if it can.
-        mask_size: (width, height) of the mask, if there is one.
-        class_pixels: pixels of each label that occurs, 255 being those without one; empty where there is no mask.
-        mask_problem: why the mask cannot be used; empty if it can.
-        unknown_ids: the ids of no class that are the reason, with all ids of the mask and of the classes.
-    """
-
-    index: int
+    index: int  # of the first item that has this picture
     file: str
-    size: tuple[int, int] = (0, 0)
-    digest: bytes = b""
-    mean: NDArray[np.float64] | None = None
-    square: NDArray[np.float64] | None = None
-    problem: str = ""
-    mask_size: tuple[int, int] = (0, 0)
-    class_pixels: Mapping[int, int] = field(default_factory=dict)
-    mask_problem: str = ""
-    unknown_ids: UnknownIds | None = None
+    size: tuple[int, int] = (0, 0)  # (width, height); (0, 0) if the picture cannot be read
+    digest: bytes = b""  # equal for pictures with equal pixels
+    mean: NDArray[np.float64] | None = None  # (3,) of the channels, 0..1
+    square: NDArray[np.float64] | None = None  # (3,) mean of the squared channels
+    problem: str = ""  # why the picture cannot be read
+    mask_size: tuple[int, int] = (0, 0)  # (width, height) of the mask, if there is one
+    class_pixels: Mapping[int, int] = field(default_factory=dict)  # pixels of each label that occurs, 255 void
+    mask_problem: str = ""  # why the mask cannot be used
+    unknown_ids: UnknownIds | None = None  # where ids of no class are the reason
 
     @property
     def unusable(self) -> bool:
@@ -88,11 +68,7 @@ def evenly(numbers: Sequence[int], limit: int | None) -> list[int]:
 
 
 def scan(source: ImageSet, items: Sequence[int], *, threads: int = 2) -> Iterator[Look]:
-    """Decode pictures and masks, one item per picture.
-
-    Yields:
-        One look per item, in the order given. Errors of reading are part of the look.
-    """
+    """Decode pictures and masks, one item per picture; errors of reading are part of the look at it."""
     return _in_threads(lambda index: look_at(source, index), items, threads)
 
 
@@ -105,28 +81,25 @@ def look_at(source: ImageSet, index: int) -> Look:
         return Look(index=index, file=file, problem=_reason(error, file))
     step = max(1, int((pixels.shape[0] * pixels.shape[1] / _SAMPLED_PIXELS) ** 0.5))
     mean, deviation = (values.ravel() / 255 for values in cv2.meanStdDev(pixels[::step, ::step]))
-    mask_size, class_pixels, mask_problem, unknown_ids = (0, 0), dict[int, int](), "", None
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=12, key=repr(pixels.shape).encode())
+    of_mask: dict[str, Any] = {}
     if isinstance(source, SegmentationSet) and source.labelled:
         try:
             mask = source.mask(index)
-            mask_size, counts = (mask.shape[1], mask.shape[0]), np.bincount(mask.ravel())
-            class_pixels = {label: int(counts[label]) for label in np.flatnonzero(counts).tolist()}
+            counts = np.bincount(mask.ravel())
+            of_mask["mask_size"] = mask.shape[1], mask.shape[0]
+            of_mask["class_pixels"] = {label: int(counts[label]) for label in np.flatnonzero(counts).tolist()}
         except Exception as error:
-            mask_problem = _reason(error, source.mask_file(index))
-            unknown_ids = error if isinstance(error, UnknownIds) else None
+            of_mask["mask_problem"] = _reason(error, source.mask_file(index))
+            of_mask["unknown_ids"] = error if isinstance(error, UnknownIds) else None
     return Look(
         index=index,
         file=file,
         size=(pixels.shape[1], pixels.shape[0]),
-        digest=hashlib.blake2b(
-            np.ascontiguousarray(pixels).data, digest_size=12, key=repr(pixels.shape).encode()
-        ).digest(),
+        digest=digest.digest(),
         mean=mean,
         square=deviation**2 + mean**2,
-        mask_size=mask_size,
-        class_pixels=class_pixels,
-        mask_problem=mask_problem,
-        unknown_ids=unknown_ids,
+        **of_mask,
     )
 
 
@@ -187,8 +160,7 @@ def _in_threads(function: Callable[[Thing], Result], things: Iterable[Thing], th
             pending.append(pool.submit(function, thing))
             if len(pending) >= 4 * threads:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield from (future.result() for future in pending)
     finally:
         # After Ctrl-C nobody waits for what has not been begun.
         pool.shutdown(cancel_futures=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import (
-    augment_and_mix_transform,
-    auto_augment_transform,
-    posterize,
-    rand_augment_transform,
-)
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, posterize, rand_augment_transform
 from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -22,15 +18,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from hrformer.data.preprocess import centre_crop
-from hrformer.data.sets import as_image, as_pixels
+from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.geometry.input_spec import IMAGENET_MEAN, InputSpec
-
-_TIMM_TRANSLATION = 0.45
-"""Largest shift of timm's absolute translations, as a share of the shorter side (``transforms_imagenet_train``)."""
-
-_AUGMIX_TRANSLATION = 0.3
-"""The same of AugMix's relative ones, from the same function."""
 
 
 class TrainClassification:
@@ -43,51 +33,30 @@ class TrainClassification:
     With ``crop="padded"`` the picture is continued by reflection, cut back to its own size at a random place, flipped,
     and only then resized to ``size``.
 
-    Args:
-        settings: the part up to ``auto_augment`` is used here, the rest by :class:`BatchMixer`.
-
-    Raises:
-        ValueError: ``crop``, ``interpolation`` or the policy is unknown.
+    The settings up to ``auto_augment`` are used here, the rest by :class:`BatchMixer`.
     """
 
     def __init__(self, settings: ClassificationAugment) -> None:
-        if settings.crop not in ("random_resized", "padded"):
-            raise ValueError(f"crop must be 'random_resized' or 'padded', got {settings.crop!r}")
-        mode, size = v2.InterpolationMode(settings.interpolation), list(settings.size)
-        self._padding = settings.padding if settings.crop == "padded" else 0
-        resize = (
-            v2.Resize(size, interpolation=mode, antialias=True)
-            if settings.crop == "padded"
-            else v2.RandomResizedCrop(size, settings.area, settings.ratio, interpolation=mode, antialias=True)
-        )
+        size, options = list(settings.size), {"interpolation": v2.InterpolationMode(settings.interpolation)}
         flip = v2.RandomHorizontalFlip(settings.flip)
-        self._crop = v2.Compose([flip, resize] if settings.crop == "padded" else [resize, flip])
+        steps = [v2.RandomResizedCrop(size, settings.area, settings.ratio, **options), flip]
+        if settings.crop == "padded":
+            steps = [partial(_shifted, padding=settings.padding), flip, v2.Resize(size, **options)]
+        self._crop = v2.Compose(steps)
         self._policy = make_policy(settings) if settings.auto_augment else None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """From ``image`` (3, H, W) uint8, ``label`` and ``index`` to the same with ``image`` of ``size``."""
-        image = self._crop(_shifted(item["image"], self._padding))
+        image = self._crop(item["image"])
         if self._policy is not None:
             image = as_image(np.array(self._policy(Image.fromarray(as_pixels(image)))))
         return {"image": image, "label": item["label"], "index": item["index"]}
 
 
-class TestClassification:
-    """Centre crop after resizing the short side, as :func:`hrformer.data.preprocess.centre_crop` describes.
-
-    Args:
-        spec: what the model expects.
-    """
-
-    __test__ = False  # pytest would take the name for a test's
-
-    def __init__(self, spec: InputSpec) -> None:
-        self._spec = spec
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """From ``image`` (3, H, W) uint8, ``label`` and ``index`` to the same with ``image`` of ``spec.size``."""
-        image = as_image(centre_crop(as_pixels(item["image"]), self._spec))
-        return {"image": image, "label": item["label"], "index": item["index"]}
+def prepare_picture(item: dict[str, Any], spec: InputSpec) -> dict[str, Any]:
+    """In tests: the same item with ``image`` (3, H, W) uint8 of ``spec.size``, its centre."""
+    image = as_image(centre_crop(as_pixels(item["image"]), spec))
+    return {"image": image, "label": item["label"], "index": item["index"]}
 
 
 class BatchMixer:
@@ -97,26 +66,13 @@ class BatchMixer:
     To an odd batch the second picture is added once more, so that each has a partner, and the addition's result is
     dropped; a batch of one stays as it is.
 
-    Draws from the global generators of Python (erasing), torch (noise, on the device) and numpy (mixing).
-
-    Args:
-        settings: the part from ``erasing`` on is used.
-        num_classes: C.
-
-    Attributes:
-        kinds: what is done, in words.
+    Draws from the global generators of Python (erasing), torch (noise, on the device) and numpy (mixing). ``kinds``
+    says in words what is done; empty for nothing.
     """
 
     def __init__(self, settings: ClassificationAugment, num_classes: int) -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not 0 <= settings.erasing <= 1 or min(settings.mixup, settings.cutmix) < 0:
-            raise ValueError(
-                "erasing must lie in 0..1, mixup and cutmix must not be negative, "
-                f"got {settings.erasing}, {settings.mixup} and {settings.cutmix}"
-            )
         kinds = {"erasing": settings.erasing, "mixup": settings.mixup, "CutMix": settings.cutmix}
-        self.kinds = ", ".join(name for name, strength in kinds.items() if strength) or "nothing"
+        self.kinds = ", ".join(name for name, strength in kinds.items() if strength)
         self._erasing = settings.erasing
         self._mixup = None
         if settings.mixup or settings.cutmix:
@@ -131,16 +87,11 @@ class BatchMixer:
             )
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Erase and mix.
-
-        Args:
-            images: (B, 3, H, W) normalised, floating point; overwritten.
-            labels: (B,) class ids.
+        """Erase and mix ``images`` (B, 3, H, W), normalised, overwritten, with class ids ``labels`` (B,).
 
         Returns:
-            images: (B, 3, H, W).
-            targets: (B, C) float32 with rows that sum to 1, smoothed; where neither mixup nor CutMix is on, ``labels``
-                as they came, for a loss that smooths.
+            Images, and targets: (B, C) float32 with rows that sum to 1, smoothed; where neither mixup nor CutMix is
+            on, ``labels`` as they came, for a loss that smooths.
         """
         if self._erasing:
             images = RandomErasing(self._erasing, mode="pixel", max_count=1, device=images.device)(images)
@@ -156,16 +107,14 @@ class BatchMixer:
 
 
 def make_policy(settings: ClassificationAugment) -> Callable[[Image.Image], Image.Image]:
-    """timm's automatic augmentation of that name, with the arguments timm's own ImageNet training gives it.
+    """timm's automatic augmentation of that name, with the arguments timm's ``transforms_imagenet_train`` gives it.
 
-    Empty places are filled with ImageNet's mean colour; translations reach up to 0.45 of the shorter side.
-
-    Raises:
-        ValueError: timm does not know the policy.
+    Empty places are filled with ImageNet's mean colour; translations reach up to 0.45 of the shorter side. ValueError
+    if timm does not know the policy.
     """
     name = settings.auto_augment
     arguments: dict[str, Any] = {
-        "translate_const": int(min(settings.size) * _TIMM_TRANSLATION),
+        "translate_const": int(min(settings.size) * 0.45),
         "img_mean": tuple(round(255 * value) for value in IMAGENET_MEAN),
         "interpolation": Image.Resampling[settings.interpolation.upper()],
     }
@@ -173,7 +122,7 @@ def make_policy(settings: ClassificationAugment) -> Callable[[Image.Image], Imag
         if name.startswith("rand"):
             policy = rand_augment_transform(name, arguments)
         elif name.startswith("augmix"):
-            policy = augment_and_mix_transform(name, arguments | {"translate_pct": _AUGMIX_TRANSLATION})
+            policy = augment_and_mix_transform(name, arguments | {"translate_pct": 0.3})
         else:
             policy = auto_augment_transform(name, arguments)
     except (AssertionError, KeyError, ValueError) as error:

@@ -16,79 +16,48 @@ from numpy.typing import NDArray
 
 from hrformer.data.order import mixed_seed
 from hrformer.data.preprocess import crop_people, warp
-from hrformer.data.sets import as_pixels
+from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
 from hrformer.geometry.boxes import BOX_PADDING, box_to_crop
 from hrformer.geometry.flips import flip_keypoints
-from hrformer.geometry.heatmaps import HeatmapCodec
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import Skeleton
 
 HALF_BODY_PADDING = 1.5
 """How much larger the crop is than the box around the joints of one half of the body (HRNet's value)."""
 
-UPPER_SHARE = 0.7
-"""mmpose: probability of preferring the upper half."""
-
+UPPER_SHARE = 0.7  # mmpose: probability of preferring the upper half
 Item = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class PoseParams:
-    """What was drawn for one person.
+    """What was drawn for one person."""
 
-    Attributes:
-        flip: whether the picture is mirrored, before it is cropped.
-        center: (2,) middle of the crop, (x, y) in pixels of the picture as it was, not mirrored.
-        size: (2,) (width, height) of the crop in picture pixels, padded and of the crop's aspect ratio.
-        rotation: degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``.
-        gain: factor on the pixel values.
-    """
-
-    flip: bool
-    center: NDArray[np.float32]
-    size: NDArray[np.float32]
-    rotation: float
-    gain: float = 1.0
+    flip: bool  # whether the picture is mirrored, before it is cropped
+    center: NDArray[np.float32]  # (2,) middle of the crop, (x, y) in pixels of the picture as it was, not mirrored
+    size: NDArray[np.float32]  # (2,) (width, height) of the crop in picture pixels, padded, of the crop's aspect ratio
+    rotation: float  # degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``
+    gain: float = 1.0  # factor on the pixel values
 
 
 class TrainPose:
     """Cuts a person out with a random place, size, angle and mirroring, and draws the target heatmaps.
 
     Draws come from numpy's global generator, but for the official code's centre jitter: it is drawn once when the
-    data set is built, hence here from a generator seeded with the item's number.
-
-    Args:
-        settings: distributions; see :class:`PoseAugment`.
-        skeleton: flip pairs, and the upper body, without which there is no half-body augmentation.
-        codec: draws the targets.
-
-    Raises:
-        ValueError: ``settings`` and ``codec`` disagree, or a setting is out of range.
+    data set is built, hence here from a generator seeded with the item's number. Of the skeleton the flip pairs count,
+    and the upper body, without which there is no half-body augmentation.
     """
 
-    def __init__(self, settings: PoseAugment, skeleton: Skeleton, codec: HeatmapCodec) -> None:
-        if (tuple(settings.size), settings.sigma) != (tuple(codec.input_size), codec.sigma):
-            raise ValueError(
-                f"settings and codec must have one size and sigma, got {settings.size}, {settings.sigma} and "
-                f"{codec.input_size}, {codec.sigma}"
-            )
-        if settings.style not in ("official", "mmpose", "hrnet"):
-            raise ValueError(f"style must be 'official', 'mmpose' or 'hrnet', got {settings.style!r}")
-        if not (0 <= settings.scale < 1 and 0 <= settings.brightness <= 1):
-            raise ValueError(
-                f"scale must lie in [0, 1) and brightness in [0, 1], got {settings.scale} and {settings.brightness}"
-            )
-        self.settings, self.skeleton, self.codec = settings, skeleton, codec
+    def __init__(self, settings: PoseAugment, skeleton: Skeleton) -> None:
+        if settings.brightness > 1:
+            raise ValueError(f"augment.brightness must lie in [0, 1], got {settings.brightness}")
+        self.settings, self.skeleton, self.codec = settings, skeleton, settings.codec()
         self._upper = np.isin(np.arange(skeleton.num_keypoints), skeleton.upper_body)
 
     def __call__(self, item: Item) -> Item:
-        """See :meth:`apply` for what comes back.
-
-        Args:
-            item: ``image``, ``keypoints``, ``visible`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
-        """
+        """Draw and :meth:`apply`; items are those of ``PoseSet.item``, with ``index``."""
         return self.apply(item, self.make_params(item))
 
     def make_params(self, item: Mapping[str, Any]) -> PoseParams:
@@ -96,7 +65,8 @@ class TrainPose:
         settings = self.settings
         box, joints = item["box"].numpy(), _joints(item)
         shift = self._official_shift(int(item["index"])) if settings.style == "official" else np.zeros(2)
-        flip = settings.style != "hrnet" and self._draw_flip()
+        # HRNet draws it last.
+        flip = settings.style != "hrnet" and np.random.rand() < settings.flip
         padding, middle = BOX_PADDING, None
         half = self._draw_half(joints[:, 2] > 0)
         if half is not None and np.ptp(joints[half, :2], axis=0).any():
@@ -105,16 +75,13 @@ class TrainPose:
         centers, sizes = box_to_crop(box[None], aspect=settings.size[1] / settings.size[0], padding=padding)
         # The crop of half a body is around its own joints, whatever the jitter of the box was.
         center = centers[0] + shift * box[2:] if middle is None else middle
-        if settings.style == "mmpose":
-            shift, factor, rotation = self._draw_mmpose()
-            center = center + shift * padding * box[2:]
-        else:
-            factor, rotation = self._draw_scale_and_rotation()
+        shift, factor, rotation = self._draw_change()
+        center = center + shift * padding * box[2:]
         if settings.style == "hrnet":
-            flip = self._draw_flip()
+            flip = np.random.rand() < settings.flip
         gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
         return PoseParams(
-            flip=flip,
+            flip=bool(flip),
             center=np.asarray(center, dtype=np.float32),
             size=(sizes[0] * factor).astype(np.float32),
             rotation=rotation,
@@ -140,14 +107,11 @@ class TrainPose:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
         targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])
         return {
-            "image": torch.from_numpy(crop).permute(2, 0, 1),
+            "image": as_image(crop),
             "targets": torch.from_numpy(targets[0]),
             "weights": torch.from_numpy(weights[0]),
             "index": item["index"],
         }
-
-    def _draw_flip(self) -> bool:
-        return bool(np.random.rand() < self.settings.flip)
 
     def _official_shift(self, index: int) -> NDArray[np.float64]:
         """(2,) centre jitter as a share of the box."""
@@ -176,54 +140,32 @@ class TrainPose:
             chosen = upper if (np.random.randn() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
         return chosen if len(chosen) >= 2 else None
 
-    def _draw_scale_and_rotation(self) -> tuple[float, float]:
-        """Factor on the crop's size, and degrees, as HRNet and HRFormer draw them."""
-        scale, rotation = self.settings.scale, self.settings.rotation
-        factor = float(np.clip(np.random.randn() * scale + 1, 1 - scale, 1 + scale))
-        degrees = float(np.clip(np.random.randn() * rotation, -2 * rotation, 2 * rotation))
-        return factor, degrees if np.random.rand() < self.settings.rotation_probability else 0.0
+    def _draw_change(self) -> tuple[NDArray[np.float64], float, float]:
+        """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor on the crop's size,
+        and degrees."""
+        settings, shift = self.settings, np.zeros(2)
+        scale, rotation = settings.scale, settings.rotation
+        if settings.style == "mmpose":
+            draws = _truncated_normal(4)
+            if np.random.rand() < settings.shift_probability:
+                shift = draws[:2] * settings.shift
+            factor, degrees = 1 + scale * draws[2], rotation * draws[3]
+        else:
+            factor = float(np.clip(np.random.randn() * scale + 1, 1 - scale, 1 + scale))
+            degrees = float(np.clip(np.random.randn() * rotation, -2 * rotation, 2 * rotation))
+        return shift, factor, degrees if np.random.rand() < settings.rotation_probability else 0.0
 
-    def _draw_mmpose(self) -> tuple[NDArray[np.float64], float, float]:
-        """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor, and degrees."""
-        settings, draws = self.settings, _truncated_normal(4)
-        shift = draws[:2] * settings.shift if np.random.rand() < settings.shift_probability else np.zeros(2)
-        rotated = np.random.rand() < settings.rotation_probability
-        return shift, 1 + settings.scale * draws[2], settings.rotation * draws[3] if rotated else 0.0
 
+def prepare_person(item: Item, spec: InputSpec, udp: bool = False) -> Item:
+    """In tests: a person of ``PoseSet.item`` cut out as :class:`PosePredictor` does; ``udp`` as in :func:`crop_matrix`.
 
-class TestPose:
-    """Cuts a person out as :class:`PosePredictor` does.
-
-    Args:
-        spec: its ``size`` is the crop's.
-        udp: see :func:`crop_matrix`.
+    Returns:
+        ``image`` (3, h, w) uint8 of ``spec.size``, ``index``, and ``center`` and ``size`` (2,) float32 of the padded
+        box in picture pixels, which ``cells_to_image`` needs.
     """
-
-    # Its name begins like those of pytest's own test classes.
-    __test__ = False
-
-    def __init__(self, spec: InputSpec, *, udp: bool = False) -> None:
-        self.spec, self.udp = spec, udp
-
-    def __call__(self, item: Item) -> Item:
-        """Crop.
-
-        Args:
-            item: ``image`` and ``box`` as ``PoseSet.item`` gives them, and ``index``.
-
-        Returns:
-            ``image`` (3, h, w) uint8, ``center`` and ``size`` (2,) float32 of the padded box in picture pixels, which
-            ``cells_to_image`` needs, and ``index``.
-        """
-        crops, centers, sizes = crop_people(
-            as_pixels(item["image"]), item["box"].numpy()[None], self.spec, udp=self.udp
-        )
-        return {
-            "image": torch.from_numpy(crops[0]).permute(2, 0, 1),
-            "center": torch.from_numpy(centers[0]),
-            "size": torch.from_numpy(sizes[0]),
-            "index": item["index"],
-        }
+    crops, centers, sizes = crop_people(as_pixels(item["image"]), item["box"].numpy()[None], spec, udp=udp)
+    padded = {"center": torch.from_numpy(centers[0]), "size": torch.from_numpy(sizes[0])}
+    return {"image": as_image(crops[0]), **padded, "index": item["index"]}
 
 
 def _joints(item: Mapping[str, Any]) -> NDArray[np.float32]:

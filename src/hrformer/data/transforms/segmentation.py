@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.preprocess import resize
-from hrformer.data.sets import IGNORE, as_image, as_pixels
+from hrformer.data.set_types import IGNORE, as_image, as_pixels
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.tiles import short_side_size
@@ -20,23 +20,14 @@ from hrformer.geometry.tiles import short_side_size
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationDraw:
-    """Everything about one augmentation that was left to chance.
-
-    Attributes:
-        flip: mirror picture and mask.
-        sizes: (width, height) to resize to, one after the other.
-        crop: (y, x) of the cut-out part's corner in the resized picture.
-        extent: (y0, x0, y1, x1) of the cut-out part in the result.
-        brightness: number added to all channels.
-        contrast: factor on all channels afterwards.
-    """
+    """Everything about one augmentation that was left to chance."""
 
     flip: bool
-    sizes: tuple[tuple[int, int], ...]
-    crop: tuple[int, int]
-    extent: tuple[int, int, int, int]
-    brightness: int
-    contrast: float
+    sizes: tuple[tuple[int, int], ...]  # (width, height) to resize to, one after the other
+    crop: tuple[int, int]  # (y, x) of the cut-out part's corner in the resized picture
+    extent: tuple[int, int, int, int]  # (y0, x0, y1, x1) of the cut-out part in the result
+    brightness: int  # added to all channels
+    contrast: float  # factor on all channels afterwards
 
 
 class TrainSegmentation:
@@ -46,24 +37,13 @@ class TrainSegmentation:
     nearest), a random part of the training size, brightness, contrast. Mirroring comes first where the short side is
     set and after cutting out where it is not, as in the published runs. Where the resized picture is smaller than the
     training size, it is put at a random place; ``extent`` says which. Draws come from torch's global generator.
-
-    Args:
-        settings: of the augmentation.
-        ignore: what masks hold outside the picture.
     """
 
-    def __init__(self, settings: SegmentationAugment, ignore: int = IGNORE) -> None:
-        self.settings, self.ignore = settings, ignore
+    def __init__(self, settings: SegmentationAugment) -> None:
+        self.settings = settings
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Augment one item; see :meth:`apply` for what comes back.
-
-        Args:
-            item: ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 and ``index``.
-
-        Raises:
-            ValueError: the item has no mask.
-        """
+        """Draw and :meth:`apply` to ``image`` (3, H, W) uint8, ``mask`` (H, W) uint8 and ``index``."""
         if "mask" not in item:
             raise ValueError("training needs masks, and this part of the set has none")
         return self.apply(item, self.make_params(item))
@@ -102,7 +82,7 @@ class TrainSegmentation:
         """
         # Black outside for now: after normalisation it becomes 0, by the extent.
         pixels = self._move(as_pixels(item["image"]), draw, "bicubic", 0)
-        mask = self._move(item["mask"].numpy(), draw, "nearest", self.ignore)
+        mask = self._move(item["mask"].numpy(), draw, "nearest", IGNORE)
         if draw.brightness or draw.contrast != 1:
             values = (np.arange(256) + draw.brightness).clip(0, 255) * draw.contrast
             pixels = np.asarray(cv2.LUT(pixels, values.round().clip(0, 255).astype(np.uint8)), dtype=np.uint8)
@@ -142,38 +122,20 @@ def _whole(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))
 
 
-class TestSegmentation:
-    """Bring the picture to the test size; the mask keeps its own, at which scores are taken.
+def prepare_scene(
+    item: dict[str, Any], spec: InputSpec, short_side: int | None = None, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """In tests: the picture resized by its short side, or to ``size`` (height, width); with neither it is kept.
 
-    Args:
-        spec: of the model; its interpolation is used.
-        short_side: bring the short side to this many pixels.
-        size: (height, width) to resize to whatever the aspect ratio, instead; with neither, the size is kept.
+    Returns:
+        ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came, if there is one:
+        at its size scores are taken.
     """
-
-    __test__ = False
-    """Not a test case, whatever pytest makes of the name."""
-
-    def __init__(self, spec: InputSpec, *, short_side: int | None = None, size: tuple[int, int] | None = None) -> None:
-        if short_side is not None and size is not None:
-            raise ValueError(f"give short_side or size, not both; got {short_side} and {size}")
-        self.spec, self.short_side, self.size = spec, short_side, size
-
-    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Prepare one item.
-
-        Args:
-            item: ``image`` (3, H, W) uint8, ``index`` and, where there are labels, ``mask`` (H, W) uint8.
-
-        Returns:
-            ``image`` (3, h, w) uint8, ``original`` (2,) int64 (H, W), ``index``, and ``mask`` as it came.
-        """
-        pixels = as_pixels(item["image"])
-        height, width = original = pixels.shape[:2]
-        if self.size is not None:
-            height, width = self.size
-        elif self.short_side is not None:
-            width, height = short_side_size((width, height), self.short_side)
-        pixels = resize(pixels, (width, height), self.spec.interpolation)
-        prepared = {"image": as_image(pixels), "original": torch.tensor(original), "index": item["index"]}
-        return prepared | {"mask": item["mask"]} if "mask" in item else prepared
+    pixels = as_pixels(item["image"])
+    height, width = size or pixels.shape[:2]
+    if short_side is not None:
+        width, height = short_side_size((width, height), short_side)
+    original = torch.tensor(pixels.shape[:2])
+    pixels = resize(pixels, (width, height), spec.interpolation)
+    prepared = {"image": as_image(pixels), "original": original, "index": item["index"]}
+    return prepared | {"mask": item["mask"]} if "mask" in item else prepared

@@ -10,78 +10,50 @@ from hrformer.geometry.heatmaps import Decoder, HeatmapCodec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationAugment:
-    """The DeiT family of augmentations, as the HRFormer repository uses it on ImageNet.
+    """The DeiT family of augmentations, as the HRFormer repository uses it on ImageNet."""
 
-    Attributes:
-        size: (height, width) of the training crop.
-        interpolation: of resizing.
-        crop: "random_resized" (area and ratio drawn), or "padded" (pad by ``padding``, cut ``size`` out of the enlarged
-            picture at random: small pictures).
-        area: share of the picture that a random resized crop covers.
-        ratio: width / height of the cut-out part.
-        padding: of "padded", in pixels of the picture before enlarging.
-        flip: probability of mirroring.
-        auto_augment: timm's policy string, such as RandAugment's; empty for none.
-        erasing: probability of random erasing, with noise per pixel.
-        mixup: alpha; 0 for none.
-        cutmix: alpha; 0 for none.
-        mix_probability: share of the batches that are mixed.
-        switch_probability: of cutmix, where both are on.
-        label_smoothing: share of the target spread over all classes.
-    """
-
-    size: tuple[int, int] = (224, 224)
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    size: tuple[int, int] = (224, 224)  # (height, width) of the training crop
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"  # of resizing
+    # "random_resized" (area and ratio drawn), or "padded" (pad by ``padding``, cut ``size`` out of the enlarged picture
+    # at random: small pictures).
     crop: Literal["random_resized", "padded"] = "random_resized"
-    area: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    padding: int = 4
-    flip: float = 0.5
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
-    erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    mix_probability: float = 1.0
-    switch_probability: float = 0.5
-    label_smoothing: float = 0.1
+    area: tuple[float, float] = (0.08, 1.0)  # share of the picture that a random resized crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the cut-out part
+    padding: int = 4  # of "padded", in pixels of the picture before enlarging
+    flip: float = 0.5  # probability of mirroring
+    auto_augment: str = "rand-m9-mstd0.5-inc1"  # timm's policy string, such as RandAugment's; empty for none
+    erasing: float = 0.25  # probability of random erasing, with noise per pixel
+    mixup: float = 0.8  # alpha; 0 for none
+    cutmix: float = 1.0  # alpha; 0 for none
+    mix_probability: float = 1.0  # share of the batches that are mixed
+    switch_probability: float = 0.5  # of cutmix, where both are on
+    label_smoothing: float = 0.1  # share of the target spread over all classes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoseAugment:
-    """The augmentations of the HRFormer repository (``style`` "official") or of mmpose 1.x.
+    """The augmentations of the HRFormer repository (``style`` "official") or of mmpose 1.x."""
 
-    Attributes:
-        size: (height, width) of the crop.
-        sigma: of the targets in cells.
-        encoding: of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
-        style: which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale
-            after half body, flip last, no centre jitter).
-        shift: largest centre jitter as a share of the box (official) or the padded box (mmpose).
-        shift_probability: of the jitter.
-        shift_once: official: draw the jitter once per person and run, not in every epoch.
-        flip: probability of mirroring.
-        half_body: probability of keeping only the upper or lower body.
-        half_body_joints: more than this many joints must be visible for it.
-        scale: official and hrnet: standard deviation of the scale factor's normal draw, centre 1; it is clipped to
-            1 - scale .. 1 + scale. mmpose: half the range of the factor.
-        rotation: degrees; official and hrnet: standard deviation, clipped to twice that. mmpose: half of the range.
-        rotation_probability: of turning at all.
-        brightness: largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none.
-    """
-
-    size: tuple[int, int] = (256, 192)
-    sigma: float = 2.0
+    size: tuple[int, int] = (256, 192)  # (height, width) of the crop
+    sigma: float = 2.0  # of the targets in cells
+    # Of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
     encoding: Literal["plain", "dark", "udp"] = "plain"
+    # Which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale after half
+    # body, flip last, no centre jitter).
     style: Literal["official", "mmpose", "hrnet"] = "official"
-    shift: float = 0.2
-    shift_probability: float = 0.3
-    shift_once: bool = True
-    flip: float = 0.5
-    half_body: float = 0.3
-    half_body_joints: int = 8
+    shift: float = 0.2  # largest centre jitter as a share of the box (official) or the padded box (mmpose)
+    shift_probability: float = 0.3  # of the jitter
+    shift_once: bool = True  # official: draw the jitter once per person and run, not in every epoch
+    flip: float = 0.5  # probability of mirroring
+    half_body: float = 0.3  # probability of keeping only the upper or lower body
+    half_body_joints: int = 8  # more than this many joints must be visible for it
+    # Official and hrnet: standard deviation of the scale factor's normal draw, centre 1; it is clipped to 1 - scale ..
+    # 1 + scale. mmpose: half the range of the factor.
     scale: float = 0.5
+    # Degrees; official and hrnet: standard deviation, clipped to twice that. mmpose: half of the range.
     rotation: float = 40.0
-    rotation_probability: float = 0.6
+    rotation_probability: float = 0.6  # of turning at all
+    # Largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none.
     brightness: float = 0.0
 
     def codec(self) -> HeatmapCodec:
@@ -95,22 +67,12 @@ class PoseAugment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationAugment:
-    """The augmentations of the HRFormer repository's segmentation runs (openseg.pytorch).
+    """The augmentations of the HRFormer repository's segmentation runs (openseg.pytorch)."""
 
-    Attributes:
-        size: (height, width) of the training crop.
-        short_side: first bring the short side to this many pixels; None keeps the size (Cityscapes).
-        scale: range of the factor of the random resizing, uniform.
-        aspect: range of the aspect factor a: width times sqrt(a), height times sqrt(1 / a).
-        flip: probability of mirroring.
-        brightness: largest number added to all channels, one integer for the picture; 0 for none.
-        contrast: largest factor on the pixel values is 1 + contrast, the smallest 1 - contrast; 0 for none.
-    """
-
-    size: tuple[int, int] = (512, 1024)
-    short_side: int | None = None
-    scale: tuple[float, float] = (0.5, 2.0)
-    aspect: tuple[float, float] = (0.9, 1.1)
-    flip: float = 0.5
-    brightness: int = 10
-    contrast: float = 0.0
+    size: tuple[int, int] = (512, 1024)  # (height, width) of the training crop
+    short_side: int | None = None  # first bring the short side to this many pixels; None keeps the size (Cityscapes)
+    scale: tuple[float, float] = (0.5, 2.0)  # range of the factor of the random resizing, uniform
+    aspect: tuple[float, float] = (0.9, 1.1)  # range of the aspect factor a: width times sqrt(a), height sqrt(1 / a)
+    flip: float = 0.5  # probability of mirroring
+    brightness: int = 10  # largest number added to all channels, one integer for the picture; 0 for none
+    contrast: float = 0.0  # largest factor on the pixel values is 1 + contrast, the smallest 1 - contrast; 0 for none

@@ -5,8 +5,7 @@ What changes against ``hrformer.models.blocks``, none of which changes a result 
 - Maps stay (B, C, H, W) between all operations. A runtime keeps them channels-last inside, so that layer norm as sums
   over the channel axis and attention projections as 1x1 convolutions need no reordering.
 - Batch norms, the affine part of layer norms and the scale of queries are folded into the convolutions, in float64.
-- Padded tokens hold zeros. A constant added to every key leaves the softmax as it is, and a constant added to every
-  value comes out of it unchanged; so the biases that padded tokens hold move to the output projection.
+- Padded tokens hold zeros, see ``hrformer.fast.folding.folded_attention``.
 - Channels and head dimensions grow to multiples of ``align`` with zeros: vector units have no partial loads on AVX2.
 
 Dimension letters as in ``hrformer.models.attention``; P is C rounded up.
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.fast.folding import folded_conv, rounded_up, widen, zero_padded
+from hrformer.fast.folding import folded_attention, folded_conv, rounded_up, widen, zero_padded
 from hrformer.models.attention import WindowAttention, window_padding
 from hrformer.models.blocks import ConvFFN, TransformerBlock
 from hrformer.models.model import VisionModel
@@ -75,25 +74,18 @@ class RuntimeAttention(nn.Module):
         real = channels // self.num_heads
         self.head_dim = rounded_up(real, align)
         padded = rounded_up(channels, align)
-        weight, gain, shift = attention.qkv.weight.double(), norm.weight.double(), norm.bias.double()
-        moved = weight @ shift  # what the norm's shift adds to real tokens, and to no padded one
-        scale = torch.tensor([real**-0.5, 1.0, 1.0], dtype=torch.float64, device=weight.device)
-        qkv_bias = attention.qkv.bias.double().view(3, channels)
-        query_only = torch.stack([qkv_bias[0], torch.zeros_like(qkv_bias[1]), torch.zeros_like(qkv_bias[2])])
-        biases = (moved.view(3, channels) + query_only) * scale[:, None]
-        weights = (weight * gain).view(3, channels, channels) * scale[:, None, None]
+        layers = (norm, attention.qkv, attention.proj)
+        (weight, bias), (out, out_bias) = folded_attention(*((one.weight, one.bias) for one in layers), real**-0.5)
         heads = (3, self.num_heads, self.head_dim)
-        weights = zero_padded(weights.view(3, self.num_heads, real, channels), (*heads, padded))
-        biases = zero_padded(biases.view(3, self.num_heads, real), heads)
+        weight = zero_padded(weight.view(3, self.num_heads, real, channels), (*heads, padded))
         self.qkv = nn.Linear(padded, 3 * self.num_heads * self.head_dim)
-        self.qkv.weight = nn.Parameter(weights.reshape(-1, padded).float(), requires_grad=False)
-        self.qkv.bias = nn.Parameter(biases.reshape(-1).float(), requires_grad=False)
-        out = attention.proj.weight.double()
-        out_bias = attention.proj.bias.double() + out @ qkv_bias[2]
+        self.qkv.weight = nn.Parameter(weight.reshape(-1, padded).float(), requires_grad=False)
+        bias = zero_padded(bias.view(3, self.num_heads, real), heads)
+        self.qkv.bias = nn.Parameter(bias.reshape(-1).float(), requires_grad=False)
         out = zero_padded(out.view(channels, self.num_heads, real), (padded, self.num_heads, self.head_dim))
         self.proj = conv1x1(out.reshape(padded, -1), zero_padded(out_bias, (padded,)))
-        bias = attention.gathered_bias()
-        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        table = attention.gathered_bias()
+        self.register_buffer("bias", None if table is None else table.detach().float())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, P, H, W)."""

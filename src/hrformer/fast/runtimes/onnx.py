@@ -21,7 +21,6 @@ class ONNXRuntime:
         threads: at least 1.
     """
 
-    name = "onnxruntime"
     bound = FP32_BOUND
 
     def __init__(self, module: nn.Module, *, threads: int) -> None:

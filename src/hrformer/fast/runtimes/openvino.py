@@ -101,8 +101,6 @@ class OpenVINORuntime:
         folder: where compiled programs are kept, or None.
     """
 
-    name = "openvino"
-
     def __init__(self, module: nn.Module, *, threads: int, bf16: bool = False, folder: Path | None = None) -> None:
         self.bound = BF16_BOUND if bf16 else FP32_BOUND
         self._module = module

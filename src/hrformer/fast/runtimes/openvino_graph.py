@@ -52,7 +52,7 @@ class Traced:
         return len(self.shape)
 
     def dim(self) -> int:
-        return len(self.shape)
+        return self.ndim
 
     def size(self, dim: int | None = None) -> Any:
         return self.shape if dim is None else self.shape[dim]
@@ -141,16 +141,12 @@ def _wrap(node: Any) -> Traced:
     return Traced(node.output(0))
 
 
-def _binary(name: str) -> Callable[[Any, Any], Traced]:
-    return lambda a, b: _wrap(getattr(_ops(), name)(_node(a), _node(b)))
+def _binary(name: str, *settings: Any) -> Callable[[Any, Any], Traced]:
+    return lambda a, b: _wrap(getattr(_ops(), name)(_node(a), _node(b), *settings))
 
 
 def _relu(x: Traced, inplace: bool = False) -> Any:
     return _call("relu_", (x,), {}) if inplace else _wrap(_ops().relu(x.node))
-
-
-def _contiguous(x: Traced, memory_format: Any = None) -> Traced:
-    return x
 
 
 def _to(x: Traced, *args: Any, **kwargs: Any) -> Traced:
@@ -212,10 +208,6 @@ def _gelu(x: Traced, approximate: str = "none") -> Traced:
     return _wrap(_ops().gelu(x.node, "erf" if approximate == "none" else "tanh"))
 
 
-def _rsqrt(x: Traced) -> Traced:
-    return _wrap(_ops().power(x.node, _node(-0.5)))
-
-
 def _reduce(name: str) -> Callable[..., Traced]:
     def reduce(x: Traced, dim: Any = None, keepdim: bool = False) -> Traced:
         axes = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
@@ -228,10 +220,6 @@ def _vector_norm(x: Traced, ord: float = 2, dim: Any = None, keepdim: bool = Fal
     if ord != 2:
         raise UnknownOperationError(f"no node for the norm of order {ord}")
     return _reduce("reduce_l2")(x, dim, keepdim)
-
-
-def _matmul(a: Any, b: Any) -> Traced:
-    return _wrap(_ops().matmul(_node(a), _node(b), False, False))
 
 
 def _softmax(x: Traced, dim: int, dtype: Any = None, _stacklevel: int = 3) -> Traced:
@@ -261,18 +249,10 @@ def _flatten(x: Traced, start: int = 0, end: int = -1) -> Traced:
     return _reshape(x, [*x.shape[:start], -1, *x.shape[end + 1 :]])
 
 
-def _unsqueeze(x: Traced, dim: int) -> Traced:
-    return _wrap(_ops().unsqueeze(x.node, _integers(dim)))
-
-
 def _unbind(x: Traced, dim: int = 0) -> tuple[Traced, ...]:
     parts = _ops().split(x.node, _integers(dim), x.shape[dim])
     rest = [side for axis, side in enumerate(x.shape) if axis != dim % x.ndim]
     return tuple(_reshape(Traced(part), rest) for part in parts.outputs())
-
-
-def _cat(xs: Sequence[Any], dim: int = 0) -> Traced:
-    return _wrap(_ops().concat([_node(x) for x in xs], dim))
 
 
 def _pad(x: Traced, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Traced:
@@ -321,17 +301,8 @@ def _interpolate(
         if any(factor != int(factor) for factor in factors):
             raise UnknownOperationError(f"no node for resizing by {scale_factor}")
         size = [side * int(factor) for side, factor in zip(x.shape[-2:], factors, strict=True)]
-    target = _integers([int(side) for side in size])
-    node = _ops().interpolate(
-        x.node,
-        target,
-        kind,
-        "sizes",
-        coordinate_transformation_mode=placing,
-        nearest_mode="floor",
-        axes=_integers([2, 3]),
-    )
-    return _wrap(node)
+    target, settings = _integers([int(side) for side in size]), {"nearest_mode": "floor", "axes": _integers([2, 3])}
+    return _wrap(_ops().interpolate(x.node, target, kind, "sizes", coordinate_transformation_mode=placing, **settings))
 
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -347,22 +318,22 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dropout2d": _dropout,
     "gelu": _gelu,
     "relu": _relu,
-    "rsqrt": _rsqrt,
+    "rsqrt": lambda x: _wrap(_ops().power(x.node, _node(-0.5))),
     "sum": _reduce("reduce_sum"),
     "mean": _reduce("reduce_mean"),
     "linalg_vector_norm": _vector_norm,
-    "matmul": _matmul,
+    "matmul": _binary("matmul", False, False),
     "softmax": _softmax,
     "permute": _permute,
     "transpose": _transpose,
     "reshape": _reshape,
     "view": _reshape,
     "flatten": _flatten,
-    "unsqueeze": _unsqueeze,
+    "unsqueeze": lambda x, dim: _wrap(_ops().unsqueeze(x.node, _integers(dim))),
     "unbind": _unbind,
-    "cat": _cat,
+    "cat": lambda xs, dim=0: _wrap(_ops().concat([_node(x) for x in xs], dim)),
     "pad": _pad,
     "interpolate": _interpolate,
-    "contiguous": _contiguous,
+    "contiguous": lambda x, memory_format=None: x,
     "to": _to,
 }

@@ -6,19 +6,16 @@ window, h heads, d head dimension.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
-from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward, grid_of
+from hrformer.fast.triton.launch import HALVES, HAVE_TRITON, exact, switched_off
+from hrformer.fast.triton.window_attention import MAX_HEAD_DIM, attention_forward
 from hrformer.fast.triton.window_attention_backward import attention_backward
-from hrformer.models.attention import crop_windows, pad_to_windows
-
-KERNEL_DTYPES = (torch.float16, torch.bfloat16)
+from hrformer.models.attention import attend_in_windows, crop_windows, pad_to_windows
 
 
 def window_attention_core(
@@ -26,18 +23,17 @@ def window_attention_core(
 ) -> Tensor:
     """Attention inside non-overlapping windows, from packed queries, keys and values to the attended map.
 
-    The map is padded, centred, to a multiple of the window with tokens that hold ``pad_token``. They are not
-    masked: their keys and values take part. Half precision on a CUDA device takes the operator
-    ``hrformer::window_attention``, which stores two numbers per token and head for the backward pass and
-    computes the weights again; float32 (slow in Triton at full precision) and all else take the reference.
+    The map is padded, centred, to a multiple of the window with tokens that hold ``pad_token``. They are not masked:
+    their keys and values take part. Half precision on a CUDA device takes the operator ``hrformer::window_attention``,
+    which stores two numbers per token and head for the backward pass and computes the weights again; float32 (slow in
+    Triton at full precision) and all else take the reference.
 
     Args:
         qkv: (B, H, W, 3C) real tokens, bias of the product included; per token query, key, value, each h x d.
-        pad_token: (3C,) what a padded token holds: the bias of the product. It gets a gradient through padded
-            keys and values. Any floating dtype; it is rounded to that of ``qkv``.
+        pad_token: (3C,) what a padded token holds: the bias of the product. Rounded to the dtype of ``qkv``; gets a
+            gradient through padded keys and values.
         bias: (h, N, N) added to the scaled scores, any floating dtype, or None.
-        window: K, in cells.
-        num_heads: h; divides C. Scores are scaled by d ** -0.5.
+        window: K, in cells. ``num_heads``: h; divides C. Scores are scaled by d ** -0.5.
 
     Returns:
         (B, H, W, C), before the output projection.
@@ -51,7 +47,7 @@ def window_attention_core(
 def uses_kernel(qkv: Tensor, num_heads: int) -> bool:
     """Whether ``window_attention_core`` takes the Triton kernels for this packed map."""
     head_dim = qkv.shape[-1] // 3 // num_heads
-    return HAVE_TRITON and qkv.is_cuda and qkv.dtype in KERNEL_DTYPES and head_dim <= MAX_HEAD_DIM
+    return HAVE_TRITON and qkv.is_cuda and qkv.dtype in HALVES and head_dim <= MAX_HEAD_DIM
 
 
 def window_attention_reference(
@@ -62,10 +58,8 @@ def window_attention_reference(
     The kernels' error from float64, output and gradients, is at most twice that of this function at the same
     precision; their tests hold them to it in the interpreter, float32 and float16.
     """
-    query, key, value = _heads(_to_windows(qkv, pad_token, window), num_heads)
-    mask = None if bias is None else bias.to(query.dtype)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return _to_map(_join(out), qkv, window)
+    attended = attend_in_windows(_padded(qkv, pad_token, window), bias, window, num_heads)
+    return crop_windows(attended, qkv.shape[1], qkv.shape[2], window)
 
 
 def _forward_plain(
@@ -75,12 +69,13 @@ def _forward_plain(
 
     The terms are flat because a compiler would ask whether there is one window.
     """
-    query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
+    query, key, value = _heads(_to_windows(exact(qkv), exact(pad_token), window), num_heads)
     scores = _scores(query, key, bias)
     highest = scores.amax(-1)
     weights = (scores - highest[..., None]).exp()
     total = weights.sum(-1)
-    out = _to_map(_join(weights @ value / total[..., None]), qkv, window)
+    joined = (weights @ value / total[..., None]).transpose(1, 2).flatten(2)
+    out = _to_map(joined, qkv, window)
     return out.to(qkv.dtype).contiguous(), torch.stack([highest, total], 2).float().flatten()
 
 
@@ -90,50 +85,32 @@ window_attention_op = torch.library.custom_op(
 
 
 @window_attention_op.register_kernel("cuda")
-def _forward_on_cuda(
-    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
-) -> tuple[Tensor, Tensor]:
-    run = forward_with_kernels if uses_kernel(qkv, num_heads) else _forward_plain
-    return run(qkv, pad_token, bias, window, num_heads)
-
-
-def forward_with_kernels(
-    qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
-) -> tuple[Tensor, Tensor]:
-    """What ``window_attention_op`` runs on a CUDA device in half precision: the kernel, unless it is switched off."""
-    if switched_off("window_attention"):
-        return _forward_plain(qkv, pad_token, bias, window, num_heads)
-    out, softmax = attention_forward(
-        qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), window=window, num_heads=num_heads
-    )
-    return out, softmax.flatten()
+def forward_with_kernels(qkv: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """What ``window_attention_op`` runs on a CUDA device: the kernel, where it has this case and is on."""
+    if switched_off("window_attention") or not uses_kernel(qkv, num_heads=others[-1]):
+        return _forward_plain(qkv, *others)
+    return attention_forward(*map(_contiguous, (qkv, *others)))
 
 
 @window_attention_op.register_fake
 def _forward_fake(
     qkv: Tensor, pad_token: Tensor, bias: Tensor | None, window: int, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    grid = grid_of(qkv, window, num_heads)
-    out = qkv.new_empty(*qkv.shape[:3], grid.channels)
-    return out, qkv.new_empty(math.prod(grid.softmax_size), dtype=torch.float32)
+    batch, height, width, packed = qkv.shape
+    windows = batch * -(-height // window) * -(-width // window)
+    softmax = qkv.new_empty(windows * num_heads * 2 * window * window, dtype=torch.float32)
+    return qkv.new_empty(batch, height, width, packed // 3), softmax
 
 
 def _backward_plain(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
+    window: int, num_heads: int, bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of ``qkv``, ``pad_token`` and, where ``bias_grad``, ``bias`` (else empty)."""
-    query, key, value = _heads(_to_windows(_exact(qkv), _exact(pad_token), window), num_heads)
+    query, key, value = _heads(_to_windows(exact(qkv), exact(pad_token), window), num_heads)
     scale = query.shape[-1] ** -0.5
     zero = grad_out.new_zeros(grad_out.shape[-1])
-    gradient = _heads(_to_windows(_exact(grad_out), _exact(zero), window), num_heads, parts=1)[0]
+    gradient = _heads(_to_windows(exact(grad_out), exact(zero), window), num_heads, parts=1)[0]
     weights = _scores(query, key, bias).softmax(-1)
     from_weights = gradient @ value.mT
     from_scores = weights * (from_weights - (weights * from_weights).sum(-1, keepdim=True))
@@ -153,60 +130,26 @@ window_attention_backward_op = torch.library.custom_op(
 
 
 @window_attention_backward_op.register_kernel("cuda")
-def _backward_on_cuda(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    run = backward_with_kernels if uses_kernel(qkv, num_heads) else _backward_plain
-    return run(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
-
-
 def backward_with_kernels(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What ``window_attention_backward_op`` runs on a CUDA device in half precision."""
-    if switched_off("window_attention_backward"):
-        return _backward_plain(grad_out, qkv, pad_token, bias, out, softmax, window, num_heads, bias_grad)
-    grads = attention_backward(
-        grad_out.contiguous(), qkv.contiguous(), pad_token.contiguous(), _contiguous(bias), out,
-        softmax.view(grid_of(qkv, window, num_heads).softmax_size),
-        window=window, num_heads=num_heads, bias_grad=bias_grad,
-    )  # fmt: skip
-    channels = grads.padding.shape[1]
-    grad_pad = torch.cat([grads.padding.new_zeros(channels), grads.padding.flatten()]).to(pad_token.dtype)
-    if bias is None or grads.bias is None:
-        return grads.qkv, grad_pad, qkv.new_empty(0)
-    return grads.qkv, grad_pad, grads.bias.to(bias.dtype)
+    """What ``window_attention_backward_op`` runs on a CUDA device, as in the forward pass."""
+    arguments = (grad_out, qkv, pad_token, bias, *others)
+    if switched_off("window_attention_backward") or not uses_kernel(qkv, num_heads=others[-2]):
+        return _backward_plain(*arguments)
+    grad_qkv, of_padding, grad_bias = attention_backward(*map(_contiguous, arguments))
+    # Queries of padded tokens are never seen.
+    grad_pad = F.pad(of_padding, (0, 0, 1, 0)).flatten().to(pad_token.dtype)
+    if bias is None or grad_bias is None:
+        return grad_qkv, grad_pad, grad_qkv.new_empty(0)
+    return grad_qkv, grad_pad, grad_bias.to(bias.dtype)
 
 
 @window_attention_backward_op.register_fake
 def _backward_fake(
-    grad_out: Tensor,
-    qkv: Tensor,
-    pad_token: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    softmax: Tensor,
-    window: int,
-    num_heads: int,
-    bias_grad: bool,
+    grad_out: Tensor, qkv: Tensor, pad_token: Tensor, bias: Tensor | None, *others: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_bias = qkv.new_empty(0) if bias is None or not bias_grad else bias.new_empty(bias.shape)
+    grad_bias = qkv.new_empty(0) if bias is None or not others[-1] else bias.new_empty(bias.shape)
     return qkv.new_empty(qkv.shape), pad_token.new_empty(pad_token.shape), grad_bias
 
 
@@ -220,7 +163,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
-        return None, None, None, None, None
+        return (None,) * 5
     qkv, pad_token, bias, out, softmax = ctx.saved_tensors
     bias_grad = bias is not None and ctx.needs_input_grad[2]
     grad_qkv, grad_pad, grad_bias = window_attention_backward_op(
@@ -232,13 +175,8 @@ def _backward(ctx: Any, grad_out: Tensor | None, _: Tensor | None) -> tuple[Tens
 window_attention_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _exact(x: Tensor) -> Tensor:
-    """Half precision to float32; other dtypes as they are."""
-    return x.float() if x.dtype in KERNEL_DTYPES else x
-
-
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+def _contiguous(x: Any) -> Any:
+    return x.contiguous() if isinstance(x, Tensor) else x
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
@@ -246,12 +184,17 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     return scores if bias is None else scores + bias.to(scores.dtype)
 
 
+def _padded(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
+    """(B, H, W, X) -> (B, rows * K, cols * K, X), with ``pad_token`` (X,) in the padding."""
+    inside = pad_to_windows(torch.ones(1, *x.shape[1:3], 1, dtype=torch.bool, device=x.device), window)
+    return torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
+
+
 def _to_windows(x: Tensor, pad_token: Tensor, window: int) -> Tensor:
     """(B, H, W, X) -> (windows, N, X), with ``pad_token`` (X,) in the padding."""
+    x = _padded(x, pad_token, window)
     batch, height, width, channels = x.shape
-    inside = pad_to_windows(torch.ones(1, height, width, 1, dtype=torch.bool, device=x.device), window)
-    x = torch.where(inside, pad_to_windows(x, window), pad_token.to(x.dtype))
-    x = x.reshape(batch, x.shape[1] // window, window, x.shape[2] // window, window, channels)
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, channels)
 
 
@@ -267,8 +210,3 @@ def _heads(x: Tensor, num_heads: int, parts: int = 3) -> tuple[Tensor, ...]:
     """(windows, N, parts * C) -> ``parts`` tensors (windows, h, N, d)."""
     split = x.unflatten(-1, (parts, num_heads, x.shape[-1] // parts // num_heads))
     return split.permute(2, 0, 3, 1, 4).unbind(0)
-
-
-def _join(x: Tensor) -> Tensor:
-    """(windows, h, N, d) -> (windows, N, C)."""
-    return x.transpose(1, 2).flatten(2)

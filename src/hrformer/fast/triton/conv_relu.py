@@ -13,31 +13,15 @@ logger = logging.getLogger("hrformer")
 _refused: set[tuple[torch.dtype, str]] = set()
 
 
-def conv_relu_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: tuple[int, ...] = (1, 1),
-    padding: tuple[int, ...] = (0, 0),
-    dilation: tuple[int, ...] = (1, 1),
-    groups: int = 1,
-) -> Tensor:
-    """relu(conv(x) + bias): (B, C, H, W) -> (B, C', H', W')."""
-    return F.relu_(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
-
-
 def conv_relu(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: tuple[int, ...] = (1, 1),
-    padding: tuple[int, ...] = (0, 0),
-    dilation: tuple[int, ...] = (1, 1),
+    x: Tensor, weight: Tensor, bias: Tensor,
+    *, stride: tuple[int, ...] = (1, 1), padding: tuple[int, ...] = (0, 0), dilation: tuple[int, ...] = (1, 1),
     groups: int = 1,
-) -> Tensor:
-    """``conv_relu_reference`` in one pass where cuDNN has one: bias and ReLU cost no further reading of the map."""
+) -> Tensor:  # fmt: skip
+    """relu(conv(x) + bias), (B, C, H, W) -> (B, C', H', W'), in one pass where cuDNN has one.
+
+    Bias and ReLU then cost no further reading of the map.
+    """
     if x.is_cuda and groups == 1 and x.numel() > 0 and torch.backends.cudnn.is_available():
         key = (x.dtype, torch.cuda.get_device_name(x.device))
         if key not in _refused:
@@ -46,4 +30,4 @@ def conv_relu(
             except RuntimeError as error:
                 _refused.add(key)
                 logger.info("convolution with ReLU runs as two operations: %s", str(error).partition("\n")[0])
-    return conv_relu_reference(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return F.relu_(F.conv2d(x, weight, bias, stride, padding, dilation, groups))

@@ -12,17 +12,10 @@ six values enter with every column, and each is activated once for the nine outp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import device_of, gelu, inner_block, jit, resident_programs
-
-try:
-    import triton.language as tl
-except ImportError:
-    tl = None
+from hrformer.fast.triton.launch import device_of, gelu, inner_block, jit, resident_programs, tl
 
 ROWS = 4
 """Output rows of a strip; the kernels are written out for this number."""
@@ -32,57 +25,33 @@ SEGMENT = 16
 """Longest segment of columns, in cells; two more are read."""
 SIZES = ["height", "width", "groups", "segments", "length", "num_strips"]
 """Arguments whose value must not lead to another compilation."""
-PROGRAMS_PER_PROCESSOR = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class StripGrid:
-    """How strips tile the maps of a batch, and how a kernel cuts strips and channels into tiles."""
+    """How strips tile maps (B, H, W, C), and how a kernel cuts strips and channels into tiles.
 
-    batch: int
-    height: int
-    width: int
-    channels: int
+    Attributes:
+        groups: strips above each other. ``segments``: strips beside each other.
+        length: columns of a segment, chosen to waste few.
+        block: channels of a program.
+        sizes: runtime sizes in the order of ``SIZES``.
+        constants: compile-time sizes, the same for all images of a model.
+    """
 
-    @property
-    def groups(self) -> int:
-        """Strips above each other."""
-        return -(-self.height // ROWS)
-
-    @property
-    def segments(self) -> int:
-        """Strips beside each other."""
-        return -(-self.width // SEGMENT)
-
-    @property
-    def length(self) -> int:
-        """Columns of a segment, chosen to waste few."""
-        return -(-self.width // self.segments)
-
-    @property
-    def num_strips(self) -> int:
-        return self.batch * self.groups * self.segments
-
-    @property
-    def block(self) -> int:
-        return inner_block(self.channels)
-
-    @property
-    def num_blocks(self) -> int:
-        return -(-self.channels // self.block)
+    def __init__(self, size: tuple[int, ...]) -> None:
+        batch, height, width, channels = size
+        self.groups, self.segments = -(-height // ROWS), -(-width // SEGMENT)
+        self.length = -(-width // max(1, self.segments))
+        self.num_strips = batch * self.groups * self.segments
+        self.block = inner_block(channels)
+        self.num_blocks = -(-channels // self.block)
+        self.sizes = (height, width, self.groups, self.segments, self.length, self.num_strips)
+        self.constants = {"C": channels, "BLOCK": self.block, "STRIPS": STRIPS, "num_warps": 4}
 
     def slots(self, device: torch.device) -> int:
         """How many programs share the strips of one block of channels."""
         tiles = -(-self.num_strips // STRIPS)
-        return min(tiles, -(-resident_programs(device, PROGRAMS_PER_PROCESSOR) // self.num_blocks))
-
-    def sizes(self) -> tuple[int, ...]:
-        """Runtime sizes in the order of ``SIZES``."""
-        return self.height, self.width, self.groups, self.segments, self.length, self.num_strips
-
-    def constants(self) -> dict[str, int]:
-        """Compile-time sizes, the same for all images of a model."""
-        return {"C": self.channels, "BLOCK": self.block, "STRIPS": STRIPS, "num_warps": 4}
+        return min(tiles, -(-resident_programs(device) // self.num_blocks))
 
 
 @jit()
@@ -110,6 +79,15 @@ def load_row(source, cells, row, offset, height, inside, stride, mean, scale, sh
 def three(a, b, c, u, v, w):
     """Sum of three products."""
     return a * u + b * v + c * w
+
+
+@jit()
+def load_three(a, b, c, channels, known):
+    """Three numbers of each channel, as rows (1, BLOCK)."""
+    first = tl.load(a + channels, mask=known, other=0.0)[None, :]
+    second = tl.load(b + channels, mask=known, other=0.0)[None, :]
+    third = tl.load(c + channels, mask=known, other=0.0)[None, :]
+    return first, second, third
 
 
 @jit()
@@ -148,9 +126,7 @@ def forward_kernel(
     """Map y and partial statistics of each slot; program axes: block of channels, slot."""
     channels = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     known = channels < C
-    mean = tl.load(mean + channels, mask=known, other=0.0)[None, :]
-    scale = tl.load(scale + channels, mask=known, other=0.0)[None, :]
-    shift = tl.load(shift + channels, mask=known, other=0.0)[None, :]
+    mean, scale, shift = load_three(mean, scale, shift, channels, known)
     bias = tl.load(bias + channels, mask=known, other=0.0).to(tl.float32)[None, :]
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = load_taps(weight, channels, known)
     stride = width * C
@@ -218,28 +194,6 @@ def store_moments(counts, means, squares, count, mean, square, channels, known, 
     tl.store(squares + place, tl.sum(square + count * delta * delta, 0), mask=known)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Moments:
-    """Partial statistics, (slots, C) float32 each; ``merged`` gives mean and biased variance."""
-
-    counts: Tensor
-    means: Tensor
-    squares: Tensor
-
-    def merged(self) -> tuple[Tensor, Tensor]:
-        """(C,) mean and (C,) biased variance over all slots; both 0 where nothing was counted."""
-        total = self.counts.sum(0).clamp(min=1)
-        mean = (self.counts * self.means).sum(0) / total
-        square = (self.squares + self.counts * (self.means - mean).square()).sum(0)
-        return mean, square / total
-
-
-def empty_moments(slots: int, channels: int, device: torch.device) -> Moments:
-    """Room for the statistics of ``slots`` programs."""
-    rooms = [torch.empty(slots, channels, dtype=torch.float32, device=device) for _ in range(3)]
-    return Moments(counts=rooms[0], means=rooms[1], squares=rooms[2])
-
-
 def depthwise_forward(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, *, slots: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -254,16 +208,18 @@ def depthwise_forward(
     Returns:
         y (B, H, W, C) in the dtype of ``u``; mean and biased variance (C,) float32 of y as stored.
     """
-    batch, height, width, channels = u.shape
     y = torch.empty_like(u)
     if u.numel() == 0:
         return y, torch.zeros_like(mean), torch.zeros_like(mean)
-    grid = StripGrid(batch=batch, height=height, width=width, channels=channels)
+    grid = StripGrid(u.shape)
     slots = slots or grid.slots(u.device)
-    moments = empty_moments(slots, channels, u.device)
+    moments = [torch.empty(slots, u.shape[3], dtype=torch.float32, device=u.device) for _ in range(3)]
     with device_of(u):
         forward_kernel[(grid.num_blocks, slots)](
-            u, mean, scale, shift, weight, bias, y, moments.counts, moments.means, moments.squares,
-            *grid.sizes(), **grid.constants(),
-        )  # fmt: skip
-    return y, *moments.merged()
+            u, mean, scale, shift, weight, bias, y, *moments, *grid.sizes, **grid.constants
+        )
+    # Each program counted the cells, their mean and their summed squared deviation.
+    counts, means, squares = moments
+    total = counts.sum(0).clamp(min=1)
+    y_mean = (counts * means).sum(0) / total
+    return y, y_mean, (squares + counts * (means - y_mean).square()).sum(0) / total

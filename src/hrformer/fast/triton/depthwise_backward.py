@@ -1,6 +1,6 @@
 """Gradients of the depthwise stage; the activated map and its derivative are computed again from the stage's input.
 
-Letters, strips and tiles as in ``kernels.depthwise``. With e the gradient of y, which takes in those of y's mean and
+Letters, strips and tiles as in ``depthwise``. With e the gradient of y, which takes in those of y's mean and
 variance, and n = (u - mean) * scale + shift: the gradient of the activated map g is the transposed convolution of e;
 times gelu'(n) * scale it is that of u. Sums for the weights and the channels stay in registers, are written once
 for each program and added in a fixed order: no atomics.
@@ -10,30 +10,14 @@ for each program and added in a fixed order: no atomics.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.depthwise import SIZES, StripGrid, load_taps, strip_corners, three
-from hrformer.fast.triton.launch import device_of, jit
-
-try:
-    import triton.language as tl
-except ImportError:
-    tl = None
+from hrformer.fast.triton.depthwise import SIZES, StripGrid, load_taps, load_three, strip_corners, three
+from hrformer.fast.triton.launch import device_of, jit, tl
 
 NUM_SUMS = 12
 """Rows of the partial sums: nine weights row by row, bias, scale, shift."""
-
-
-@jit()
-def load_three(a, b, c, channels, known):
-    """Three numbers of each channel, as rows (1, BLOCK)."""
-    first = tl.load(a + channels, mask=known, other=0.0)[None, :]
-    second = tl.load(b + channels, mask=known, other=0.0)[None, :]
-    third = tl.load(c + channels, mask=known, other=0.0)[None, :]
-    return first, second, third
 
 
 @jit()
@@ -44,14 +28,6 @@ def load_gradient(grad_y, y, cells, row, offset, height, inside, stride, mean, g
     direct = tl.load(grad_y + place, mask=used, other=0.0).to(tl.float32)
     value = tl.load(y + place, mask=used, other=0.0).to(tl.float32)
     return tl.where(used, direct + grad_mean + grad_variance * (value - mean), 0.0)
-
-
-@jit()
-def load_input(u, cells, row, offset, height, inside, stride, mean):
-    """One row of u - mean, 0 outside, and which of it is inside."""
-    used = inside & (row + offset < height)
-    value = tl.load(u + cells + offset * stride, mask=used, other=0.0).to(tl.float32)
-    return tl.where(used, value - mean, 0.0), used
 
 
 @jit()
@@ -69,7 +45,9 @@ def load_six_gradients(grad_y, y, cells, row, height, inside, stride, mean, grad
 @jit()
 def load_activated(u, cells, row, offset, height, inside, stride, mean, scale, shift):
     """One row of u - mean, its GELU after the norm and the derivative there, 0 outside, and which of it is inside."""
-    centred, used = load_input(u, cells, row, offset, height, inside, stride, mean)
+    used = inside & (row + offset < height)
+    value = tl.load(u + cells + offset * stride, mask=used, other=0.0).to(tl.float32)
+    centred = tl.where(used, value - mean, 0.0)
     x = centred * scale + shift
     cumulative = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
     slope = cumulative + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
@@ -165,31 +143,24 @@ def store_sums(place, a, b, c, d, e, f, known, C: tl.constexpr):
     tl.store(place + 5 * C, tl.sum(f, 0), mask=known)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DepthwiseGradients:
-    """Gradients: ``u`` (B, H, W, C) in its dtype; else float32; ``weight`` (C, 1, 3, 3), others (C,)."""
-
-    u: Tensor
-    scale: Tensor
-    shift: Tensor
-    weight: Tensor
-    bias: Tensor
-
-
 def depthwise_backward(
     grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor, y: Tensor, y_mean: Tensor,
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, *, slots: int | None = None,
-) -> DepthwiseGradients:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Launch the backward kernel; arguments as for and from ``depthwise_forward``, all contiguous.
 
     Args:
         grad_y: (B, H, W, C) in the dtype of ``u``.
         grad_mean: (C,) float32, gradient of y's mean. ``grad_variance``: (C,) float32, of its biased variance.
         slots: programs that share the strips of one block of channels; None fills the GPU.
+
+    Returns:
+        Gradients: of ``u``, (B, H, W, C) in its dtype; in float32 of ``scale`` (C,), ``shift`` (C,), ``weight``
+        (C, 1, 3, 3) and ``bias`` (C,).
     """
     batch, height, width, channels = u.shape
     grad_u = torch.empty_like(u)
-    grid = StripGrid(batch=batch, height=height, width=width, channels=channels)
+    grid = StripGrid(u.shape)
     slots = (slots or grid.slots(u.device)) if u.numel() else 0
     sums = torch.empty(slots, NUM_SUMS, channels, dtype=torch.float32, device=u.device)
     if slots:
@@ -197,9 +168,7 @@ def depthwise_backward(
         with device_of(u):
             backward_kernel[(grid.num_blocks, slots)](
                 grad_y, y, u, mean, scale, shift, weight, y_mean, grad_mean / cells, grad_variance * (2 / cells),
-                grad_u, sums, *grid.sizes(), **grid.constants(),
+                grad_u, sums, *grid.sizes, **grid.constants,
             )  # fmt: skip
     total = sums.sum(0)
-    return DepthwiseGradients(
-        u=grad_u, scale=total[10], shift=total[11], weight=total[:9].T.reshape(channels, 1, 3, 3), bias=total[9]
-    )
+    return grad_u, total[10], total[11], total[:9].T.reshape(channels, 1, 3, 3), total[9]

@@ -12,17 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import (
-    activate,
-    activation_for,
-    device_of,
-    inner_block,
-    jit,
-    pad_to,
-    power_of_two,
-    round_up,
-    tl,
-)
+from hrformer.fast.triton.launch import activate, activation_for, device_of, jit, pad_to, round_up, tl
+from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise, store_sum
 
 TILES = ((8, 8), (4, 16), (16, 4))
 """Height and width of the pixels of one program: 64, the fewest rows that fill Hopper's matrix units."""
@@ -30,38 +21,20 @@ TILES = ((8, 8), (4, 16), (16, 4))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedDepthwise:
-    """Weights as the kernel reads them, with zeros up to whole blocks.
-
-    Attributes:
-        taps: (10, K up) float32: nine taps row by row, then the bias.
-        weight: (K up, N up) in the precision of the map. ``bias``: (N up) float32.
-        channels: K and N without rounding.
-        blocks: side of a block along K and along N.
-    """
+    """Weights as the kernel reads them: ``taps`` (10, K up) float32, nine row by row, then the bias; the product's."""
 
     taps: Tensor
-    weight: Tensor
-    bias: Tensor
-    channels: tuple[int, int]
-    blocks: tuple[int, int]
+    product: PackedPointwise
 
 
 def pack_depthwise(
     depthwise: Tensor, depthwise_bias: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> PackedDepthwise:
     """Lay out depthwise (K, 3, 3) and (K,), weight (N, K) and bias (N,) for maps of ``dtype``."""
-    out_channels, in_channels = weight.shape
     # One block of up to 256 outputs: each further one would compute the depthwise stage again.
-    block_k, block_n = min(inner_block(in_channels), 32), min(power_of_two(out_channels), 256)
-    padded_k, padded_n = round_up(in_channels, block_k), round_up(out_channels, block_n)
-    taps = torch.cat([depthwise.reshape(in_channels, 9).T, depthwise_bias[None]]).float()
-    return PackedDepthwise(
-        taps=pad_to(taps, 10, padded_k),
-        weight=pad_to(weight.T.to(dtype), padded_k, padded_n),
-        bias=pad_to(bias.float(), padded_n),
-        channels=(in_channels, out_channels),
-        blocks=(block_k, block_n),
-    )
+    product = pack_pointwise(weight, bias, None, dtype, largest=(32, 256))
+    taps = torch.cat([depthwise.flatten(1).T, depthwise_bias[None]]).float()
+    return PackedDepthwise(taps=pad_to(taps, 10, product.weight.shape[0]), product=product)
 
 
 @jit()
@@ -105,11 +78,8 @@ def _depthwise_pointwise_kernel(
         w = tl.load(weight_ptr + k[:, None] * PADDED_N + n[None, :])
         total = tl.dot(activate(a, MIDDLE).to(w.dtype), w, total, input_precision="ieee")
     total = activate(total + tl.load(bias_ptr + n)[None, :], ACTIVATION)
-    offsets = (((image * out_height + y) * out_width + x) * N)[:, None] + n[None, :]
-    mask = on_map[:, None] & (n < N)[None, :]
-    if RESIDUAL:
-        total += tl.load(residual_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out_ptr + offsets, total.to(out_ptr.dtype.element_ty), mask=mask)
+    cell = (image * out_height + y) * out_width + x
+    store_sum(total, residual_ptr, out_ptr, cell, n, on_map, N, RESIDUAL, "none")
 
 
 def best_tile(height: int, width: int) -> tuple[int, int]:
@@ -118,47 +88,36 @@ def best_tile(height: int, width: int) -> tuple[int, int]:
 
 
 def depthwise_pointwise(
-    x: Tensor,
-    packed: PackedDepthwise,
-    *,
-    stride: int = 1,
-    middle: str = "none",
-    activation: str = "none",
-    residual: Tensor | None = None,
-) -> Tensor:
+    x: Tensor, packed: PackedDepthwise,
+    *, stride: int = 1, middle: str = "none", activation: str = "none", residual: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """activation(middle(depthwise3x3(x)) @ weight.T + bias) + residual; padding 1, zeros.
 
     Args:
-        x: (B, H, W, K) contiguous, in the precision of ``packed``.
-        packed: see ``pack_depthwise``.
+        x: (B, H, W, K) in the precision of ``packed``, see ``pack_depthwise``.
         stride: S, of the depthwise convolution.
-        middle: between the two, "none", "gelu" or "relu".
-        activation: after the second, the same choice.
-        residual: (B, ceil(H / S), ceil(W / S), N) contiguous, or None.
+        middle: between the two, "none", "gelu" or "relu". ``activation``: after the second, the same choice.
+        residual: (B, ceil(H / S), ceil(W / S), N), or None.
 
     Returns:
         (B, ceil(H / S), ceil(W / S), N).
     """
-    batch, height, width, in_channels = x.shape
-    out_channels = packed.channels[1]
+    batch, height, width, _ = x.shape
+    product = packed.product
     x = x.contiguous()
     out_height, out_width = -(-height // stride), -(-width // stride)
-    out = torch.empty((batch, out_height, out_width, out_channels), dtype=x.dtype, device=x.device)
+    out = torch.empty((batch, out_height, out_width, product.channels[1]), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
     tile_h, tile_w = best_tile(out_height, out_width)
     tile_rows, tile_cols = -(-out_height // tile_h), -(-out_width // tile_w)
-    padded_k, padded_n = packed.weight.shape
-    block_k, block_n = packed.blocks
     # One stage: pipelined, the next round may overwrite the registers of a product that still runs (see ``pointwise``).
     with device_of(x):
-        _depthwise_pointwise_kernel[(batch * tile_rows * tile_cols * (padded_n // block_n),)](
-            x, packed.taps, packed.weight, packed.bias, x if residual is None else residual.contiguous(), out,
+        _depthwise_pointwise_kernel[(batch * tile_rows * tile_cols * product.column_blocks,)](
+            x, packed.taps, product.weight, product.bias, x if residual is None else residual.contiguous(), out,
             height, width, out_height, out_width, tile_rows, tile_cols,
-            K=in_channels, N=out_channels, PADDED_K=padded_k, PADDED_N=padded_n, S=stride,
             MIDDLE=activation_for(middle, x.dtype), ACTIVATION=activation_for(activation, x.dtype),
-            RESIDUAL=residual is not None,
-            TILE_H=tile_h, TILE_W=tile_w, BLOCK_N=block_n, BLOCK_K=block_k,
-            num_warps=8 if block_n > 128 else 4, num_stages=1
+            RESIDUAL=residual is not None, S=stride, TILE_H=tile_h, TILE_W=tile_w, **product.constants,
+            num_warps=8 if product.blocks[1] > 128 else 4, num_stages=1
         )  # fmt: skip
     return out

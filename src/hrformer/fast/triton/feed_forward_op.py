@@ -17,20 +17,17 @@ from torch.autograd.function import once_differentiable
 
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
-from hrformer.fast.triton.launch import HAVE_TRITON, switched_off
-
-HALVES = (torch.float16, torch.bfloat16)
-KERNEL_DTYPES = (torch.float32, *HALVES)
-
-Result = tuple[Tensor, Tensor, Tensor]
+from hrformer.fast.triton.launch import HALVES, HAVE_TRITON, exact, switched_off
 
 
-def depthwise_stage(u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor) -> Result:
+def depthwise_stage(
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """y = conv3x3(gelu((u - mean) * scale + shift)) + bias with the mean and the biased variance of y's channels.
 
     The mean stands apart from the shift because a folded one, shift - mean * scale, and the gradient of the scale
-    cancel badly where the mean is far above the standard deviation. For the same reason the statistics are not
-    sums of y and y * y: kernels keep means and squared deviations from them, and merge these.
+    cancel badly where the mean is far above the standard deviation. For the same reason kernels keep and merge means
+    and squared deviations from them rather than sums of y and y * y.
 
     CUDA maps in float32, float16 and bfloat16 take the operator ``hrformer::depthwise_stage``; all else the
     reference. All three results carry gradients, so batch norm over y differentiates through its statistics.
@@ -43,83 +40,58 @@ def depthwise_stage(u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weigh
     Returns:
         y: (B, H, W, C) in the dtype of ``u``. Mean and variance: (C,), float32 (float64 if ``u`` is).
     """
-    if HAVE_TRITON and u.is_cuda and u.dtype in KERNEL_DTYPES:
+    if HAVE_TRITON and u.is_cuda and u.dtype in (torch.float32, *HALVES):
         vectors = (vector.float() for vector in (mean, scale, shift))
-        result: Result = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
-        return result
+        y, y_mean, y_variance = depthwise_stage_op(u.contiguous(), *vectors, weight, bias)
+        return y, y_mean, y_variance
     return depthwise_stage_reference(u, mean, scale, shift, weight, bias)
 
 
 def depthwise_stage_reference(
     u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> Result:
+) -> tuple[Tensor, Tensor, Tensor]:
     """``depthwise_stage`` in plain PyTorch; half precision is computed in float32 and rounded once."""
-    normalised = (_exact(u) - mean) * scale + shift
-    hidden = F.gelu(normalised).permute(0, 3, 1, 2)
-    kernel = weight.to(hidden.dtype)
-    y = F.conv2d(hidden, kernel, bias.to(hidden.dtype), padding=1, groups=u.shape[-1]).permute(0, 2, 3, 1).to(u.dtype)
+    hidden = F.gelu((exact(u) - mean) * scale + shift).permute(0, 3, 1, 2)
+    y = F.conv2d(hidden, weight.to(hidden.dtype), bias.to(hidden.dtype), padding=1, groups=u.shape[-1])
+    y = y.permute(0, 2, 3, 1).to(u.dtype).contiguous()
     return y, *channel_moments_reference(y)
 
 
 def channel_moments_reference(x: Tensor) -> tuple[Tensor, Tensor]:
     """(C,) mean and biased variance of a map (B, H, W, C), float32 for half precision; 0 of an empty one."""
-    values = _exact(x).flatten(0, 2)
+    values = exact(x).flatten(0, 2)
     if values.shape[0] == 0:
         return values.sum(0), values.sum(0)
     variance, mean = torch.var_mean(values, 0, correction=0)
     return mean, variance
 
 
-def _forward_plain(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``depthwise_stage``, vectors in float32 (float64 if ``u`` is). This body serves the CPU."""
-    y, y_mean, y_variance = depthwise_stage_reference(u, mean, scale, shift, weight, bias)
-    return y.contiguous(), y_mean.clone(), y_variance.clone()
-
-
 depthwise_stage_op = torch.library.custom_op(
-    "hrformer::depthwise_stage", _forward_plain, mutates_args=(), device_types="cpu"
+    "hrformer::depthwise_stage", depthwise_stage_reference, mutates_args=(), device_types="cpu"
 )
 
 
 @depthwise_stage_op.register_kernel("cuda")
-def forward_with_kernels(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward_with_kernels(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What ``depthwise_stage_op`` runs on a CUDA device: the kernel, unless it is switched off."""
     if switched_off("depthwise"):
-        return _forward_plain(u, mean, scale, shift, weight, bias)
-    vectors = (tensor.contiguous() for tensor in (mean, scale, shift, weight, bias))
-    return depthwise_forward(u.contiguous(), *vectors)
+        return depthwise_stage_reference(*arguments)
+    return depthwise_forward(*(tensor.contiguous() for tensor in arguments))
 
 
 @depthwise_stage_op.register_fake
-def _forward_fake(
-    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_fake(u: Tensor, mean: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return u.new_empty(u.shape), mean.new_empty(mean.shape), mean.new_empty(mean.shape)
 
 
 def _backward_plain(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``.
-
-    This body serves the CPU.
-    """
+    grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor, y: Tensor, y_mean: Tensor,
+    u: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, weight: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of ``u``, ``scale``, ``shift`` (which gives that of ``mean``), ``weight`` and ``bias``, on the CPU."""
     cells = max(1, u.shape[0] * u.shape[1] * u.shape[2])
-    gradient = _exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (_exact(y) - y_mean)
-    centred = _exact(u) - mean
+    gradient = exact(grad_y) + grad_mean / cells + grad_variance * (2 / cells) * (exact(y) - y_mean)
+    centred = exact(u) - mean
     normalised = centred * scale + shift
     hidden = F.gelu(normalised)
     grad_hidden, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -137,42 +109,20 @@ depthwise_stage_backward_op = torch.library.custom_op(
 
 
 @depthwise_stage_backward_op.register_kernel("cuda")
-def backward_with_kernels(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def backward_with_kernels(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What ``depthwise_stage_backward_op`` runs on a CUDA device: the kernel, unless it is switched off."""
-    arguments = (grad_y, grad_mean, grad_variance, y, y_mean, u, mean, scale, shift, weight)
     if switched_off("depthwise_backward"):
         return _backward_plain(*arguments)
-    grads = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
-    kernel, bias = grads.weight.to(weight.dtype).contiguous(), grads.bias.to(weight.dtype)
-    return grads.u, grads.scale.clone(), grads.shift.clone(), kernel, bias.clone()
+    grad_u, grad_scale, grad_shift, *others = depthwise_backward(*(tensor.contiguous() for tensor in arguments))
+    kernel, bias = (grad.to(arguments[-1].dtype) for grad in others)
+    return grad_u, grad_scale.clone(), grad_shift.clone(), kernel.contiguous(), bias.clone()
 
 
 @depthwise_stage_backward_op.register_fake
-def _backward_fake(
-    grad_y: Tensor,
-    grad_mean: Tensor,
-    grad_variance: Tensor,
-    y: Tensor,
-    y_mean: Tensor,
-    u: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    vectors = (scale.new_empty(scale.shape), shift.new_empty(shift.shape))
-    return u.new_empty(u.shape), *vectors, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+def _backward_fake(*arguments: Tensor) -> tuple[Tensor, ...]:
+    u, _, scale, shift, weight = arguments[5:]
+    bias = weight.new_empty(weight.shape[0])
+    return *(x.new_empty(x.shape) for x in (u, scale, shift, weight)), bias
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -183,19 +133,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_y: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, ...]:
     saved = ctx.saved_tensors
-    grad_u, grad_scale, grad_shift, grad_weight, grad_bias = depthwise_stage_backward_op(
-        grad_y, grad_mean, grad_variance, *saved
-    )
-    scale = saved[4]
-    return grad_u, -grad_shift * scale, grad_scale, grad_shift, grad_weight, grad_bias.to(ctx.bias_dtype)
+    grads = depthwise_stage_backward_op(grad_y, grad_mean, grad_variance, *saved)
+    grad_u, grad_scale, grad_shift, grad_weight, grad_bias = grads
+    return grad_u, -grad_shift * saved[4], grad_scale, grad_shift, grad_weight, grad_bias.to(ctx.bias_dtype)
 
 
 depthwise_stage_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """Half precision to float32; other dtypes as they are."""
-    return x.float() if x.dtype in HALVES else x
 
 
 class BatchNormState(NamedTuple):
@@ -209,30 +152,24 @@ class BatchNormState(NamedTuple):
     eps: float
 
 
-def batch_norm_scale(variance: Tensor, norm: BatchNormState) -> Tensor:
-    """(C,) factor of a batch norm, weight / sqrt(variance + eps), from the biased variance."""
-    return norm.weight * (variance + norm.eps).rsqrt()
+def batch_normaliser(moments: tuple[Tensor, Tensor], count: int, norm: BatchNormState) -> tuple[Tensor, Tensor, Tensor]:
+    """(C,) mean, scale and shift of a batch norm, from mean and biased variance of a batch of ``count`` cells.
 
-
-def move_running_statistics(mean: Tensor, variance: Tensor, count: int, norm: BatchNormState) -> None:
-    """Move the running statistics towards those of a batch of ``count`` cells, variance unbiased, as torch does."""
-    if norm.running_mean is None or norm.running_var is None:
-        return
-    with torch.no_grad():
-        unbiased = variance * (count / max(1, count - 1))
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    Moves the running statistics towards those of the batch, variance unbiased, as torch does.
+    """
+    mean, variance = moments
+    if norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            unbiased = variance * (count / max(1, count - 1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    return mean, norm.weight * (variance + norm.eps).rsqrt(), norm.bias
 
 
 def conv_ffn_training(
-    x: Tensor,
-    fc1: tuple[Tensor, Tensor],
-    norm1: BatchNormState,
-    depthwise: tuple[Tensor, Tensor],
-    norm2: BatchNormState,
-    fc2: tuple[Tensor, Tensor],
-    norm3: BatchNormState,
-) -> Tensor:
+    x: Tensor, fc1: tuple[Tensor, Tensor], norm1: BatchNormState, depthwise: tuple[Tensor, Tensor],
+    norm2: BatchNormState, fc2: tuple[Tensor, Tensor], norm3: BatchNormState,
+) -> Tensor:  # fmt: skip
     """1x1, BN, GELU, depthwise 3x3, BN, GELU, 1x1, BN, GELU with the statistics of the batch.
 
     Products run in the precision that autocast asks for, normalisation and statistics in float32.
@@ -247,14 +184,9 @@ def conv_ffn_training(
     """
     count = x.shape[0] * x.shape[1] * x.shape[2]
     u = F.linear(x, *fc1)
-    mean, variance = _Moments.apply(u)
-    move_running_statistics(mean, variance, count, norm1)
-    y, mean, variance = depthwise_stage(u, mean, batch_norm_scale(variance, norm1), norm1.bias, *depthwise)
-    move_running_statistics(mean, variance, count, norm2)
-    v = F.linear(_NormGelu.apply(y, mean, batch_norm_scale(variance, norm2), norm2.bias), *fc2)
-    mean, variance = _Moments.apply(v)
-    move_running_statistics(mean, variance, count, norm3)
-    out: Tensor = _NormGelu.apply(v, mean, batch_norm_scale(variance, norm3), norm3.bias)
+    y, mean, variance = depthwise_stage(u, *batch_normaliser(_Moments.apply(u), count, norm1), *depthwise)
+    v = F.linear(_NormGelu.apply(y, *batch_normaliser((mean, variance), count, norm2)), *fc2)
+    out: Tensor = _NormGelu.apply(v, *batch_normaliser(_Moments.apply(v), count, norm3))
     return out
 
 

@@ -59,7 +59,7 @@ def _term(ptr, image, y, x, channel, mask, h, w, height, width, C: tl.constexpr,
 def _fusion_sum_kernel(
     ptr0, ptr1, ptr2, ptr3, out_ptr, pixels, height, width, h0, w0, h1, w1, h2, w2, h3, w3,
     C: tl.constexpr, KIND0: tl.constexpr, KIND1: tl.constexpr, KIND2: tl.constexpr, KIND3: tl.constexpr,
-    RELU: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
 ):  # fmt: skip
     """A run of pixels and a block of channels of the result."""
     CHANNEL_BLOCKS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
@@ -77,19 +77,17 @@ def _fusion_sum_kernel(
         total += _term(ptr2, image, y, x, channel, mask, h2, w2, height, width, C, KIND2)
     if KIND3 != "absent":
         total += _term(ptr3, image, y, x, channel, mask, h3, w3, height, width, C, KIND3)
-    if RELU:
-        total = tl.maximum(total, 0.0)
+    total = tl.maximum(total, 0.0)
     tl.store(out_ptr + (pixel * C)[:, None] + channel[None, :], total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def fusion_sum(terms: Sequence[Tensor], size: tuple[int, int], *, mode: str, relu: bool = True) -> Tensor:
-    """Sum of the terms at ``size``, then ReLU.
+def fusion_sum(terms: Sequence[Tensor], size: tuple[int, int], *, mode: str) -> Tensor:
+    """ReLU of the sum of the terms at ``size``.
 
     Args:
         terms: one to four (B, h, w, C) contiguous maps of one precision; those of another size are resized.
         size: (H, W) of the result.
         mode: "nearest", "bilinear" (corners not aligned) or "bilinear_aligned", with the scale h / H on each axis.
-        relu: apply ReLU to the sum.
 
     Returns:
         (B, H, W, C); sums are float32 and rounded once.
@@ -97,21 +95,20 @@ def fusion_sum(terms: Sequence[Tensor], size: tuple[int, int], *, mode: str, rel
     assert 1 <= len(terms) <= MAX_TERMS
     batch, _, _, channels = terms[0].shape
     height, width = size
-    out = torch.empty((batch, height, width, channels), dtype=terms[0].dtype, device=terms[0].device)
+    out = torch.empty((batch, *size, channels), dtype=terms[0].dtype, device=terms[0].device)
     if out.numel() == 0:
         return out
-    terms = [term.contiguous() for term in terms]
-    kinds = ["same" if tuple(term.shape[1:3]) == (height, width) else mode for term in terms]
     absent = MAX_TERMS - len(terms)
-    padded = [*terms, *[terms[0]] * absent]
+    kinds = ["same" if term.shape[1:3] == (height, width) else mode for term in terms] + ["absent"] * absent
+    padded = [*(term.contiguous() for term in terms), *[terms[0]] * absent]
     block_c = min(power_of_two(channels), 128)
     block_p = VALUES // block_c
     pixels = batch * height * width
-    sizes = [side for term in padded for side in (term.shape[1], term.shape[2])]
+    sizes = [side for term in padded for side in term.shape[1:3]]
     with device_of(out):
         _fusion_sum_kernel[(-(-pixels // block_p) * -(-channels // block_c),)](
-            *padded, out, pixels, height, width, *sizes,
-            C=channels, **{f"KIND{i}": kind for i, kind in enumerate([*kinds, *["absent"] * absent])},
-            RELU=relu, BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4
+            *padded, out, pixels, height, width, *sizes, C=channels,
+            **{f"KIND{i}": kind for i, kind in enumerate(kinds)},
+            BLOCK_P=block_p, BLOCK_C=block_c, num_warps=4
         )  # fmt: skip
     return out

@@ -11,10 +11,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 logger = logging.getLogger("hrformer")
 
@@ -24,19 +25,6 @@ Key = tuple[Any, ...]
 
 WARM_UPS = 2
 """Runs before a capture: the first compiles kernels, which a capture must not."""
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply a function to every tensor of nested dicts, lists, tuples and named tuples; the rest passes through."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, dict):
-        return type(value)((name, map_tensors(function, item)) for name, item in value.items())
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(function, item) for item in value)
-    return value
 
 
 @cache
@@ -58,16 +46,16 @@ def side_by_side(ways: Sequence[Callable[[], T]]) -> list[T]:
     main = torch.cuda.current_stream()
     sides = _side_streams(main.device_index)
     fork = main.record_event()
-    results: list[T | None] = [None] * len(ways)
-    for i, way in list(enumerate(ways))[1:]:
-        stream = sides[(i - 1) % len(sides)]
+    others = []
+    for i, way in enumerate(ways[1:]):
+        stream = sides[i % len(sides)]
         stream.wait_event(fork)
         with torch.cuda.stream(stream):
-            results[i] = way()
-    results[0] = ways[0]()
-    for stream in sides[: len(ways) - 1]:
+            others.append(way())
+    results = [ways[0](), *others]
+    for stream in sides[: len(others)]:
         main.wait_stream(stream)
-    return cast(list[T], results)
+    return results
 
 
 def capture_cuda_graph(model: Callable[[Tensor], Any], x: Tensor) -> Replay:
@@ -95,9 +83,25 @@ def capture_cuda_graph(model: Callable[[Tensor], Any], x: Tensor) -> Replay:
         with torch.cuda.device(buffer.device), torch.inference_mode(False), torch.no_grad():
             buffer.copy_(y)
             graph.replay()
-            return map_tensors(torch.clone, outputs)
+            return tree_map_only(Tensor, torch.clone, outputs)
 
     return replay
+
+
+class _Graphs:
+    """What a ``GraphedModel`` remembers; a copy starts with nothing."""
+
+    def __init__(self) -> None:
+        self.replays: OrderedDict[Key, Replay] = OrderedDict()
+        self.last_use: dict[Key, int] = {}
+        self.seen: list[Key] = []
+        self.refused: set[Key] = set()
+        self.calls = 0
+        self.lock = threading.Lock()
+        self.finished: torch.cuda.Event | None = None
+
+    def __reduce__(self) -> tuple[type[_Graphs], tuple[()]]:
+        return _Graphs, ()
 
 
 class GraphedModel(nn.Module):
@@ -116,11 +120,7 @@ class GraphedModel(nn.Module):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        max_graphs: int = 4,
-        capture: Callable[[Callable[[Tensor], Any], Tensor], Replay] = capture_cuda_graph,
+        self, model: nn.Module, *, max_graphs: int = 4, capture: Callable[..., Replay] = capture_cuda_graph
     ) -> None:
         super().__init__()
         if max_graphs < 1:
@@ -128,29 +128,11 @@ class GraphedModel(nn.Module):
         self.model = model
         self.max_graphs = max_graphs
         self._capture = capture
-        self._forget()
-
-    def _forget(self) -> None:
-        self._replays: OrderedDict[Key, Replay] = OrderedDict()
-        self._last_use: dict[Key, int] = {}
-        self._seen: OrderedDict[Key, None] = OrderedDict()
-        self._refused: set[Key] = set()
-        self._calls = 0
-        self._lock = threading.Lock()
-        self._finished: torch.cuda.Event | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without graphs and lock, which cannot be copied."""
-        own = ("_replays", "_last_use", "_seen", "_refused", "_calls", "_lock", "_finished")
-        return {name: value for name, value in self.__dict__.items() if name not in own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._forget()
+        self._graphs = _Graphs()
 
     def _apply(self, fn: Any, recurse: bool = True) -> GraphedModel:
         """Moving or casting the weights leaves the graphs' addresses behind."""
-        self._forget()
+        self._graphs = _Graphs()
         return super()._apply(fn, recurse)
 
     @staticmethod
@@ -163,7 +145,7 @@ class GraphedModel(nn.Module):
     @property
     def graphed(self) -> list[Key]:
         """Keys of the graphs held, least recently used first."""
-        return list(self._replays)
+        return list(self._graphs.replays)
 
     def _runs_as_it_is(self, x: Tensor) -> bool:
         wants_gradient = torch.is_grad_enabled() and x.requires_grad
@@ -174,56 +156,48 @@ class GraphedModel(nn.Module):
         """The model's result, in tensors of its own."""
         if self._runs_as_it_is(x):
             return self.model(x)
-        with self._lock:
+        graphs = self._graphs
+        with graphs.lock:
             replay = self._replay_for(self.key(x), x)
-            return self.model(x) if replay is None else self._run(replay, x)
-
-    def _run(self, replay: Replay, x: Tensor) -> Any:
-        """Replay after the last one, whatever streams the two calls come from: they share the buffers."""
-        if x.is_cuda:
+            if replay is None or not x.is_cuda:
+                return (replay or self.model)(x)
+            # After the last replay, whatever streams the two calls come from: they share the buffers.
             stream = torch.cuda.current_stream(x.device)
-            if self._finished is not None:
-                stream.wait_event(self._finished)
+            if graphs.finished is not None:
+                stream.wait_event(graphs.finished)
             result = replay(x)
-            self._finished = stream.record_event()
+            graphs.finished = stream.record_event()
             return result
-        return replay(x)
 
     def _replay_for(self, key: Key, x: Tensor) -> Replay | None:
         """The graph for a key, captured now where it is due; None where the call runs as it is."""
-        self._calls += 1
-        if key in self._replays:
-            self._replays.move_to_end(key)
-            self._last_use[key] = self._calls
-            return self._replays[key]
-        if key in self._refused or not self._is_due(key) or not self._make_room(x):
-            return None
-        try:
-            self._replays[key] = self._capture(self.model, x)
-        except RuntimeError as error:
-            self._refused.add(key)
-            logger.warning("no CUDA graph for input %s: %s", key[0], str(error).partition("\n")[0])
-            return None
-        self._last_use[key] = self._calls
-        return self._replays[key]
-
-    def _is_due(self, key: Key) -> bool:
-        """Whether the key was seen before; the last few keys are remembered."""
-        if key in self._seen:
-            return True
-        self._seen[key] = None
-        if len(self._seen) > 16 * self.max_graphs:
-            self._seen.popitem(last=False)
-        return False
+        graphs = self._graphs
+        graphs.calls += 1
+        if key not in graphs.replays:
+            if key not in graphs.seen:
+                graphs.seen = [*graphs.seen, key][-16 * self.max_graphs :]
+                return None
+            if key in graphs.refused or not self._make_room(x):
+                return None
+            try:
+                graphs.replays[key] = self._capture(self.model, x)
+            except RuntimeError as error:
+                graphs.refused.add(key)
+                logger.warning("no CUDA graph for input %s: %s", key[0], str(error).partition("\n")[0])
+                return None
+        graphs.replays.move_to_end(key)
+        graphs.last_use[key] = graphs.calls
+        return graphs.replays[key]
 
     def _make_room(self, x: Tensor) -> bool:
         """Drop the least recently used graph where the limit is reached; False where all are in use."""
-        if len(self._replays) < self.max_graphs:
+        graphs = self._graphs
+        if len(graphs.replays) < self.max_graphs:
             return True
-        oldest = next(iter(self._replays))
-        if self._calls - self._last_use[oldest] <= 4 * self.max_graphs:
+        oldest = next(iter(graphs.replays))
+        if graphs.calls - graphs.last_use[oldest] <= 4 * self.max_graphs:
             return False
         if x.is_cuda:
             torch.cuda.synchronize(x.device)  # it may still be running
-        del self._replays[oldest], self._last_use[oldest]
+        del graphs.replays[oldest], graphs.last_use[oldest]
         return True

@@ -24,25 +24,18 @@ except ImportError:  # no wheel for this system
     triton = tl = None
 
 HAVE_TRITON = triton is not None
+HALVES = (torch.float16, torch.bfloat16)
 MIN_DOT = 16
 """Smallest side of a block that ``tl.dot`` takes."""
-
 
 SOUND_ASSEMBLER = (12, 9)
 """The first ptxas that compiles ``window_block`` right. 12.8, in the wheels of Triton up to 3.6, drops the instruction
 that starts a shared-memory descriptor, so that the kernel multiplies by whatever lies at an undefined address: seen in
 its machine code and, as wrong results and illegal accesses, on an H100 and an H200."""
 
-
 KERNELS = (
-    "depthwise",
-    "depthwise_backward",
-    "depthwise_pointwise",
-    "fusion_sum",
-    "pointwise",
-    "window_attention",
-    "window_attention_backward",
-    "window_block",
+    *("depthwise", "depthwise_backward", "depthwise_pointwise", "fusion_sum", "pointwise"),
+    *("window_attention", "window_attention_backward", "window_block"),
 )
 """What can be switched off: each module of this package that launches a kernel."""
 SWITCH = "HRFORMER_TRITON_OFF"
@@ -50,11 +43,7 @@ SWITCH = "HRFORMER_TRITON_OFF"
 
 
 def switched_off(*kernels: str) -> str | None:
-    """Why none of these kernels may run, or None where all of them may: the switch names one of them.
-
-    Raises:
-        ValueError: the switch names something else.
-    """
+    """Why one of these kernels may not run, or None; ValueError where the switch names what is no kernel."""
     off = _names(os.environ.get(SWITCH, ""))
     return next((f"{SWITCH} names {kernel}" for kernel in kernels if kernel in off), None)
 
@@ -126,7 +115,12 @@ def activate(x, NAME: tl.constexpr):
 
 def activation_for(name: str, dtype: torch.dtype) -> str:
     """The form of an activation that is exact enough for results in ``dtype``."""
-    return "gelu_half" if name == "gelu" and dtype in (torch.float16, torch.bfloat16) else name
+    return "gelu_half" if name == "gelu" and dtype in HALVES else name
+
+
+def exact(x: Tensor) -> Tensor:
+    """Half precision to float32; other dtypes as they are."""
+    return x.float() if x.dtype in HALVES else x
 
 
 def power_of_two(value: int) -> int:
@@ -170,12 +164,13 @@ def device_of(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def resident_programs(device: torch.device, per_processor: int) -> int:
-    """Programs that fill a GPU when each multiprocessor holds ``per_processor`` of them; 4 where there is no GPU.
+def resident_programs(device: torch.device) -> int:
+    """Programs that fill a GPU, four for each multiprocessor; 4 where there is no GPU.
 
-    Kernels that keep sums in registers are launched with about this many programs, each going through many tiles:
-    few partial sums are left to add, in a fixed order, so results do not change from run to run on one GPU model.
+    So many of four warps does one of an H100 hold with the registers of these kernels. Those that keep sums in
+    registers are launched with about this many programs, each going through many tiles: few partial sums are left to
+    add, in a fixed order, so results do not change from run to run on one GPU model.
     """
     if device.type != "cuda":
         return 4
-    return per_processor * torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 * torch.cuda.get_device_properties(device).multi_processor_count

@@ -10,121 +10,49 @@ which the bias stays in registers over all windows of the program.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import device_of, jit, resident_programs
-
-try:
-    import triton.language as tl
-except ImportError:
-    tl = None
+from hrformer.fast.triton.launch import device_of, jit, power_of_two, resident_programs, tl
+from hrformer.models.attention import window_padding
 
 MAX_HEAD_DIM = 128
-# Programs of four warps that a multiprocessor of an H100 can hold beside each other with these registers.
-PROGRAMS_PER_PROCESSOR = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class WindowGrid:
-    """How windows tile a map, and how a kernel cuts them into blocks; all in cells or counts.
+    """How windows tile a packed map (B, H, W, 3C), and how a kernel cuts them into blocks; all in cells or counts.
 
-    Padding is centred: floor(padding / 2) before, the rest after, as in ``ops.windows.window_padding``.
+    Attributes:
+        block: tokens in a block of queries or keys, a power of two from 16 to 64.
+        sizes: runtime sizes in the order of ``SIZES``.
+        constants: compile-time sizes, the same for all images of a model.
     """
 
-    height: int
-    width: int
-    window: int
-    batch: int
-    num_heads: int
-    channels: int
-
-    @property
-    def rows(self) -> int:
-        return -(-self.height // self.window)
-
-    @property
-    def cols(self) -> int:
-        return -(-self.width // self.window)
-
-    @property
-    def top(self) -> int:
-        return (self.rows * self.window - self.height) // 2
-
-    @property
-    def left(self) -> int:
-        return (self.cols * self.window - self.width) // 2
-
-    @property
-    def num_windows(self) -> int:
-        return self.batch * self.rows * self.cols
-
-    @property
-    def num_tokens(self) -> int:
-        return self.window * self.window
-
-    @property
-    def head_dim(self) -> int:
-        return self.channels // self.num_heads
-
-    @property
-    def block(self) -> int:
-        """Tokens in a block of queries or keys: a power of two from 16 to 64."""
-        return min(64, max(16, next_power_of_two(self.num_tokens)))
-
-    @property
-    def num_blocks(self) -> int:
-        return -(-self.num_tokens // self.block)
-
-    @property
-    def block_dim(self) -> int:
-        return max(16, next_power_of_two(self.head_dim))
-
-    @property
-    def num_warps(self) -> int:
-        """Twice as many for wide heads: their loads are scalar, and 8 warps keep the addresses in registers."""
-        return self.block // (16 if self.block_dim <= 32 else 8)
-
-    @property
-    def softmax_size(self) -> tuple[int, int, int, int]:
-        return self.num_windows, self.num_heads, 2, self.num_tokens
-
-    def sizes(self) -> tuple[int, ...]:
-        """Runtime sizes in the order that every kernel takes them."""
-        return self.height, self.width, self.rows, self.cols, self.top, self.left, self.num_windows
-
-    def constants(self) -> dict[str, int]:
-        """Compile-time sizes, the same for all images of a model."""
-        return {
-            "HEADS": self.num_heads,
-            "D": self.head_dim,
-            "BLOCK_D": self.block_dim,
-            "K": self.window,
-            "BLOCK": self.block,
-            "num_warps": self.num_warps,
-        }
+    def __init__(self, qkv: Tensor, window: int, num_heads: int) -> None:
+        batch, height, width, packed = qkv.shape
+        rows, cols = -(-height // window), -(-width // window)
+        left, _, top, _ = window_padding(height, width, window)
+        self.channels = packed // 3
+        self.num_windows, self.num_tokens = batch * rows * cols, window * window
+        self.block = min(64, power_of_two(self.num_tokens))
+        self.num_blocks = -(-self.num_tokens // self.block)
+        self.sizes = (height, width, rows, cols, top, left, self.num_windows)
+        self.head_dim = self.channels // num_heads
+        block_dim = power_of_two(self.head_dim)
+        self.constants = {
+            "HEADS": num_heads, "D": self.head_dim, "BLOCK_D": block_dim, "K": window, "BLOCK": self.block,
+            # Twice as many for wide heads: their loads are scalar, and 8 warps keep the addresses in registers.
+            "num_warps": self.block // (16 if block_dim <= 32 else 8),
+        }  # fmt: skip
 
     def slots(self, device: torch.device, programs_per_window: int) -> int:
         """How many programs share the windows of one head and block; at least one."""
-        wanted = -(-resident_programs(device, PROGRAMS_PER_PROCESSOR) // programs_per_window)
+        wanted = -(-resident_programs(device) // programs_per_window)
         return max(1, min(self.num_windows, wanted))
 
 
 SIZES = ["height", "width", "rows", "cols", "top", "left", "num_windows"]
 """Arguments whose value must not lead to another compilation."""
-
-
-def next_power_of_two(number: int) -> int:
-    """Smallest power of two that is not below ``number`` (at least 1)."""
-    return 1 << (number - 1).bit_length()
-
-
-def grid_of(qkv: Tensor, window: int, num_heads: int) -> WindowGrid:
-    """Tiling of a packed map (B, H, W, 3C)."""
-    batch, height, width, packed = qkv.shape
-    return WindowGrid(height=height, width=width, window=window, batch=batch, num_heads=num_heads, channels=packed // 3)
 
 
 @jit()
@@ -213,15 +141,9 @@ def forward_kernel(
 
 
 def attention_forward(
-    qkv: Tensor,
-    padding: Tensor,
-    bias: Tensor | None,
-    *,
-    window: int,
-    num_heads: int,
-    scale: float | None = None,
-    slots: int | None = None,
-) -> tuple[Tensor, Tensor]:
+    qkv: Tensor, padding: Tensor, bias: Tensor | None, window: int, num_heads: int,
+    *, scale: float | None = None, slots: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Launch the forward kernel.
 
     Args:
@@ -233,19 +155,19 @@ def attention_forward(
         slots: programs that share the windows of one head and query block; None fills the GPU.
 
     Returns:
-        (B, H, W, C) in the dtype of ``qkv``; (windows, h, 2, N) float32, for every token, padded ones too: the
+        (B, H, W, C) in the dtype of ``qkv``; flat (windows, h, 2, N) float32, for every token, padded ones too: the
         largest score, and the sum of exp(score - largest). Their one logarithm would cost float32 half its accuracy.
     """
-    grid = grid_of(qkv, window, num_heads)
+    grid = WindowGrid(qkv, window, num_heads)
     out = torch.empty(*qkv.shape[:3], grid.channels, dtype=qkv.dtype, device=qkv.device)
-    softmax = torch.empty(grid.softmax_size, dtype=torch.float32, device=qkv.device)
+    softmax = torch.empty(grid.num_windows * num_heads * 2 * window**2, dtype=torch.float32, device=qkv.device)
     if grid.num_windows == 0:
         return out, softmax
     programs = num_heads * grid.num_blocks
     slots = slots or grid.slots(qkv.device, programs)
     with device_of(qkv):
         forward_kernel[(programs, slots)](
-            qkv, padding, bias, out, softmax, *grid.sizes(), scale or grid.head_dim**-0.5,
-            HAS_BIAS=bias is not None, **grid.constants(),
+            qkv, padding, bias, out, softmax, *grid.sizes, scale or grid.head_dim**-0.5,
+            HAS_BIAS=bias is not None, **grid.constants,
         )  # fmt: skip
     return out, softmax

@@ -1,6 +1,6 @@
 """Window attention backward: weights are recomputed from each token's softmax terms, nothing of size N * N is stored.
 
-Dimension letters as in ``kernels.window_attention``. Windows of one block (N <= 64) take one kernel for all gradients;
+Dimension letters as in ``window_attention``. Windows of one block (N <= 64) take one kernel for all gradients;
 larger ones take three, for the queries, for keys and values, and for the bias. Gradients of the bias and of the
 padded tokens are added in registers over all windows of a program, written once for each program and summed in a
 fixed order: no atomics, so a run repeats bit by bit on one GPU model.
@@ -13,27 +13,13 @@ dV = P^T G; dS = P * (G V^T - rowsum(G * out)); dQ = scale * dS K; dK = scale * 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from hrformer.fast.triton.launch import device_of, jit
-from hrformer.fast.triton.window_attention import (
-    SIZES,
-    WindowGrid,
-    grid_of,
-    load_bias,
-    load_tokens,
-    token_cells,
-    window_corner,
-)
-
-try:
-    import triton.language as tl
-except ImportError:
-    tl = None
+from hrformer.fast.triton.launch import device_of, jit, tl
+from hrformer.fast.triton.window_attention import SIZES, WindowGrid, load_bias, load_tokens, token_cells, window_corner
 
 
 @jit()
@@ -61,12 +47,11 @@ def load_softmax(softmax, row, queries, K: tl.constexpr):
 
 
 @jit()
-def score_gradient(query, key, value, gradient, bias_tile, highest, shrink, delta, scale):
-    """Weights P and gradient of the scores dS, both float32; ``highest`` and ``shrink`` from ``load_softmax``."""
+def attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale):
+    """Weights P and their gradient G V^T, both float32; ``highest`` and ``shrink`` from ``load_softmax``."""
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale + bias_tile
     weights = tl.exp(scores - highest[:, None]) * shrink[:, None]
-    from_value = tl.dot(gradient, tl.trans(value), input_precision="ieee")
-    return weights, weights * (from_value - delta[:, None])
+    return weights, tl.dot(gradient, tl.trans(value), input_precision="ieee")
 
 
 @jit()
@@ -118,9 +103,7 @@ def single_block_kernel(
         gradient = load_gradient(grad_out + corner * C + head * D, cells, inside, C, D, BLOCK_D)
         row = (tl.cast(window, tl.int64) * HEADS + head) * (K * K)
         highest, shrink = load_softmax(softmax, row, tokens, K)
-        scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale + bias_tile
-        weights = tl.exp(scores - highest[:, None]) * shrink[:, None]
-        from_value = tl.dot(gradient, tl.trans(value), input_precision="ieee")
+        weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
         from_scores = weights * (from_value - tl.sum(weights * from_value, 1)[:, None])
         if BIAS_GRAD:
             bias_sum += from_scores
@@ -169,7 +152,8 @@ def query_kernel(
             key_cells, key_inside = token_cells(keys, y, x, height, width, K)
             key = load_tokens(source + C, padding + C, key_cells, key_inside, 3 * C, D, BLOCK_D)
             value = load_tokens(source + 2 * C, padding + 2 * C, key_cells, key_inside, 3 * C, D, BLOCK_D)
-            _, from_scores = score_gradient(query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale)
+            weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+            from_scores = weights * (from_value - row_delta[:, None])
             grad_query += tl.dot(from_scores.to(key.dtype), key, input_precision="ieee")
         store_tokens(grad_qkv + corner * (3 * C) + head * D, grad_query * scale, cells, inside, 3 * C, D, BLOCK_D)
 
@@ -207,10 +191,8 @@ def key_value_kernel(
             gradient = load_gradient(grad_out + corner * C + head * D, cells, inside, C, D, BLOCK_D)
             highest, shrink = load_softmax(softmax, row, queries, K)
             row_delta = tl.load(delta + row + queries, mask=queries < K * K, other=0.0)
-            weights, from_scores = score_gradient(
-                query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale
-            )
-            from_scores = from_scores.to(query.dtype)
+            weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+            from_scores = (weights * (from_value - row_delta[:, None])).to(query.dtype)
             grad_value += tl.dot(tl.trans(weights.to(gradient.dtype)), gradient, input_precision="ieee")
             grad_key += tl.dot(tl.trans(from_scores), query, input_precision="ieee")
         grad_key *= scale
@@ -251,104 +233,59 @@ def bias_kernel(
         row = (tl.cast(window, tl.int64) * HEADS + head) * (K * K)
         highest, shrink = load_softmax(softmax, row, queries, K)
         row_delta = tl.load(delta + row + queries, mask=queries < K * K, other=0.0)
-        _, from_scores = score_gradient(query, key, value, gradient, bias_tile, highest, shrink, row_delta, scale)
-        bias_sum += from_scores
+        weights, from_value = attention_weights(query, key, value, gradient, bias_tile, highest, shrink, scale)
+        bias_sum += weights * (from_value - row_delta[:, None])
     slot = tl.cast(tl.program_id(1), tl.int64)
     store_bias(grad_bias + slot * (HEADS * K * K * K * K), head, queries, keys, bias_sum, K)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionGradients:
-    """What the backward kernels return.
-
-    Attributes:
-        qkv: (B, H, W, 3C) in the dtype of the packed map.
-        padding: (2, C) float32, keys and values of padded tokens; their queries are never seen.
-        bias: (h, N, N) float32, or None where it was not asked for.
-    """
-
-    qkv: Tensor
-    padding: Tensor
-    bias: Tensor | None
-
-
 def attention_backward(
     grad_out: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor | None, out: Tensor, softmax: Tensor,
-    *, window: int, num_heads: int, bias_grad: bool, slots: int | None = None,
-) -> AttentionGradients:  # fmt: skip
+    window: int, num_heads: int, bias_grad: bool, *, slots: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """Launch the backward kernels; arguments as for and from ``attention_forward``, all contiguous.
 
     Args:
         grad_out: (B, H, W, C), gradient of the attended map, in the dtype of ``qkv``.
         bias_grad: whether the gradient of ``bias`` is wanted.
         slots: programs that share the windows of one head and block; None fills the GPU.
+
+    Returns:
+        Gradients: of ``qkv`` in its dtype; of keys and values of padded tokens, (2, C) float32, whose queries are
+        never seen; of ``bias``, (h, N, N) float32, or None where it is not wanted.
     """
-    grid = grid_of(qkv, window, num_heads)
-    launch = _backward_single if grid.num_blocks == 1 else _backward_blocks
+    grid = WindowGrid(qkv, window, num_heads)
+    grad_qkv = torch.empty_like(qkv)
+    room = partial(torch.empty, dtype=torch.float32, device=qkv.device)
+    bias_size = (num_heads, grid.num_tokens, grid.num_tokens)
     if grid.num_windows == 0:
-        zeros = partial(torch.zeros, dtype=torch.float32, device=qkv.device)
-        nothing = zeros(num_heads, grid.num_tokens, grid.num_tokens) if bias_grad else None
-        return AttentionGradients(qkv=torch.empty_like(qkv), padding=zeros(2, grid.channels), bias=nothing)
-    with device_of(qkv):
-        return launch(grid, (grad_out, qkv, padding, bias), out, softmax, bias_grad, slots)
-
-
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor | None]
-
-
-def _backward_single(
-    grid: WindowGrid, inputs: Inputs, out: Tensor, softmax: Tensor, bias_grad: bool, slots: int | None
-) -> AttentionGradients:
-    qkv, bias = inputs[1], inputs[3]
-    slots = slots or grid.slots(qkv.device, grid.num_heads)
-    grad_qkv = torch.empty_like(qkv)
-    grad_padding = _partial(qkv, slots, 2, grid.channels)
-    grad_bias = _partial_bias(grid, qkv, slots) if bias_grad else None
-    single_block_kernel[(grid.num_heads, slots)](
-        *inputs, softmax, grad_qkv, grad_padding, grad_bias, *grid.sizes(), grid.head_dim**-0.5,
-        HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, **grid.constants(),
-    )  # fmt: skip
-    return _summed(grad_qkv, grad_padding, grad_bias)
-
-
-def _backward_blocks(
-    grid: WindowGrid, inputs: Inputs, out: Tensor, softmax: Tensor, bias_grad: bool, slots: int | None
-) -> AttentionGradients:
-    qkv, bias = inputs[1], inputs[3]
-    programs = grid.num_heads * grid.num_blocks
+        return grad_qkv, room(2, grid.channels).zero_(), room(bias_size).zero_() if bias_grad else None
+    inputs = (grad_out, qkv, padding, bias)
+    sizes = (*grid.sizes, grid.head_dim**-0.5)
+    programs = num_heads * grid.num_blocks
     block_slots = slots or grid.slots(qkv.device, programs)
-    grad_qkv = torch.empty_like(qkv)
-    delta = _partial(qkv, grid.num_windows, grid.num_heads, grid.num_tokens)
-    sizes = (*grid.sizes(), grid.head_dim**-0.5)
-    query_kernel[(programs, block_slots)](
-        *inputs, out, softmax, delta, grad_qkv, *sizes,
-        HAS_BIAS=bias is not None, **grid.constants(),
-    )  # fmt: skip
-    grad_padding = _partial(qkv, block_slots * grid.num_blocks, 2, grid.channels)
-    key_value_kernel[(programs, block_slots)](
-        *inputs, softmax, delta, grad_qkv, grad_padding, *sizes,
-        HAS_BIAS=bias is not None, **grid.constants(),
-    )  # fmt: skip
-    grad_bias = None
-    if bias_grad:
-        pairs = programs * grid.num_blocks
-        pair_slots = slots or grid.slots(qkv.device, pairs)
-        grad_bias = _partial_bias(grid, qkv, pair_slots)
-        bias_kernel[(pairs, pair_slots)](
-            *inputs, softmax, delta, grad_bias, *sizes,
-            BLOCKS=grid.num_blocks, **grid.constants(),
-        )  # fmt: skip
-    return _summed(grad_qkv, grad_padding, grad_bias)
-
-
-def _partial(like: Tensor, *size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.float32, device=like.device)
-
-
-def _partial_bias(grid: WindowGrid, like: Tensor, slots: int) -> Tensor:
-    return _partial(like, slots, grid.num_heads, grid.num_tokens, grid.num_tokens)
-
-
-def _summed(grad_qkv: Tensor, grad_padding: Tensor, grad_bias: Tensor | None) -> AttentionGradients:
-    bias = None if grad_bias is None else grad_bias.sum(0)
-    return AttentionGradients(qkv=grad_qkv, padding=grad_padding.sum(0), bias=bias)
+    grad_padding = room(block_slots * grid.num_blocks, 2, grid.channels)
+    has_bias, grad_bias = bias is not None, None
+    with device_of(qkv):
+        if grid.num_blocks == 1:
+            grad_bias = room(block_slots, *bias_size) if bias_grad else None
+            single_block_kernel[(programs, block_slots)](
+                *inputs, softmax, grad_qkv, grad_padding, grad_bias, *sizes,
+                HAS_BIAS=has_bias, BIAS_GRAD=bias_grad, **grid.constants,
+            )  # fmt: skip
+        else:
+            delta = room(grid.num_windows, num_heads, grid.num_tokens)
+            query_kernel[(programs, block_slots)](
+                *inputs, out, softmax, delta, grad_qkv, *sizes, HAS_BIAS=has_bias, **grid.constants
+            )
+            key_value_kernel[(programs, block_slots)](
+                *inputs, softmax, delta, grad_qkv, grad_padding, *sizes, HAS_BIAS=has_bias, **grid.constants
+            )
+            if bias_grad:
+                pairs = programs * grid.num_blocks
+                pair_slots = slots or grid.slots(qkv.device, pairs)
+                grad_bias = room(pair_slots, *bias_size)
+                bias_kernel[(pairs, pair_slots)](
+                    *inputs, softmax, delta, grad_bias, *sizes, BLOCKS=grid.num_blocks, **grid.constants
+                )
+    return grad_qkv, grad_padding.sum(0), None if grad_bias is None else grad_bias.sum(0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.triton.launch import device_of, jit, pad_to, power_of_two, split_channels, tl
+from hrformer.models.attention import window_padding
 
 MAX_TOKENS = 64
 MAX_CHANNELS = 256
@@ -52,29 +53,15 @@ def window_block_applies(channels: int, window: int) -> bool:
 
 
 def pack_window_block(
-    norm: tuple[Tensor, Tensor],
-    qkv: tuple[Tensor, Tensor],
-    proj: tuple[Tensor, Tensor],
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    *,
-    window: int,
-    num_heads: int,
-    normed: int | None = None,
-    scale: float | None = None,
-) -> PackedWindowBlock:
+    norm: tuple[Tensor, Tensor], qkv: tuple[Tensor, Tensor], proj: tuple[Tensor, Tensor], bias: Tensor | None,
+    dtype: torch.dtype, *, window: int, num_heads: int, normed: int | None = None, scale: float | None = None,
+) -> PackedWindowBlock:  # fmt: skip
     """Lay out the weights of one block for maps of ``dtype``.
 
     Args:
-        norm: LayerNorm's scale and shift, (C,) each.
-        qkv: (3hd, C) and (3hd,), rows query, key, value.
-        proj: (C, hd) and (C,).
-        bias: (h, N, N) or None.
-        dtype: of the maps.
-        window: K.
-        num_heads: h.
-        normed: channels that LayerNorm counts; all by default.
-        scale: of the scores, d ** -0.5 by default.
+        norm: LayerNorm's scale and shift, (C,) each, of which the first ``normed`` channels count, all by default.
+        qkv: (3hd, C) and (3hd,), rows query, key, value. ``proj``: (C, hd) and (C,). ``bias``: (h, N, N) or None.
+        window: K. ``num_heads``: h. ``scale``: of the scores, d ** -0.5 by default.
     """
     channels = proj[0].shape[0]
     head_dim = proj[0].shape[1] // num_heads
@@ -147,10 +134,7 @@ def _normalised_tokens(
         squares += _squares(b, mean, tail, NORMED)
     rate = tl.rsqrt(squares / NORMED + eps)
     a = _normalise(a, mean, rate, norm_ptr, main, inside, WIDTH)
-    if TAIL > 0:
-        b = _normalise(b, mean, rate, norm_ptr, tail, inside, WIDTH)
-    else:
-        b = a
+    b = _normalise(b, mean, rate, norm_ptr, tail, inside, WIDTH) if TAIL > 0 else a
     return a, b
 
 
@@ -239,16 +223,16 @@ def window_block(x: Tensor, packed: PackedWindowBlock, *, eps: float) -> Tensor:
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    window, heads = packed.window, packed.heads
+    window, bias = packed.window, packed.bias
     rows, cols = -(-height // window), -(-width // window)
+    left, _, top, _ = window_padding(height, width, window)
     main, tail = split_channels(channels)
     with device_of(x):
         _window_block_kernel[(batch * rows * cols,)](
             x, packed.norm, packed.qkv, packed.qkv_bias, packed.proj, packed.proj_bias,
-            packed.proj_bias if packed.bias is None else packed.bias, out,
-            height, width, rows, cols, (rows * window - height) // 2, (cols * window - width) // 2,
-            eps, packed.scale, C=channels, NORMED=packed.normed, HEADS=heads, WINDOW=window,
-            HAS_BIAS=packed.bias is not None, TOKENS=power_of_two(window * window), MAIN=main, TAIL=tail,
-            BLOCK_D=packed.qkv.shape[-1], num_warps=8 if main + tail > 128 else 4, num_stages=1
+            packed.proj_bias if bias is None else bias, out, height, width, rows, cols, top, left, eps, packed.scale,
+            C=channels, NORMED=packed.normed, HEADS=packed.heads, WINDOW=window, HAS_BIAS=bias is not None,
+            TOKENS=power_of_two(window * window), MAIN=main, TAIL=tail, BLOCK_D=packed.qkv.shape[-1],
+            num_warps=8 if main + tail > 128 else 4, num_stages=1
         )  # fmt: skip
     return out

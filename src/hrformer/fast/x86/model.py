@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.eligibility import is_rewritten
-from hrformer.fast.fused import fuse_trunk, replace_lone_convolutions
+from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import current_threads, find_library, kernel_threads
 from hrformer.fast.x86.program import NotRecordableError, Program
@@ -54,15 +53,11 @@ class NativeTrunk(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """As the trunk."""
         x = x.contiguous(memory_format=torch.channels_last)
-        if not native.applies(x):
-            return cast(dict[str, Tensor], self.trunk(x))
-        program = self._program(x)
+        program = None if native.native_refusal(x) else self._program(x)
         if program is None:
             return cast(dict[str, Tensor], self.trunk(x))
-        return dict(zip(self._names(), program(x), strict=True))
-
-    def _names(self) -> list[str]:
-        return [info.name for info in cast(HighResolutionTrunk, self.trunk).feature_info]
+        names = [info.name for info in cast(HighResolutionTrunk, self.trunk).feature_info]
+        return dict(zip(names, program(x), strict=True))
 
     def _program(self, x: Tensor) -> Program | None:
         """The recording for a size, made when the size comes a second time in a row or later."""
@@ -109,10 +104,7 @@ class NativeModel(nn.Module):
     def __init__(self, model: VisionModel, threads: int | None = None) -> None:
         super().__init__()
         with torch.no_grad():
-            self.fused = fuse_trunk(model, align=1)
-            replace_lone_convolutions(self.fused.backbone)
-            if is_rewritten(self.fused.head):
-                replace_lone_convolutions(cast(nn.Module, self.fused.head))
+            self.fused = fuse_trunk(model, align=1, lone=True)
         self.fused.backbone = NativeTrunk(self.fused.backbone)
         self.threads = threads
 

@@ -1,21 +1,28 @@
 """The fused stages of inference on x86 processors, by the compiled kernels of ``hrformer.fast.x86``.
 
 Maps are channels-last, (B, H, W, C), float32; results are new tensors. ``hrformer.fast.stages`` holds the plain
-references and chooses.
+references and chooses. Weights are packed once into the layout that the kernels read: panels of vectors of outputs,
+see ``source/product.h``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import (
+    AttentionWeights,
+    ConvolutionWeights,
+    DepthwiseWeights,
+    PointwiseWeights,
+    StageWeights,
+    folded_attention,
+)
 from hrformer.fast.x86.library import Kernel, NativeLibrary, find_library
-from hrformer.fast.x86.packing import NativeAttention, NativeLinear, filled
 from hrformer.fast.x86.structures import tensors_refusal
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
@@ -23,6 +30,9 @@ ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
 
 MAX_TERMS = 4
 """Maps that the kernel of a fusion adds."""
+
+NEVER = -1e30
+"""Score of places that are no tokens, finite so that the kernels' exponential stays finite."""
 
 
 def native_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | None:
@@ -33,11 +43,6 @@ def native_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | Non
     if torch.is_grad_enabled() and x.requires_grad:
         return "a gradient is wanted"
     return find_library()[1] or None
-
-
-def applies(x: Tensor) -> bool:
-    """Whether compiled kernels run on this map."""
-    return native_refusal(x) is None
 
 
 def takes(x: Tensor, channels: int, residual: Tensor | None = None, shape: Sequence[int] = ()) -> bool:
@@ -58,8 +63,31 @@ def fuses(terms: Sequence[Tensor], factors: Sequence[int], size: tuple[int, int]
     return fits and len(terms) <= MAX_TERMS and native_refusal(terms[0], terms[1:]) is None
 
 
-Constants = Callable[[int], Mapping[str, Any]]
-"""Fields of a kernel that stay the same between calls, from the number of floats in a vector."""
+def panel_widths(vectors: int) -> list[int]:
+    """Vectors of every panel, together ``vectors``; the rule of ``panel_vectors`` in ``source/product.h``."""
+    widths = []
+    while vectors > 0:
+        widths.append(4 if vectors == 4 else min(vectors, 3))
+        vectors -= widths[-1]
+    return widths
+
+
+def filled(vector: Tensor, lanes: int) -> Tensor:
+    """(..., n) -> (..., n rounded up to whole vectors), with zeros, float32 and contiguous."""
+    return F.pad(vector.float(), (0, -vector.shape[-1] % lanes)).contiguous()
+
+
+def pack_product(weight: Tensor, lanes: int) -> Tensor:
+    """(N, K) weights of a product over K -> (K * N rounded up to whole vectors,) float32, panel after panel."""
+    columns = filled(weight.T, lanes)  # (K, N)
+    panels = columns.split([width * lanes for width in panel_widths(columns.shape[1] // lanes)], 1)
+    return torch.cat([panel.reshape(-1) for panel in panels])
+
+
+def _product(name: str, weight: Tensor, bias: Tensor, lanes: int) -> dict[str, Tensor]:
+    """A kernel's fields ``name`` and its bias, packed from (N, K) and (N,)."""
+    bias_name = "bias" if name == "weight" else f"{name}_bias"
+    return {name: pack_product(weight.double(), lanes), bias_name: filled(bias.double(), lanes)}
 
 
 def _library() -> NativeLibrary:
@@ -68,39 +96,39 @@ def _library() -> NativeLibrary:
     return library
 
 
-def _kernel(kernels: dict[str, Kernel], name: str, constants: Constants) -> Kernel:
-    """The kernel kept beside its weights, or a new one with weights packed for it."""
-    found = kernels.get(name)
+def _kernel(name: str, pack: Callable[[Any, int], dict[str, Any]], weights: StageWeights, *further: Any) -> Kernel:
+    """The kernel kept beside its weights, or a new one with the fields that ``pack`` makes of them."""
+    found: Kernel | None = weights.made.get(name)
     if found is None:
         library = _library()
-        found = kernels[name] = library.kernel(name, **constants(library.lanes))
+        found = weights.made[name] = library.kernel(name, **pack(weights, library.lanes, *further))
     return found
 
 
 def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     """x + projection(window attention(LayerNorm(x))): (B, H, W, C) -> the same."""
     x = x.contiguous()
-    kernel = _kernel(weights.kernels, "attention", partial(_attention_constants, weights))
     batch, height, width, _ = x.shape
     y = torch.empty_like(x)
-    kernel(x=x, y=y, batch=batch, height=height, width=width)
+    _kernel("attention", _attention, weights)(x=x, y=y, batch=batch, height=height, width=width)
     return y
 
 
-def _attention_constants(w: AttentionWeights, lanes: int) -> Mapping[str, Any]:
-    norm, products = (w.norm_weight, w.norm_bias), ((w.qkv_weight, w.qkv_bias), (w.proj_weight, w.proj_bias))
-    packed = NativeAttention.of(norm, *products, w.bias, lanes, window=w.window, num_heads=w.num_heads, scale=w.scale)
+def _attention(w: AttentionWeights, lanes: int) -> dict[str, Any]:
+    qkv, proj = folded_attention(*w.pairs(), w.head_dim**-0.5 if w.scale is None else w.scale)
+    tokens = w.window**2
+    rows = (w.num_heads, tokens, tokens + -tokens % lanes)
+    scores = torch.full(rows, NEVER, dtype=torch.float32, device=w.qkv_weight.device)
+    scores[..., :tokens] = 0.0 if w.bias is None else w.bias.float()
     return {
         "channels": w.channels,
         "window": w.window,
         "heads": w.num_heads,
         "head_dim": w.head_dim,
         "eps": w.eps,
-        "qkv": packed.qkv.weight,
-        "qkv_bias": packed.qkv.bias,
-        "proj": packed.proj.weight,
-        "proj_bias": packed.proj.bias,
-        "bias": packed.bias,
+        **_product("qkv", *qkv, lanes),
+        **_product("proj", *proj, lanes),
+        "bias": scores,
     }
 
 
@@ -110,33 +138,35 @@ def feed_forward_block(x: Tensor, first: PointwiseWeights, second: DepthwiseWeig
     The kernel is kept beside ``second``, which belongs to one ``first`` for good.
     """
     x = x.contiguous()
-    kernel = _kernel(second.kernels, "feed_forward", partial(_feed_forward_constants, first, second))
     batch, height, width, _ = x.shape
     y = torch.empty_like(x)
+    kernel = _kernel("feed_forward", _feed_forward, second, first)
     kernel(x=x, y=y, rows=batch * height, height=height, width=width)
     return y
 
 
-def _feed_forward_constants(first: PointwiseWeights, second: DepthwiseWeights, lanes: int) -> Mapping[str, Any]:
+def _feed_forward(second: DepthwiseWeights, lanes: int, first: PointwiseWeights) -> dict[str, Any]:
     assert first.norm_weight is not None
     assert first.norm_bias is not None
-    fc1 = NativeLinear.of(first.weight, first.bias, (first.norm_weight, first.norm_bias), lanes)
-    fc2 = NativeLinear.of(second.weight, second.bias, None, lanes)
+    weight = first.weight.double()
+    bias = first.bias.double() + weight @ first.norm_bias.double()
     return {
-        "channels": fc2.channels,
-        "hidden": fc1.channels,
+        "channels": second.weight.shape[0],
+        "hidden": first.weight.shape[0],
         "eps": first.eps,
-        "fc1": fc1.weight,
-        "fc1_bias": fc1.bias,
-        "fc2": fc2.weight,
-        "fc2_bias": fc2.bias,
-        **_depthwise_constants(second, lanes),
+        **_product("fc1", weight * first.norm_weight.double(), bias, lanes),
+        **_product("fc2", second.weight, second.bias, lanes),
+        **_depthwise(second, lanes),
     }
 
 
-def _depthwise_constants(weights: DepthwiseWeights, lanes: int) -> Mapping[str, Any]:
+def _depthwise(weights: DepthwiseWeights, lanes: int) -> dict[str, Any]:
     taps = filled(weights.depthwise.flatten(1).T, lanes)
     return {"depthwise": taps, "depthwise_bias": filled(weights.depthwise_bias, lanes)}
+
+
+def _sum(residual: Tensor | None) -> Tensor | None:
+    return None if residual is None else residual.contiguous()
 
 
 def pointwise(
@@ -148,51 +178,41 @@ def pointwise(
     after: str = "none",
 ) -> Tensor:
     """after(activation(x @ weight.T + bias) + residual): (..., K) -> (..., N), without a norm."""
-    x = x.contiguous()
-    kernel = _kernel(weights.kernels, "linear", partial(_linear_constants, weights))
     y = x.new_empty(*x.shape[:-1], weights.weight.shape[0])
-    if residual is not None:
-        residual = residual.contiguous()
     codes = {"activation": ACTIVATIONS[activation], "after": ACTIVATIONS[after]}
-    kernel(x=x, y=y, rows=x.numel() // x.shape[-1], residual=residual, **codes)
+    rows = x.numel() // x.shape[-1]
+    _kernel("linear", _linear, weights)(x=x.contiguous(), y=y, rows=rows, residual=_sum(residual), **codes)
     return y
 
 
-def _linear_constants(weights: PointwiseWeights, lanes: int) -> Mapping[str, Any]:
-    packed = NativeLinear.of(weights.weight, weights.bias, None, lanes)
-    channels, depth = weights.weight.shape
-    return {"depth": depth, "channels": channels, "weight": packed.weight, "bias": packed.bias}
+def _linear(w: PointwiseWeights | DepthwiseWeights, lanes: int) -> dict[str, Any]:
+    channels, depth = w.weight.shape
+    return {"depth": depth, "channels": channels, **_product("weight", w.weight, w.bias, lanes)}
 
 
 def convolution(x: Tensor, weights: ConvolutionWeights, *, activation: str = "none") -> Tensor:
     """activation(convolution(x) + bias): (B, H, W, C) -> (B, H', W', N), without groups and dilation."""
-    x = x.contiguous()
-    kernel = _kernel(weights.kernels, "convolution", partial(_convolution_constants, weights))
     batch, height, width, _ = x.shape
     channels, _, *cells = weights.weight.shape
     sizes = zip((height, width), weights.padding, cells, weights.stride, strict=True)
     out_height, out_width = ((size + 2 * pad - cell) // stride + 1 for size, pad, cell, stride in sizes)
     y = x.new_empty(batch, out_height, out_width, channels)
     outside = {"out_height": out_height, "out_width": out_width, "activation": ACTIVATIONS[activation]}
-    kernel(x=x, y=y, batch=batch, height=height, width=width, **outside)
+    kernel = _kernel("convolution", _convolution, weights)
+    kernel(x=x.contiguous(), y=y, batch=batch, height=height, width=width, **outside)
     return y
 
 
-def _convolution_constants(weights: ConvolutionWeights, lanes: int) -> Mapping[str, Any]:
-    channels, depth, *cells = weights.weight.shape
-    packed = NativeLinear.of(weights.weight.permute(0, 2, 3, 1).flatten(1), weights.bias, None, lanes)
+def _convolution(w: ConvolutionWeights, lanes: int) -> dict[str, Any]:
+    channels, depth, *cells = w.weight.shape
     return {
         "depth": depth,
         "channels": channels,
         "kernel_height": cells[0],
         "kernel_width": cells[1],
-        "stride_y": weights.stride[0],
-        "stride_x": weights.stride[1],
-        "padding_y": weights.padding[0],
-        "padding_x": weights.padding[1],
-        "weight": packed.weight,
-        "bias": packed.bias,
-        "zeros": weights.weight.new_zeros(depth, dtype=torch.float32),
+        **dict(zip(("stride_y", "stride_x", "padding_y", "padding_x"), (*w.stride, *w.padding), strict=True)),
+        **_product("weight", w.weight.permute(0, 2, 3, 1).flatten(1), w.bias, lanes),
+        "zeros": w.weight.new_zeros(depth, dtype=torch.float32),
     }
 
 
@@ -204,30 +224,17 @@ def depthwise_pointwise(
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(middle(depthwise3x3(x)) @ weight.T + bias) + residual, see ``ops.fused``."""
-    x = x.contiguous()
-    kernel = _kernel(weights.kernels, "separable", partial(_separable_constants, weights))
+    """activation(middle(depthwise3x3(x)) @ weight.T + bias) + residual, see ``hrformer.fast.stages``."""
     batch, height, width, _ = x.shape
-    size = (-(-height // weights.stride), -(-width // weights.stride))
-    y = x.new_empty(batch, *size, weights.weight.shape[0])
-    if residual is not None:
-        residual = residual.contiguous()
+    y = x.new_empty(batch, -(-height // weights.stride), -(-width // weights.stride), weights.weight.shape[0])
     codes = {"middle": ACTIVATIONS[middle], "activation": ACTIVATIONS[activation]}
-    kernel(x=x, y=y, batch=batch, height=height, width=width, residual=residual, **codes)
+    kernel = _kernel("separable", _separable, weights)
+    kernel(x=x.contiguous(), y=y, batch=batch, height=height, width=width, residual=_sum(residual), **codes)
     return y
 
 
-def _separable_constants(weights: DepthwiseWeights, lanes: int) -> Mapping[str, Any]:
-    packed = NativeLinear.of(weights.weight, weights.bias, None, lanes)
-    channels, depth = weights.weight.shape
-    return {
-        "depth": depth,
-        "channels": channels,
-        "stride": weights.stride,
-        "weight": packed.weight,
-        "bias": packed.bias,
-        **_depthwise_constants(weights, lanes),
-    }
+def _separable(w: DepthwiseWeights, lanes: int) -> dict[str, Any]:
+    return {**_linear(w, lanes), **_depthwise(w, lanes), "stride": w.stride}
 
 
 def fusion_sum(

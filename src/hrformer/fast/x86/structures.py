@@ -245,12 +245,8 @@ def _fusion(s: Any, lanes: int) -> Sizes:
     return {"y": s.batch * s.height * s.width * s.channels, **terms}
 
 
-def _program(s: Any, lanes: int) -> Sizes:
-    return {}
-
-
-def _with_gradients(sizes: dict[str, int], *names: str) -> Sizes:
-    return sizes | {f"{name}_grad": sizes[name] for name in names}
+def _with_gradients(sizes: dict[str, int], names: str) -> Sizes:
+    return sizes | {f"{name}_grad": sizes[name] for name in names.split()}
 
 
 def _feed_forward_training(s: Any, lanes: int) -> Sizes:
@@ -267,8 +263,9 @@ def _feed_forward_training(s: Any, lanes: int) -> Sizes:
     }
     for number, count in ((1, hidden), (2, hidden), (3, channels)):
         sizes |= dict.fromkeys((f"running_mean{number}", f"running_var{number}"), count)
-    grads = "layer_weight layer_bias fc1 norm1 norm1_bias depthwise norm2 norm2_bias fc2 norm3 norm3_bias"
-    return _with_gradients(sizes, *grads.split())
+    return _with_gradients(
+        sizes, "layer_weight layer_bias fc1 norm1 norm1_bias depthwise norm2 norm2_bias fc2 norm3 norm3_bias"
+    )
 
 
 def _attention_training(s: Any, lanes: int) -> Sizes:
@@ -280,7 +277,7 @@ def _attention_training(s: Any, lanes: int) -> Sizes:
         "proj": s.channels**2,
         "bias": s.heads * s.window**4,
     }
-    return _with_gradients(sizes, *"layer_weight layer_bias qkv qkv_bias proj proj_bias bias".split())
+    return _with_gradients(sizes, "layer_weight layer_bias qkv qkv_bias proj proj_bias bias")
 
 
 SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
@@ -290,7 +287,7 @@ SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
     "convolution": _convolution,
     "separable": _separable,
     "fusion": _fusion,
-    "program": _program,
+    "program": lambda s, lanes: {},
     "feed_forward_training": _feed_forward_training,
     "feed_forward_training_backward": _feed_forward_training,
     "attention_training": _attention_training,

@@ -24,6 +24,9 @@ STORE_FROM = 64
 """Channels from which the first product's map is worth its memory: computing it again costs 2 * C operations per number
 of a map that is E / C times as large as the input. In HRFormer-S all branches but the finest store it."""
 
+OPTIONAL = ("qkv", "proj", "bias")
+"""Weights of attention whose gradients a kernel leaves out where it gets no memory for them."""
+
 ZERO = ("fc1_bias", "depthwise_bias", "fc2_bias")
 """Biases before a batch norm: a constant there changes nothing, so that their gradients are zero, not rounding."""
 
@@ -102,7 +105,8 @@ def window_attention_training(
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    y: Tensor = _WindowAttention.apply(x, AttentionSettings(window, num_heads, layer_eps), *weights)
+    settings = {"window": window, "heads": num_heads, "layer_eps": layer_eps}
+    y: Tensor = _WindowAttention.apply(x, settings, *weights)
     return y
 
 
@@ -114,40 +118,76 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, running: Running, layer_eps: float, *parameters: Tensor | None) -> Tensor:
-        keep = x.shape[-1] >= STORE_FROM
-        y, maps = feed_forward_forward(x.contiguous(), parameters, running, layer_eps, keep=keep)
-        ctx.layer_eps = layer_eps
-        ctx.save_for_backward(*maps, *parameters)
+        library, x = _library(), x.contiguous()
+        given = _by_field(FEED_FORWARD_WEIGHTS, parameters)
+        ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], "layer_eps": layer_eps}
+        ctx.size["rows"] = ctx.size.pop("batch") * x.shape[1]
+        hidden, channels = (filled_count(count, library.lanes) for count in (ctx.size["hidden"], x.shape[3]))
+        expanded = x.new_empty(*x.shape[:3], hidden)  # after the first product
+        y, reduced = torch.empty_like(x), torch.empty_like(x)  # reduced: after the second
+        statistics = x.new_empty(4 * hidden + 2 * channels)  # means and 1 / standard deviations of the batch norms
+        maps = {"x": x, "expanded": expanded, "reduced": reduced, "statistics": statistics}
+        moved = {
+            f"running_{name}{number}": value
+            for number, kept in enumerate(running, start=1)
+            for name, value in kept._asdict().items()
+        }
+        mixed = torch.empty_like(expanded)
+        library.call("feed_forward_training", y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
+        kept = expanded if x.shape[-1] >= STORE_FROM else None
+        ctx.save_for_backward(x, kept, reduced, statistics, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # once: recomputation gives them one time only
-        grad, *maps = in_order([grad, *saved[:4]])
+        grad, x, expanded, reduced, statistics = in_order([grad, *saved[:4]])
+        given = _by_field(FEED_FORWARD_WEIGHTS, saved[4:])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
-        grad_x, grads = feed_forward_backward(
-            grad, FeedForwardMaps(*maps), saved[4:], ctx.layer_eps, needs_fc1=bool(needs.fc1), needs_fc2=bool(needs.fc2)
+        hidden = filled_count(ctx.size["hidden"], _library().lanes)
+        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("mixed", "back2", "back1")}
+        grad_x = torch.empty_like(grad)
+        maps = {"grad": grad, "x": x, "reduced": reduced, "statistics": statistics, "grad_x": grad_x}
+        grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
+        grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
+        grads |= {name: None for name in ("fc1", "fc2") if not getattr(needs, name)}
+        _library().call(
+            "feed_forward_training_backward",
+            **maps,
+            expanded=torch.empty_like(works["mixed"]) if expanded is None else expanded,
+            expanded_given=int(expanded is not None),
+            **{f"{name}_grad": grads[name] for name in grads if name not in ZERO},
+            **(works | ctx.size | given),
         )
-        return (grad_x, None, None, *grads)
+        return (grad_x, None, None, *grads.values())
 
 
 class _WindowAttention(torch.autograd.Function):
     """Window by window in a core's cache; stores nothing but the input."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, settings: AttentionSettings, *parameters: Tensor | None) -> Tensor:
-        x, ctx.settings = x.contiguous(), settings
+    def forward(ctx: Any, x: Tensor, settings: dict[str, Any], *parameters: Tensor | None) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(x, *parameters)
-        return attention_forward(x, parameters, settings)
+        ctx.size = {**_size(x), **settings}
+        y = torch.empty_like(x)
+        _library().call("attention_training", x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, *weights = ctx.saved_tensors
         grad, x = in_order([grad, x])
-        grad_x, grads = attention_backward(grad, x, weights, ctx.settings, ctx.needs_input_grad[2:])
-        return (grad_x, None, *grads)
+        given, grad_x = _by_field(ATTENTION_WEIGHTS, weights), torch.empty_like(x)
+        grads = {  # those of the matrices and of the bias are left out where nobody needs them
+            name: None if weight is None or (name in OPTIONAL and not needed) else torch.empty_like(weight)
+            for (name, weight), needed in zip(given.items(), ctx.needs_input_grad[2:], strict=True)
+        }
+        written = {f"{name}_grad": grad for name, grad in grads.items()}
+        _library().call("attention_training_backward", grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written)
+        return (grad_x, None, *grads.values())
 
 
 def _library() -> NativeLibrary:
@@ -156,159 +196,8 @@ def _library() -> NativeLibrary:
     return library
 
 
-class FeedForwardMaps(NamedTuple):
-    """What the backward pass of a feed-forward network needs of its forward pass."""
-
-    x: Tensor  # (B, H, W, C)
-    expanded: Tensor | None  # (B, H, W, E rounded up to whole vectors) after the first product, if kept
-    reduced: Tensor  # (B, H, W, C) after the second product
-    statistics: Tensor  # means and 1 / standard deviations of the batch norms
-
-
-def feed_forward_forward(
-    x: Tensor, weights: Sequence[Tensor | None], running: Sequence[RunningStatistics], layer_eps: float, *, keep: bool
-) -> tuple[Tensor, FeedForwardMaps]:
-    """Forward pass of ``feed_forward_training``; moves the running statistics.
-
-    Args:
-        x: (B, H, W, C), contiguous.
-        weights: ``FeedForwardWeights``.
-        running: statistics of the three batch norms.
-        layer_eps: of the layer norm.
-        keep: the map after the first product, for the backward pass.
-
-    Returns:
-        (B, H, W, C), and what the backward pass needs.
-    """
-    library = _library()
-    given, size = _feed_forward_settings(x, weights, layer_eps)
-    hidden, channels = filled_count(size["hidden"], library.lanes), filled_count(size["channels"], library.lanes)
-    expanded = x.new_empty(*x.shape[:3], hidden)
-    y, reduced = torch.empty_like(x), torch.empty_like(x)
-    statistics = x.new_empty(4 * hidden + 2 * channels)
-    moved: dict[str, Any] = {}
-    for number, kept in enumerate(running, start=1):
-        values = {"mean": kept.mean, "var": kept.var, "momentum": kept.momentum, "eps": kept.eps}
-        moved |= {f"running_{name}{number}": value for name, value in values.items()}
-    library.call(
-        "feed_forward_training",
-        x=x,
-        y=y,
-        expanded=expanded,
-        mixed=torch.empty_like(expanded),
-        reduced=reduced,
-        statistics=statistics,
-        **(size | given | moved),
-    )
-    return y, FeedForwardMaps(x, expanded if keep else None, reduced, statistics)
-
-
-def feed_forward_backward(
-    grad: Tensor,
-    maps: FeedForwardMaps,
-    weights: Sequence[Tensor | None],
-    layer_eps: float,
-    *,
-    needs_fc1: bool,
-    needs_fc2: bool,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Backward pass of :func:`feed_forward_forward`.
-
-    Args:
-        grad: (B, H, W, C), contiguous, of the output.
-        maps: of the forward pass.
-        weights: as there.
-        layer_eps: as there.
-        needs_fc1: whether the first product's weights need a gradient.
-        needs_fc2: whether the second product's do.
-
-    Returns:
-        Gradient of the input, (B, H, W, C), and of the weights in their order and shapes.
-    """
-    library = _library()
-    given, size = _feed_forward_settings(maps.x, weights, layer_eps)
-    hidden = filled_count(size["hidden"], library.lanes)
-    works = [grad.new_empty(*grad.shape[:3], hidden) for _ in range(3 if maps.expanded is not None else 4)]
-    expanded = works.pop() if maps.expanded is None else maps.expanded
-    grad_x = torch.empty_like(grad)
-    grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
-    grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
-    grads |= {name: None for name, needed in (("fc1", needs_fc1), ("fc2", needs_fc2)) if not needed}
-    written = {f"{name}_grad": grads[name] for name in grads if name not in ZERO}
-    library.call(
-        "feed_forward_training_backward",
-        grad=grad,
-        x=maps.x,
-        reduced=maps.reduced,
-        expanded=expanded,
-        expanded_given=int(maps.expanded is not None),
-        statistics=maps.statistics,
-        **dict(zip(("mixed", "back2", "back1"), works, strict=True)),
-        grad_x=grad_x,
-        **(size | given | written),
-    )
-    return grad_x, list(grads.values())
-
-
-class AttentionSettings(NamedTuple):
-    """Of a window attention in training."""
-
-    window: int
-    num_heads: int
-    layer_eps: float
-
-
-def attention_forward(x: Tensor, weights: Sequence[Tensor | None], settings: AttentionSettings) -> Tensor:
-    """Forward pass of ``window_attention_training``; whose backward pass needs the input alone.
-
-    Args:
-        x: (B, H, W, C), contiguous.
-        weights: ``AttentionWeights``.
-        settings: sizes.
-    """
-    y = torch.empty_like(x)
-    given = _contiguous(ATTENTION_WEIGHTS, weights)
-    _library().call("attention_training", x=x, y=y, **_attention_size(x, settings), **given)
-    return y
-
-
-def attention_backward(
-    grad: Tensor, x: Tensor, weights: Sequence[Tensor | None], settings: AttentionSettings, needs: Sequence[bool]
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Backward pass of :func:`attention_forward`.
-
-    Args:
-        grad: (B, H, W, C), contiguous, of the output.
-        x: as in the forward pass.
-        weights: as there.
-        settings: as there.
-        needs: of every weight whether it needs a gradient; those of the matrices and of the bias are left out else.
-
-    Returns:
-        Gradient of the input, (B, H, W, C), and of the weights in their order and shapes.
-    """
-    given, grad_x = _contiguous(ATTENTION_WEIGHTS, weights), torch.empty_like(x)
-    optional = ("qkv", "proj", "bias")
-    grads = {
-        name: torch.empty_like(weight) if weight is not None and (needed or name not in optional) else None
-        for (name, weight), needed in zip(given.items(), needs, strict=True)
-    }
-    _library().call(
-        "attention_training_backward",
-        grad=grad,
-        x=x,
-        grad_x=grad_x,
-        **_attention_size(x, settings),
-        **given,
-        **{f"{name}_grad": grad for name, grad in grads.items()},
-    )
-    return grad_x, list(grads.values())
-
-
-def _attention_size(x: Tensor, settings: AttentionSettings) -> dict[str, Any]:
-    batch, height, width, channels = x.shape
-    size = {"batch": batch, "height": height, "width": width, "channels": channels, "window": settings.window}
-    return {**size, "heads": settings.num_heads, "layer_eps": settings.layer_eps}
+def _size(x: Tensor) -> dict[str, Any]:
+    return dict(zip(("batch", "height", "width", "channels"), x.shape, strict=True))
 
 
 def in_order(tensors: Iterable[Tensor | None]) -> list[Any]:
@@ -316,18 +205,5 @@ def in_order(tensors: Iterable[Tensor | None]) -> list[Any]:
     return [None if tensor is None else tensor.detach().resolve_neg().contiguous() for tensor in tensors]
 
 
-def _contiguous(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:
-    """Weights by field, in contiguous memory."""
+def _by_field(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:
     return dict(zip(fields, in_order(weights), strict=True))
-
-
-def _feed_forward_settings(
-    x: Tensor, weights: Sequence[Tensor | None], layer_eps: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights by field, and the sizes."""
-    given = _contiguous(FEED_FORWARD_WEIGHTS, weights)
-    batch, height, width, channels = x.shape
-    depthwise = given["depthwise"]
-    assert depthwise is not None
-    size = {"rows": batch * height, "height": height, "width": width, "channels": channels}
-    return given, {**size, "hidden": depthwise.shape[0], "layer_eps": layer_eps}

@@ -14,7 +14,7 @@ template <int V> struct TileRows {
 };
 
 // Vectors of the next panel where `left` vectors of outputs are left. At most 4; 4 only as the last, since a tile of
-// three vectors and eight rows loads least per sum. Same rule in ../packing.py.
+// three vectors and eight rows loads least per sum. Same rule in ../stages.py.
 static INLINE int panel_vectors(int left) { return left == 4 ? 4 : left >= 3 ? 3 : left; }
 
 // Weights that will be read soon are asked for ahead of time, one cache line (16 floats) every AHEAD steps of the

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.data.part_files import expand_braces, part_files
-from hrformer.data.sets import DataError
+from hrformer.data.part_patterns import expand_braces, part_files
+from hrformer.data.set_types import DataError
 
 
 @pytest.fixture

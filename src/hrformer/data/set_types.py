@@ -6,8 +6,9 @@ alone, so that the same number means the same item on every machine.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from hrformer.data.mask_sizes import size_problem
 from hrformer.geometry.skeletons import Skeleton
 
 IGNORE = 255
@@ -32,16 +32,29 @@ class NoPartError(DataError):
     """A set is without a validation part; of several that are joined, others may have one."""
 
 
-class ImageSet(ABC):
-    """Numbered items, each with one picture.
+class PackedNames(Sequence[str]):
+    """Names of files in one block of memory, read only.
 
-    Attributes:
-        name: of the data set, such as "CamVid".
-        task: "classification", "pose" or "segmentation".
+    A million Python strings would be copied into every worker process, since reading one writes its reference count;
+    one block stays shared. Undecodable bytes in file names survive.
     """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return os.fsdecode(self._names[index])
+
+
+class ImageSet(ABC):
+    """Numbered items, each with one picture; ``name`` is that of the data set, such as "CamVid"."""
 
     name: str
     task: ClassVar[str]
+    """"classification", "pose" or "segmentation"."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -53,18 +66,11 @@ class ImageSet(ABC):
 
     @abstractmethod
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """The item's picture, decoded: (H, W, 3) uint8 RGB, upright.
-
-        Raises:
-            hrformer.data.images.ImageError: it cannot be read; the message names it.
-        """
+        """The item's picture, decoded: (H, W, 3) uint8 RGB, upright; an ``ImageError`` names one that is broken."""
 
     @abstractmethod
     def item(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
-        """Picture and labels as torchvision's tv_tensors, ready for a transform.
-
-        ``pixels`` come from :meth:`pixels` or from a cache of it, and are not to be written to.
-        """
+        """Picture and labels as torchvision's tv_tensors; ``pixels``, of :meth:`pixels`, are not to be written to."""
 
     def picture(self, index: int) -> int:
         """Number of the item's picture; items that share a picture share its number."""
@@ -72,11 +78,7 @@ class ImageSet(ABC):
 
 
 class ClassificationSet(ImageSet):
-    """One class per picture.
-
-    Attributes:
-        classes: names, in the order of their ids.
-    """
+    """One class per picture, of ``classes``, whose names stand in the order of their ids."""
 
     task = "classification"
     classes: tuple[str, ...]
@@ -113,11 +115,7 @@ class SegmentationSet(ImageSet):
 
     @abstractmethod
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """(H, W) uint8: class ids 0..C - 1, or ``IGNORE``; of the picture's size.
-
-        Raises:
-            DataError: it cannot be read, has another size than the picture, or holds an id that is no class.
-        """
+        """(H, W) uint8: class ids 0..C - 1, or ``IGNORE``; a ``DataError`` where it cannot be read so."""
 
     def mask_file(self, index: int) -> str:
         """What to call the item's mask in messages."""
@@ -129,9 +127,31 @@ class SegmentationSet(ImageSet):
         if self.labelled:
             mask = self.mask(index)
             if mask.shape != pixels.shape[:2]:
-                raise DataError(size_problem(self.mask_file(index), mask.shape, self.file(index), pixels.shape))
+                ours, wanted = mask.shape[::-1], (pixels.shape[1], pixels.shape[0])
+                raise DataError(
+                    f"{self.mask_file(index)}: the mask is {ours[0]} x {ours[1]} pixels, its picture "
+                    f"{self.file(index)} is {wanted[0]} x {wanted[1]}; they must have one size: "
+                    f"{size_advice(ours, wanted)}"
+                )
             item["mask"] = tv_tensors.Mask(torch.from_numpy(mask))
         return item
+
+
+def size_advice(mask: tuple[int, int], picture: tuple[int, int]) -> str:
+    """What to do about a mask of another (width, height) than the upright picture; resize only what keeps its shape."""
+    if mask == (picture[1], picture[0]):
+        return (
+            "the sides are swapped: the mask was drawn on the picture as it is stored (EXIF orientation) or turned by "
+            "hand; turn the mask by 90 degrees, and do not resize it"
+        )
+    across, down = mask[0] / picture[0], mask[1] / picture[1]
+    # Shapes that differ by no more than 2% are equal but for rounding.
+    if min(mask) < 1 or abs(across / down - 1) > 0.02:
+        return (
+            "the shapes differ too, so one of both was cut or turned, or the mask belongs to another picture: find the "
+            "mask that was drawn on this picture, or draw it again, and do not resize it"
+        )
+    return f"resize the mask to {picture[0]} x {picture[1]} by nearest neighbour only, or save it so again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -161,11 +181,9 @@ class Person:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """Something odd in the labels that was put right.
+    """Something odd in the labels that was put right: one sentence, which names the file.
 
-    Attributes:
-        kind: short name that stays the same between versions, such as "no-area".
-        text: one sentence, names the file.
+    ``kind`` is a short name that stays the same between versions, such as "no-area".
     """
 
     kind: str

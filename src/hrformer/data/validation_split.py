@@ -7,11 +7,10 @@ import logging
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
-from hrformer.data.part_words import ROBOFLOW_MARK
-from hrformer.data.sets import DataError, ImageSet
-from hrformer.data.sources import Split
+from hrformer.data.part_patterns import ROBOFLOW_MARK
+from hrformer.data.set_types import DataError
+from hrformer.data.source_config import Source, Split
 from hrformer.data.views import AnySet, chosen
 from hrformer.wording import counted
 
@@ -20,17 +19,15 @@ _SALT = b"hrformer val"
 _log = logging.getLogger(__name__)
 
 
-def own_part_error(field: str, share: float, part: object, instead: str = "") -> DataError:
-    """What to say where a share is to be kept of a set that has a validation part of its own.
+def own_part_error(source: Source, part: object, instead: str = "") -> DataError:
+    """What to say where a share is to be kept of a set that has a validation part of its own, a file or folder.
 
-    Args:
-        field: of the source, such as "PoseSource.val_share".
-        share: its value.
-        part: file or folder of that part.
-        instead: what else than 0 would be right, as the end of a sentence.
+    ``instead`` ends the sentence with what else than 0 would be right.
     """
+    field = f"{type(source).__name__}.val_share"
     return DataError(
-        f"{field} {share:g} is for sets without a validation part, and here is one, {part}; set {field} 0{instead}"
+        f"{field} {source.val_share:g} is for sets without a validation part, and here is one, {part}; set {field} 0"
+        f"{instead}"
     )
 
 
@@ -41,10 +38,7 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
     Only where chance would take a quarter more or less than the share, as with few pictures, are some moved; each part
     has a picture at least. Roboflow's copies of one picture stay together.
 
-    Args:
-        names: one per picture.
-        share: to keep, above 0 and below 1.
-        groups: of the pictures, such as their classes, each of which is split; those of one picture go to training.
+    ``groups`` are classes of the pictures, each of which is split; those of one picture go to training.
 
     Returns:
         Their places in ``names``, sorted.
@@ -64,43 +58,40 @@ def kept_for_validation(names: Sequence[str], share: float, groups: Sequence[int
 
 
 def split_part(
-    source: AnySet, split: Split, names: Sequence[str], share: float, field: str, groups: Sequence[int] | None = None
+    whole: AnySet, split: Split, source: Source, names: Sequence[str] = (), groups: Sequence[int] | None = None
 ) -> AnySet:
     """The training or the validation part of a set that was read whole.
 
     Args:
-        source: the whole set.
+        whole: the set.
         split: "train" or "val".
-        names: of its pictures, in the order of their numbers.
-        share: for validation.
-        field: that holds the share, for messages.
+        source: of the set, with the share for validation.
+        names: of the pictures, in the order of their numbers; default those of their files, one item being one picture.
         groups: see :func:`kept_for_validation`.
 
     Raises:
         DataError: a part would be empty.
     """
+    share, field = source.val_share, f"{type(source).__name__}.val_share"
+    if not names:
+        # Relative to the root: the same on every machine.
+        files, above = (whole.file(index) for index in range(len(whole))), os.path.join(source.root, "")
+        names = [file.removeprefix(above).replace(os.sep, "/") for file in files]
     val = kept_for_validation(names, share, groups)
     train = sorted(set(range(len(names))) - set(val))
     if not val or not train:
         each = "" if groups is None else " of some class"
         raise DataError(
-            f"{source.name}: {field} needs at least two pictures{each}, one for each part; "
-            f"there are {len(names)} in all"
+            f"{whole.name}: {field} needs at least two pictures{each}, one for each part; there are {len(names)} in all"
         )
     _log.info("%s %g: %s to train on, %d to validate on", field, share, counted(len(train), "picture"), len(val))
     try:
-        return chosen(source, train if split == "train" else val)
+        return chosen(whole, train if split == "train" else val)
     except DataError as error:
         raise DataError(
-            f"{source.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
+            f"{whole.name}: {field} {share:g} leaves the {split} part without labels, since they are on few of the "
             f"{counted(len(names), 'picture')}; take another share, or remove pictures without labels"
         ) from error
-
-
-def names_below(source: ImageSet, root: Path) -> list[str]:
-    """Names of a set's pictures relative to its root, the same on every machine; one item is one picture."""
-    above = os.path.join(root, "")
-    return [source.file(index).removeprefix(above).replace(os.sep, "/") for index in range(len(source))]
 
 
 def _draw(name: str) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hrformer.data.sources import ClassificationSource, PoseSource, SegmentationSource
-from hrformer.data.val_share import kept_for_validation
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.validation_split import kept_for_validation
 
 NAMES = [f"images/{number:04d}.jpg" for number in range(1000)]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from hrformer.data.label_ids import label_table, one_based, train_ids
-from hrformer.data.masks import ColourTable, decode_ids, decode_mask, read_mask
-from hrformer.data.sets import DataError
+from hrformer.data.mask_reading import ColourTable, decode_ids, decode_mask, read_mask
+from hrformer.data.set_types import DataError
 
 IDS = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [0, 0, 3, 255]], np.uint8)
 NOISE = cv2.imencode(".png", np.random.default_rng(0).integers(0, 4, (60, 80), np.uint8))[1].tobytes()

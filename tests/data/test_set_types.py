@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from hrformer.data.packed_names import PackedNames
+from hrformer.data.set_types import PackedNames
 
 NAMES = ["cat/a.jpg", "", "größe.png", "odd\udcff.jpg", "z"]
 

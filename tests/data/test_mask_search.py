@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hrformer.data.mask_layout import names_of_pictures
+from hrformer.data.mask_search import names_of_pictures
 from hrformer.data.segmentation_sets import open_segmentation
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.set_types import DataError, SegmentationSet
+from hrformer.data.source_config import SegmentationSource, Split
 from mask_trees import write_mask, write_picture, write_text
 
 CLASSES = ("road", "sky")

@@ -8,20 +8,23 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrformer.data.class_names import Palette
 from hrformer.data.images import SUFFIXES, load_image, unread_below, unread_text
-from hrformer.data.masks import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
-from hrformer.data.packed_names import PackedNames
-from hrformer.data.part_words import walked
-from hrformer.data.sets import DataError, SegmentationSet
-from hrformer.data.sources import Exif, SegmentationSource, Split
+from hrformer.data.mask_reading import MASK_SUFFIXES, MaskTable, read_mask, size_of_mask
+from hrformer.data.part_patterns import walked
+from hrformer.data.set_types import DataError, PackedNames, SegmentationSet
+from hrformer.data.source_config import Exif, SegmentationSource, Split
 from hrformer.data.turned_masks import Turns, turns_of
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import counted, listed
+
+Pairs: TypeAlias = "tuple[list[Path], list[Path] | None]"
+"""Pictures and their masks in the same order; no masks for a part without labels."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,27 +50,18 @@ class MaskFiles(PictureFiles):
 
     Args:
         name: of the set.
-        classes: names, in the order of the class numbers.
-        pictures: files, in the order of the items.
-        masks: files in the same order; None for a part without labels.
+        classes: names, in the order of the class numbers; ``palette`` has an RGB colour for each, or is empty.
+        files: pictures, in the order of the items, and their masks; None for a part without labels.
         table: what the ids or colours in the masks mean.
-        palette: an RGB colour per class, or empty.
         exif: what to do about turned pictures, see :func:`hrformer.data.turned_masks.turns_of`; None where it is known
             that there are none.
     """
 
     def __init__(
-        self,
-        *,
-        name: str,
-        classes: tuple[str, ...],
-        pictures: Sequence[Path],
-        masks: Sequence[Path] | None,
-        table: MaskTable,
-        palette: Palette = (),
-        exif: Exif | None = None,
+        self, name: str, classes: tuple[str, ...], palette: Palette, files: Pairs, table: MaskTable, exif: Exif | None
     ) -> None:
         self.name, self.classes, self.palette = name, classes, palette
+        pictures, masks = files
         self.labelled = masks is not None
         self._pictures, self._masks = PackedNames(map(str, pictures)), PackedNames(map(str, masks or ()))
         self._table = table
@@ -78,7 +72,6 @@ class MaskFiles(PictureFiles):
             _log.warning("%s", note.text)
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """The decoded mask, as class numbers, turned with its picture."""
         if not self.labelled:
             raise DataError(f"{self.file(index)}: this part of {self.name} has no masks")
         mask = read_mask(Path(self._masks[index]), self._table)
@@ -90,39 +83,22 @@ class MaskFiles(PictureFiles):
 
 
 def part_name(source: SegmentationSource, split: Split) -> str:
-    """What a source calls a part.
-
-    Raises:
-        DataError: it names none.
-    """
-    name: str = getattr(source, split)
-    if not name:
-        raise DataError(
-            f"{source.root}: the source names no {split} part; set SegmentationSource.{split} to what it is called "
-            "there"
-        )
-    return name
-
-
-def find_root(root: Path, inside: Sequence[str], wanted: str) -> Path:
-    """The first of ``root`` and the folders ``inside`` it that has the folder ``wanted``; ``root`` if none has."""
-    return next((folder for folder in (root, *(root / part for part in inside)) if (folder / wanted).is_dir()), root)
+    """What a source calls a part; a ``DataError`` if it names none."""
+    if name := getattr(source, split):
+        return str(name)
+    missing = f"the source names no {split} part; set SegmentationSource.{split} to what it is called there"
+    raise DataError(f"{source.root}: {missing}")
 
 
 def find_folder(
     root: Path, candidates: Sequence[str], what: str, layout: str, raising: type[DataError] = DataError
 ) -> Path:
-    """The first of several folders in the root that exists.
+    """The first of several folders, relative to the root of a set, that exists.
 
-    Args:
-        root: of the set.
-        candidates: relative to ``root``.
-        what: is looked for, for the message.
-        layout: the set should have, for the message.
-        raising: kind of the error.
+    The message says ``what`` is looked for, and the ``layout`` that the set should have.
 
     Raises:
-        DataError: there is none; the message says what is there instead.
+        DataError: there is none; the message says what is there instead. Or another kind of error, ``raising``.
     """
     for candidate in candidates:
         if (root / candidate).is_dir():
@@ -138,12 +114,9 @@ def find_folder(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NamedFiles:
-    """Files of one kind.
+    """Files of one kind, "picture" or "mask", in a folder or in folders below it.
 
-    Attributes:
-        what: "picture" or "mask", for messages.
-        folder: in which they lie, or in folders below it.
-        files: by their paths in the folder without suffix, and without what all such names have at their end.
+    ``files`` are by their paths in the folder without suffix, and without what all such names have at their end.
     """
 
     what: str
@@ -177,15 +150,14 @@ def masks_below(folder: Path) -> NamedFiles:
     """
     found = _files_below(folder, MASK_SUFFIXES)
     if not found and (jpegs := _files_below(folder, (".jpg", ".jpeg"))):
-        first = next(iter(jpegs.values()))
         raise DataError(
-            f"{first}: JPEG changes values and colours, so it cannot hold a mask, and there are no masks here of "
-            "another format; save them as PNG from the tool that drew them"
+            f"{next(iter(jpegs.values()))}: JPEG changes values and colours, so it cannot hold a mask, and there are "
+            "no masks here of another format; save them as PNG from the tool that drew them"
         )
     return _some("mask", folder, found, MASK_SUFFIXES)
 
 
-def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> tuple[list[Path], list[Path]]:
+def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> Pairs:
     """Pictures and masks of equal name, in the order of the names.
 
     With ``skip_broken`` masks without a picture are left out, with a warning, and the masks that pictures lack are
@@ -202,9 +174,8 @@ def paired(pictures: NamedFiles, masks: NamedFiles, *, skip_broken: bool) -> tup
         what, first = counted(len(alone), "mask"), masks.files[alone[0]]
         _log.warning("left out %s without a picture of its name in %s, such as %s", what, pictures.folder, first)
     names = sorted(pictures.files)
-    return [pictures.files[name] for name in names], [
-        masks.files.get(name, masks.folder / f"{name}.png") for name in names
-    ]
+    labels = [masks.files.get(name, masks.folder / f"{name}.png") for name in names]
+    return [pictures.files[name] for name in names], labels
 
 
 def _require_all(ours: NamedFiles, others: NamedFiles) -> None:
@@ -231,10 +202,8 @@ def names_in(path: Path) -> list[str]:
     try:
         words = [line.split()[0] for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(
-            f"{path}: {reason}; a list has one name per line. Beside it: {_contents(path.parent)}"
-        ) from error
+        reason, beside = getattr(error, "strerror", None) or error, _contents(path.parent)
+        raise DataError(f"{path}: {reason}; a list has one name per line. Beside it: {beside}") from error
     if not words:
         raise DataError(f"{path}: the list is empty")
     split = (os.path.splitext(word) for word in words)
@@ -246,9 +215,7 @@ def names_in(path: Path) -> list[str]:
 
 
 def files_of_list(names: Sequence[str], found: NamedFiles, origin: Path, *, skip_broken: bool) -> list[Path]:
-    """The files that a list names, sorted by name.
-
-    With ``skip_broken`` missing files are named all the same: whoever looks for files that cannot be read finds them.
+    """The files that a list names, sorted by name; with ``skip_broken`` missing ones are named as in :func:`paired`.
 
     Raises:
         DataError: a file of the list is missing.
@@ -275,8 +242,8 @@ def _files_below(folder: Path, suffixes: Collection[str], ending: str = "") -> d
             if file.startswith(".") or suffix.lower() not in suffixes or not stem.endswith(ending):
                 continue
             name, path = (inside / stem.removesuffix(ending)).as_posix(), Path(place, file)
-            if name in found:
-                first, second = sorted((found[name], path))
+            if other := found.get(name):
+                first, second = sorted((other, path))
                 raise DataError(f"{first} and {second}: two files of one name; which one belongs to the set?")
             found[name] = path
     return dict(sorted(found.items()))

@@ -7,18 +7,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from hrformer.data.annotation_files import instance_files
 from hrformer.data.images import SUFFIXES
-from hrformer.data.mask_files import NamedFiles, find_folder, masks_below, paired, part_name, pictures_below
-from hrformer.data.masks import MASK_SUFFIXES
-from hrformer.data.part_words import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
-from hrformer.data.sets import DataError, NoPartError
-from hrformer.data.sources import SegmentationSource, Split
+from hrformer.data.mask_reading import MASK_SUFFIXES
+from hrformer.data.mask_sets import NamedFiles, Pairs, find_folder, masks_below, paired, part_name, pictures_below
+from hrformer.data.part_patterns import MASK_WORDS, PICTURE_WORDS, folders_in, part_of, words_of
+from hrformer.data.set_types import DataError, NoPartError
+from hrformer.data.source_config import SegmentationSource, Split
 from hrformer.wording import listed
 
 Kind = Literal["pictures", "masks"]
@@ -32,8 +32,7 @@ _MARKED = re.compile(rf"^(?:{_MARK})[-_. ]|[-_. ](?:{_MARK})$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Folder:
+class Folder(NamedTuple):
     """A folder of the set, and what its path says of it."""
 
     path: Path
@@ -41,15 +40,13 @@ class Folder:
     part: Split | None
 
 
-def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], list[Path] | None]:
-    """Pictures and masks of a part, in the order of the pictures' names.
+def find_pairs(source: SegmentationSource, split: Split) -> Pairs:
+    """Pictures and masks of a part, in the order of the pictures' names; None for a test part without masks.
 
     Folders are those that the source names. Where it leaves a name at its default and there is no such folder, one is
     taken whose path, of three folders at most, says that it holds pictures or masks, and of which part:
     ``train/images``, ``masks/Validation``, ``img`` beside ``ann``. Masks may lie beside the pictures (``a.jpg`` and
     ``a_mask.png``), and may have more in their names than the pictures.
-
-    A test part may be without masks, then None comes for them.
 
     Raises:
         DataError: a folder or file is missing, or several fit.
@@ -57,27 +54,30 @@ def find_pairs(source: SegmentationSource, split: Split) -> tuple[list[Path], li
     part = part_name(source, split)
     pictures_at, masks_at = (text.replace("{split}", part) for text in (source.images, source.masks))
     layout = f"{pictures_at}/NAME.jpg and {masks_at}/NAME.png (SegmentationSource.images, SegmentationSource.masks)"
-    named = {"pictures": source.root / pictures_at, "masks": source.root / masks_at}
-    if all(folder.is_dir() for folder in named.values()):
-        return _paired(named["pictures"], named["masks"], source.skip_broken)
-    folders = list(folders_below(source.root))
-    pictures_in = _found(source, split, "pictures", named["pictures"], folders, SUFFIXES)
+    named = source.root / pictures_at, source.root / masks_at
+    pictures_in = named[0] if named[0].is_dir() else _found(source, split, "pictures", SUFFIXES)
     if pictures_in is None:
-        hint = _hint(source, split, folders)
+        hint = _hint(source, split)
         raising = NoPartError if hint else DataError
         pictures_in = find_folder(source.root, [pictures_at], "pictures", layout + hint, raising)
-    masks_in = _found(source, split, "masks", named["masks"], folders, MASK_SUFFIXES)
-    if masks_in is None and _marked(pictures_in):
+    masks_in = named[1] if named[1].is_dir() else _found(source, split, "masks", MASK_SUFFIXES)
+    if masks_in is None and _beside_each_other(pictures_in)[1].files:
         masks_in = pictures_in
     if masks_in is None and source.untouched("masks"):
         # Told by the reader of masks: JPEG changes values, so it cannot hold them.
-        masks_in = _found(source, split, "masks", named["masks"], folders, SUFFIXES)
+        masks_in = _found(source, split, "masks", SUFFIXES)
     if masks_in is None and split == "test":
         return list(pictures_below(pictures_in).files.values()), None
     if masks_in is None:
         masks_in = find_folder(source.root, [masks_at], "masks", layout)
-    _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
-    return _paired(pictures_in, masks_in, source.skip_broken)
+    if (pictures_in, masks_in) != named:
+        _log.info("%s part: pictures in %s, masks in %s", split, pictures_in, masks_in)
+    if pictures_in == masks_in:
+        pictures, masks = _beside_each_other(pictures_in)
+    else:
+        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
+    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
+    return paired(pictures, renamed, skip_broken=source.skip_broken)
 
 
 def own_part(source: SegmentationSource, split: Split) -> Path | None:
@@ -97,13 +97,12 @@ def folders_below(root: Path) -> Iterator[Folder]:
     """Folders at most three below the root, with what their paths say."""
     for path in folders_in(root, 3):
         inner = path.relative_to(root)
-        yield Folder(path=path, kind=kind_of(inner), part=part_of(inner))
+        yield Folder(path, kind_of(inner), part_of(inner))
 
 
 def kind_of(path: Path) -> Kind | None:
     """What a relative path says that a folder holds: its last component that says anything decides."""
-    for component in reversed(path.parts):
-        words = set(words_of(component))
+    for words in (set(words_of(component)) for component in reversed(path.parts)):
         if words & MASK_WORDS:
             return "masks"
         if words & PICTURE_WORDS:
@@ -121,21 +120,12 @@ def holds(folder: Path, suffixes: Collection[str], depth: int = 4) -> bool:
     )
 
 
-def _found(
-    source: SegmentationSource,
-    split: Split,
-    kind: Kind,
-    named: Path,
-    folders: Iterable[Folder],
-    suffixes: Collection[str],
-) -> Path | None:
-    """The folder of the kind, which holds files with these suffixes; None for none."""
+def _found(source: SegmentationSource, split: Split, kind: Kind, ends: Collection[str]) -> Path | None:
+    """The folder of the kind, which holds files with these endings, where the source leaves it open; None for none."""
     field = "images" if kind == "pictures" else "masks"
-    if named.is_dir():
-        return named
     if not source.untouched(field) or not (source.untouched(split) or getattr(source, split) == split):
         return None
-    filled = [one for one in folders if holds(one.path, suffixes)]
+    filled = [one for one in folders_below(source.root) if holds(one.path, ends)]
     of_kind = [one for one in filled if one.kind == kind]
     options = [one for one in of_kind if one.part == split]
     if not options and kind == "pictures":
@@ -143,7 +133,7 @@ def _found(
     if not options and split == "train" and not any(one.part for one in of_kind):
         options = of_kind
     paths = {one.path for one in options}
-    top = [one.path for one in options if paths.isdisjoint(one.path.parents)]
+    top = [path for path in (one.path for one in options) if paths.isdisjoint(path.parents)]
     if len(top) > 1:
         raise DataError(
             f"{source.root}: several folders may hold the {kind} of the {split} part: {listed(top, 8)}; "
@@ -152,29 +142,16 @@ def _found(
     return top[0] if top else None
 
 
-def _hint(source: SegmentationSource, split: Split, folders: Iterable[Folder]) -> str:
+def _hint(source: SegmentationSource, split: Split) -> str:
     """What else may help where a part has no pictures."""
-    others = (one.path for one in folders if one.kind != "masks" and one.part != split and holds(one.path, SUFFIXES, 1))
+    named = (one for one in folders_below(source.root) if one.kind != "masks" and one.part != split)
+    others = (one.path for one in named if holds(one.path, SUFFIXES, 1))
     if split != "val" or source.val_share or (other := next(others, None)) is None:
         return ""
     return (
         ". Where there is no validation part, SegmentationSource.val_share 0.2 keeps a fifth of the pictures for it, "
         f"of those in {other}"
     )
-
-
-def _paired(pictures_in: Path, masks_in: Path, skip_broken: bool) -> tuple[list[Path], list[Path]]:
-    if pictures_in == masks_in:
-        pictures, masks = _beside_each_other(pictures_in)
-    else:
-        pictures, masks = pictures_below(pictures_in), masks_below(masks_in)
-    renamed = replace(masks, files=names_of_pictures(pictures.files, masks.files))
-    return paired(pictures, renamed, skip_broken=skip_broken)
-
-
-def _marked(folder: Path) -> bool:
-    """Whether masks lie beside the pictures of a folder."""
-    return folder.is_dir() and bool(_beside_each_other(folder)[1].files)
 
 
 def _beside_each_other(folder: Path) -> tuple[NamedFiles, NamedFiles]:
@@ -210,8 +187,7 @@ def names_of_pictures(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -
         both = " and ".join(_with(name, *rule) for rule in best[:2])
         raise DataError(f"{next(iter(masks.values())).parent}: {both} may both be the mask of {name}; keep one of them")
     before, after = best[0]
-    more = " and ".join(f"{text!r} {where} the name" for text, where in ((before, "before"), (after, "after")) if text)
-    _log.info("masks are called like their pictures, with %s", more)
+    _log.info("masks are called like their pictures, with %r before the name and %r behind it", before, after)
     renamed = {_with(name, before, after): name for name in pictures}
     return {renamed.get(mask, mask): path for mask, path in masks.items()}
 
@@ -250,13 +226,12 @@ def _different(names: Iterable[str]) -> tuple[dict[str, str], str]:
     """Names by what is left of them without what all of them begin and end with, and that."""
     whole = list(names)
     start = _shared_start(whole)
-    rest = [name[start:] for name in whole]
-    end = _shared_start([name[::-1] for name in rest])
-    mark = f"{whole[0][:start]} {rest[0][len(rest[0]) - end :]}"
-    return {short[: len(short) - end]: name for short, name in zip(rest, whole, strict=True)}, mark
+    end = _shared_start([name[start:][::-1] for name in whole])
+    mark = f"{whole[0][:start]} {whole[0][len(whole[0]) - end :]}"
+    return {name[start : len(name) - end]: name for name in whole}, mark
 
 
 def _shared_start(names: Sequence[str]) -> int:
     """Number of characters with which all names begin."""
-    first, last = min(names), max(names)
-    return next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    pairs = enumerate(zip(min(names), max(names), strict=False))
+    return next((place for place, (a, b) in pairs if a != b), len(min(names)))

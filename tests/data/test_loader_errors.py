@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hrformer.data.shared_memory import size_text, worker_error
+from hrformer.data.loader import size_text, worker_error
 
 CAUGHT = (
     "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"

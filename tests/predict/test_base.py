@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from hrformer.predict.batching import run_in_batches
+from hrformer.predict.base import free_memory, run_in_batches
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -51,3 +52,25 @@ def test_jobs_are_taken_only_as_needed() -> None:
     assert next(results) == (0, [0])
     assert taken <= 10
     assert [number for number, _ in results] == list(range(1, 1000))
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"),
+    [
+        ("3000000", 3e6 - 2.5e6 + 1e6),  # what the container may still take, with its dropped file contents
+        ("900000", 0),
+        ("99000000", 4096 * 1024),
+        ("max", 4096 * 1024),
+        (None, 4096 * 1024),
+    ],
+)
+def test_free_memory_heeds_the_limit_of_a_container(limit: str | None, free: float, tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 8192 kB\nMemAvailable: 4096 kB\n")
+    if limit is not None:
+        group = tmp_path / "sys/fs/cgroup"
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text("2500000\n")
+        (group / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == free
