@@ -1,6 +1,6 @@
 """State dicts of other code bases, made from ours by renaming: the inverse of what the loader does, written apart.
 
-The network goldens hold the true key lists; ``tests/models/test_formats.py`` compares these functions with them.
+The network goldens hold the true key lists; ``tests/checkpoints/test_formats.py`` compares these functions with them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fused stages of inference on channels-last maps: plain references, and the choice between them and the kernels.
 
-A kernel runs where ``kernel_refusal`` has no reason against it: Triton's on CUDA devices, the compiled ones of
-``ops.native`` on x86 processors. Elsewhere the reference of the same signature does, and each reason is logged once.
-``HRFORMER_TRITON_OFF`` switches Triton's kernels off one by one, see ``kernels.launch.switched_off``.
+A kernel runs where ``kernel_refusal`` has no reason against it: Triton's on CUDA devices, the compiled ones on x86
+processors. Elsewhere the reference of the same signature does, and each reason is logged once.
+``HRFORMER_TRITON_OFF`` switches Triton's kernels off one by one, see ``hrformer.fast.triton.launch.switched_off``.
 Dimension letters: B batch, H/W map size, C channels, K input and N output channels of a matrix product.
 
 Maps in float16 and bfloat16 are rounded less often than by the references: sums, softmax, LayerNorm, activation and

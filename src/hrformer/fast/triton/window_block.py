@@ -208,7 +208,7 @@ def window_block(x: Tensor, packed: PackedWindowBlock, *, eps: float) -> Tensor:
     """x + projection(attention(LayerNorm(x))) inside windows, the map read and written once.
 
     The map is padded by masked loads, centred, to whole windows; padded tokens take part in the softmax with
-    the projection biases as key and value, as in ``hrformer.models.attention.window_attention``.
+    the projection biases as key and value, as in ``hrformer.models.attention.attend_in_windows``.
 
     Args:
         x: (B, H, W, C) contiguous, in the precision of ``packed``; any H and W.
