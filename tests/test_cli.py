@@ -304,6 +304,11 @@ def test_wrong_usage(command: str, capfd) -> None:
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_an_option_of_another_task_is_told_with_its_whole_command(capfd) -> None:
+    assert main(["predict", "segment", "a.jpg", "--top-k", "3"]) == 2
+    assert "in hrformer predict classify --help" in capfd.readouterr().err
+
+
 def test_debug_shows_the_error(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="no pictures"):
         main(["predict", "pose", "nowhere", "--debug"])

@@ -17,7 +17,14 @@ from typing import Any, cast
 
 import tyro
 
-from hrformer.cli.arguments import ClassifyArguments, PoseArguments, PredictArguments, PredictCommand, SegmentArguments
+from hrformer.cli.arguments import (
+    ClassifyArguments,
+    Command,
+    PoseArguments,
+    PredictArguments,
+    PredictGroup,
+    SegmentArguments,
+)
 from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
@@ -46,12 +53,11 @@ def main(typed: Sequence[str]) -> int:
 
 
 def _parse(typed: Sequence[str]) -> PredictArguments:
-    words = [*(TASK_NAMES.get(word, word) for word in typed[1:2]), *typed[2:]]
+    words = [*typed[:1], *(TASK_NAMES.get(word, word) for word in typed[1:2]), *typed[2:]]
     # Without prefixes the options read --out rather than --task.out.
     config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    tasks, about = cast(Any, PredictCommand), "Predict on pictures: pose, segment or classify."
-    parsed: PredictArguments = tyro.cli(tasks, args=words, prog="hrformer predict", description=about, config=config)
-    return parsed
+    # All commands, since tyro's advice names a program by the first of its words only.
+    return cast(PredictGroup, tyro.cli(cast(Any, Command), args=words, prog="hrformer", config=config)).task
 
 
 def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:

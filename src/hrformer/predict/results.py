@@ -25,7 +25,6 @@ JPEG_SIDE = 65500  # Longest side in pixels that libjpeg writes
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Result(ABC):
     image: NDArray[np.uint8] = field(repr=False)
-    path: str | None = None
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]: ...
@@ -34,7 +33,8 @@ class _Result(ABC):
     def draw(self) -> NDArray[np.uint8]: ...
 
     def _header(self) -> dict[str, Any]:
-        return {"file_name": self.path, "width": self.image.shape[1], "height": self.image.shape[0]}
+        one: Any = self  # whose path is the last field
+        return {"file_name": one.path, "width": self.image.shape[1], "height": self.image.shape[0]}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``to_dict()`` to a .json file, or ``draw()`` to a picture file; ValueError for another suffix."""
@@ -59,6 +59,7 @@ class Classification(_Result):
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     class_ids: tuple[int, ...]
+    path: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: file, size, and a list of class_id, label, probability."""
@@ -94,6 +95,7 @@ class Keypoints(_Result):
     box_scores: NDArray[np.float64]
     names: tuple[str, ...] = field(repr=False)
     skeleton: Skeleton | None = field(default=None, repr=False)
+    path: str | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -157,6 +159,7 @@ class Segmentation(_Result):
     mask: NDArray[np.unsignedinteger]
     class_names: tuple[str, ...] = field(default=(), repr=False)
     palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
+    path: str | None = None
 
     def name_of(self, class_id: int) -> str:
         """Name of a class, or its number where it has none."""

@@ -140,7 +140,8 @@ def bars(after: float = 0.0) -> Iterator[Callable[[str, int, int], object]]:
     Yields:
         To be called with what is being done, how much of it is done, and how much there is.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    left = (TextColumn("left:"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), *left)
     shown, begin = Progress(*columns, console=Console(stderr=True)), monotonic()
     tasks: dict[str, TaskID] = {}
 

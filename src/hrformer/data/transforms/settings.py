@@ -36,9 +36,9 @@ class PoseAugment:
 
     size: tuple[int, int] = (256, 192)  # (height, width) of the crop
     sigma: float = 2.0  # of the targets in cells
-    # Of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
+    # of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
     encoding: Literal["plain", "dark", "udp"] = "plain"
-    # Which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale after half
+    # which code's distributions and order are followed: "official", "mmpose" or "hrnet" (rotation and scale after half
     # body, flip last, no centre jitter).
     style: Literal["official", "mmpose", "hrnet"] = "official"
     shift: float = 0.2  # largest centre jitter as a share of the box (official) or the padded box (mmpose)
@@ -47,13 +47,13 @@ class PoseAugment:
     flip: float = 0.5  # probability of mirroring
     half_body: float = 0.3  # probability of keeping only the upper or lower body
     half_body_joints: int = 8  # more than this many joints must be visible for it
-    # Official and hrnet: standard deviation of the scale factor's normal draw, centre 1; it is clipped to 1 - scale ..
-    # 1 + scale. mmpose: half the range of the factor.
+    # official and hrnet: standard deviation of the scale factor's normal draw, centre 1, which is clipped to ``scale``
+    # on either side. mmpose: half the range of the factor
     scale: float = 0.5
-    # Degrees; official and hrnet: standard deviation, clipped to twice that. mmpose: half of the range.
+    # degrees; official and hrnet: standard deviation, clipped to twice that. mmpose: half of the range
     rotation: float = 40.0
     rotation_probability: float = 0.6  # of turning at all
-    # Largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none.
+    # largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none
     brightness: float = 0.0
 
     def codec(self) -> HeatmapCodec:
