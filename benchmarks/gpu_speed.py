@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -271,7 +272,7 @@ class _Work:
             self._bytes[name] += sum(
                 t.numel() * t.element_size() for t in _tensors([*given, *options.values(), result])
             )
-            self._flops[name] += _products(name, given, options)
+            self._flops[name] += _products(name, given, signature(launch).bind(*given, **options).arguments)
             return result
 
         return counted
@@ -291,19 +292,19 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors([getattr(value, field.name) for field in fields(value)])
 
 
-def _products(name: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+def _products(name: str, given: tuple[Any, ...], named: Mapping[str, Any]) -> int:
     """Twice the multiplications of a launch, padding of windows included and that of blocks not."""
     x = given[0]
     cells = x.numel() // x.shape[-1] if isinstance(x, Tensor) else 0
     if name == "pointwise":
         return 2 * cells * given[1].channels[0] * given[1].channels[1]
     if name == "depthwise_pointwise":
-        inner, outer = given[1].channels
-        return 2 * (cells // options.get("stride", 1) ** 2) * (9 * inner + inner * outer)
+        inner, outer = given[1].product.channels
+        return 2 * (cells // named.get("stride", 1) ** 2) * (9 * inner + inner * outer)
     if name in ("depthwise_forward", "depthwise_backward"):
         return 18 * x.numel() * (1 if name.endswith("forward") else 3)
     if name in ("window_block", "attention_forward", "attention_backward"):
-        window = given[1].window if name == "window_block" else options["window"]
+        window = given[1].window if name == "window_block" else named["window"]
         batch, height, width = x.shape[:3]
         tokens = batch * -(-height // window) * -(-width // window) * window**2
         channels = x.shape[-1] // (3 if name == "attention_forward" else 1)
