@@ -80,9 +80,9 @@ def coco_images(data_dir: Path) -> list[Path]:
     return sorted((data_dir / "coco_tiny" / "images").glob("*.jpg"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def coco_people(data_dir: Path) -> dict[str, Any]:
-    """The annotation file of coco_tiny."""
+    """The annotation file of coco_tiny, for each test anew: tests may change it."""
     text = (data_dir / "coco_tiny" / "annotations" / "person_keypoints.json").read_text()
     content: dict[str, Any] = json.loads(text)
     return content
