@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
 from hrformer.fast import stages as fused
-from hrformer.fast.folding import rounded_up
+from hrformer.fast.folding import round_up
 from hrformer.fast.fused import ALIGN, FusedFusionUnit, FusedTransformerBlock
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
@@ -140,7 +140,7 @@ def compile_models() -> list[Compiled]:
     with compiled_launches() as found, triton_everywhere(), torch.no_grad():
         for width, heads in ((78, 2), (312, 8), (32, 1), (64, 2), (128, 4)):
             block = FusedTransformerBlock(TransformerBlock(width, heads).eval().to(dtype), ALIGN)
-            block(torch.zeros(1, rounded_up(width, ALIGN), 64, 48, dtype=dtype))
+            block(torch.zeros(1, round_up(width, ALIGN), 64, 48, dtype=dtype))
         for mode in ("nearest", "bilinear"):
             unit = FusionUnit(channels, num_outputs=2, separable=True, upsample=mode).eval().to(dtype)
             sizes = [(64 >> i, 48 >> i) for i in range(2)]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hrformer.fast.folding import folded_conv, rounded_up, zero_padded
+from hrformer.fast.folding import folded_conv, zero_padded
+from hrformer.fast.triton.launch import round_up
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -35,4 +36,4 @@ def test_padding_keeps_the_corner() -> None:
     assert padded.shape == (4, 5)
     assert torch.equal(padded[:2, :3], x)
     assert (padded != 0).sum() == x.numel()
-    assert [rounded_up(n, 8) for n in (1, 8, 9, 78)] == [8, 8, 16, 80]
+    assert [round_up(n, 8) for n in (1, 8, 9, 78)] == [8, 8, 16, 80]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from hrformer.fast import stages as fused
-from hrformer.fast.folding import rounded_up
+from hrformer.fast.folding import round_up
 from hrformer.fast.fused import FusedFusionUnit, FusedModule, FusedTransformerBlock, fuse_trunk
 from hrformer.fast.x86 import stages as native
 from hrformer.models.blocks import TransformerBlock
@@ -74,7 +74,7 @@ def test_block_on_kernels(
     channels: int, heads: int, window: int, size: tuple[int, int], align: int, kernels_everywhere: None
 ) -> None:
     block = trained(TransformerBlock(channels, heads, window=window, mlp_ratio=2))
-    made, width = FusedTransformerBlock(block, align).half(), rounded_up(channels, align)
+    made, width = FusedTransformerBlock(block, align).half(), round_up(channels, align)
     if width == channels:
         assert_as_exact(block, made, channels_last(1, channels, *size))
         return

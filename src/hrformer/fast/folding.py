@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hrformer.fast.triton.depthwise_pointwise import PackedDepthwise, pack_depthwise
+from hrformer.fast.triton.launch import round_up
 from hrformer.fast.triton.pointwise import PackedPointwise, pack_pointwise
 from hrformer.fast.triton.window_block import PackedWindowBlock, pack_window_block
 from hrformer.models.blocks import TransformerBlock
@@ -23,11 +24,6 @@ Made = TypeVar("Made")
 Weights = TypeVar("Weights", bound="StageWeights")
 Pair = tuple[Tensor, Tensor]
 """Weight and bias."""
-
-
-def rounded_up(count: int, multiple: int) -> int:
-    """The smallest multiple of ``multiple`` that is at least ``count``."""
-    return -(-count // multiple) * multiple
 
 
 def zero_padded(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -293,7 +289,7 @@ def _widen(module: nn.Module, align: int) -> None:
 
 
 def _widen_conv(conv: nn.Conv2d, align: int) -> None:
-    out, into = rounded_up(conv.out_channels, align), rounded_up(conv.in_channels, align)
+    out, into = round_up(conv.out_channels, align), round_up(conv.in_channels, align)
     depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.groups > 1
     assert depthwise or conv.groups == 1, "trunks have full and depthwise convolutions only"
     shape = (out, 1 if depthwise else into, *conv.kernel_size)
@@ -307,7 +303,7 @@ def _widen_norm(norm: _BatchNorm, align: int) -> None:
     """Added channels have gain, shift and mean 0 and variance 1, so that zeros stay zeros."""
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f"only a batch norm with running statistics can be folded, got {norm}")
-    old, new = norm.num_features, rounded_up(norm.num_features, align)
+    old, new = norm.num_features, round_up(norm.num_features, align)
     variance = zero_padded(norm.running_var, (new,))
     variance[old:] = 1.0
     norm.running_mean, norm.running_var = zero_padded(norm.running_mean, (new,)), variance
@@ -345,7 +341,7 @@ def _reading_layers(head: Any, channels: list[int]) -> list[tuple[Any, list[int]
 
 def _spread_inputs(conv: nn.Conv2d, channels: list[int], align: int) -> None:
     def widened(part: Tensor) -> Tensor:
-        return zero_padded(part, (part.shape[0], rounded_up(part.shape[1], align), *part.shape[2:]))
+        return zero_padded(part, (part.shape[0], round_up(part.shape[1], align), *part.shape[2:]))
 
     weight = torch.cat([widened(part) for part in conv.weight.split(channels, 1)], 1)
     conv.weight = nn.Parameter(weight, requires_grad=False)

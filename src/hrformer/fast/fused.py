@@ -24,7 +24,6 @@ from hrformer.fast.folding import (
     PointwiseWeights,
     channels_last,
     folded_conv,
-    rounded_up,
     widen,
     zero_padded,
 )
@@ -37,6 +36,7 @@ from hrformer.fast.stages import (
     pointwise,
 )
 from hrformer.fast.triton.graphs import side_by_side
+from hrformer.fast.triton.launch import round_up
 from hrformer.models.blocks import Bottleneck, TransformerBlock
 from hrformer.models.fusion import FusionUnit
 from hrformer.models.heads import ObjectAttention
@@ -192,7 +192,7 @@ class FusedTransformerBlock(Frozen):
         self.channels = attn.proj.out_features
         head_dim = self.channels // self.num_heads
         self.scale = head_dim**-0.5
-        width, wide_head = rounded_up(self.channels, align), rounded_up(head_dim, align)
+        width, wide_head = round_up(self.channels, align), round_up(head_dim, align)
         heads = (3, self.num_heads, wide_head)
         qkv = zero_padded(attn.qkv.weight.view(3, self.num_heads, head_dim, -1), (*heads, width)).flatten(0, 2)
         qkv_bias = zero_padded(attn.qkv.bias.view(3, self.num_heads, head_dim), heads).flatten()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hrformer.fast.folding import rounded_up
+from hrformer.fast.folding import round_up
 from hrformer.fast.runtimes.blocks import ChannelNorm, RuntimeBlock
 from hrformer.models.blocks import TransformerBlock
 
@@ -36,7 +36,7 @@ def lively_block(channels: int, heads: int, window: int = 7, *, position_bias: b
 def test_block_equals_the_trained_one(channels: int, heads: int, window: int, size, align: int) -> None:
     block = lively_block(channels, heads, window)
     x = torch.randn(2, channels, *size)
-    padded = rounded_up(channels, align)
+    padded = round_up(channels, align)
     exact = copy.deepcopy(block).double()(x.double())
     plain = (block(x) - exact).abs().max()
     fast = RuntimeBlock(block, align)(F.pad(x, (0, 0, 0, 0, 0, padded - channels)))

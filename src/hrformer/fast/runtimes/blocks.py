@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hrformer.fast.folding import folded_attention, folded_conv, rounded_up, widen, zero_padded
+from hrformer.fast.folding import folded_attention, folded_conv, widen, zero_padded
+from hrformer.fast.triton.launch import round_up
 from hrformer.models.attention import WindowAttention, window_padding
 from hrformer.models.blocks import ConvFFN, TransformerBlock
 from hrformer.models.model import VisionModel
@@ -72,8 +73,8 @@ class RuntimeAttention(nn.Module):
         super().__init__()
         channels, self.num_heads, self.window = attention.proj.out_features, attention.num_heads, attention.window
         real = channels // self.num_heads
-        self.head_dim = rounded_up(real, align)
-        padded = rounded_up(channels, align)
+        self.head_dim = round_up(real, align)
+        padded = round_up(channels, align)
         gain, first, last = ((layer.weight, layer.bias) for layer in (norm, attention.qkv, attention.proj))
         (weight, bias), (out, out_bias) = folded_attention(gain, first, last, real**-0.5)
         heads = (3, self.num_heads, self.head_dim)
@@ -118,7 +119,7 @@ class RuntimeFFN(nn.Module):
         weight = weight.flatten(1)
         bias = bias + weight @ norm.bias.double()
         weight = weight * norm.weight.double()
-        hidden, channels = (rounded_up(count, align) for count in weight.shape)
+        hidden, channels = (round_up(count, align) for count in weight.shape)
         self.fc1 = conv1x1(zero_padded(weight, (hidden, channels)), zero_padded(bias, (hidden,)))
         weight, bias = folded_conv(ffn.dw3x3, ffn.norm2)
         self.dw3x3 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
@@ -138,7 +139,7 @@ class RuntimeBlock(nn.Module):
     def __init__(self, block: TransformerBlock, align: int) -> None:
         super().__init__()
         channels = block.attn.proj.out_features
-        padded = rounded_up(channels, align)
+        padded = round_up(channels, align)
         device = block.norm1.weight.device
         self.norm1 = ChannelNorm(channels, padded, block.norm1.eps, device)
         self.attn = RuntimeAttention(block.attn, block.norm1, align)
