@@ -26,10 +26,10 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
 from hrformer.fast import stages as fused
-from hrformer.fast.folding import round_up
 from hrformer.fast.fused import ALIGN, FusedFusionUnit, FusedTransformerBlock
 from hrformer.fast.triton.depthwise import depthwise_forward
 from hrformer.fast.triton.depthwise_backward import depthwise_backward
+from hrformer.fast.triton.launch import round_up
 from hrformer.fast.triton.window_attention import attention_forward
 from hrformer.fast.triton.window_attention_backward import attention_backward
 from hrformer.fast.x86 import stages as native
