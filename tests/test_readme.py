@@ -20,7 +20,8 @@ from hrformer.__main__ import main
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.cli.models import MEASURED
 from hrformer.predict.pose import PoseOptions
-from hrformer.predict.predictors import ClassificationOptions, SegmentationOptions
+from hrformer.predict.predictors import ClassificationOptions
+from hrformer.predict.segment import SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
 from hrformer.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS

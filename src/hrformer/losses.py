@@ -72,6 +72,21 @@ def classification_cross_entropy(
     return F.cross_entropy(_full(logits), targets.long() if hard else targets, label_smoothing=label_smoothing)
 
 
+def distillation_loss(logits: Tensor, teacher: Tensor, temperature: float = 1.0, *, hard: bool = False) -> Tensor:
+    """What a student's logits (B, C) lack of its teacher's (B, C), as a mean over the pictures.
+
+    Soft: ``T^2 KL(teacher / T, student / T)`` of the probabilities (Hinton et al., 2015). Hard: cross-entropy with the
+    teacher's first class (DeiT, Touvron et al., ICML 2021, section 4). The teacher gets no gradient.
+    """
+    if logits.ndim != 2 or logits.shape != teacher.shape:
+        raise ValueError(f"student and teacher must both be (B, C), got {tuple(logits.shape)}, {tuple(teacher.shape)}")
+    student, teacher = _full(logits), _full(teacher).detach()
+    if hard:
+        return F.cross_entropy(student, teacher.argmax(dim=1))
+    wanted, own = (F.log_softmax(values / temperature, dim=1) for values in (teacher, student))
+    return F.kl_div(own, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy over the pixels that count, divided by the sum of their class weights (C,); 0 where none counts.
 

@@ -20,6 +20,7 @@ from hrformer.data.preprocess import (
     normalise,
     normalise_planes,
     resize,
+    softened,
     warp,
 )
 from hrformer.geometry.affine import crop_matrix
@@ -193,3 +194,15 @@ def test_pictures_fit_models_of_one_and_four_channels(noise: np.ndarray) -> None
     assert torch.equal(normalise(with_alpha, opaque)[0].round().byte().permute(1, 2, 0), with_alpha[0])
     with pytest.raises(ValueError, match="takes 2 channels"):
         normalise(pixels, InputSpec().for_channels(2))
+
+
+def test_a_softened_picture_has_lost_what_is_fine_and_nothing_else() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    pixels[:, 30:] = 200
+    soft = softened(pixels, 0.5)
+    assert soft.shape == pixels.shape
+    assert soft[:, :28].std() < 0.6 * pixels[:, :28].std()
+    assert soft[:, :28].mean() == pytest.approx(pixels[:, :28].mean(), abs=1)
+    np.testing.assert_array_equal(soft[:, 34:], 200)
+    np.testing.assert_array_equal(softened(pixels, 1.0), pixels)
+    assert softened(pixels[:1, :2], 0.35).shape == (1, 2, 3)

@@ -16,7 +16,7 @@ from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Segmenter
 from hrformer.evaluate.protocols import SegmentationProtocol
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import SegmentationPredictor
+from hrformer.predict.segment import SegmentationPredictor
 from parity import Golden
 
 

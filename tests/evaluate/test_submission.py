@@ -18,7 +18,8 @@ from hrformer.evaluate.evaluate import export_predictions, result_names, write_c
 from hrformer.evaluate.files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import ClassificationPredictor, SegmentationPredictor
+from hrformer.predict.predictors import ClassificationPredictor
+from hrformer.predict.segment import SegmentationPredictor
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

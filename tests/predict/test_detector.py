@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 import torchvision
 from torch import nn
 
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.checkpoints.download import DownloadError
 from hrformer.checkpoints.registry import list_weights
-from hrformer.predict.boxes import PersonDetector, _remove_epsilon
+from hrformer.geometry.input_spec import InputSpec
+from hrformer.predict.detectors import MaskDetector, PersonDetector, _remove_epsilon, boxes_of, detector_for
+from hrformer.zoo import create_model
 
 FAST = "fasterrcnn_mobilenet_v3_large_320_fpn"
 
@@ -89,3 +93,36 @@ def test_epsilon_is_removed() -> None:
     assert norm(x).item() == pytest.approx(1e-3 / 1.1e-5**0.5, rel=1e-4)
     _remove_epsilon(norm)
     assert norm(x).item() == pytest.approx(1, rel=1e-4)
+
+
+def test_people_in_a_mask_are_boxes() -> None:
+    inside, chance = np.zeros((50, 100), bool), np.full((50, 100), 0.1, np.float32)
+    inside[10:40, 10:20] = True  # two people, the second in two parts with a narrow gap, and a speck
+    inside[20:30, 60:70], inside[31:45, 60:70] = True, True
+    inside[5, 90] = True
+    chance[:, :50], chance[:, 50:] = 0.6, 0.9
+    boxes, scores = boxes_of(chance, inside, (200, 150))
+    assert boxes.tolist() == [[120, 60, 20, 75], [20, 30, 20, 90]]
+    assert scores.tolist() == pytest.approx([0.9, 0.6])
+    assert boxes_of(chance, inside, (200, 150), 0.7)[0].shape == (1, 4)
+    nobody, none = boxes_of(chance, np.zeros_like(inside), (200, 150))
+    assert nobody.shape == (0, 4)
+    assert none.shape == (0,)
+
+
+def test_a_segmentation_model_finds_people(tmp_path: Path, noise: np.ndarray) -> None:
+    model = create_model("hrformer_nano", "segmentation", num_classes=2, ocr_channels=16, ocr_key_channels=8)
+    model.info = replace(model.info, class_names=("background", "person"), input_spec=InputSpec(size=(64, 64)))
+    with torch.no_grad():
+        model.head.classifier.bias.copy_(torch.tensor([-50.0, 50.0]))
+    file = save_checkpoint(model.eval(), tmp_path / "people.safetensors")
+    detector = detector_for("segmentation", weights_path=file, device="cpu")
+    boxes, scores = detector(noise)
+    assert boxes.tolist() == [[0, 0, 90, 60]]
+    assert scores.tolist() == pytest.approx([1.0])
+    with pytest.raises(ValueError, match="score_threshold"):
+        MaskDetector(file, score_threshold=2)
+    model.info = replace(model.info, class_names=("background", "tree"))
+    save_checkpoint(model, file)
+    with pytest.raises(ValueError, match="no segmentation model with a class 'person'"):
+        MaskDetector(file)

@@ -9,7 +9,7 @@ import pytest
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.predict.predictors import SegmentationOptions, SegmentationPredictor
+from hrformer.predict.segment import SegmentationOptions, SegmentationPredictor
 
 
 @pytest.fixture

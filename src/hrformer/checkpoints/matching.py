@@ -259,7 +259,7 @@ def new_info(
     } | {name: values[name] for name in DECODING if name in values}
     if model.task == found.task and not fresh_layers:
         if found.info is not None:
-            names = ("class_names", "skeleton", "palette", "dataset", "source")
+            names = ("class_names", "skeleton", "palette", "temperature", "dataset", "source")
             changes |= {name: value for name in names if (value := getattr(found.info, name))}
         else:
             changes |= {name: values[name] for name in ("dataset", "skeleton") if name in values}

@@ -50,7 +50,8 @@ class PoseArguments(PredictArguments):
     weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, or a weight file.
     # JSON file with person boxes in COCO's results format, matched by file name or COCO image number.
     detections: Path | None = None
-    # torchvision person detector to find people with, such as fasterrcnn_resnet50_fpn_v2; downloaded once.
+    # How to find people: "segmentation" for those that the bundled segmentation model sees, or one of torchvision's
+    # detectors, such as fasterrcnn_resnet50_fpn_v2, downloaded once.
     detector: str | None = None
     detector_weights: Path | None = None  # Local file with the detector's weights, instead of downloading them.
     detector_threshold: float = 0.5  # With --detector: people scored below this are left out.
@@ -160,6 +161,9 @@ class EvaluateArguments(General):
     device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
     workers: int | None = None  # Processes that read pictures ahead. Default: one per core, less one.
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of the forward pass.
+    # Classifiers: fit the temperature of the probabilities to this part of the set, and write the weights with it into
+    # this file (.safetensors). The order of the classes stays as it is.
+    calibrate: Path | None = None
     # Run through `hrformer.optimize`, so that scores are those of the fast path; needs --precision fp32.
     fast: bool = False
 

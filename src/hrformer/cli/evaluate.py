@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from rich.table import Table
 
-from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.checkpoints.download import resolve_weights
 from hrformer.cli.arguments import EvaluateArguments
 from hrformer.cli.messages import note, process_number, say, wide_console
@@ -25,6 +25,7 @@ from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
 from hrformer.data.set_types import ClassificationSet, ImageSet, PoseSet, SegmentationSet
 from hrformer.data.source_config import Split
+from hrformer.evaluate.calibration import calibrate
 from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress
@@ -32,7 +33,7 @@ from hrformer.evaluate.protocols import Evaluation
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device
-from hrformer.train.config import AnyRun, PoseRun, SegmentationRun
+from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
 from hrformer.train.config_file import to_dict
 from hrformer.train.data_check import left_out
 from hrformer.train.distributed import processes
@@ -86,11 +87,14 @@ def _check_options(options: EvaluateArguments) -> None:
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
     if options.predictions is not None:
-        given = {"--weights": options.weights, "--submit": options.submit, "--limit": options.limit}
+        given: dict[str, object] = {"--weights": options.weights, "--submit": options.submit}
+        given |= {"--limit": options.limit, "--calibrate": options.calibrate}
         if both := [name for name, value in given.items() if value]:
             raise ValueError(f"--predictions is scored without a model and as a whole: leave out {', '.join(both)}")
     elif options.server_ids:
         raise ValueError("--server-ids says what masks in files hold; it needs --predictions")
+    if options.calibrate is not None and options.calibrate.suffix != ".safetensors":
+        raise ValueError(f"--calibrate: the file name must end in .safetensors, got {options.calibrate.name}")
     if options.fast and (options.precision != "fp32" or options.predictions is not None):
         raise ValueError("--fast runs weights in --precision fp32; leave out --fast, or --precision and --predictions")
 
@@ -107,6 +111,8 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
     workers = default_workers(group.world_size) if options.workers is None else options.workers
     shared: dict[str, Any] = {"device": device, "workers": workers, "processes": group}
     shared |= {"precision": options.precision, "limit": options.limit}
+    if options.calibrate is not None:
+        _calibrate(model, source, config, options.calibrate, device, workers)
     if options.fast:
         model = optimize(model.to(device))
     note(f"{model.info.name} ({path}) on {source.name} {options.split}, {counted(len(source), 'item')}, {device}")
@@ -129,6 +135,20 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": group.world_size,
     }
+
+
+def _calibrate(
+    model: VisionModel, source: ImageSet, config: AnyRun, file: Path, device: torch.device, workers: int
+) -> None:
+    """Fit the model's temperature to the set, and write the model."""
+    if not isinstance(source, ClassificationSet) or not isinstance(config, ClassificationRun):
+        raise ValueError(f"--calibrate is for classifiers; {source.name} is a set for {source.task}")
+    with _progress() as progress:
+        shared: dict[str, Any] = {"device": device, "workers": workers, "progress": progress}
+        found = calibrate(model, source, config.evaluation, **shared)
+    if process_number() == 0:
+        save_checkpoint(model, file)
+        say(f"temperature: {found:.3f}, in {file}")
 
 
 def _load(command: RunCommand[EvaluateArguments]) -> tuple[Path, VisionModel]:

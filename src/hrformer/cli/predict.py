@@ -29,7 +29,8 @@ from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
-from hrformer.predict.boxes import DetectionTable, PersonDetector
+from hrformer.predict.boxes import DetectionTable
+from hrformer.predict.detectors import detector_for
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
 from hrformer.train.progress import bars
@@ -179,7 +180,7 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
         options["detections"] = table
     if arguments.detector is not None:
         values: dict[str, Any] = {"score_threshold": arguments.detector_threshold, "device": predictor.device}
-        options["detector"] = PersonDetector(arguments.detector, weights_path=arguments.detector_weights, **values)
+        options["detector"] = detector_for(arguments.detector, weights_path=arguments.detector_weights, **values)
     return options
 
 

@@ -19,6 +19,9 @@ from hrformer.geometry.tiles import ELONGATED
 
 _OPENCV_FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
+SOFTEST = 0.35
+"""Least share of its size to which augmentation shrinks a picture before it enlarges it again."""
+
 
 def crop_people(
     pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, *, udp: bool = False
@@ -101,6 +104,14 @@ def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str)
     if size == (values.shape[1], values.shape[0]):
         return values
     return np.asarray(cv2.resize(values, size, interpolation=_OPENCV_FILTERS[interpolation]), dtype=np.uint8)
+
+
+def softened(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """(H, W, 3) shrunk by ``factor`` in (0, 1], a side of at least one pixel, and enlarged to its size again."""
+    height, width = pixels.shape[:2]
+    small = max(round(width * factor), 1), max(round(height * factor), 1)
+    shrunk = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:

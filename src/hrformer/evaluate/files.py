@@ -146,7 +146,7 @@ def evaluate_class_file(path: Path, source: ClassificationSet, *, bootstrap: int
     rows = entries_for(files, read_class_file(path, source.classes), "entry", str(path))
     count = len(source.classes)
     ks = (1, 5) if count > 5 and min(map(len, rows)) >= 5 else (1,)
-    tally = Tally(ClassificationScores(source, bootstrap, ks), source, worst)
+    tally = Tally(ClassificationScores(source, bootstrap, ks, ranks=True), source, worst)
     for low in range(0, len(rows), 1024):
         part = rows[low : low + 1024]
         # Logits with the listed order; so far apart that the best class has all of the probability.

@@ -103,7 +103,7 @@ class Network(ABC):
 
 
 class Classifier(Network):
-    """Pictures to logits (C,), averaged with the mirror image's where asked for."""
+    """Pictures to logits (C,), averaged with the mirror image's where asked for, over the model's temperature."""
 
     task = "classification"
     protocol: ClassificationProtocol
@@ -117,7 +117,7 @@ class Classifier(Network):
         logits = self.run(x)
         if self.protocol.flip:
             logits = (logits + self.run(x.flip(-1))) / 2
-        return list(logits)
+        return list(logits / self.model.info.temperature)
 
 
 class PoseNetwork(Network):

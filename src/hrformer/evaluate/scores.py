@@ -30,6 +30,7 @@ from hrformer.metrics.counts import (
     Accuracy,
     Pck,
     PoissonBootstrap,
+    Reliability,
     SegmentationScores,
     Statistic,
     intersection_over_union,
@@ -75,7 +76,9 @@ class Scores(ABC):
 
     def compute(self) -> dict[str, Any]:
         """Scores and tables in JSON types; raises ValueError if nothing was counted."""
-        return joined(*(part.compute() for name, part in self.parts.items() if name != "bootstrap"))
+        found = [part.compute() for name, part in self.parts.items() if name not in ("bootstrap", "reliability")]
+        said = self.parts.get("reliability")
+        return joined(*found) | (said.compute() if said is not None else {})
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals by key of ``compute``; empty where none were asked for."""
@@ -99,16 +102,23 @@ def share(sums: NDArray[np.int64], column: int = 0) -> NDArray[np.float64]:
 
 
 class ClassificationScores(Scores):
-    """Accuracy over a set's classes, with the k of top-k; None: 1, and 5 where there are more than five classes."""
+    """Accuracy over a set's classes, with the k of top-k; None: 1, and 5 where there are more than five classes.
+
+    ``ranks``: the logits only stand for an order of the classes, so that they say nothing about confidence.
+    """
 
     task = "classification"
 
-    def __init__(self, source: ClassificationSet, bootstrap: int = 0, ks: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, source: ClassificationSet, bootstrap: int = 0, ks: tuple[int, ...] | None = None, *, ranks: bool = False
+    ) -> None:
         count = len(source.classes)
         ks = ks or ((1, 5) if count > 5 else (1,))
-        self._accuracy = Accuracy(source.classes, ks)
+        self._accuracy, self._reliability = Accuracy(source.classes, ks), None if ranks else Reliability()
         statistics = {f"top{k}": partial(share, column=i) for i, k in enumerate(ks)}
-        super().__init__(f"top{ks[0]}", {"accuracy": self._accuracy}, bootstrap, statistics, len(ks) + 1)
+        parts: dict[str, Any] = {"accuracy": self._accuracy}
+        parts |= {} if self._reliability is None else {"reliability": self._reliability}
+        super().__init__(f"top{ks[0]}", parts, bootstrap, statistics, len(ks) + 1)
 
     def update(self, batch: Mapping[str, Any], predictions: Sequence[Tensor]) -> list[float | None]:
         # Logits (C,) against "label"; the score of a picture is the probability of its class.
@@ -117,7 +127,10 @@ class ClassificationScores(Scores):
         counts = np.stack([*(ranks < k for k in self._accuracy.ks), np.ones(len(ranks), bool)], axis=1)
         self.resample(counts, [int(index) for index in batch["index"]])
         labels = labels.to(logits.device).long()
-        chances: list[float | None] = logits.softmax(dim=1).gather(1, labels[:, None]).squeeze(1).tolist()
+        probabilities = logits.softmax(dim=1)
+        if self._reliability is not None:
+            self._reliability.update(probabilities.amax(dim=1).cpu().numpy(), ranks == 0)
+        chances: list[float | None] = probabilities.gather(1, labels[:, None]).squeeze(1).tolist()
         return chances
 
     def shown(self, prediction: Tensor) -> int:
@@ -145,6 +158,7 @@ class PoseScores(Scores):
             torso = reference_joints(source.skeleton, protocol.pck_norm)
             require_reference(source, torso)
             parts["pck"] = self._pck = Pck(source.skeleton.keypoints, torso=torso, alpha=protocol.alpha)
+            parts["reliability"] = self._reliability = Reliability()
         if protocol.score in ("coco", "both"):
             require_coco()
             taken = {source.person(index).image_id for index in range(num_items)} if num_items < len(source) else None
@@ -171,7 +185,10 @@ class PoseScores(Scores):
         if self._pck is not None:
             found = np.stack([prediction.joints for prediction in predictions])
             labelled = np.stack([person.keypoints for person in people])
-            counts = self._pck.update(found, labelled, [float(person.box[2:].max()) for person in people])
+            lengths = [float(person.box[2:].max()) for person in people]
+            counts = self._pck.update(found, labelled, lengths)
+            right, counted = self._pck.judge(found, labelled, lengths)
+            self._reliability.update(found[..., 2][counted], right[counted])
             self.resample(counts, [self.source.picture(index) for index in numbers])
         pairs = zip(predictions, people, strict=True)
         return [own_similarity(found.joints, person, self.source.skeleton) for found, person in pairs]

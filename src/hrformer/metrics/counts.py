@@ -101,6 +101,41 @@ class Accuracy(CountMetric):
         return {**scores(right.sum(axis=1), total.sum()), "images": int(total.sum()), "per_class": table}
 
 
+class Reliability(CountMetric):
+    """Whether what is said with a confidence is right that often, in ten bins of confidence (Guo et al., ICML 2017)."""
+
+    def __init__(self, bins: int = 10) -> None:
+        super().__init__(right=(bins,), count=(bins,), confidence=(bins,))
+
+    def update(self, confidence: ArrayLike, right: ArrayLike) -> None:
+        """Count (N,) confidences, clipped to 0..1, of things that were right or not (N,); NaN counts as 0."""
+        said = np.nan_to_num(np.asarray(confidence, dtype=np.float64)).clip(0, 1)
+        bins = len(self._counts["count"])
+        place = np.minimum((said * bins).astype(np.int64), bins - 1)
+        # Millionths, so that counts stay whole and merge in any order.
+        for name, values in (("right", right), ("count", np.ones(len(said))), ("confidence", (said * 1e6).round())):
+            self._counts[name] += np.bincount(place, np.asarray(values, dtype=np.float64), bins).astype(np.int64)
+
+    def compute(self) -> dict[str, Any]:
+        """Shares in 0..1; ValueError if nothing was counted.
+
+        Returns:
+            "calibration_error", the mean difference of mean confidence and share of right ones in a bin, weighted by
+            what is in it; and "reliability": for each bin that holds something its mean "confidence", the share that
+            was "right", and their "count".
+        """
+        right, count, said = (self._counts[name] for name in ("right", "count", "confidence"))
+        if not count.sum():
+            raise ValueError("nothing was counted")
+        share, mean = quotient(right, count), quotient(said / 1e6, count)
+        error = float(np.nansum(np.abs(share - mean) * count) / count.sum())
+        rows = [
+            {"confidence": float(mean[i]), "right": float(share[i]), "count": int(count[i])}
+            for i in np.flatnonzero(count)
+        ]
+        return {"calibration_error": error, "reliability": rows}
+
+
 def reference_joints(skeleton: Skeleton, norm: Sequence[str] = ()) -> tuple[int, int] | None:
     """Numbers of the two joints that PCK is measured against; None for the longer side of the box.
 
@@ -153,6 +188,16 @@ class Pck(CountMetric):
         Returns:
             (N, 2) right and counted joints of each.
         """
+        right, counted = self.judge(predicted, labelled, lengths)
+        self._counts["right"] += right.sum(axis=0)
+        self._counts["counted"] += counted.sum(axis=0)
+        self._counts["people"] += (counted.any(axis=1).sum(), len(counted))
+        return np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
+
+    def judge(
+        self, predicted: ArrayLike, labelled: ArrayLike, lengths: ArrayLike | None = None
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which joints are right, and which count (N, K), as :meth:`update` takes them, without counting them."""
         points, truth = np.asarray(predicted, dtype=np.float64), np.asarray(labelled, dtype=np.float64)
         if points.ndim != 3 or points.shape[2] not in (2, 3) or truth.shape != (*points.shape[:2], 3):
             raise ValueError(f"joints must be (N, K, 2|3) and labels (N, K, 3), got {points.shape} and {truth.shape}")
@@ -168,11 +213,7 @@ class Pck(CountMetric):
             counted = known & known[:, self.torso].all(axis=1, keepdims=True)
             length = np.linalg.norm(truth[:, self.torso[0], :2] - truth[:, self.torso[1], :2], axis=1)
         distance = np.linalg.norm(points[..., :2] - truth[..., :2], axis=2)
-        right = counted & (distance <= self.alpha * length[:, None])
-        self._counts["right"] += right.sum(axis=0)
-        self._counts["counted"] += counted.sum(axis=0)
-        self._counts["people"] += (counted.any(axis=1).sum(), len(counted))
-        return np.stack([right.sum(axis=1), counted.sum(axis=1)], axis=1)
+        return counted & (distance <= self.alpha * length[:, None]), counted
 
     def compute(self) -> dict[str, Any]:
         """Shares in 0..1; ValueError if no joint was counted.

@@ -49,6 +49,8 @@ class ModelInfo:
         shift_heatmap: pose only: whether the flip test may shift the mirrored maps; UDP's need no shift.
         dataset: what the weights were trained on; empty where unknown.
         source: where the weights come from; empty for fresh ones.
+        temperature: classification only: logits are divided by it before they become probabilities, so that these say
+            how often the model is right; 1 where nothing was fitted.
         palette: segmentation only: an RGB colour per class, or empty.
         options: the ``create_model`` options that rebuild the same architecture.
     """
@@ -64,6 +66,7 @@ class ModelInfo:
     shift_heatmap: bool = True
     dataset: str = ""
     source: str = ""
+    temperature: float = 1.0
     palette: tuple[tuple[int, int, int], ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -74,6 +77,8 @@ class ModelInfo:
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
         if self.skeleton is not None and self.skeleton.num_keypoints != self.num_classes:
             raise ValueError(f"skeleton has {self.skeleton.num_keypoints} keypoints, the head {self.num_classes}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.task == "pose":
             check_decoder(self.decoder, self.blur_kernel)
         object.__setattr__(self, "input_spec", self.input_spec.for_channels(self.options.get("in_chans", 3)))

@@ -13,19 +13,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from hrformer.checkpoints.download import fetch_weights
-from hrformer.checkpoints.registry import list_weights
-from hrformer.checkpoints.weight_files import read_weights
 from hrformer.data.images import LoadedImage
 from hrformer.geometry.boxes import clip_boxes_official
-from hrformer.models.model import find_device
 
 PERSON = 1  # COCO's category id of a person, and torchvision's label
-
-# torchvision trained these with frozen batch norms without an epsilon.
-_WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "keypointrcnn_resnet50_fpn")
 
 Detections: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]] | DetectionTable"
 
@@ -216,79 +209,3 @@ def _keys_of(name: str) -> list[str]:
 def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 160 else text[:157] + "..."
-
-
-class PersonDetector:
-    """Finds people in one picture at a time.
-
-    Args:
-        name: torchvision's name of the detector, one of those in the registry. The default has box mAP 46.7 on COCO;
-            ``fasterrcnn_mobilenet_v3_large_320_fpn`` is about fifteen times faster on a CPU, with 22.8.
-        score_threshold: people scored below it are left out.
-        weights_path: file with torchvision's weights; None downloads it once.
-        device: where to run; None takes the GPU if there is one.
-
-    Raises:
-        ValueError: the name is unknown, the threshold is out of range, or the file does not fit the detector.
-        DownloadError: the weights could not be fetched.
-    """
-
-    def __init__(
-        self,
-        name: str = "fasterrcnn_resnet50_fpn_v2",
-        *,
-        score_threshold: float = 0.5,
-        weights_path: str | os.PathLike[str] | None = None,
-        device: str | torch.device | None = None,
-    ) -> None:
-        entries = {entry.model: entry for entry in list_weights() if entry.task == "detection"}
-        entry = next((entry for entry in entries.values() if name in (entry.model, entry.name)), None)
-        if entry is None:
-            raise ValueError(f"no person detector is called {name!r}; known: {', '.join(entries)}")
-        if not 0 <= score_threshold <= 1:
-            raise ValueError(f"score_threshold must lie in [0, 1], got {score_threshold}")
-        self.name = entry.model
-        self.score_threshold = score_threshold
-        self.device = find_device(device)
-        from torchvision.models import get_model  # a second that only detectors need
-
-        model = get_model(entry.model, weights=None, weights_backbone=None)
-        _load_weights(model, fetch_weights(entry) if weights_path is None else weights_path)
-        if entry.model in _WITHOUT_EPSILON:
-            _remove_epsilon(model)
-        self.model: nn.Module = model.to(self.device).eval()
-
-    @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(H, W, 3) uint8 RGB -> boxes (N, 4) as (x, y, width, height) in pixels, scores (N,) in [0, 1], best first."""
-        picture = torch.tensor(pixels, device=self.device).permute(2, 0, 1).float() / 255
-        found = self.model([picture])[0]
-        people = (found["labels"] == PERSON) & (found["scores"] >= self.score_threshold)
-        boxes, scores = found["boxes"][people].float().cpu().numpy(), found["scores"][people].float().cpu().numpy()
-        boxes[:, 2:] -= boxes[:, :2]
-        order = np.argsort(-scores, kind="stable")
-        order = order[boxes[order, 2:].min(axis=1, initial=np.inf) > 0]
-        return boxes[order], scores[order]
-
-
-def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Load torchvision's file into the detector it belongs to; ValueError if it belongs to another."""
-    try:
-        missing, unexpected = model.load_state_dict(read_weights(Path(path)).tensors, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"{os.fspath(path)} does not fit this detector: {error}") from error
-    # Published files come from frozen batch norms, which do not count batches.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise ValueError(
-            f"{os.fspath(path)} does not fit this detector: missing {missing[:3]} ({len(missing)} in all), "
-            f"unexpected {list(unexpected)[:3]} ({len(unexpected)} in all)"
-        )
-
-
-@torch.no_grad()
-def _remove_epsilon(model: nn.Module) -> None:
-    """Make ``var + eps`` equal to the stored variance; cuDNN accepts no epsilon of 0."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
-            module.running_var -= module.eps

@@ -24,10 +24,10 @@ from hrformer.predict.boxes import (
     DetectionTable,
     Detector,
     PersonBoxes,
-    PersonDetector,
     found_boxes,
     pair_with_images,
 )
+from hrformer.predict.detectors import detector_for
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
@@ -103,7 +103,8 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             box_scores: (N,), or one such array per picture; 1 where left out.
             detections: file in COCO's results format, its records, or a ``DetectionTable``; pictures are matched by
                 file name or COCO image number, and those it does not mention have no people.
-            detector: callable from a picture to boxes and scores, or the name of a torchvision detector.
+            detector: callable from a picture to boxes and scores; "segmentation" for the people that the bundled
+                segmentation model sees; or the name of a torchvision detector.
             **options: fields of ``PoseOptions``.
 
         Raises:
@@ -129,7 +130,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
                 (image, table.find(image.path, least)) for image in pictures
             )
         elif detector is not None:
-            finder = PersonDetector(detector, device=self.device) if isinstance(detector, str) else detector
+            finder = detector_for(detector, device=self.device) if isinstance(detector, str) else detector
             found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
         else:
             found = pair_with_images(pictures, boxes, box_scores)

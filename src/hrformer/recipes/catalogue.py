@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import difflib
 
-from hrformer.recipes import coco, finetune, imagenet, segmentation, small_sets
+from hrformer.recipes import coco, finetune, imagenet, photographs, segmentation, small_sets
 from hrformer.recipes.recipe import Recipe
 
-_ALL = (*imagenet.RECIPES, *coco.RECIPES, *segmentation.RECIPES, *finetune.RECIPES, *small_sets.RECIPES)
+_ALL = (
+    *imagenet.RECIPES,
+    *coco.RECIPES,
+    *segmentation.RECIPES,
+    *finetune.RECIPES,
+    *small_sets.RECIPES,
+    *photographs.RECIPES,
+)
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 

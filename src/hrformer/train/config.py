@@ -6,9 +6,8 @@ The comment at a field is its help on the command line. Each dataclass checks th
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
@@ -19,41 +18,25 @@ from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.losses import AUXILIARY_WEIGHT, HardPixels
 from hrformer.models.fusion import UpsampleMode
+from hrformer.train.ranges import (
+    AT_LEAST_1,
+    BELOW_1,
+    FACTOR,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RISING,
+    SHARE,
+    Range,
+    nearest,
+    require,
+)
 
 DATA_ROOT = Path()  # ``data.root`` of a recipe that has not been told where its data lies
 AUTO = "auto"  # ``model.init`` of a run whose start weights follow from its task and machine
 FREEZABLE = ("stem", "stage1", "stage2", "stage3", "stage4", "backbone", "norms")  # what ``model.frozen`` may name
 RESETTABLE = ("head", "stem", "stage1", "stage2", "stage3", "stage4")  # what ``model.fresh`` may name
 _NO_MODEL = "model.name must name a variant or a timm model; `hrformer models` lists ours"
-
-Range = tuple[Callable[[Any], bool], str]
-"""Which values a field may have, and the words that say so."""
-
-NOT_NEGATIVE: Range = (lambda value: value >= 0, "must not be negative")
-FINITE: Range = (lambda value: 0 <= value < math.inf, "must not be negative")
-POSITIVE: Range = (lambda value: value > 0, "must be above 0")
-AT_LEAST_1: Range = (lambda value: value >= 1, "must be at least 1")
-SHARE: Range = (lambda value: 0 <= value <= 1, "must lie in [0, 1]")
-BELOW_1: Range = (lambda value: 0 <= value < 1, "must lie in [0, 1)")
-FACTOR: Range = (lambda value: 0 < value <= 1, "must lie in (0, 1]")
-_RISING: Range = (
-    lambda epochs: list(epochs) == sorted({e for e in epochs if e > 0}),
-    "must be rising numbers of epochs",
-)
-
-
-def require(section: str, config: object, **ranges: Range) -> None:
-    """Raise a ValueError for a field outside its range, which has None in any case."""
-    for name, (fits, words) in ranges.items():
-        value = getattr(config, name)
-        if value is not None and not fits(value):
-            raise ValueError(f"{section}{name} {words}, got {value}")
-
-
-def nearest(value: object, options: Iterable[str]) -> str:
-    """The option spelt most alike, as the end of a message; empty if none is."""
-    close = difflib.get_close_matches(str(value), list(options), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +130,7 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         require("schedule.", self, epochs=FINITE, updates=FINITE, warmup_epochs=FINITE, warmup_updates=FINITE)
         require("schedule.", self, warmup_share=BELOW_1, warmup_ratio=SHARE, floor_ratio=SHARE)
-        require("schedule.", self, gamma=FACTOR, power=POSITIVE, milestones=_RISING)
+        require("schedule.", self, gamma=FACTOR, power=POSITIVE, milestones=RISING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,12 +243,28 @@ class ClassificationLoss:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Distillation:
+    """Learning from a teacher's answers besides the labels (DeiT, Touvron et al., ICML 2021, section 4)."""
+
+    teacher: str = ""  # classifier of the same classes: weight file, or name in the registry; empty for none
+    weight: float = 0.5  # share of the loss; the labels have the rest
+    temperature: float = 1.0  # divides the logits of both before they are compared; not of ``hard``
+    hard: bool = False  # learn only the teacher's first class, as DeiT does at its best, and not its probabilities
+    # Ask the teacher once, about the whole training pictures, not about each crop: quick, but only without mixing.
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        require("distill.", self, weight=SHARE, temperature=POSITIVE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationRun(RunConfig):
     """Training a classifier."""
 
     data: ClassificationSource = field(default_factory=ClassificationSource)
     augment: ClassificationAugment = field(default_factory=ClassificationAugment)
     loss: ClassificationLoss = field(default_factory=ClassificationLoss)
+    distill: Distillation = field(default_factory=Distillation)
     evaluation: ClassificationProtocol = field(default_factory=ClassificationProtocol)
 
 
@@ -325,7 +324,7 @@ _AUGMENT: dict[str, Range] = {
     "area": (lambda area: 0 < area[0] <= area[1] <= 1, "must be (smallest, largest) share of the picture, at most 1"),
     **dict.fromkeys(("ratio", "aspect", "scale"), _PAIR),
     **dict.fromkeys(("flip", "erasing", "mix_probability", "switch_probability", "label_smoothing"), SHARE),
-    **dict.fromkeys(("shift_probability", "half_body", "rotation_probability"), SHARE),
+    **dict.fromkeys(("shift_probability", "half_body", "rotation_probability", "soften"), SHARE),
     **dict.fromkeys(
         ("padding", "mixup", "cutmix", "shift", "rotation", "half_body_joints", "brightness"), NOT_NEGATIVE
     ),
@@ -369,6 +368,10 @@ def check(config: AnyRun, *, trained: bool = True) -> None:
         length, warmup = getattr(schedule, unit), getattr(schedule, f"warmup_{unit}")
         if 0 < length <= warmup:
             raise ValueError(f"schedule.warmup_{unit} ({warmup:g}) must be below schedule.{unit} ({length:g})")
+    if isinstance(config, ClassificationRun) and config.distill.teacher:
+        mixed = config.augment.mixup or config.augment.cutmix
+        if config.distill.whole and mixed:
+            raise ValueError("distill.whole: the teacher sees no mixed pictures; set augment.mixup and cutmix to 0")
     if batch.per_device > batch.total > 0:
         raise ValueError(f"batch.per_device ({batch.per_device}) must not exceed batch.total ({batch.total})")
     if config.runtime.cpu and config.runtime.precision == "fp16":

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from hrformer.files import write_file
-from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun, nearest
+from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
+from hrformer.train.ranges import nearest
 
 RUNS: dict[str, type[AnyRun]] = {"classification": ClassificationRun, "pose": PoseRun, "segmentation": SegmentationRun}
 """Kind of run by the ``task`` of its file."""

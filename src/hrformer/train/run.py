@@ -74,6 +74,7 @@ class Run:
         if self.resumed:
             check_same_run(last, content["config"], config)
         self._look_at_data(content.get("data"))
+        self.task.meet_teacher(out, machine.device, config.runtime.workers or 0)
         torch.manual_seed(config.seed)
         model, self.loaded = self.task.build()
         self.frozen = freeze(model, config.model.frozen)

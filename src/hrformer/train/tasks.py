@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -27,6 +28,7 @@ from hrformer.data.views import replaced, without
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.losses import (
     classification_cross_entropy,
+    distillation_loss,
     heatmap_mse,
     ohem_cross_entropy,
     pixel_cross_entropy,
@@ -37,6 +39,7 @@ from hrformer.models.model import Task, VisionModel
 from hrformer.train.config import AnyRun, ClassificationRun, ModelConfig, PoseRun, SegmentationRun
 from hrformer.train.config_file import task_of
 from hrformer.train.start_weights import load_start_weights
+from hrformer.train.teacher import Teacher
 from hrformer.zoo import create_model
 
 CITYSCAPES_WEIGHTS = (
@@ -81,6 +84,9 @@ class TrainingTask(ABC, Generic[Config]):
         self.replaced_items = sum(train.picture(index) in lost for index in range(len(train))) if lost else 0
         self.train_set = replaced(train, lost)
         self.val_set = without(self.val_set, broken["val"])
+
+    def meet_teacher(self, out: Path, device: torch.device, workers: int) -> None:
+        """Bring whom the run learns from, if anybody; ``out`` is the run folder. Errors are those of ``Teacher``."""
 
     @cached_property
     def weights(self) -> Tensor | None:
@@ -146,6 +152,11 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
     """Pictures with one class each."""
 
     train_set: ClassificationSet
+    teacher: Teacher | None = None
+
+    def meet_teacher(self, out: Path, device: torch.device, workers: int) -> None:
+        if self.config.distill.teacher:
+            self.teacher = Teacher(self.config.distill, self.train_set, out, device, workers)
 
     def open_part(self, split: Split) -> ClassificationSet:
         return open_classification(self.config.data, split)
@@ -168,16 +179,22 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         return TrainClassification(self.config.augment)
 
     def prepare(self, batch: Batch, spec: InputSpec) -> Batch:
-        """Normalise, erase, mix."""
+        """Normalise, erase, mix; ask the teacher."""
         batch = super().prepare(batch, spec)
         images, targets = self.mixer(batch["image"], batch["label"])
-        return batch | {"image": images, "target": targets}
+        batch |= {"image": images, "target": targets}
+        return batch if self.teacher is None else batch | {"teacher": self.teacher.logits(batch, spec)}
 
     def losses(self, output: Tensor, batch: Batch, shares: Mapping[str, float] | None = None) -> dict[str, Tensor]:
-        """Cross-entropy, with smoothing where the mixing did not smooth already."""
+        """Cross-entropy, with smoothing where the mixing did not smooth already; the teacher's share of it."""
         smoothing = self.config.augment.label_smoothing if batch["target"].ndim == 1 else 0.0
         weights = None if self.weights is None else self.weights.to(output.device)
-        return {"loss": classification_cross_entropy(output, batch["target"], smoothing, weights)}
+        loss = classification_cross_entropy(output, batch["target"], smoothing, weights)
+        if "teacher" not in batch:
+            return {"loss": loss}
+        distill = self.config.distill
+        taught = distillation_loss(output, batch["teacher"], distill.temperature, hard=distill.hard)
+        return {"loss": (1 - distill.weight) * loss + distill.weight * taught, "labels": loss, "distillation": taught}
 
 
 class PoseTask(TrainingTask[PoseRun]):

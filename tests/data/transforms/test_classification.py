@@ -266,3 +266,13 @@ def test_half_precision_pictures_stay_so() -> None:
     images, labels = batch_of(5)
     images, targets = BatchMixer(ClassificationAugment(erasing=1), 10)(images.bfloat16(), labels)
     assert (images.dtype, targets.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_half_of_the_pictures_are_softened(photo: np.ndarray) -> None:
+    options: dict[str, Any] = {"size": (64, 64), "area": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0, "auto_augment": ""}
+    sharp = draws(TrainClassification(ClassificationAugment(**options)), photo, 1)[0]
+    outputs = draws(TrainClassification(ClassificationAugment(**options, soften=0.5)), photo, 100)
+    soft = [output for output in outputs if not np.array_equal(output, sharp)]
+    assert 30 < len(soft) < 70
+    edges = [np.abs(np.diff(output.astype(int), axis=1)).mean() for output in (sharp, *soft)]
+    assert max(edges[1:]) < edges[0]

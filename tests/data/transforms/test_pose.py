@@ -398,3 +398,17 @@ def test_the_item_is_left_alone_and_transforms_can_be_pickled(people: PoseSet) -
 def test_no_picture_gets_darker_than_black() -> None:
     with pytest.raises(ValueError, match=r"brightness must lie in \[0, 1\], got 1.1"):
         transform_of(PoseAugment(brightness=1.1))
+
+
+def test_some_crops_are_softened_and_joints_are_not() -> None:
+    settings = replace(NOTHING, soften=0.4)
+    sharpness = np.array([one.sharpness for one in drawn(settings)])
+    assert share(sharpness < 1, 0.4)
+    assert 0.35 <= sharpness.min() < 0.4
+    assert {one.sharpness for one in drawn(NOTHING)} == {1.0}
+    pixels = np.random.default_rng(0).integers(0, 256, (260, 200, 3), dtype=np.uint8)
+    transform, item = transform_of(settings), item_of(pixels=pixels)
+    params = replace(transform.make_params(item), sharpness=1.0)
+    sharp, soft = (transform.apply(item, replace(params, sharpness=value)) for value in (1.0, 0.35))
+    assert soft["image"].float().std() < 0.7 * sharp["image"].float().std()
+    assert torch.equal(soft["targets"], sharp["targets"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -235,3 +236,17 @@ def test_test_mask_keeps_its_size() -> None:
         assert made["image"].shape == (3, *expected)
         assert torch.equal(made["mask"], given["mask"])
         assert made["original"].tolist() == [30, 50]
+
+
+def test_some_pictures_are_softened_and_masks_are_not() -> None:
+    transform = TrainSegmentation(SegmentationAugment(size=(40, 56), soften=0.4, **PLAIN))
+    sharpness = [one.sharpness for one in drawn(transform, 40, 56, 1000)]
+    assert np.mean(np.array(sharpness) < 1) == pytest.approx(0.4, abs=0.06)
+    assert 0.35 <= min(sharpness) < 0.37
+    given = item(40, 56)
+    sharp = transform.make_params(given)
+    made = transform.apply(given, replace(sharp, sharpness=0.4))
+    assert torch.equal(made["mask"], given["mask"])
+    assert not torch.equal(made["image"], given["image"])
+    # Slopes of one level a pixel, but for the seams of the softening.
+    assert (made["image"].float() - given["image"].float()).abs().median() <= 1

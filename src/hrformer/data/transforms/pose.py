@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.order import mixed_seed
-from hrformer.data.preprocess import crop_people, warp
+from hrformer.data.preprocess import SOFTEST, crop_people, softened, warp
 from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
@@ -40,6 +40,7 @@ class PoseParams:
     size: NDArray[np.float32]  # (2,) (width, height) of the crop in picture pixels, padded, of the crop's aspect ratio
     rotation: float  # degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``
     gain: float = 1.0  # factor on the pixel values
+    sharpness: float = 1.0  # share of its size to which the crop is shrunk before it is enlarged again
 
 
 class TrainPose:
@@ -80,12 +81,14 @@ class TrainPose:
         if settings.style == "hrnet":
             flip = np.random.rand() < settings.flip
         gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
+        soft = settings.soften > 0 and np.random.rand() < settings.soften
         return PoseParams(
             flip=bool(flip),
             center=np.asarray(center, dtype=np.float32),
             size=(sizes[0] * factor).astype(np.float32),
             rotation=rotation,
             gain=gain,
+            sharpness=SOFTEST + (1 - SOFTEST) * np.random.rand() if soft else 1.0,
         )
 
     def apply(self, item: Mapping[str, Any], params: PoseParams) -> Item:
@@ -103,6 +106,8 @@ class TrainPose:
         height, width = self.settings.size
         matrix = crop_matrix(center, params.size, (width, height), params.rotation, udp=self.codec.decoder == "udp")
         crop = warp(pixels, matrix, (width, height))
+        if params.sharpness != 1:
+            crop = softened(crop, params.sharpness)
         if params.gain != 1:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
         targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])

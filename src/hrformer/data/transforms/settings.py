@@ -28,6 +28,9 @@ class ClassificationAugment:
     mix_probability: float = 1.0  # share of the batches that are mixed
     switch_probability: float = 0.5  # of cutmix, where both are on
     label_smoothing: float = 0.1  # share of the target spread over all classes
+    # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
+    # and soft, large and small pictures look alike
+    soften: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,9 @@ class PoseAugment:
     rotation_probability: float = 0.6  # of turning at all
     # largest factor on the pixel values is 1 + brightness, the smallest 1 - brightness; 0 for none
     brightness: float = 0.0
+    # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
+    # and soft, large and small pictures look alike
+    soften: float = 0.0
 
     def codec(self) -> HeatmapCodec:
         """Draws the targets; the weights are decoded by it too, plain ones by mmpose's rule if trained in its style."""
@@ -76,3 +82,6 @@ class SegmentationAugment:
     flip: float = 0.5  # probability of mirroring
     brightness: int = 10  # largest number added to all channels, one integer for the picture; 0 for none
     contrast: float = 0.0  # largest factor on the pixel values is 1 + contrast, the smallest 1 - contrast; 0 for none
+    # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
+    # and soft, large and small pictures look alike
+    soften: float = 0.0

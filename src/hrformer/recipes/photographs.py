@@ -1,0 +1,158 @@
+"""The three bundled models: a classifier trained on ``things``, and its trunk trained on for people and for masks.
+
+``--data.root`` is for all of them the one folder that holds ``things/`` (``{train,val}-*.parquet``), ``people17/``
+(``annotations/person_keypoints_{train,val}.json``, ``images/{train,val}``; ``lspet/`` beside it) and ``petspeople/``
+(``{images,labels}/{train,val}``, ``classes.txt``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
+from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
+from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
+from hrformer.recipes.recipe import Recipe
+from hrformer.train.config import (
+    BatchConfig,
+    ClassificationRun,
+    Distillation,
+    ModelConfig,
+    OptimConfig,
+    PoseRun,
+    RuntimeConfig,
+    ScheduleConfig,
+    SegmentationLoss,
+    SegmentationRun,
+)
+
+THINGS = ClassificationSource(
+    name="things",
+    format="huggingface",
+    train="things/train-*.parquet",
+    val="things/val-*.parquet",
+    val_format="huggingface",
+)
+PEOPLE17 = PoseSource(
+    name="people17",
+    train_annotations="people17/annotations/person_keypoints_train.json",
+    val_annotations="people17/annotations/person_keypoints_val.json",
+    train_images=("people17/images/train",),
+    val_images=("people17/images/val",),
+)
+PETSPEOPLE = SegmentationSource(
+    name="petspeople",
+    images="petspeople/images/{split}",
+    masks="petspeople/labels/{split}",
+    classes="petspeople/classes.txt",
+)
+
+TEACHER = "runs/things_teacher.safetensors"
+_FACTS: dict[str, Any] = {"data": "DATA", "hardware": "two processor cores or any GPU"}
+_FACTS |= dict.fromkeys(("time", "score"), "not measured yet")
+_RUNTIME = RuntimeConfig(cpu=True, workers=1, threads=2, cache_gb=1)
+
+_THINGS_56 = Recipe(
+    run=ClassificationRun(
+        recipe="things_tiny_56",
+        model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.05),
+        optim=OptimConfig(lr=5e-4, clip_norm=5.0),
+        schedule=ScheduleConfig(epochs=6, warmup_updates=60),
+        batch=BatchConfig(total=128),
+        runtime=_RUNTIME,
+        ema_decay=0.998,
+        validate_epochs=2,
+        data=THINGS,
+        augment=ClassificationAugment(
+            size=(56, 56),
+            area=(0.3, 1.0),
+            auto_augment="",
+            erasing=0.0,
+            mixup=0.0,
+            cutmix=0.0,
+        ),
+        distill=Distillation(teacher=TEACHER, whole=True, weight=0.7, temperature=2.0),
+        evaluation=ClassificationProtocol(batch_size=100),
+    ),
+    title="HRFormer-T on things at 56 x 56, with a teacher: the first, cheap part of things_tiny",
+    notes="`python examples/things_teacher.py --data DATA/things --out runs/things_teacher.safetensors` makes the "
+    "teacher. At 56 pixels the four branches are 14, 7, 4 and 2 cells wide, so that no attention window is padded on "
+    "the two finest.",
+    **_FACTS,
+)
+_THINGS = _THINGS_56.varied(
+    "things_tiny",
+    {
+        "model.init": "runs/things_tiny_56/last.safetensors",
+        "optim.lr": 4e-4,
+        "schedule.epochs": 20.0,
+        "augment.size": (84, 84),
+        "augment.area": (0.2, 1.0),
+        "augment.soften": 0.3,
+        "augment.auto_augment": "rand-m9-mstd0.5-inc1",
+    },
+    title="HRFormer-T on things at 84 x 84, with a teacher, from things_tiny_56",
+    notes="Scored at the size of training; `hrformer_tiny_things` is used at 112 x 112.",
+)
+_PEOPLE17 = Recipe(
+    run=PoseRun(
+        recipe="people17_tiny",
+        model=ModelConfig(name="hrformer_tiny", init="hrformer_tiny_things", drop_path_rate=0.05),
+        optim=OptimConfig(lr=5e-4, weight_decay=0.01, exempt="pose", eps=1e-10, head_factor=4.0),
+        schedule=ScheduleConfig(epochs=20, warmup_updates=200),
+        batch=BatchConfig(total=32),
+        runtime=_RUNTIME,
+        ema_decay=0.998,
+        validate_epochs=2,
+        data=PEOPLE17,
+        augment=PoseAugment(
+            size=(128, 96),
+            sigma=1.5,
+            encoding="udp",
+            shift=0.1,
+            shift_once=False,
+            scale=0.3,
+            rotation=60.0,
+            rotation_probability=0.6,
+            brightness=0.3,
+            soften=0.3,
+        ),
+        evaluation=PoseProtocol(score="both", batch_size=50),
+    ),
+    title="HRFormer-T on people17: 17 joints of people in sports and on streets, at 128 x 96",
+    notes="The gradients of heatmaps are tiny, hence the small eps of AdamW.",
+    **_FACTS,
+)
+_PETSPEOPLE = Recipe(
+    run=SegmentationRun(
+        recipe="petspeople_tiny",
+        model=ModelConfig(
+            name="hrformer_tiny",
+            init="hrformer_tiny_things",
+            ocr_channels=128,
+            ocr_key_channels=64,
+            drop_path_rate=0.05,
+        ),
+        optim=OptimConfig(lr=5e-4, exempt="segmentation", head_factor=2.0, clip_norm=5.0),
+        schedule=ScheduleConfig(kind="poly", epochs=30, warmup_updates=100),
+        batch=BatchConfig(total=16),
+        runtime=_RUNTIME,
+        ema_decay=0.998,
+        validate_epochs=3,
+        data=PETSPEOPLE,
+        augment=SegmentationAugment(
+            size=(140, 140),
+            short_side=140,
+            scale=(0.6, 1.6),
+            aspect=(0.8, 1.25),
+            brightness=25,
+            contrast=0.3,
+            soften=0.3,
+        ),
+        loss=SegmentationLoss(class_weights="auto"),
+        evaluation=SegmentationProtocol(short_side=140),
+    ),
+    title="HRFormer-T with a small OCR head on petspeople: person, cat, dog, horse, cow, sheep, crops of 140 x 140",
+    **_FACTS,
+)
+RECIPES = (_THINGS_56, _THINGS, _PEOPLE17, _PETSPEOPLE)
