@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
@@ -76,6 +77,18 @@ def allow_local_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def point_hub_to(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_DISABLE_XET do to huggingface_hub, which reads them when it loads."""
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
 
 
 def closed_port() -> int:
