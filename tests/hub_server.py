@@ -86,8 +86,9 @@ class HubServer:
             return b"", {}
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(self._readable(found[1], token), found[2], found[3])
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path):
-            return _json({"id": found[1], "private": self._readable(found[1], token).private})
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/main)?", path):
+            private = self._readable(found[1], token).private
+            return _json({"id": found[1], "private": private, "xetEnabled": False})
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             upload = [
                 one | {"actions": {"upload": {"href": f"{self.url}/lfs/{one['oid']}"}}}

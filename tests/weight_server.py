@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes, several reads long
@@ -89,6 +90,8 @@ def point_hub_to(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         "HF_HUB_DISABLE_XET": True,
     }.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
+    # Older versions, such as 0.34, hold a copy of this one.
+    monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 def closed_port() -> int:
