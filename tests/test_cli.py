@@ -319,7 +319,7 @@ def test_debug_shows_the_error(photos: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_help_names_every_command(capfd) -> None:
     for command, words in (
-        (["--help"], ("predict", "models", "convert")),
+        (["--help"], ("predict", "models", "convert", "push")),
         (["predict", "--help"], ("pose", "segment", "classify")),
     ):
         assert main(command) == 0

@@ -48,7 +48,7 @@ REQUIRED = {
     "rich": "rich",
 }
 # Required, but slow to import: may be loaded where something needs them.
-SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes", "pydantic"})
+SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes", "pydantic", "huggingface_hub"})
 # Perhaps absent, hence imported where they are used, or at the top inside ``try``.
 OPTIONAL = frozenset(
     {

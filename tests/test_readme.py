@@ -122,13 +122,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run_predict", "run_models", "run_convert", "run_train", "run_evaluate", "run_inspect", "run_bench"):
-        module = hrformer.cli.predict if name == "run_predict" else hrformer.cli.main
-        monkeypatch.setattr(module, name, lambda *arguments: 0)
+    for name in ("predict", "models", "convert", "push", "train", "evaluate", "inspect", "bench"):
+        module = hrformer.cli.predict if name == "predict" else hrformer.cli.main
+        monkeypatch.setattr(module, f"run_{name}", lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")
     for arguments in commands(text, "hrformer"):
         assert main(arguments) == 0, arguments
-        if "--weights" in arguments and "." not in (weights := arguments[arguments.index("--weights") + 1]):
+        weights = arguments[arguments.index("--weights") + 1] if "--weights" in arguments else "."
+        if "." not in weights and not weights.startswith("hf://"):
             find_weights(weights)
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = [*commands(text, "make"), *([line] for line in re.findall(r"`make (\w+)`", text))]

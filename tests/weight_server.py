@@ -6,9 +6,11 @@ import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes, several reads long
@@ -76,6 +78,20 @@ def allow_local_network(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+def point_hub_to(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT, HF_HUB_CACHE and HF_HUB_DISABLE_XET do to huggingface_hub, which reads them when it loads."""
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {
+        "ENDPOINT": endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    # Older versions, such as 0.34, hold a copy of this one.
+    monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 def closed_port() -> int:

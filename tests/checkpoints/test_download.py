@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,7 +19,7 @@ from hrformer.checkpoints import registry
 from hrformer.checkpoints.download import DownloadError, fetch_weights
 from hrformer.checkpoints.registry import WeightEntry, find_weights
 from hrformer.files import cache_dir
-from weight_server import CONTENT, WeightServer, allow_local_network, closed_port
+from weight_server import CONTENT, WeightServer, allow_local_network, closed_port, point_hub_to
 
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
@@ -77,7 +76,7 @@ def test_nothing_half_written_is_kept(
     sha256: str | None,
     words: str,
 ) -> None:
-    monkeypatch.setattr(module, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
     server.behaviour = behaviour
     with pytest.raises(DownloadError, match=words) as caught:
         fetch_weights(entry_at(server.url, sha256))
@@ -181,14 +180,7 @@ def test_bundled_weights_need_no_network(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_hub_file_is_fetched_once_and_a_hand_placed_one_wins(
     server: WeightServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint = server.url.rpartition("/")[0]
-    options_of: dict[str, dict[str, Any]] = {
-        "hf_hub_url": {"endpoint": endpoint},
-        "hf_hub_download": {"endpoint": endpoint, "cache_dir": tmp_path},
-        "try_to_load_from_cache": {"cache_dir": tmp_path},
-    }
-    for name, options in options_of.items():
-        monkeypatch.setattr(module, name, functools.partial(getattr(module, name), **options))
+    point_hub_to(server.url.rpartition("/")[0], tmp_path, monkeypatch)
     entry = find_weights("hrnet_w18_ms_in1k")
     first = fetch_weights(entry)
     assert first.read_bytes() == CONTENT

@@ -5,17 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.utils import tqdm
-
+from hrformer.checkpoints.hub import SCHEME, TIMEOUT, HubFile, plain_reason, require_network
 from hrformer.checkpoints.registry import WeightEntry, bundled_folder, find_weights, list_bundled
 from hrformer.files import cache_dir, sha256_of, write_file
-
-_OFFLINE_VARIABLES = ("HRFORMER_OFFLINE", "HF_HUB_OFFLINE")
-_TIMEOUT = 30.0  # seconds without any data after which a connection counts as broken
 
 
 class DownloadError(RuntimeError):
@@ -23,14 +17,19 @@ class DownloadError(RuntimeError):
 
 
 def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightEntry | None]:
-    """Local file of a network's weights, given by name or as a file, and the registry's entry if given by name.
+    """Local file of a network's weights, and the registry's entry if they are given by their name in there.
+
+    They are given by name, as a file, or as ``hf://OWNER/REPO[@REVISION][/FILE]`` on the Hugging Face Hub, whose cache
+    and tokens are used; without FILE it is ``model.safetensors``.
 
     Raises:
-        ValueError: unknown name, or that of a person detector.
+        ValueError: unknown name, or that of a person detector, or a reference of another form.
         FileNotFoundError: no such file.
-        DownloadError: see :func:`fetch_weights`.
+        DownloadError: see :func:`fetch_weights`; or the Hub has no such file, or not for this user.
     """
     name = os.fspath(name_or_path)
+    if name.startswith(SCHEME):
+        return _fetch_reference(name), None
     path = Path(name).expanduser()
     if path.is_file():
         return path, None
@@ -40,6 +39,15 @@ def resolve_weights(name_or_path: str | os.PathLike[str]) -> tuple[Path, WeightE
     if entry.task == "detection":
         raise ValueError(f"{name} is a person detector; use it with a pose model: predictor(..., detector={name!r})")
     return fetch_weights(entry), entry
+
+
+def _fetch_reference(reference: str) -> Path:
+    """Local copy of a file on the Hub, the newest where the revision is a branch and the network is there."""
+    file = HubFile.parse(reference)
+    try:
+        return file.fetch()
+    except Exception as error:  # the hub's client raises what its transport does, which differs between versions
+        raise DownloadError(f"cannot load {reference}: {file.reason_of(error)}.") from error
 
 
 def fetch_weights(entry: WeightEntry) -> Path:
@@ -56,15 +64,15 @@ def fetch_weights(entry: WeightEntry) -> Path:
             said = "is not the published file (delete it to have that downloaded)"
             raise DownloadError(f"{destination} {said}: {problem}")
         return destination
-    cached = try_to_load_from_cache(*entry.hub_location) if entry.hub_location else None  # shared with timm
-    if isinstance(cached, str):
-        return Path(cached)
+    hub_file = HubFile.parse(entry.url) if entry.hub_location else None
+    if hub_file is not None and (cached := hub_file.cached()) is not None:  # shared with timm
+        return cached
     try:
-        return _download(entry, destination)
-    except Exception as error:  # the hub's client raises what its transport does, which differs between versions
-        url = hf_hub_url(*entry.hub_location) if entry.hub_location else entry.url
-        reason = f"no connection ({error.reason})" if type(error) is URLError else str(error).strip()
-        message = f"cannot download {url}: {(reason or type(error).__name__).splitlines()[0].rstrip('.')}. "
+        return _download(entry, destination) if hub_file is None else hub_file.fetch()
+    except Exception as error:  # as for references
+        url = entry.url if hub_file is None else hub_file.url()
+        reason = plain_reason(error) if hub_file is None else hub_file.reason_of(error)
+        message = f"cannot download {url}: {reason}. "
         message += f"To go on without the network, put the file at {destination} by hand."
         if names := [bundled.name for bundled in list_bundled() if bundled.task == entry.task]:
             message += f" The package holds weights for {entry.task} that need no network: {', '.join(names)}."
@@ -73,13 +81,7 @@ def fetch_weights(entry: WeightEntry) -> Path:
 
 def _download(entry: WeightEntry, destination: Path) -> Path:
     """Fetch one file, or raise whatever went wrong."""
-    for variable in _OFFLINE_VARIABLES:
-        if os.environ.get(variable, "").strip().lower() in ("1", "on", "yes", "true"):
-            raise ConnectionError(f"{variable} is set, so the network is not used")
-    if entry.hub_location is not None:
-        # Asked first, since the hub's client would try for 23 seconds, with five warnings.
-        urlopen(Request(hf_hub_url(*entry.hub_location), method="HEAD"), timeout=_TIMEOUT).close()
-        return Path(hf_hub_download(*entry.hub_location))
+    require_network()
     write_file(destination, lambda part: _fetch(entry.url, part, entry.sha256_prefix, destination.name))
     return destination
 
@@ -90,7 +92,9 @@ def _fetch(url: str, part: Path, sha256_prefix: str | None, name: str) -> None:
     ``torch.hub.download_url_to_file`` would wait for a silent server for ever, and take half a file for a whole one
     where there is no hash.
     """
-    with urlopen(Request(url, headers={"User-Agent": "hrformer"}), timeout=_TIMEOUT) as response:
+    from huggingface_hub.utils import tqdm
+
+    with urlopen(Request(url, headers={"User-Agent": "hrformer"}), timeout=TIMEOUT) as response:
         total = int(response.headers.get("Content-Length") or 0)
         bar = tqdm.wrapattr(response, "read", total=total or None, desc=name, unit="B", unit_scale=True, disable=None)
         with bar as reader, part.open("wb") as file:

@@ -28,7 +28,7 @@ class PredictArguments(General):
 
     # Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs.
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="(required)")] = ()
-    weights: str  # Name from `hrformer models`, or a weight file.
+    weights: str  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given.
     out: Path = Path("predictions")
     device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
@@ -47,7 +47,7 @@ class PoseArguments(PredictArguments):
     Without --detections or --detector each picture is taken for one person filling it.
     """
 
-    weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, or a weight file.
+    weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # JSON file with person boxes in COCO's results format, matched by file name or COCO image number.
     detections: Path | None = None
     # How to find people: "segmentation" for those that the bundled segmentation model sees, or one of torchvision's
@@ -69,7 +69,7 @@ class PoseArguments(PredictArguments):
 class SegmentArguments(PredictArguments):
     """A class for every pixel: PNG masks of class ids, coloured pictures, and the classes' shares as JSON."""
 
-    weights: str = "hrformer_nano_camvid"  # Name from `hrformer models`, or a weight file.
+    weights: str = "hrformer_nano_camvid"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     batch_size: int = 1  # How many neighbouring pictures of equal size go through the network at once.
     # Bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the weights were tested
     # with.
@@ -88,7 +88,7 @@ class SegmentArguments(PredictArguments):
 class ClassifyArguments(PredictArguments):
     """What is in each picture: the most probable classes, as JSON and written on the pictures."""
 
-    weights: str = "hrformer_nano_cifar10"  # Name from `hrformer models`, or a weight file.
+    weights: str = "hrformer_nano_cifar10"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     batch_size: int = 32  # How many pictures go through the network at once.
     top_k: int = 5  # How many classes to report.
     flip: bool = False  # Average with the mirror image.
@@ -123,6 +123,22 @@ class ConvertArguments(General):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushArguments(General):
+    """Upload a model to the Hugging Face Hub: weights, card and a readable header, in one commit.
+
+    The token is that of HF_TOKEN or of `hf auth login`. Load it from there as hf://OWNER/REPO.
+    """
+
+    # Name from `hrformer models`, weight file of any kind that can be loaded here, or directory of a run.
+    weights: Annotated[Positional[str], arg(metavar="WEIGHTS")]
+    repository: Annotated[Positional[str], arg(metavar="OWNER/REPO")]  # Where to; made if absent.
+    # Model card. Default: the .md file beside the weights, else one written from their header.
+    card: Path | None = None
+    private: bool = False  # Make the repository for you alone.
+    message: str = ""  # Of the commit. Default: "Upload" and the model's name.
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainArguments(General):
     """Train a model. Without RECIPE: list the recipes; `hrformer train RECIPE --help` shows every field of the run."""
 
@@ -144,7 +160,7 @@ class EvaluateArguments(General):
 
     # Recipe, JSON file of a run, or directory of a run: which data, and how it is tested.
     run: Annotated[Positional[str], arg(metavar="RECIPE")] = ""
-    # Name from `hrformer models`, or a weight file. Default: best.safetensors of the run directory.
+    # Name from `hrformer models`, weight file, or hf://OWNER/REPO. Default: best.safetensors of the run directory.
     weights: str | None = None
     # Score this instead of running a model: COCO results (JSON), a folder of masks, a table of classes (JSON or CSV),
     # or the folder of `hrformer predict`.
@@ -211,6 +227,7 @@ Command = (
     Annotated[PredictGroup, subcommand("predict")]
     | Annotated[ModelsArguments, subcommand("models")]
     | Annotated[ConvertArguments, subcommand("convert")]
+    | Annotated[PushArguments, subcommand("push")]
     | Annotated[TrainArguments, subcommand("train")]
     | Annotated[EvaluateArguments, subcommand("eval")]
     | Annotated[InspectArguments, subcommand("inspect")]

@@ -34,7 +34,7 @@ class BenchArguments(General):
     Beside other implementations, with training, memory and start: `python benchmarks/run.py` of the repository.
     """
 
-    # Models or weights that `hrformer models` lists, or weight files. A model alone has random weights.
+    # Names from `hrformer models`, weight files, or hf://OWNER/REPO. A model alone has random weights.
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL...")] = ("hrformer_small",)
     task: Task = "pose"  # Head of models that are named without weights.
     batch: tuple[int, ...] = (1,)  # How many pictures go through the network at once.

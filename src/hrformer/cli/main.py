@@ -13,6 +13,7 @@ from hrformer.cli.arguments import (
     EvaluateArguments,
     InspectDataArguments,
     ModelsArguments,
+    PushArguments,
     TrainArguments,
 )
 from hrformer.cli.bench import BenchArguments, run_bench
@@ -20,6 +21,7 @@ from hrformer.cli.evaluate import run_evaluate
 from hrformer.cli.inspect import run_inspect
 from hrformer.cli.messages import guarded
 from hrformer.cli.models import run_convert, run_models
+from hrformer.cli.push import run_push
 from hrformer.cli.runs import RunCommand, parse_run
 from hrformer.cli.train import run_train
 from hrformer.train.distributed import PeerFailed
@@ -59,6 +61,8 @@ def _run(command: Any) -> int:
         return run_convert(options)
     if isinstance(options, ModelsArguments):
         return run_models(options)
+    if isinstance(options, PushArguments):
+        return run_push(options)
     if isinstance(options, TrainArguments):
         return run_train(command)
     return run_evaluate(command) if isinstance(options, EvaluateArguments) else run_inspect(command)

@@ -87,7 +87,8 @@ def load(
     """The predictor for the task of published weights or of a weight file.
 
     Args:
-        name_or_path: a name that ``hrformer models`` lists, downloaded once, or the path of a weight file.
+        name_or_path: a name that ``hrformer models`` lists, downloaded once, the path of a weight file, or
+            ``hf://OWNER/REPO[@REVISION][/FILE]`` on the Hugging Face Hub.
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic.
         fast: run through ``hrformer.optimize``; results differ by rounding.

@@ -45,7 +45,7 @@ class ModelConfig:
 
     # Variant or timm name; empty, in a run that is fitted, takes that of the start weights.
     name: str = "hrformer_small"
-    # Weights to start from: file, or name in the registry; empty for fresh ones; "auto", in a run that is fitted, for
+    # Weights to start from: file, name or hf://OWNER/REPO; empty for fresh ones; "auto", in a run that is fitted, for
     # those of ``train.start_weights``. A file of the same task and classes is taken whole, of another task or with a
     # head of other sizes its backbone; of other classes all but the last layer.
     init: str = ""
