@@ -1,8 +1,9 @@
-"""Predict all three tasks on photographs with the bundled models, and write a page to look at.
+"""Predict on photographs with the bundled models of all three tasks, and write a page to look at.
 
     python examples/demo.py [PICTURE ...] [--out demo]
 
-The photographs come with scikit-image and scikit-learn (extra "demo"); pictures named on the command line are added.
+The photographs come with scikit-image, scikit-learn and matplotlib (extra "demo"); pictures named on the command line
+are added.
 Nothing is downloaded, unless a picture is given as a URL. Takes less than two minutes on two processor cores.
 
 Exit code: 0; 1 if a picture named on the command line could not be read (the page is written all the same); 2 for
@@ -39,9 +40,9 @@ from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Result, write_bytes, write_picture
 
 MODELS = {
+    "classification": "hrformer_tiny_things",
     "pose": "hrformer_nano_lspet",
     "segmentation": "hrformer_nano_camvid",
-    "classification": "hrformer_nano_cifar10",
 }
 
 LONGEST_SIDE = 1200
@@ -73,10 +74,12 @@ class Demo:
         self.predictors[task](np.zeros((64, 64, 3), dtype=np.uint8))
 
     def predict(self, photograph: Photograph) -> Iterator[str]:
-        """Run all tasks on one photograph and write their files; yields each task when done."""
+        """Run a photograph's tasks, all of them on one's own, and write their files; yields each task when done."""
         original = f"pictures/{photograph.name}.jpg"
         write_picture(self.out / original, shrunk(photograph.pixels))
         for task, predictor in self.predictors.items():
+            if task not in photograph.tasks and not photograph.own:
+                continue
             start = time.perf_counter()
             result = run(predictor, photograph)
             seconds = time.perf_counter() - start
@@ -161,7 +164,7 @@ def run_demo(args: Args, console: Console) -> Demo:
     """Predict, and write everything.
 
     Raises:
-        ModuleNotFoundError: scikit-image or scikit-learn is not installed.
+        ModuleNotFoundError: scikit-image, scikit-learn or matplotlib is not installed.
         ValueError: the bundled weights are not there.
         OSError: the folder cannot be written to.
     """
@@ -171,7 +174,8 @@ def run_demo(args: Args, console: Console) -> Demo:
     photographs = package_photographs() + own_photographs(args.pictures, demo.unreadable)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("loading", total=len(MODELS) * (1 + len(photographs)))
+        pictures = sum(len(MODELS) if one.own else len(one.tasks) for one in photographs)
+        bar = progress.add_task("loading", total=len(MODELS) + pictures)
         for task in MODELS:
             demo.load(task)
             progress.advance(bar)

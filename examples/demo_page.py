@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from demo_photos import EXPECT, SUITS, Photograph, caption, numbers
+from demo_photos import EXPECT, Photograph, caption, numbers
 
 from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of
 from hrformer.predict.results import Keypoints, Result, Segmentation
@@ -99,12 +99,11 @@ def page(
         about: a line on when, where and how long.
         unreadable: picture named on the command line -> what was wrong with it.
     """
-    best = [p for p in predictions if SUITS[p.task] == p.photograph.name]
     own = [p for p in predictions if p.photograph.own]
-    others = [p for p in predictions if p not in best and p not in own]
-    links = [(p.task, p.task.capitalize()) for p in best]
+    shown = {task: [p for p in predictions if p.task == task and p not in own] for task in cards}
+    links = [(task, task.capitalize()) for task in shown]
     links += [("own", "Your pictures")] if own or unreadable else []
-    links += [("others", "Out of their field"), ("sources", "Sources")]
+    links += [("sources", "Sources")]
     return "\n".join(
         [
             "<!doctype html>",
@@ -112,29 +111,27 @@ def page(
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>hrformer: predictions</title><style>{STYLE}</style></head><body><main>",
             "<header><h1>hrformer: three tasks on photographs</h1>",
-            "<p>Predictions of the three small models that come with the package. They show that everything works, "
-            "not how good published weights are: each learnt from one small data set in a short time. The captions "
-            "say what is right and what is not.</p>",
+            "<p>Predictions of the three small models that come with the package, on photographs from elsewhere. They "
+            "show that everything works, not how good published weights are: each learnt from one small data set on "
+            "two processor cores. The captions say what is right and what is not.</p>",
             f'<p class="quiet">{escape(about)}</p>',
             "<nav>" + " ".join(f'<a href="#{target}">{text}</a>' for target, text in links) + "</nav></header>",
-            *(_task_section(p, cards[p.task]) for p in best),
+            *(_task_section(task, group, cards[task]) for task, group in shown.items()),
             _own_section(own, unreadable) if own or unreadable else "",
-            _others_section(others),
             _sources(predictions),
             "</main></body></html>\n",
         ]
     )
 
 
-def _task_section(prediction: Prediction, card: ModelCard) -> str:
+def _task_section(task: str, predictions: Sequence[Prediction], card: ModelCard) -> str:
     facts = "".join(f"<dt>{escape(title)}</dt><dd>{escape(text)}</dd>" for title, text in card.facts.items())
     if card.file:
         facts += f'<dt>Model card</dt><dd><a href="{card.file}">{escape(card.name)}</a></dd>'
+    figures = "".join(f"<div>{_noted_figure(p)}{_details(p)}</div>" for p in predictions)
     return (
-        f'<section><h2 id="{prediction.task}">{prediction.task.capitalize()}</h2><p>{EXPECT[prediction.task]}</p>'
-        f'<dl>{facts}</dl><div class="row">{_original(prediction)}{_figure(prediction)}</div>'
-        f"<p>{escape(caption(prediction.photograph, prediction.result))}</p>{_legend(prediction)}{_details(prediction)}"
-        "</section>"
+        f'<section><h2 id="{task}">{task.capitalize()}</h2><p>{EXPECT[task]}</p><dl>{facts}</dl>'
+        f'<div class="row small">{figures}</div>{_legend(predictions[0])}</section>'
     )
 
 
@@ -147,14 +144,6 @@ def _own_section(predictions: Sequence[Prediction], unreadable: Mapping[str, str
         parts.append("</div>")
     parts += [f"<p>Could not be read: {escape(name)}: {escape(why)}</p>" for name, why in unreadable.items()]
     return "\n".join([*parts, "</section>"])
-
-
-def _others_section(predictions: Sequence[Prediction]) -> str:
-    figures = "".join(_noted_figure(p) for p in predictions)
-    return (
-        '<section><h2 id="others">Out of their field</h2><p>The same models on photographs of things they do not know. '
-        f'None of them can say "none of these".</p><div class="row small">{figures}</div></section>'
-    )
 
 
 def _sources(predictions: Sequence[Prediction]) -> str:
@@ -203,5 +192,4 @@ def _details(prediction: Prediction) -> str:
         for name, value in numbers(prediction.result)
     )
     title = {"pose": "Joint scores", "segmentation": "Share of the picture", "classification": "Probabilities"}
-    opened = " open" if prediction.task == "classification" else ""
-    return f"<details{opened}><summary>{title[prediction.task]}</summary><table>{rows}</table></details>"
+    return f"<details><summary>{title[prediction.task]}</summary><table>{rows}</table></details>"

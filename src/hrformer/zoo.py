@@ -106,7 +106,7 @@ AUX_HEADS: Mapping[str, Mapping[str, Any]] = {
 """Auxiliary head of OCR models: as wide as the pixel features (HRFormer; openseg's ``HRNet_W48_OCR_B``), as wide as
 the input (openseg's ``HRNet_W48_OCR``, the 74.5 M baseline), or HRNet's own repository's."""
 
-BACKBONE_OPTIONS = ("window_size", "position_bias", "upsample", "drop_path_rate", "mlp_ratio", "in_chans")
+BACKBONE_OPTIONS = ("window_size", "position_bias", "upsample", "drop_path_rate", "mlp_ratio", "ffn_kernel", "in_chans")
 HEAD_OPTIONS: Mapping[Task | None, tuple[str, ...]] = {
     "classification": ("head_planes", "head_width", "drop_rate"),
     "pose": (),
@@ -135,7 +135,7 @@ def backbone_config(name: str, task: Task | None = None, **options: Any) -> Back
         name: one of ``list_models()``.
         task: sets the task's defaults: bilinear fusion and one output for pose, drop path.
         **options: ``window_size``, ``position_bias``, ``upsample``, ``drop_path_rate``, ``mlp_ratio``,
-            ``in_chans``; None means the default.
+            ``ffn_kernel``, ``in_chans``; None means the default.
 
     Raises:
         ValueError: an option does not apply to the variant.
@@ -157,6 +157,7 @@ def backbone_config(name: str, task: Task | None = None, **options: Any) -> Back
         window=options.get("window_size", config.window),
         position_bias=options.get("position_bias", True),
         mlp_ratio=options.get("mlp_ratio", config.mlp_ratio),
+        ffn_kernel=options.get("ffn_kernel", config.ffn_kernel),
         drop_path_rate=options.get("drop_path_rate", rate),
     )
 

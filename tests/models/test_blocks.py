@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
+from hrformer.fast.optimize import optimize
 from hrformer.models.blocks import BasicBlock, Bottleneck, ConvFFN, TransformerBlock
+from hrformer.zoo import create_model
 
 
 def settled(module: nn.Module) -> nn.Module:
@@ -119,3 +124,29 @@ def test_bottleneck_follows_the_recipe(in_channels: int, depthwise: bool) -> Non
     else:
         assert isinstance(block.downsample, nn.Identity)
     torch.testing.assert_close(block(x.clone()), F.relu(shortcut + y))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_windows_talk_through_the_depthwise_convolution_alone(kernel: int) -> None:
+    block = settled(TransformerBlock(8, 2, window=7, ffn_kernel=kernel))
+    x = torch.randn(1, 8, 14, 14)
+    other = x.clone()
+    other[:, :, :7, :7] = torch.randn(1, 8, 7, 7)
+    with torch.no_grad():
+        changed = (block(x) - block(other)).abs().amax(dim=1)[0] > 1e-6
+    assert changed[:7, :7].all()
+    assert not changed[8:, :].any()
+    assert changed[7, :8].any() == (kernel == 3)
+
+
+def test_a_network_without_depthwise_convolutions_is_rebuilt_and_never_fused(tmp_path: Path) -> None:
+    model = settled(create_model("hrformer_nano", "classification", num_classes=3, head_planes=4, ffn_kernel=1))
+    loaded, report = load_model(save_checkpoint(model, tmp_path / "plain.safetensors"))
+    assert report.fresh == ()
+    x = torch.randn(1, 3, 64, 64)
+    fast = optimize(loaded)
+    assert fast.backend == "reference"
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), model(x))
+    with pytest.raises(ValueError, match="ffn_kernel must be odd, got 2"):
+        create_model("hrformer_nano", ffn_kernel=2)

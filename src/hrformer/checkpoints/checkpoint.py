@@ -128,7 +128,9 @@ def _build(found: Recognised, name: str | None, overrides: dict[str, Any]) -> Vi
     options = dict(found.options)
     task: Task | None = overrides.pop("task", found.task)
     if task != found.task:
-        options = {key: options[key] for key in ("in_chans", "window_size", "mlp_ratio") if key in options}
+        options = {
+            key: options[key] for key in ("in_chans", "window_size", "mlp_ratio", "ffn_kernel") if key in options
+        }
     elif task is not None:
         options["num_keypoints" if task == "pose" else "num_classes"] = found.num_outputs
     if task is None and found.single_output:

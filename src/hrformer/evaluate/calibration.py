@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,9 @@ from hrformer.evaluate.inference import Progress, network_for, predictions_of
 from hrformer.evaluate.protocols import ClassificationProtocol
 from hrformer.models.model import VisionModel
 
+_ENDS = (0.05, 20.0)
+"""Least and largest temperature: beyond them a set is not one to learn from, all right or all wrong."""
+
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The number to divide logits (N, C) by for the lowest cross-entropy with labels (N,).
@@ -21,18 +25,25 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """
     if not len(logits):
         raise ValueError("no picture to fit a temperature to")
-    values, log = logits.double(), torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log], max_iter=100, line_search_fn="strong_wolfe")
+    values, low, high = logits.double(), math.log(_ENDS[0]), math.log(_ENDS[1])
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(values / log.exp(), labels)
-        value.backward()
-        return value
+    def loss(log: float) -> float:
+        return float(F.cross_entropy(values / math.exp(log), labels))
 
-    optimizer.step(loss)
-    # Beyond these ends the set is not one to learn a temperature from: all right, or all wrong.
-    return float(log.detach().exp().clamp(0.05, 20))
+    # The loss is convex in 1 / T, so that it has one valley in log T: golden section search.
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = loss(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = loss(right)
+    return math.exp((low + high) / 2)
 
 
 def calibrate(

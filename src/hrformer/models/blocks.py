@@ -28,16 +28,17 @@ class ConvFFN(nn.Module):
     """Feed-forward network with a depthwise 3x3 convolution between its pointwise ones.
 
     1x1, BN, GELU; depthwise 3x3, BN, GELU; 1x1, BN, GELU. The last BN and GELU come before the residual
-    addition (HRFormer repository; the paper's figure leaves them out). All convolutions have a bias.
+    addition (HRFormer repository; the paper's figure leaves them out). All convolutions have a bias. With ``kernel`` 1
+    the depthwise one is a factor a channel, so that attention windows exchange nothing (the paper's ablation).
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, kernel: int = 3) -> None:
         super().__init__()
         if hidden < 1:
             raise ValueError(f"mlp_ratio must give at least 1 hidden channel, got {hidden} for {channels} channels")
         self.fc1 = nn.Conv2d(channels, hidden, 1)
         self.norm1 = batch_norm(hidden)
-        self.dw3x3 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.dw3x3 = nn.Conv2d(hidden, hidden, kernel, padding=kernel // 2, groups=hidden)
         self.norm2 = batch_norm(hidden)
         self.fc2 = nn.Conv2d(hidden, channels, 1)
         self.norm3 = batch_norm(channels)
@@ -85,6 +86,7 @@ class TransformerBlock(nn.Module):
         *,
         window: int = 7,
         mlp_ratio: float = 4.0,
+        ffn_kernel: int = 3,
         position_bias: bool = True,
         drop_path: float = 0.0,
     ) -> None:
@@ -92,7 +94,7 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=LN_EPS)
         self.attn = WindowAttention(channels, num_heads, window, position_bias)
         self.norm2 = nn.LayerNorm(channels, eps=LN_EPS)
-        self.ffn = ConvFFN(channels, int(channels * mlp_ratio))
+        self.ffn = ConvFFN(channels, int(channels * mlp_ratio), ffn_kernel)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

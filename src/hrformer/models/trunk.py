@@ -216,6 +216,7 @@ class HRFormerConfig:
         num_heads: heads of branches 0 to 3.
         window: side of the attention windows, in cells, on every branch.
         mlp_ratio: hidden width of the feed-forward network over its input.
+        ffn_kernel: side of the depthwise convolution in the feed-forward network; 1 for none, see ``ConvFFN``.
         position_bias: add the relative position bias. Official pose weights need it off.
         drop_path_rate: of the last block; rates rise linearly from 0 over the depth.
     """
@@ -226,6 +227,7 @@ class HRFormerConfig:
     num_blocks: int = 2
     window: int = 7
     mlp_ratio: float = 4.0
+    ffn_kernel: int = 3
     position_bias: bool = True
     drop_path_rate: float = 0.0
     upsample: UpsampleMode = "nearest"
@@ -239,6 +241,8 @@ class HRFormerConfig:
             raise ValueError(f"drop_path_rate must lie in [0, 1), got {self.drop_path_rate}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1 cell, got {self.window}")
+        if self.ffn_kernel < 1 or self.ffn_kernel % 2 == 0:
+            raise ValueError(f"ffn_kernel must be odd, got {self.ffn_kernel}")
 
     @property
     def trunk(self) -> TrunkConfig:
@@ -265,6 +269,7 @@ def build_hrformer(config: HRFormerConfig) -> HighResolutionTrunk:
             config.num_heads[branch],
             window=config.window,
             mlp_ratio=config.mlp_ratio,
+            ffn_kernel=config.ffn_kernel,
             position_bias=config.position_bias,
             drop_path=config.drop_path_rate * depth / max(trunk.depth - 1, 1),
         )

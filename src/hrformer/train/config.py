@@ -60,6 +60,7 @@ class ModelConfig:
     window_size: int | None = None  # side of the attention windows in cells
     position_bias: bool | None = None  # whether the relative position bias takes part
     upsample: UpsampleMode | None = None  # of the fusion units
+    ffn_kernel: int | None = None  # side of the feed-forward network's depthwise convolution, 3; 1 for none
     head_planes: int | None = None  # classification head
     head_width: int | None = None  # classification head
     drop_rate: float | None = None  # classification head
@@ -76,7 +77,7 @@ class ModelConfig:
             if unknown := [part for part in parts if part not in known]:
                 wanted, first = ", ".join(known), unknown[0]
                 raise ValueError(f"model.{name} must be among {wanted}, got {first!r}{nearest(first, known)}")
-        sizes = ("window_size", "head_planes", "head_width", "ocr_channels", "ocr_key_channels")
+        sizes = ("window_size", "ffn_kernel", "head_planes", "head_width", "ocr_channels", "ocr_key_channels")
         require("model.", self, **dict.fromkeys(sizes, AT_LEAST_1))
         require("model.", self, drop_path_rate=BELOW_1, drop_rate=BELOW_1, dropout=BELOW_1)
 

@@ -1,0 +1,110 @@
+"""The bundled models are what their cards say, and the script that makes them."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import hrformer
+from hrformer.checkpoints.registry import bundled_folder
+from hrformer.data.source_config import ClassificationSource
+from hrformer.data.transforms.settings import ClassificationAugment
+from hrformer.recipes.catalogue import find_recipe
+from hrformer.train.config import (
+    BatchConfig,
+    ClassificationRun,
+    LogConfig,
+    ModelConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    with_fields,
+)
+from hrformer.train.loop import train
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+CARDS = [card for card in sorted(bundled_folder().glob("*.md")) if "\nrecipe: " in card.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        yield importlib.import_module("bundle")
+    finally:
+        sys.path.remove(str(EXAMPLES))
+
+
+def shares_in(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"(\d+\.\d) %", text)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_the_file_scores_what_its_card_says(bundle: ModuleType, data_dir: Path, card: Path) -> None:
+    head = dict(line.split(": ", 1) for line in card.read_text(encoding="utf-8").split("---\n")[1].splitlines())
+    config = with_fields(find_recipe(head["recipe"]).run, {"data.root": data_dir})
+    if not Path(data_dir / config.data.name).is_dir():
+        pytest.skip(f"{config.data.name} is not there")
+    model = hrformer.load(card.with_suffix(".safetensors")).model
+    found = bundle.score(model, config)
+    said = bundle.words_of(found)
+    assert re.sub(r"\d", "", said) == re.sub(r"\d", "", head["score"])
+    # On another processor a picture may fall on the other side.
+    assert shares_in(said) == pytest.approx(shares_in(head["score"]), abs=0.3)
+    text = card.read_text(encoding="utf-8")
+    for outcome in found.values():
+        for row in outcome.scores.get("per_class", outcome.scores.get("per_joint")):
+            assert f"| {row['name']} |" in text
+
+
+def test_a_run_becomes_a_bundled_model(bundle: ModuleType, data_dir: Path, tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("cat", "ship"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for file in sorted((data_dir / "cifar10" / split / name).glob("*.jpg"))[:count]:
+                (tmp_path / "data" / split / name / file.name).symlink_to(file)
+    config = ClassificationRun(
+        recipe="two_things",
+        model=ModelConfig(name="hrformer_nano", head_planes=4, head_width=32),
+        data=ClassificationSource(root=tmp_path / "data"),
+        augment=ClassificationAugment(size=(32, 32), mixup=0, cutmix=0),
+        schedule=ScheduleConfig(updates=2),
+        batch=BatchConfig(total=4),
+        runtime=RuntimeConfig(cpu=True, workers=0, threads=1),
+        log=LogConfig(every_updates=1, trackers=(), pictures=0),
+    )
+    train(config, tmp_path / "run")
+    args = bundle.Args(
+        run=tmp_path / "run",
+        name="mine",
+        data=tmp_path / "data",
+        input_size=(48, 48),
+        weights=tmp_path / "weights",
+        log=tmp_path / "log",
+    )
+    bundle.main(args)
+    predictor = hrformer.load(args.weights / "mine.safetensors")
+    assert predictor.info.input_spec.size == (48, 48)
+    assert predictor.info.temperature != 1
+    with safe_open(args.weights / "mine.safetensors", framework="pt") as file:
+        assert file.get_tensor("backbone.conv1.weight").dtype == torch.float16
+        assert file.metadata()["score"].startswith("val: top-1 accuracy ")
+    log = json.loads((args.log / "mine.json").read_text(encoding="utf-8"))
+    assert log["train"]["update"] == [1, 2]
+    assert log["validation"]["update"] == [2]
+    card = args.weights / "mine.md"
+    text = card.read_text(encoding="utf-8")
+    assert "| cat | 3 |" in text
+    # Words and fields of one's own stay, and the scores are those of the file again.
+    card.write_text(text.replace("size: ", "terms: mine\nsize: ") + "\nWhat it cannot do.\n", encoding="utf-8")
+    bundle.main(args)
+    assert card.read_text(encoding="utf-8") == text.replace("size: ", "terms: mine\nsize: ") + "\nWhat it cannot do.\n"
