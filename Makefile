@@ -1,4 +1,5 @@
 ## make demo   predict on photographs and write demo/index.html; on your own too: make demo IMAGES="a.jpg b.png"
+## make gallery  val pictures with prediction and truth, into gallery/; the sets lie in DATA=../shared/data
 ## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
 ## make lint   ruff, mypy, codespell
 ## make sanitize  the tests of the compiled kernels under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -10,6 +11,8 @@ PYTHON ?= python3
 # Test processes, one torch thread each.
 WORKERS ?= 2
 IMAGES ?=
+# Folder of the small sets, for the gallery.
+DATA ?= ../shared/data
 # Standard set of measurements (cpu or gpu), and further options of benchmarks/run.py.
 PRESET ?= cpu
 BENCH_ARGS ?=
@@ -22,13 +25,16 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint sanitize bench gpu clean
+.PHONY: help demo gallery test lint sanitize bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(IMAGES)
+
+gallery: $(INSTALLED)
+	$(BIN)/python examples/gallery.py --data $(DATA)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
@@ -46,7 +52,7 @@ gpu: $(INSTALLED)
 	$(BIN)/python benchmarks/gpu.py $(GPU_ARGS)
 
 clean:
-	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist demo gallery .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Compiled by the installation.

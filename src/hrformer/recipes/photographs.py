@@ -56,9 +56,9 @@ _THINGS_56 = Recipe(
     run=ClassificationRun(
         recipe="things_tiny_56",
         model=ModelConfig(name="hrformer_tiny", drop_path_rate=0.05),
-        optim=OptimConfig(lr=5e-4, clip_norm=5.0),
-        schedule=ScheduleConfig(epochs=6, warmup_updates=60),
-        batch=BatchConfig(total=128),
+        optim=OptimConfig(lr=4e-4, clip_norm=5.0),
+        schedule=ScheduleConfig(epochs=12, warmup_updates=30),
+        batch=BatchConfig(total=64),
         runtime=_RUNTIME,
         ema_decay=0.998,
         validate_epochs=2,
@@ -75,15 +75,14 @@ _THINGS_56 = Recipe(
         evaluation=ClassificationProtocol(batch_size=100),
     ),
     title="HRFormer-T on things at 56 x 56, with a teacher: the first, cheap part of things_tiny",
-    notes="`python examples/things_teacher.py --data DATA/things --out runs/things_teacher.safetensors` makes the "
-    "teacher. At 56 pixels the four branches are 14, 7, 4 and 2 cells wide, so that no attention window is padded on "
-    "the two finest.",
+    notes="`python examples/things_start.py --data DATA/things --out runs` makes the teacher and weights to start "
+    "from, `--model.init runs/things_start.safetensors`. At 56 pixels the four branches are 14, 7, 4 and 2 cells wide, "
+    "so that no attention window is padded on the two finest.",
     **_FACTS,
 )
 _THINGS = _THINGS_56.varied(
     "things_tiny",
     {
-        "model.init": "runs/things_tiny_56/last.safetensors",
         "optim.lr": 4e-4,
         "schedule.epochs": 20.0,
         "augment.size": (84, 84),
@@ -91,8 +90,8 @@ _THINGS = _THINGS_56.varied(
         "augment.soften": 0.3,
         "augment.auto_augment": "rand-m9-mstd0.5-inc1",
     },
-    title="HRFormer-T on things at 84 x 84, with a teacher, from things_tiny_56",
-    notes="Scored at the size of training; `hrformer_tiny_things` is used at 112 x 112.",
+    title="HRFormer-T on things at 84 x 84, with a teacher",
+    notes="From the weights of things_tiny_56: `--model.init runs/things_tiny_56/best.safetensors`.",
 )
 _PEOPLE17 = Recipe(
     run=PoseRun(

