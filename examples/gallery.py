@@ -2,12 +2,14 @@
 
     python examples/gallery.py --data ../shared/data --out gallery
 
-For each bundled model twelve pictures of its val part, of which six are its worst by score, in one picture per task.
+For each bundled model whose card names its recipe: twelve items of its val part, six of them its worst by score, in one
+picture.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-import hrformer
+from hrformer.checkpoints.checkpoint import load_model
+from hrformer.checkpoints.registry import bundled_folder
 from hrformer.cli.evaluate import open_set
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.files import write_file
@@ -26,11 +29,6 @@ from hrformer.train.config import with_fields
 from hrformer.train.progress import bars, share_text
 from hrformer.train.summary_pictures import ValidationPicture, choose_items, draw_examples, predict_examples
 
-RECIPES = {
-    "hrformer_tiny_things": "things_tiny",
-    "hrformer_tiny_people17": "people17_tiny",
-    "hrformer_tiny_petspeople": "petspeople_tiny",
-}
 HALF, COLUMNS = 6, 3
 CELL, LINE = (400, 250), 22  # (width, height) of an item and height of a line of text, in pixels
 
@@ -41,6 +39,12 @@ class Args:
 
     data: Path = Path("../shared/data")  # folder that holds things/, people17/ and petspeople/
     out: Path = Path("gallery")  # made if absent
+
+
+def recipes(folder: Path) -> dict[str, str]:
+    """Bundled weights whose card names the recipe that trained them, with it."""
+    found = {card.stem: re.search(r"^recipe: (\S+)$", card.read_text("utf-8"), re.M) for card in folder.glob("*.md")}
+    return {name: match[1] for name, match in sorted(found.items()) if match}
 
 
 def cell(picture: ValidationPicture, note: str) -> NDArray[np.uint8]:
@@ -64,7 +68,7 @@ def cell(picture: ValidationPicture, note: str) -> NDArray[np.uint8]:
 def sheet(name: str, recipe: str, data: Path) -> NDArray[np.uint8]:
     """Twelve items of a model's val part, its worst last."""
     config = with_fields(find_recipe(recipe).run, {"data.root": data})
-    model, source = hrformer.load_model(name).eval(), open_set(config, "val")
+    model, source = load_model(bundled_folder() / f"{name}.safetensors")[0], open_set(config, "val")
     with bars() as progress:
         tell = partial(progress, name)
         worst = evaluate(model, source, config.evaluation, worst=HALF, progress=tell).worst
@@ -80,7 +84,7 @@ def sheet(name: str, recipe: str, data: Path) -> NDArray[np.uint8]:
 def main(args: Args) -> None:
     """Draw all sheets and say where they are."""
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, recipe in RECIPES.items():
+    for name, recipe in recipes(bundled_folder()).items():
         picture, file = sheet(name, recipe, args.data), args.out / f"{name}.jpg"
         write_file(file, lambda part, picture=picture: part.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()))
         print(file)

@@ -66,6 +66,20 @@ def test_the_file_scores_what_its_card_says(bundle: ModuleType, data_dir: Path, 
             assert f"| {row['name']} |" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_the_gallery_shows_twelve_items(data_dir: Path, bundle: ModuleType, card: Path) -> None:
+    gallery = importlib.import_module("gallery")
+    recipe = gallery.recipes(bundled_folder())[card.stem]
+    if not (data_dir / find_recipe(recipe).run.data.name).is_dir():
+        pytest.skip(f"{recipe}'s data is not there")
+    sheet = gallery.sheet(card.stem, recipe, data_dir)
+    assert sheet.shape == (4 * gallery.CELL[1], 3 * gallery.CELL[0], 3)
+    cells = [sheet[y : y + 200, x : x + 400] for y in range(0, 1000, 250) for x in range(0, 1200, 400)]
+    assert len({part.tobytes() for part in cells}) == 12
+    assert all(part.std() > 10 for part in cells)
+
+
 def test_a_run_becomes_a_bundled_model(bundle: ModuleType, data_dir: Path, tmp_path: Path) -> None:
     for split, count in (("train", 6), ("val", 3)):
         for name in ("cat", "ship"):

@@ -132,7 +132,7 @@ _PETSPEOPLE = Recipe(
             ocr_key_channels=64,
             drop_path_rate=0.05,
         ),
-        optim=OptimConfig(lr=5e-4, exempt="segmentation", head_factor=2.0, clip_norm=5.0),
+        optim=OptimConfig(lr=4e-4, exempt="segmentation", head_factor=2.0, clip_norm=5.0),
         schedule=ScheduleConfig(kind="poly", epochs=30, warmup_updates=100),
         batch=BatchConfig(total=16),
         runtime=_RUNTIME,
