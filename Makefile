@@ -67,13 +67,13 @@ SANITIZED_TESTS := $(filter-out %/test_build.py,$(wildcard tests/fast/x86/test_*
 RUNTIMES := $(filter /%,$(foreach name,asan ubsan,$(shell $(CXX) -print-file-name=lib$(name).so 2>/dev/null)))
 
 ifeq ($(words $(RUNTIMES)),2)
-# A report goes to a file, as pytest keeps what a test prints, and so may be one of a process that a test has started.
+# Where something watches the operations, no kernel runs. A report goes to a file, as pytest keeps what a test prints, and so may be one of a process that a test has started.
 sanitize: $(INSTALLED) $(SANITIZED)/kernels_avx512.so
 	@rm -f $(SANITIZED)/report.*
 	LD_PRELOAD="$(RUNTIMES)" PYTHONMALLOC=malloc HRFORMER_NATIVE_FOLDER=$(SANITIZED) \
 	  ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report \
 	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZED)/report \
-	  $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(SANITIZED_TESTS); \
+	  $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -k "not what_watches_operations" $(SANITIZED_TESTS); \
 	  status=$$?; cat $(SANITIZED)/report.* 2>/dev/null && exit 1; exit $$status
 else
 sanitize:
