@@ -20,7 +20,8 @@ import tyro
 
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.cli.evaluate import open_set
-from hrformer.data.set_types import ClassificationSet
+from hrformer.data.set_types import ClassificationSet, ImageSet
+from hrformer.data.views import chosen, without
 from hrformer.evaluate.calibration import calibrate
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import Evaluation
@@ -32,6 +33,7 @@ from hrformer.train.progress import bars, label_of, share_text
 
 BEGIN, END = "<!-- scores: written by examples/bundle.py -->", "<!-- end of scores -->"
 SAMPLES = 1000  # of the bootstrap
+LARGE = 96  # shorter side of the larger pictures of things, in pixels
 
 
 @dataclass(frozen=True)
@@ -42,33 +44,41 @@ class Args:
     name: tyro.conf.Positional[str]  # of the weights
     data: Path  # folder that holds the sets
     input_size: tuple[int, int] | None = None  # (height, width) to use the model at; None for that of training
+    crop_ratio: float | None = None  # share of the shorter side that a classifier looks at; None for that of training
     weights: Path = Path("src/hrformer/weights")
     log: Path = Path("docs/training")
 
 
-def parts_of(config: AnyRun) -> dict[str, AnyRun]:
-    """What is scored apart, by name: val, or for people17 its two halves."""
+def parts_of(config: AnyRun) -> dict[str, ImageSet]:
+    """What is scored apart, by name: val, and of things and people17 the parts that their READMEs ask for."""
     if isinstance(config, PoseRun) and config.data.name == "people17":
-        halves = ("photos", "lspet")
-        files = {half: f"people17/annotations/person_keypoints_val_{half}.json" for half in halves}
-        return {f"val_{half}": with_fields(config, {"data.val_annotations": file}) for half, file in files.items()}
-    return {"val": config}
+        files = {half: f"people17/annotations/person_keypoints_val_{half}.json" for half in ("photos", "lspet")}
+        halves = {half: with_fields(config, {"data.val_annotations": file}) for half, file in files.items()}
+        return {f"val_{half}": open_set(one, "val") for half, one in halves.items()}
+    source = open_set(config, "val")
+    parts = {"val": source}
+    if config.data.name == "things":
+        large = [index for index in range(len(source)) if min(source.pixels(index).shape[:2]) >= LARGE]
+        parts |= {f"val, {LARGE} px": chosen(source, large), "val, 64 px": without(source, large)}
+    return parts
 
 
 def score(model: VisionModel, config: AnyRun) -> dict[str, Evaluation]:
     """Scores of each part, with intervals."""
     found = {}
-    for name, one in parts_of(config).items():
+    for name, source in parts_of(config).items():
         with bars() as progress:
             tell = partial(progress, name)
-            found[name] = evaluate(model, open_set(one, "val"), one.evaluation, bootstrap=SAMPLES, progress=tell)
+            found[name] = evaluate(model, source, config.evaluation, bootstrap=SAMPLES, progress=tell)
     return found
 
 
-def shares(outcome: Evaluation) -> str:
-    """The main scores with their intervals, in words."""
+def shares(outcome: Evaluation, *names: str) -> str:
+    """The scores of these names, or all that have one, with their intervals, in words."""
     texts = []
     for name, ends in outcome.intervals.items():
+        if names and name not in names:
+            continue
         texts.append(
             f"{label_of(name)} {share_text(outcome.scores[name])} ({share_text(ends[0])} to {share_text(ends[1])})"
         )
@@ -76,8 +86,8 @@ def shares(outcome: Evaluation) -> str:
 
 
 def words_of(found: dict[str, Evaluation]) -> str:
-    """The main scores of all parts, in one line."""
-    return "; ".join(f"{part}: {shares(outcome)}" for part, outcome in found.items())
+    """The main score of each part, in one line."""
+    return "; ".join(f"{part}: {shares(outcome, outcome.main)}" for part, outcome in found.items())
 
 
 def tables(outcome: Evaluation) -> list[str]:
@@ -97,7 +107,9 @@ def scores_text(name: str, recipe: str, found: dict[str, Evaluation]) -> str:
     """The part of the card between the marks."""
     lines = [BEGIN, f"Of the file itself, by `hrformer eval {recipe} --weights {name} --bootstrap {SAMPLES}`:"]
     for part, outcome in found.items():
-        lines += ["", f"**{part}**, {outcome.items} items: {shares(outcome)}.", *tables(outcome)]
+        lines += ["", f"**{part}**, {outcome.items} items: {shares(outcome)}."]
+        # Parts of the same items need no tables of their own.
+        lines += tables(outcome) if "," not in part else []
     return "\n".join([*lines, END])
 
 
@@ -134,8 +146,9 @@ def main(args: Args) -> None:
     """Make the model and say what it scored."""
     config = with_fields(read_config(args.run / "config.json"), {"data.root": args.data})
     model, _ = load_model(args.run / "best.safetensors")
-    if args.input_size is not None:
-        model.info = replace(model.info, input_spec=replace(model.info.input_spec, size=args.input_size))
+    wanted = {"size": args.input_size, "crop_ratio": args.crop_ratio}
+    spec = replace(model.info.input_spec, **{name: value for name, value in wanted.items() if value is not None})
+    model.info = replace(model.info, input_spec=spec)
     source = open_set(config, "val")
     if isinstance(source, ClassificationSet):
         calibrate(model, source, config.evaluation)

@@ -50,8 +50,8 @@ class PoseArguments(PredictArguments):
     weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # JSON file with person boxes in COCO's results format, matched by file name or COCO image number.
     detections: Path | None = None
-    # How to find people: "segmentation" for those that the bundled segmentation model sees, or one of torchvision's
-    # detectors, such as fasterrcnn_resnet50_fpn_v2, downloaded once.
+    # How to find people: one of torchvision's detectors, such as fasterrcnn_resnet50_fpn_v2, downloaded once; or
+    # "segmentation", with weights of a segmentation model that has a class "person" as --detector-weights.
     detector: str | None = None
     detector_weights: Path | None = None  # Local file with the detector's weights, instead of downloading them.
     detector_threshold: float = 0.5  # With --detector: people scored below this are left out.
@@ -88,7 +88,7 @@ class SegmentArguments(PredictArguments):
 class ClassifyArguments(PredictArguments):
     """What is in each picture: the most probable classes, as JSON and written on the pictures."""
 
-    weights: str = "hrformer_nano_cifar10"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
+    weights: str = "hrformer_tiny_things"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     batch_size: int = 32  # How many pictures go through the network at once.
     top_k: int = 5  # How many classes to report.
     flip: bool = False  # Average with the mirror image.

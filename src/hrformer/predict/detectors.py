@@ -27,9 +27,6 @@ _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "keypoi
 MASKS = "segmentation"
 """What :class:`MaskDetector` is called where a detector is named."""
 
-WEIGHTS = "hrformer_tiny_petspeople"
-"""Bundled model that knows people."""
-
 PERSON_CLASS = "person"
 # Share of the shorter side over which gaps in a person are closed, such as a belt or a bar in front of it; and of the
 # picture, and of the largest person in it, that a region must cover: smaller ones are mostly specks of the network.
@@ -48,7 +45,7 @@ def detector_for(
     Args:
         name: see ``MaskDetector`` and ``PersonDetector``.
         score_threshold: people scored below it are left out.
-        weights_path: the detector's own weights, of that kind; None takes those that come with it or are downloaded.
+        weights_path: the detector's own weights; None downloads those of torchvision's. "segmentation" needs them.
         device: where to run; None takes the GPU if there is one.
 
     Raises:
@@ -56,7 +53,9 @@ def detector_for(
     """
     options: dict[str, Any] = {"score_threshold": score_threshold, "device": device}
     if name == MASKS:
-        return MaskDetector(WEIGHTS if weights_path is None else weights_path, **options)
+        if weights_path is None:
+            raise ValueError(f"detector {MASKS!r} needs weights of a segmentation model with a class {PERSON_CLASS!r}")
+        return MaskDetector(weights_path, **options)
     return PersonDetector(name, weights_path=weights_path, **options)
 
 
@@ -64,7 +63,8 @@ class MaskDetector:
     """Finds people in one picture at a time; people who touch are one box.
 
     Args:
-        weights: a segmentation model with a class "person": a name from ``hrformer models``, or a file.
+        weights: a segmentation model with a class "person": a name from ``hrformer models``, or a file. None of the
+            bundled models knows people yet.
         score_threshold: regions whose mean probability of a person is below it are left out.
         device: where to run; None takes the GPU if there is one.
 
@@ -75,7 +75,7 @@ class MaskDetector:
 
     def __init__(
         self,
-        weights: str | os.PathLike[str] = WEIGHTS,
+        weights: str | os.PathLike[str],
         *,
         score_threshold: float = 0.5,
         device: str | torch.device | None = None,

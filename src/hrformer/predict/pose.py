@@ -103,8 +103,8 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             box_scores: (N,), or one such array per picture; 1 where left out.
             detections: file in COCO's results format, its records, or a ``DetectionTable``; pictures are matched by
                 file name or COCO image number, and those it does not mention have no people.
-            detector: callable from a picture to boxes and scores; "segmentation" for the people that the bundled
-                segmentation model sees; or the name of a torchvision detector.
+            detector: callable from a picture to boxes and scores, such as a ``MaskDetector``, or the name of a
+                torchvision detector.
             **options: fields of ``PoseOptions``.
 
         Raises:
