@@ -86,6 +86,7 @@ def test_header(tmp_path: Path) -> None:
         "shift_heatmap",
         "dataset",
         "source",
+        "temperature",
         "palette",
     }
     assert InputSpec.from_dict(info["input_spec"]).size == (224, 224)

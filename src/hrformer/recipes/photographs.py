@@ -78,20 +78,24 @@ _THINGS_56 = Recipe(
     notes="`python examples/things_start.py --data DATA/things --out runs` makes the teacher and weights to start "
     "from, `--model.init runs/things_start.safetensors`. At 56 pixels the four branches are 14, 7, 4 and 2 cells wide, "
     "so that no attention window is padded on the two finest.",
-    **_FACTS,
+    **_FACTS
+    | {
+        "time": "1.1 hours of two cores that were shared with other work",
+        "score": "top-1 50.5 on val, of its 96 px pictures 57.4 (us, whole pictures, after 399 updates at batch 128)",
+    },
 )
 _THINGS = _THINGS_56.varied(
     "things_tiny",
     {
         "optim.lr": 4e-4,
-        "schedule.epochs": 20.0,
+        "schedule.epochs": 14.0,
         "augment.size": (84, 84),
-        "augment.area": (0.2, 1.0),
+        "augment.area": (0.25, 1.0),
         "augment.soften": 0.3,
-        "augment.auto_augment": "rand-m9-mstd0.5-inc1",
     },
     title="HRFormer-T on things at 84 x 84, with a teacher",
     notes="From the weights of things_tiny_56: `--model.init runs/things_tiny_56/best.safetensors`.",
+    **_FACTS,
 )
 _PEOPLE17 = Recipe(
     run=PoseRun(
