@@ -186,8 +186,8 @@ class PoseScores(Scores):
             found = np.stack([prediction.joints for prediction in predictions])
             labelled = np.stack([person.keypoints for person in people])
             lengths = [float(person.box[2:].max()) for person in people]
-            counts = self._pck.update(found, labelled, lengths)
             right, counted = self._pck.judge(found, labelled, lengths)
+            counts = self._pck.add(right, counted)
             self._reliability.update(found[..., 2][counted], right[counted])
             self.resample(counts, [self.source.picture(index) for index in numbers])
         pairs = zip(predictions, people, strict=True)

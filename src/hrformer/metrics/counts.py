@@ -188,7 +188,10 @@ class Pck(CountMetric):
         Returns:
             (N, 2) right and counted joints of each.
         """
-        right, counted = self.judge(predicted, labelled, lengths)
+        return self.add(*self.judge(predicted, labelled, lengths))
+
+    def add(self, right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Count people as :meth:`judge` judged them; returns what :meth:`update` does."""
         self._counts["right"] += right.sum(axis=0)
         self._counts["counted"] += counted.sum(axis=0)
         self._counts["people"] += (counted.any(axis=1).sum(), len(counted))

@@ -48,10 +48,10 @@ class Teacher:
         self, config: Distillation, data: ClassificationSet, out: Path, device: torch.device, workers: int
     ) -> None:
         path, entry = resolve_weights(config.teacher)
-        model, report = load_model(path, published=entry)
+        model, _ = load_model(path, published=entry)
         if model.task != "classification":
             raise ValueError(f"distill.teacher must be a classifier, {config.teacher} is for {model.task}")
-        self.device, self.name = device, report.source
+        self.device = device
         self.model: VisionModel = model.to(device).eval().requires_grad_(False)
         try:
             network = network_for(model, data, ClassificationProtocol(batch_size=32), device)
