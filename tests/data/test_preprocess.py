@@ -17,11 +17,13 @@ from hrformer.data.preprocess import (
     centre_crop,
     crop_people,
     crop_people_on_device,
+    draw_wear,
     normalise,
     normalise_planes,
     resize,
     softened,
     warp,
+    worn,
 )
 from hrformer.geometry.affine import crop_matrix
 from hrformer.geometry.boxes import box_to_crop
@@ -194,6 +196,25 @@ def test_pictures_fit_models_of_one_and_four_channels(noise: np.ndarray) -> None
     assert torch.equal(normalise(with_alpha, opaque)[0].round().byte().permute(1, 2, 0), with_alpha[0])
     with pytest.raises(ValueError, match="takes 2 channels"):
         normalise(pixels, InputSpec().for_channels(2))
+
+
+def test_wear_is_drawn_as_often_as_asked_for_and_not_at_all_where_it_never_happens() -> None:
+    random = np.random.default_rng(0).random
+    drawn = [draw_wear(0.3, 0.2, random) for _ in range(2000)]
+    assert np.mean([sharpness < 1 for sharpness, _ in drawn]) == pytest.approx(0.3, abs=0.03)
+    assert np.mean([grey for _, grey in drawn]) == pytest.approx(0.2, abs=0.03)
+    assert draw_wear(0, 0, lambda: pytest.fail("nothing to draw")) == (1.0, False)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_grey_picture_keeps_its_light_and_its_alpha(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, channels), dtype=np.uint8)
+    grey = worn(pixels, 1.0, grey=True)
+    # ITU-R BT.601
+    light = pixels[..., :3] @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(grey[..., :3] - light[..., None]).max() <= 1
+    assert (grey[..., 3:] == pixels[..., 3:]).all()
+    assert worn(pixels, 1.0, grey=False) is pixels
 
 
 def test_a_softened_picture_has_lost_what_is_fine_and_nothing_else() -> None:

@@ -4,6 +4,7 @@ or (H, W, 4) with alpha for networks that take it."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -112,6 +113,26 @@ def softened(pixels: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
     small = max(round(width * factor), 1), max(round(height * factor), 1)
     shrunk = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def draw_wear(soften: float, grey: float, random: Callable[[], float]) -> tuple[float, bool]:
+    """What happens to a crop with these probabilities: a factor for ``softened``, and whether it becomes grey.
+
+    ``random`` draws from [0, 1); it is not called for what never happens.
+    """
+    sharpness = SOFTEST + (1 - SOFTEST) * random() if soften > 0 and random() < soften else 1.0
+    return sharpness, grey > 0 and random() < grey
+
+
+def worn(pixels: NDArray[np.uint8], sharpness: float, grey: bool) -> NDArray[np.uint8]:
+    """(H, W, 3 or 4) uint8 RGB softened by ``sharpness``, and without its colours if ``grey``."""
+    if sharpness != 1:
+        pixels = softened(pixels, sharpness)
+    if grey:
+        light = cv2.cvtColor(np.ascontiguousarray(pixels[..., :3]), cv2.COLOR_RGB2GRAY)
+        pixels = pixels.copy()
+        pixels[..., :3] = light[..., None]
+    return pixels
 
 
 def normalise(pixels: Tensor, spec: InputSpec) -> Tensor:

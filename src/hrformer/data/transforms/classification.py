@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from hrformer.data.preprocess import SOFTEST, centre_crop, softened
+from hrformer.data.preprocess import centre_crop, draw_wear, worn
 from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import ClassificationAugment
 from hrformer.geometry.input_spec import IMAGENET_MEAN, InputSpec
@@ -45,15 +45,14 @@ class TrainClassification:
         if settings.crop == "padded":
             steps = [partial(_shifted, padding=settings.padding), flip, v2.Resize(size, **options)]
         self._crop = v2.Compose(steps)
-        self._soften = settings.soften
+        self._wear = settings.soften, settings.grey
         self._policy = make_policy(settings) if settings.auto_augment else None
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """From ``image`` (3, H, W) uint8, ``label`` and ``index`` to the same with ``image`` of ``size``."""
         image = self._crop(item["image"])
-        if self._soften and torch.rand(()) < self._soften:
-            factor = SOFTEST + (1 - SOFTEST) * float(torch.rand(()))
-            image = as_image(softened(as_pixels(image), factor))
+        if any(self._wear):
+            image = as_image(worn(as_pixels(image), *draw_wear(*self._wear, lambda: float(torch.rand(())))))
         if self._policy is not None:
             image = as_image(np.array(self._policy(Image.fromarray(as_pixels(image)))))
         return {"image": image, "label": item["label"], "index": item["index"]}

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrformer.data.order import mixed_seed
-from hrformer.data.preprocess import SOFTEST, crop_people, softened, warp
+from hrformer.data.preprocess import crop_people, draw_wear, warp, worn
 from hrformer.data.set_types import as_image, as_pixels
 from hrformer.data.transforms.settings import PoseAugment
 from hrformer.geometry.affine import crop_matrix, transform_points
@@ -41,6 +41,7 @@ class PoseParams:
     rotation: float  # degrees by which the crop's box is turned in the (mirrored) picture, see ``crop_matrix``
     gain: float = 1.0  # factor on the pixel values
     sharpness: float = 1.0  # share of its size to which the crop is shrunk before it is enlarged again
+    grey: bool = False  # whether its colours are taken away
 
 
 class TrainPose:
@@ -81,14 +82,15 @@ class TrainPose:
         if settings.style == "hrnet":
             flip = np.random.rand() < settings.flip
         gain = 1 + settings.brightness * (2 * np.random.rand() - 1) if settings.brightness else 1.0
-        soft = settings.soften > 0 and np.random.rand() < settings.soften
+        sharpness, grey = draw_wear(settings.soften, settings.grey, np.random.rand)
         return PoseParams(
             flip=bool(flip),
             center=np.asarray(center, dtype=np.float32),
             size=(sizes[0] * factor).astype(np.float32),
             rotation=rotation,
             gain=gain,
-            sharpness=SOFTEST + (1 - SOFTEST) * np.random.rand() if soft else 1.0,
+            sharpness=sharpness,
+            grey=grey,
         )
 
     def apply(self, item: Mapping[str, Any], params: PoseParams) -> Item:
@@ -105,9 +107,7 @@ class TrainPose:
             joints, center = flip_keypoints(joints, width, pairs), flip_keypoints(center[None], width, ())[0]
         height, width = self.settings.size
         matrix = crop_matrix(center, params.size, (width, height), params.rotation, udp=self.codec.decoder == "udp")
-        crop = warp(pixels, matrix, (width, height))
-        if params.sharpness != 1:
-            crop = softened(crop, params.sharpness)
+        crop = worn(warp(pixels, matrix, (width, height)), params.sharpness, params.grey)
         if params.gain != 1:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
         targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrformer.data.preprocess import SOFTEST, resize, softened
+from hrformer.data.preprocess import draw_wear, resize, worn
 from hrformer.data.set_types import IGNORE, as_image, as_pixels
 from hrformer.data.transforms.settings import SegmentationAugment
 from hrformer.geometry.input_spec import InputSpec
@@ -29,6 +29,7 @@ class SegmentationDraw:
     brightness: int  # added to all channels
     contrast: float  # factor on all channels afterwards
     sharpness: float = 1.0  # share of its size to which the cut-out part is shrunk before it is enlarged again
+    grey: bool = False  # whether its colours are taken away
 
 
 class TrainSegmentation:
@@ -65,6 +66,7 @@ class TrainSegmentation:
         sizes.append((width, height))
         down, right = settings.size[0] - height, settings.size[1] - width
         y0, x0 = _whole(0, max(down, 0)), _whole(0, max(right, 0))
+        sharpness, grey = draw_wear(settings.soften, settings.grey, lambda: float(torch.rand(())))
         return SegmentationDraw(
             flip=flip,
             sizes=tuple(sizes),
@@ -72,7 +74,8 @@ class TrainSegmentation:
             extent=(y0, x0, y0 + min(height, settings.size[0]), x0 + min(width, settings.size[1])),
             brightness=_whole(-settings.brightness, settings.brightness),
             contrast=_uniform(1 - settings.contrast, 1 + settings.contrast),
-            sharpness=_uniform(SOFTEST, 1) if settings.soften and torch.rand(()) < settings.soften else 1.0,
+            sharpness=sharpness,
+            grey=grey,
         )
 
     def apply(self, item: dict[str, Any], draw: SegmentationDraw) -> dict[str, Any]:
@@ -85,8 +88,7 @@ class TrainSegmentation:
         # Black outside for now: after normalisation it becomes 0, by the extent.
         pixels = self._move(as_pixels(item["image"]), draw, "bicubic", 0)
         mask = self._move(item["mask"].numpy(), draw, "nearest", IGNORE)
-        if draw.sharpness != 1:
-            pixels = softened(pixels, draw.sharpness)
+        pixels = worn(pixels, draw.sharpness, draw.grey)
         if draw.brightness or draw.contrast != 1:
             values = (np.arange(256) + draw.brightness).clip(0, 255) * draw.contrast
             pixels = np.asarray(cv2.LUT(pixels, values.round().clip(0, 255).astype(np.uint8)), dtype=np.uint8)

@@ -31,6 +31,7 @@ class ClassificationAugment:
     # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
     # and soft, large and small pictures look alike
     soften: float = 0.0
+    grey: float = 0.0  # probability of taking the training crop's colours away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,7 @@ class PoseAugment:
     # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
     # and soft, large and small pictures look alike
     soften: float = 0.0
+    grey: float = 0.0  # probability of taking the training crop's colours away
 
     def codec(self) -> HeatmapCodec:
         """Draws the targets; the weights are decoded by it too, plain ones by mmpose's rule if trained in its style."""
@@ -85,3 +87,4 @@ class SegmentationAugment:
     # probability of shrinking the training crop to between 0.35 and 1 of its size and enlarging it again, so that sharp
     # and soft, large and small pictures look alike
     soften: float = 0.0
+    grey: float = 0.0  # probability of taking the training crop's colours away
