@@ -2,9 +2,10 @@
 
     python examples/bundle.py runs/things_tiny hrformer_tiny_things --data ../shared/data --input-size 112 112
 
-Writes NAME.safetensors and the scores in NAME.md to ``src/hrformer/weights``, and the curve to ``docs/training``. A
-classifier's temperature is fitted to val. The words of a card outside the two marks are left as they are; a new card
-gets the front matter alone. All scores are those of the file that ships.
+Writes NAME.safetensors and the scores in NAME.md to ``src/hrformer/weights``, and the curves of the run, and of those
+that it went on from, to ``docs/training``, as JSON and as a picture. A classifier's temperature is fitted to val. The
+words of a card outside the two marks are left as they are; a new card gets the front matter alone. All scores are those
+of the file that ships.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from matplotlib.figure import Figure
 
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.cli.evaluate import open_set
@@ -44,6 +46,7 @@ class Args:
     name: tyro.conf.Positional[str]  # of the weights
     data: Path  # folder that holds the sets
     input_size: tuple[int, int] | None = None  # (height, width) to use the model at; None for that of training
+    earlier: tuple[Path, ...] = ()  # run folders that this one went on from, first to last
     crop_ratio: float | None = None  # share of the shorter side that a classifier looks at; None for that of training
     weights: Path = Path("src/hrformer/weights")
     log: Path = Path("docs/training")
@@ -87,7 +90,19 @@ def shares(outcome: Evaluation, *names: str) -> str:
 
 def words_of(found: dict[str, Evaluation]) -> str:
     """The main score of each part, in one line."""
-    return "; ".join(f"{part}: {shares(outcome, outcome.main)}" for part, outcome in found.items())
+    return "; ".join(
+        f"{part}: {shares(outcome, outcome.main)}{limbs(part, outcome)}" for part, outcome in found.items()
+    )
+
+
+def limbs(part: str, outcome: Evaluation) -> str:
+    """PCK of LSPET's limb joints alone: people labelled those, a network the nose, eyes and ears."""
+    if "lspet" not in part:
+        return ""
+    rows = [row for row in outcome.scores["per_joint"] if not row["name"].endswith(("nose", "_eye", "_ear"))]
+    joints = sum(row["joints"] for row in rows)
+    right = sum(row["pck"] * row["joints"] for row in rows)
+    return f", {len(rows)} limb joints {share_text(right / joints)}"
 
 
 def tables(outcome: Evaluation) -> list[str]:
@@ -107,7 +122,7 @@ def scores_text(name: str, recipe: str, found: dict[str, Evaluation]) -> str:
     """The part of the card between the marks."""
     lines = [BEGIN, f"Of the file itself, by `hrformer eval {recipe} --weights {name} --bootstrap {SAMPLES}`:"]
     for part, outcome in found.items():
-        lines += ["", f"**{part}**, {outcome.items} items: {shares(outcome)}."]
+        lines += ["", f"**{part}**, {outcome.items} items: {shares(outcome)}{limbs(part, outcome)}."]
         # Parts of the same items need no tables of their own.
         lines += tables(outcome) if "," not in part else []
     return "\n".join([*lines, END])
@@ -126,7 +141,7 @@ def write_card(path: Path, head: dict[str, str], text: str) -> None:
     write_file(path, lambda part: part.write_text(f"---\n{front}---\n{body}", encoding="utf-8"))
 
 
-def write_log(run: Path, path: Path) -> None:
+def log_of(run: Path) -> dict[str, Any]:
     """Losses, rates and scores of a run, as lists."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     content: dict[str, Any] = {"start": next(row for row in rows if row["event"] == "start")}
@@ -134,8 +149,33 @@ def write_log(run: Path, path: Path) -> None:
         chosen = [row for row in rows if row["event"] == event]
         keys = dict.fromkeys(k for row in chosen for k, v in row.items() if isinstance(v, int | float))
         content[event] = {key: [_short(row.get(key)) for row in chosen] for key in keys}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, lambda part: part.write_text(json.dumps(content) + "\n", encoding="utf-8"))
+    return content
+
+
+def curves(logs: list[dict[str, Any]], found: dict[str, Evaluation]) -> Figure:
+    """Loss and main score by pictures seen, run after run, and how often each confidence is right."""
+    main = next(iter(found.values())).main
+    charts = [("loss", "train", "loss"), (label_of(main), "validation", "value")]
+    reliable = {part: rows for part, outcome in found.items() if (rows := outcome.scores.get("reliability"))}
+    figure = Figure(figsize=(4.2 * (2 + bool(reliable)), 3.4), layout="constrained")
+    axes = figure.subplots(1, 2 + bool(reliable))
+    for place, (title, event, key) in zip(axes, charts, strict=False):
+        seen = 0
+        for log in logs:
+            batch, name = log["start"]["batch"], f"run {logs.index(log) + 1}" if len(logs) > 1 else ""
+            pictures = [(seen + update * batch) / 1000 for update in log[event]["update"]]
+            place.plot(pictures, log[event][key], marker="." if event == "validation" else "", label=name)
+            seen += log["train"]["update"][-1] * batch  # a run may have been stopped before its end
+        place.set(xlabel="training pictures, thousands", title=title)
+        if len(logs) > 1:
+            place.legend()
+    for part, rows in reliable.items():
+        axes[2].plot([row["confidence"] for row in rows], [row["right"] for row in rows], marker=".", label=part)
+    if reliable:
+        axes[2].plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        axes[2].set(xlabel="confidence", title="share that is right")
+        axes[2].legend()
+    return figure
 
 
 def _short(value: Any) -> Any:
@@ -161,7 +201,11 @@ def main(args: Args) -> None:
     head = {"name": args.name, "task": str(model.task), "score": words, "size": f"{file.stat().st_size / 1e6:.1f} MB"}
     head |= {"recipe": config.recipe, "date": datetime.date.today().isoformat()}
     write_card(args.weights / f"{args.name}.md", head, scores_text(args.name, config.recipe, found))
-    write_log(args.run, args.log / f"{args.name}.json")
+    logs = [log_of(run) for run in (*args.earlier, args.run)]
+    args.log.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"runs": logs}) + "\n"
+    write_file(args.log / f"{args.name}.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_file(args.log / f"{args.name}.png", lambda part: curves(logs, found).savefig(part, format="png", dpi=80))
     print(f"{file}: {words}")
 
 

@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
 import tyro
+from demo_overview import overview
 from demo_page import ModelCard, Prediction, page
 from demo_photos import Photograph, package_photographs
 from numpy.typing import NDArray
@@ -35,14 +36,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import hrformer
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.data.images import ImageError, load_image
-from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Result, write_bytes, write_picture
 
 MODELS = {
     "classification": "hrformer_tiny_things",
-    "pose": "hrformer_nano_lspet",
-    "segmentation": "hrformer_nano_camvid",
+    "pose": "hrformer_tiny_people17",
+    "segmentation": "hrformer_tiny_petspeople",
 }
 
 LONGEST_SIDE = 1200
@@ -81,7 +81,7 @@ class Demo:
             if task not in photograph.tasks and not photograph.own:
                 continue
             start = time.perf_counter()
-            result = run(predictor, photograph)
+            result: Result = predictor(photograph.pixels)
             seconds = time.perf_counter() - start
             name = f"{photograph.name}-{task}"
             picture, numbers = f"pictures/{name}.jpg", f"numbers/{name}.json"
@@ -100,15 +100,6 @@ class Demo:
                 )
             )
             yield task
-
-
-def run(predictor: AnyPredictor, photograph: Photograph) -> Result:
-    """Predict on one photograph; pose gets its person's box, where there is one."""
-    options: dict[str, Any] = {}
-    if isinstance(predictor, PosePredictor) and photograph.box is not None:
-        options["boxes"] = [photograph.box]
-    result: Result = predictor(photograph.pixels, **options)
-    return result
 
 
 def shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -183,6 +174,7 @@ def run_demo(args: Args, console: Console) -> Demo:
             for task in demo.predict(photograph):
                 progress.update(bar, advance=1, description=f"{photograph.title}: {task}")
         progress.update(bar, description="predictions")
+    write_picture(args.out / "pictures" / "overview.jpg", overview(demo.predictions))
     cards = {task: model_card(demo.predictors[task], name, args.out) for task, name in MODELS.items()}
     device = next(iter(demo.predictors.values())).device
     about = (

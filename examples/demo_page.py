@@ -111,10 +111,11 @@ def page(
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>hrformer: predictions</title><style>{STYLE}</style></head><body><main>",
             "<header><h1>hrformer: three tasks on photographs</h1>",
-            "<p>Predictions of the three small models that come with the package, on photographs from elsewhere. They "
-            "show that everything works, not how good published weights are: each learnt from one small data set on "
-            "two processor cores. The captions say what is right and what is not.</p>",
+            "<p>Predictions of the three small models that come with the package, on photographs from elsewhere. Each "
+            "learnt from one small data set on two processor cores, so published weights are far better. The captions "
+            "say what is right and what is not.</p>",
             f'<p class="quiet">{escape(about)}</p>',
+            '<figure><img src="pictures/overview.jpg" alt="All photographs with predictions"></figure>',
             "<nav>" + " ".join(f'<a href="#{target}">{text}</a>' for target, text in links) + "</nav></header>",
             *(_task_section(task, group, cards[task]) for task, group in shown.items()),
             _own_section(own, unreadable) if own or unreadable else "",
@@ -176,7 +177,7 @@ def _noted_figure(prediction: Prediction) -> str:
 def _legend(prediction: Prediction) -> str:
     result = prediction.result
     if isinstance(result, Keypoints):
-        entries = [("her left side", LEFT), ("her right side", RIGHT), ("neither", MIDDLE)]
+        entries = [("their left side", LEFT), ("their right side", RIGHT), ("neither", MIDDLE)]
     elif isinstance(result, Segmentation):
         entries = [(result.name_of(k), color_of(k, result.palette)) for k in range(len(result.class_names))]
     else:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import pytest
 import torch
 from safetensors import safe_open
@@ -112,9 +113,10 @@ def test_a_run_becomes_a_bundled_model(bundle: ModuleType, data_dir: Path, tmp_p
     with safe_open(args.weights / "mine.safetensors", framework="pt") as file:
         assert file.get_tensor("backbone.conv1.weight").dtype == torch.float16
         assert file.metadata()["score"].startswith("val: top-1 accuracy ")
-    log = json.loads((args.log / "mine.json").read_text(encoding="utf-8"))
+    (log,) = json.loads((args.log / "mine.json").read_text(encoding="utf-8"))["runs"]
     assert log["train"]["update"] == [1, 2]
     assert log["validation"]["update"] == [2]
+    assert cv2.imread(str(args.log / "mine.png")).std() > 10
     card = args.weights / "mine.md"
     text = card.read_text(encoding="utf-8")
     assert "| cat | 3 |" in text

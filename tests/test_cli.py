@@ -59,10 +59,10 @@ def records(out: str) -> list[dict]:
 
 
 def test_pose_on_a_folder_with_a_broken_file(photos: Path, weights: dict[str, str], capfd) -> None:
-    command = ["predict", "pose", "a", "b", "--weights", weights["pose"], "--out", "out", "--device", "cpu"]
+    options = ["--weights", weights["pose"], "--out", "out", "--device", "cpu", "--detector", "picture"]
+    command = ["predict", "pose", "a", "b", *options]
     assert main(command) == 1
     said = capfd.readouterr()
-    assert "each picture is taken for one person filling it; --detector or --detections" in said.err
     assert "3 pictures predicted" in said.out
     assert "out/predictions.json" in said.out
     assert "could not be read (1):\n  b/broken.jpg: " in said.err
@@ -75,6 +75,15 @@ def test_pose_on_a_folder_with_a_broken_file(photos: Path, weights: dict[str, st
     # The first run's own pictures are no input to a second one over the same folder.
     assert main(["predict", "pose", ".", *command[4:]]) == 1
     assert "3 pictures predicted" in capfd.readouterr().out
+
+
+def test_people_are_found_unless_something_else_is_asked_for(photos: Path, weights: dict[str, str], capfd) -> None:
+    assert main(["predict", "pose", "a", "--weights", weights["pose"], "--out", "out", "--device", "cpu"]) == 0
+    said = capfd.readouterr().err
+    assert "people are found in the masks of hrformer_tiny_petspeople" in said
+    assert "nobody was found in 1 picture, such as a/x.png" in said
+    # Noise shows nobody.
+    assert records("out") == []
 
 
 def test_pose_keeps_coco_image_ids(data_dir: Path, weights: dict[str, str], tmp_path: Path, capfd) -> None:
@@ -216,7 +225,8 @@ def test_results_with_nan_are_named_and_the_rest_is_kept(task: str, photos: Path
         add(self, replace(result, **bad) if result.path == "b/x.jpg" else result)
 
     monkeypatch.setattr(OutputFolder, "add", add_nan)
-    assert main(["predict", task, "a/x.png", "b/x.jpg", "--weights", weights[task], "--out", "out"]) == 1
+    people = ["--detector", "picture"] if task == "pose" else []
+    assert main(["predict", task, "a/x.png", "b/x.jpg", "--weights", weights[task], "--out", "out", *people]) == 1
     said = capfd.readouterr()
     assert "1 picture predicted" in said.out
     assert "failed (1):\n  b/x.jpg: the network answered NaN or infinity" in said.err

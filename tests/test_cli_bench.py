@@ -15,11 +15,11 @@ SMALL = ["--size", "64", "64", "--seconds", "0", "--device", "cpu"]
 def test_models_and_weights_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     options = ["--task", "segmentation", "--batch", "1", "2", "--threads", "1"]
-    assert main(["bench", "hrformer_nano", "hrformer_nano_cifar10", *options, *SMALL]) == 0
+    assert main(["bench", "hrformer_nano", "hrformer_tiny_things", *options, *SMALL]) == 0
     assert torch.get_num_threads() == before
     out = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines() if line.startswith("│")]
-    assert [row[0] for row in rows] == ["hrformer_nano"] * 4 + ["hrformer_nano_cifar10"] * 4
+    assert [row[0] for row in rows] == ["hrformer_nano"] * 4 + ["hrformer_tiny_things"] * 4
     assert [row[1] for row in rows[::2]] == ["PyTorch"] * 4
     assert all(row[1].startswith("optimize: ") for row in rows[1::2])
     assert [row[2:4] for row in rows[:4]] == [["1", "64x64"]] * 2 + [["2", "64x64"]] * 2

@@ -25,6 +25,8 @@ from hrformer.train.config_file import write_config
 from hrformer.train.loop import RunResult
 from hrformer.zoo import create_model
 
+PEOPLE = "hrformer_tiny_people17"
+
 
 @pytest.fixture(scope="session")
 def small_sets(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,16 +39,23 @@ def small_sets(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             files = sorted((data_dir / "camvid" / kind / split).iterdir())
             _link(files[:count], root / "camvid" / kind / split)
     _link([data_dir / "camvid" / "classes.txt"], root / "camvid")
-    source, target = data_dir / "lspet", root / "lspet"
-    (target / "annotations").mkdir(parents=True)
-    (target / "images").symlink_to(source / "images")
     for split in ("train", "val"):
-        name = f"annotations/person_keypoints_{split}.json"
-        content = json.loads((source / name).read_text())
-        content["annotations"] = content["annotations"][:6]
-        kept = {row["image_id"] for row in content["annotations"]}
-        content["images"] = [row for row in content["images"] if row["id"] in kept]
-        (target / name).write_text(json.dumps(content))
+        pictures = sorted((data_dir / "petspeople/images" / split).iterdir())[:3]
+        _link(pictures, root / "petspeople/images" / split)
+        masks = [data_dir / "petspeople/labels" / split / f"{file.stem}.png" for file in pictures]
+        _link(masks, root / "petspeople/labels" / split)
+    _link([data_dir / "petspeople" / "classes.txt"], root / "petspeople")
+    for name, first in (("lspet", 0), ("people17", -6)):
+        source, target = data_dir / name, root / name
+        (target / "annotations").mkdir(parents=True)
+        (target / "images").symlink_to(source / "images")
+        for split in ("train", "val"):
+            file = f"annotations/person_keypoints_{split}.json"
+            content = json.loads((source / file).read_text())
+            content["annotations"] = content["annotations"][first:][:6]
+            kept = {row["image_id"] for row in content["annotations"]}
+            content["images"] = [row for row in content["images"] if row["id"] in kept]
+            (target / file).write_text(json.dumps(content))
     return root
 
 
@@ -174,14 +183,14 @@ def test_eval_lets_only_data_and_protocol_be_changed(parsed: list[Any], capfd) -
         ("eval empty_run", "only the directory of a run that has validated once holds its own, best.safetensors"),
         ("eval smoke_pose --weights no_such", "no weights are called 'no_such'"),
         ("eval smoke_pose --weights no.pth", "no weight file no.pth"),
-        ("eval smoke_pose --weights hrformer_nano_lspet", "there is no --data.root"),
+        ("eval smoke_pose --weights hrformer_tiny_people17", "there is no --data.root"),
         ("eval smoke_pose --weights x --limit 0", "--limit must be at least 1, got 0"),
         ("eval smoke_pose --weights x --bootstrap -1", "--bootstrap must be at least 0, got -1"),
         ("eval smoke_pose --weights x --predictions y", "leave out --weights"),
         ("eval smoke_pose --weights x --server-ids", "it needs --predictions"),
         ("eval smoke_segmentation --predictions empty --server-ids --data.root SETS", "has no test server"),
         ("eval smoke_segmentation --predictions empty --data.root SETS", "2 of 2 pictures have no mask"),
-        ("eval smoke_pose --weights hrformer_nano_camvid --data.root SETS", "needs a model for pose"),
+        ("eval smoke_pose --weights hrformer_tiny_petspeople --data.root SETS", "needs a model for pose"),
         ("eval lspet_tiny --evaluation.detections b.json --evaluation.score pck", "PCK compares each labelled person"),
     ],
 )
@@ -204,14 +213,14 @@ def test_errors_are_one_message_with_exit_code_2(line: str, message: str, here: 
 def test_warnings_name_options(small_sets: Path, here: Path, capfd) -> None:
     root = here / "own"
     for split in ("train", "val"):
-        content = json.loads((small_sets / f"lspet/annotations/person_keypoints_{split}.json").read_text())
+        content = json.loads((small_sets / f"people17/annotations/person_keypoints_{split}.json").read_text())
         for category in content["categories"]:
             # With a name of its own it is no skeleton that the package knows.
             category["keypoints"][-1] = "crown"
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         (root / f"annotations/{split}.json").write_text(json.dumps(content))
-    (root / "images").symlink_to(small_sets / "lspet/images")
-    line = f"eval finetune_pose --data.root {root} --weights hrformer_nano_lspet --limit 1 --device cpu --workers 0"
+    (root / "images").symlink_to(small_sets / "people17/images")
+    line = f"eval finetune_pose --data.root {root} --weights {PEOPLE} --limit 1 --device cpu --workers 0"
     assert main(line.split()) == 0
     said = capfd.readouterr().err
     assert "Set --data.flip-pairs if this is wrong" in said
@@ -319,20 +328,20 @@ def test_pose_and_its_predictions_in_a_file(data_dir: Path, here: Path) -> None:
 
 
 def test_masks_in_files_score_like_the_model_that_made_them(small_sets: Path, here: Path) -> None:
-    line = ["eval", "smoke_segmentation", "--data.root", str(small_sets)]
-    model_line = [*line, "--weights", "hrformer_nano_camvid", "--workers", "0", "--split", "val"]
+    line = ["eval", "petspeople_tiny", "--data.root", str(small_sets)]
+    model_line = [*line, "--weights", "hrformer_tiny_petspeople", "--workers", "0", "--split", "val"]
     assert main([*model_line, "--out", "a"]) == 0
     assert main([*model_line, "--out", "b", "--submit"]) == 0
     assert main([*line, "--predictions", "b/masks", "--out", "c"]) == 0
     a, c = scores("a"), scores("c")
     assert a["scores"] == c["scores"]
     assert a["scores"]["mean_iou"] > 0.3
-    assert [row["name"] for row in a["scores"]["per_class"]][:2] == ["sky", "building"]
-    assert a["weights"] == str(bundled_folder() / "hrformer_nano_camvid.safetensors")
+    assert [row["name"] for row in a["scores"]["per_class"]][:2] == ["background", "person"]
+    assert a["weights"] == str(bundled_folder() / "hrformer_tiny_petspeople.safetensors")
 
 
 def test_bundled_pose_weights_by_both_scores(small_sets: Path, here: Path, capfd) -> None:
-    line = ["eval", "lspet_tiny", "--data.root", str(small_sets), "--weights", "hrformer_nano_lspet", "--workers", "0"]
+    line = ["eval", "people17_tiny", "--data.root", str(small_sets), "--weights", PEOPLE, "--workers", "0"]
     assert main([*line, "--limit", "4"]) == 0
     found = scores("evaluation")
     assert (found["main"], found["items"], found["limit"]) == ("pck@0.2", 4, 4)
@@ -357,7 +366,7 @@ def test_classes_in_a_table(small_sets: Path, here: Path) -> None:
 
 @pytest.mark.slow
 def test_several_processes_share_an_evaluation(small_sets: Path, here: Path) -> None:
-    line = ["eval", "smoke_pose", "--data.root", str(small_sets), "--weights", "hrformer_nano_lspet", "--workers", "0"]
+    line = ["eval", "people17_tiny", "--data.root", str(small_sets), "--weights", PEOPLE, "--workers", "0"]
     assert main([*line, "--out", "one"]) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hrformer"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import hrformer
-from hrformer.geometry.skeletons import LSPET14
+from hrformer.geometry.skeletons import COCO17
 from hrformer.predict.results import Classification, Keypoints, Segmentation
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -135,7 +135,7 @@ def test_bad_pictures_are_named_and_the_rest_is_kept(run: Run) -> None:
 
 def test_every_file_the_page_names_is_there(run: Run, page: Page) -> None:
     local = [*page.resources, *(link for link in page.links if not re.match(r"#|https?://", link))]
-    assert len(page.resources) == page.tags.count("img") == 11 + 4
+    assert len(page.resources) == page.tags.count("img") == 1 + 17 + 4
     assert [name for name in local if not (run.out / unquote(name)).is_file()] == []
     assert [name for name in local if name.startswith("/") or ".." in name] == []
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
@@ -154,7 +154,7 @@ def test_page_is_whole_html_that_needs_no_network_and_no_script(run: Run, page: 
 def test_every_photograph_has_its_tasks_and_ones_own_all(run: Run, scripts) -> None:
     names = {path.stem for path in (run.out / "numbers").glob("*.json")}
     photographs = scripts[1].package_photographs()
-    assert len(photographs) == 9
+    assert len(photographs) == 9 + 1  # three of them side by side
     wanted = {f"{one.name}-{task}" for one in photographs for task in one.tasks}
     assert names == wanted | {f"own-1-{task}" for task in hrformer.models.model.TASKS}
     for path in (run.out / "numbers").iterdir():
@@ -172,13 +172,13 @@ def test_nothing_temporary_is_left(run: Run) -> None:
 
 
 def test_page_tells_models_data_terms_score_and_sources(page: Page) -> None:
-    for text in ("hrformer_nano_lspet", "hrformer_nano_camvid", "hrformer_tiny_things"):
+    for text in ("hrformer_tiny_people17", "hrformer_tiny_petspeople", "hrformer_tiny_things"):
         assert text in page.text
     for title in ("Trained on", "Terms", "Score"):
         assert page.titles.count(title) == 3
     for text in ("by NASA, public domain", "by danielbuechele, CC BY 2.0", "CC0"):
         assert text in page.text
-    assert len(re.findall(r", \d+ ms", page.text)) == 11 + 3
+    assert len(re.findall(r", \d+ ms", page.text)) == 17 + 3
     assert "my <i>own & only.png" in page.text
     assert "absent.jpg: no such file" in page.text
 
@@ -191,10 +191,11 @@ def test_marks_fit_photographs_and_models(scripts) -> None:
     for photograph in photographs:
         assert set(photograph.labels) <= set(infos["classification"].class_names)
         assert set(photograph.regions) <= set(infos["segmentation"].class_names)
-        assert set(photograph.joints) <= set(infos["pose"].skeleton.keypoints)
+        assert {name for person in photograph.people for name in person} <= set(infos["pose"].skeleton.keypoints)
     for photograph in photographs:
         height, width = photograph.pixels.shape[:2]
-        for x, y in [*photograph.joints.values(), *(p for points in photograph.regions.values() for p in points)]:
+        joints = [point for person in photograph.people for point in person.values()]
+        for x, y in [*joints, *(p for points in photograph.regions.values() for p in points)]:
             assert 0 <= x < width
             assert 0 <= y < height
 
@@ -203,41 +204,65 @@ def _photograph(photos: ModuleType, name: str):
     return next(photograph for photograph in photos.package_photographs() if photograph.name == name)
 
 
+def _people(photograph, count: int) -> Keypoints:
+    """Nobody's joints, far away from all marks."""
+    return Keypoints(
+        image=photograph.pixels,
+        keypoints=np.full((count, 17, 3), -1000, np.float32),
+        scores=np.ones(count),
+        boxes=np.array([[0, 0, 512, 512.0]] * count).reshape(-1, 4),
+        box_scores=np.ones(count),
+        names=COCO17.keypoints,
+        skeleton=COCO17,
+    )
+
+
 def test_pose_caption_counts_joints_near_their_marks(scripts) -> None:
     _, photos = scripts
     astronaut = _photograph(photos, "astronaut")
-    keypoints = np.zeros((1, 14, 3), np.float32)
-    for name, (x, y) in astronaut.joints.items():
-        keypoints[0, LSPET14.keypoints.index(name)] = (x + 40, y + 29, 0.9)
-    keypoints[0, LSPET14.keypoints.index("neck"), 0] += 11
-    result = Keypoints(
-        image=astronaut.pixels,
-        keypoints=keypoints,
-        scores=np.array([0.9]),
-        boxes=np.array([[0, 0, 512, 512.0]]),
-        box_scores=np.ones(1),
-        names=LSPET14.keypoints,
-        skeleton=LSPET14,
-    )
+    result = _people(astronaut, 2)
+    for name, (x, y) in astronaut.people[0].items():
+        result.keypoints[1, COCO17.keypoints.index(name)] = (x + 40, y + 31, 0.9)
+    result.keypoints[1, COCO17.keypoints.index("nose"), 0] += 11
     said = photos.caption(astronaut, result)
+    assert said.startswith("Found: 2 people. Of 6 joints marked by hand, the prediction is within 10%")
     assert (
-        "within 50 pixels for 4 (head_top, right_shoulder, left_shoulder, right_elbow) and farther off for 1 (neck)"
-        in said
+        "for 5 (right_eye, left_eye, right_shoulder, left_shoulder, right_elbow) and farther off for 1 (nose)" in said
     )
-    assert "Score 0.90; 5 of 14 joints" in said
-    assert "Nobody is in this picture" in photos.caption(_photograph(photos, "cat"), result)
+    assert photos.verdict(astronaut, result) == ("5 of 6 joints right", True)
+    # Everybody's marks count, whoever was found.
+    assert photos.verdict(astronaut, _people(astronaut, 0)) == ("0 of 6 joints right", False)
+    several = _photograph(photos, "people")
+    marked = sum(len(person) for person in several.people)
+    assert photos.verdict(several, _people(several, 1)) == (f"0 of {marked} joints right", False)
+
+
+def test_photographs_side_by_side_keep_their_marks(scripts) -> None:
+    _, photos = scripts
+    several = _photograph(photos, "people")
+    height, left = photos.HEIGHT, photos.SPACE
+    assert several.pixels.shape[0] == height
+    for name, person in zip(("astronaut", "admiral", "photographer"), several.people, strict=True):
+        one = _photograph(photos, name)
+        factor = height / one.pixels.shape[0]
+        for joint, (x, y) in one.people[0].items():
+            assert person[joint] == pytest.approx((left + factor * x, factor * y))
+        width = round(one.pixels.shape[1] * factor)
+        shown = several.pixels[:, left : left + width].mean(axis=(0, 1))
+        assert np.allclose(shown, one.pixels.mean(axis=(0, 1)), atol=2)
+        left += width + photos.SPACE
 
 
 def test_segmentation_caption_counts_points(scripts) -> None:
     _, photos = scripts
-    china = _photograph(photos, "china")
-    mask = np.zeros(china.pixels.shape[:2], np.uint8)
+    astronaut = _photograph(photos, "astronaut")
+    mask = np.zeros(astronaut.pixels.shape[:2], np.uint8)
     mask[200:] = 1
-    result = Segmentation(image=china.pixels, mask=mask, class_names=("sky", "tree", "building"))
-    said = photos.caption(china, result)
-    assert "Of 13 points marked by hand, 8 have the right class (sky 4 of 4, tree 4 of 4, building 0 of 5)." in said
-    assert "tree 53%, sky 47%" in said
-    assert photos.caption(_photograph(photos, "cat"), result).startswith("This is not a street")
+    result = Segmentation(image=astronaut.pixels, mask=mask, class_names=("background", "person"))
+    said = photos.caption(astronaut, result)
+    assert "Of 6 points marked by hand, 5 have the right class (person 3 of 4, background 2 of 2)." in said
+    assert "person 61%, background 39%" in said
+    assert photos.verdict(astronaut, result) == ("5 of 6 points right", True)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ import pytest
 from hrformer.__main__ import main
 
 POSE = (
-    *("train", "finetune_pose", "--model.name", "hrformer_nano", "--model.init", "hrformer_nano_lspet"),
+    *("train", "finetune_pose", "--model.name", "hrformer_tiny", "--model.init", "hrformer_tiny_people17"),
     *("--augment.size", "64", "64"),
 )
 MASKS = (
-    *("train", "finetune_segmentation", "--model.name", "hrformer_nano", "--model.init", "hrformer_nano_camvid"),
+    *("train", "finetune_segmentation", "--model.name", "hrformer_tiny", "--model.init", "hrformer_tiny_petspeople"),
     *("--augment.size", "64", "64", "--augment.short-side", "64", "--evaluation.short-side", "64"),
 )
 SHORT = (

@@ -144,9 +144,9 @@ def test_hub_files_are_told_apart_in_the_cache() -> None:
 
 
 def test_bundled_entry_repeats_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle(tmp_path, "hrformer_nano_cifar10")
+    bundle(tmp_path, "hrformer_tiny_things")
     monkeypatch.setattr(registry, "bundled_folder", lambda: tmp_path)
-    entry = find_weights("hrformer_nano_cifar10")
+    entry = find_weights("hrformer_tiny_things")
     assert (entry.model, entry.task, entry.origin) == ("hrformer_nano", "classification", "bundled")
     assert (entry.num_classes, entry.position_bias, entry.dataset) == (3, True, "CIFAR-10")
     assert entry.input_spec == InputSpec(size=(32, 48), interpolation="bicubic")
@@ -157,7 +157,7 @@ def test_bundled_entry_repeats_the_header(tmp_path: Path, monkeypatch: pytest.Mo
 def test_bundled_pose_counts_keypoints(tmp_path: Path) -> None:
     info = {"skeleton": LSPET14.to_dict(), "class_names": [], "input_spec": InputSpec().to_dict()}
     options = json.dumps({"num_keypoints": 14})
-    bundle(tmp_path, "hrformer_nano_lspet", task="pose", options=options, info=json.dumps(info))
+    bundle(tmp_path, "hrformer_tiny_people17", task="pose", options=options, info=json.dumps(info))
     (entry,) = registry.list_bundled(tmp_path)
     assert entry.num_classes == 14
 

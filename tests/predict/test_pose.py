@@ -15,6 +15,7 @@ from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.model import VisionModel
+from hrformer.predict.detectors import MaskDetector
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Keypoints
 
@@ -37,8 +38,8 @@ def same(a: Keypoints, b: Keypoints, share: float = 0.0) -> bool:
     return bool(moved.mean() <= share) and np.allclose(a.keypoints[..., 2], b.keypoints[..., 2], atol=1e-4)
 
 
-def test_whole_picture_is_the_default(predictor: PosePredictor, skier: LoadedImage) -> None:
-    result = predictor(skier)
+def test_whole_picture(predictor: PosePredictor, skier: LoadedImage) -> None:
+    result = predictor(skier, detector="picture")
     assert result.keypoints.shape == (1, 17, 3)
     assert result.boxes.tolist() == [[0, 0, 640, 425]]
     assert result.box_scores.tolist() == [1]
@@ -46,6 +47,32 @@ def test_whole_picture_is_the_default(predictor: PosePredictor, skier: LoadedIma
     above = result.keypoints[0, :, 2][result.keypoints[0, :, 2] > 0.2]
     assert result.scores[0] == pytest.approx(above.mean())
     assert same(result, predictor(skier, boxes=[[0, 0, 640, 425]]))
+
+
+def test_people_are_found_by_default(predictor: PosePredictor, skier: LoadedImage, noise: np.ndarray) -> None:
+    boxes, scores = MaskDetector(device="cpu")(skier.pixels)
+    result = predictor(skier)
+    assert len(result.boxes) == len(boxes) == 1
+    assert np.allclose(result.boxes, boxes)
+    assert np.allclose(result.box_scores, scores)
+    x, y, width, height = boxes[0]
+    left, top, right, bottom = 281, 45, 500, 392  # as labelled in COCO
+    shared = max(0, min(x + width, right) - max(x, left)) * max(0, min(y + height, bottom) - max(y, top))
+    assert shared / (width * height + (right - left) * (bottom - top) - shared) > 0.5
+    assert len(predictor(noise).boxes) == 0
+
+
+def test_joints_of_animals_take_the_whole_picture(pose_model: VisionModel, noise: np.ndarray) -> None:
+    info = pose_model.info
+    assert info.skeleton is not None
+    try:
+        paws = replace(info.skeleton, keypoints=("snout", *info.skeleton.keypoints[1:]))
+        pose_model.info = replace(info, skeleton=paws)
+        predictor = PosePredictor(pose_model, device="cpu")
+        assert predictor.default_detector == "picture"
+        assert predictor(noise).boxes.tolist() == [[0, 0, 90, 60]]
+    finally:
+        pose_model.info = info
 
 
 def test_results_do_not_depend_on_batch_or_order(

@@ -106,7 +106,14 @@ def test_published_runs_are_all_there() -> None:
     wanted |= {f"{name}_short" for name in small if not name.startswith("cifar10_5k")}
     wanted |= {f"imagenet_deit_{size}" for size in ("small", "base")}
     wanted |= {f"imagenet_swin_{size}" for size in ("tiny", "small", "base")}
-    wanted |= {"things_tiny_56", "things_tiny", "people17_tiny", "petspeople_tiny"}
+    wanted |= {
+        "things_tiny_56",
+        "things_tiny",
+        "people17_tiny_96",
+        "people17_tiny",
+        "petspeople_tiny_84",
+        "petspeople_tiny",
+    }
     assert wanted == set(list_recipes())
 
 

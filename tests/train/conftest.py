@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.source_config import ClassificationSource, PoseSource, SegmentationSource
 from hrformer.data.transforms.settings import ClassificationAugment, PoseAugment, SegmentationAugment
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
+from hrformer.recipes.small_sets import CIFAR10_CLASSES
 from hrformer.train.config import (
     AnyRun,
     BatchConfig,
@@ -24,6 +28,7 @@ from hrformer.train.config import (
     ScheduleConfig,
     SegmentationRun,
 )
+from hrformer.zoo import create_model
 
 SHARED = {
     "schedule": ScheduleConfig(kind="cosine", updates=6, warmup_updates=2),
@@ -78,6 +83,25 @@ def few_streets(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             for file in sorted((source / kind / split).glob(f"*.{ending}"))[:count]:
                 (folder / file.name).symlink_to(file)
     return root
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """By task a file of nano with fresh weights: CIFAR-10's classes, LSPET's joints, CamVid's number of classes."""
+    folder = tmp_path_factory.mktemp("small")
+    files: dict[str, str] = {}
+    for task, size, options in (
+        ("classification", (56, 56), {"num_classes": 10, "head_planes": 8, "head_width": 512}),
+        ("pose", (128, 128), {"num_keypoints": 14}),
+        ("segmentation", (180, 240), {"num_classes": 11, "ocr_channels": 64, "ocr_key_channels": 32}),
+    ):
+        torch.manual_seed(1)
+        model = create_model("hrformer_nano", task, **options)
+        names = CIFAR10_CLASSES if task == "classification" else ()
+        spec = replace(model.info.input_spec, size=size)
+        model.info = replace(model.info, input_spec=spec, class_names=names)
+        files[task] = str(save_checkpoint(model, folder / f"{task}.safetensors"))
+    return files
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ RUN = PoseRun(schedule=ScheduleConfig(epochs=10))
     [
         ({"optim": OptimConfig(lr=0)}, "optim.lr must be a rate above 0, got 0"),
         ({"batch": BatchConfig(total=0)}, "batch.total must be at least 1, got 0"),
-        ({"model": ModelConfig(name="", init="hrformer_nano_lspet")}, "model.name must name a variant"),
+        ({"model": ModelConfig(name="", init="hrformer_tiny_people17")}, "model.name must name a variant"),
         ({"model": ModelConfig(init="auto")}, "model.init: 'auto' needs fit"),
         ({"schedule": ScheduleConfig()}, "give schedule.epochs or schedule.updates, one of them above 0"),
         ({"schedule": ScheduleConfig(epochs=1, updates=5)}, "schedule.epochs is 1 and schedule.updates is 5"),

@@ -83,7 +83,10 @@ def events(out: Path, kind: str) -> list[dict[str, float]]:
 def test_two_processes_train_like_one(pose_run: PoseRun, tmp_path: Path, fsdp: bool) -> None:
     # Sums of two halves round differently. A fresh network multiplies such differences by more than ten in every
     # update, a trained one does not; the exact comparison, in float64, is the next test.
-    model, optim = replace(pose_run.model, init="hrformer_nano_lspet"), replace(pose_run.optim, lr=1e-4)
+    model, optim = (
+        replace(pose_run.model, name="hrformer_tiny", init="hrformer_tiny_people17"),
+        replace(pose_run.optim, lr=1e-4),
+    )
     config = longer(replace(pose_run, model=model, optim=optim), 6)
     train(config, tmp_path / "one")
     two = launch(config, tmp_path, fsdp=fsdp)

@@ -61,13 +61,13 @@ def test_what_was_set_stays() -> None:
 
 def test_sizes_are_those_of_the_start_weights() -> None:
     pose = fitted(finetune_pose(), 16, 4, gpu=False)
-    assert (pose.model.name, pose.model.init) == ("hrformer_nano", "hrformer_nano_lspet")
-    assert (pose.augment.size, pose.augment.sigma) == ((128, 128), 1.78)
+    assert (pose.model.name, pose.model.init) == ("hrformer_tiny", "hrformer_tiny_people17")
+    assert (pose.augment.size, pose.augment.sigma) == ((128, 96), 1.78)
     streets = fitted(finetune_segmentation(), 16, 4, gpu=False)
-    assert (streets.augment.size, streets.augment.short_side, streets.evaluation.short_side) == ((180, 240), 180, 180)
-    assert (streets.model.ocr_channels, streets.model.ocr_key_channels) == (64, 32)
+    assert (streets.augment.size, streets.augment.short_side, streets.evaluation.short_side) == ((120, 120), 120, 120)
+    assert (streets.model.ocr_channels, streets.model.ocr_key_channels) == (128, 64)
     things = fitted(finetune_classification(), 16, 4, gpu=False)
-    assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), 8, 512)
+    assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), None, None)
 
 
 def test_pictures_that_are_seen_often_are_changed_more() -> None:
@@ -83,7 +83,7 @@ def test_pictures_that_are_seen_often_are_changed_more() -> None:
 
 def test_what_is_known_by_name_is_trained_at_a_lower_rate() -> None:
     known = find_start(finetune_pose().model, "pose", gpu=False).names
-    assert len(known) == 14
+    assert len(known) == 17
     rates = [fitted(finetune_pose(), 16, 4, gpu=False, names=names).optim.lr for names in (known, known[:3])]
     assert rates == pytest.approx([6e-5, 6e-5])
     assert fitted(finetune_pose(), 16, 4, gpu=False, names=(*known, "beak")).optim.lr == pytest.approx(1e-3)
@@ -128,13 +128,13 @@ def test_a_folder_of_another_task_is_refused() -> None:
 
 
 def test_a_run_says_what_it_found_and_goes_on_with_it(
-    pose_run: PoseRun, tmp_path: Path, capsys: pytest.CaptureFixture
+    pose_run: PoseRun, small: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     recipe = finetune_pose()
     config = replace(
         pose_run,
         fit=True,
-        model=recipe.model,
+        model=replace(recipe.model, init=small["pose"]),
         optim=recipe.optim,
         batch=recipe.batch,
         schedule=replace(recipe.schedule, updates=2),
@@ -163,9 +163,9 @@ def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 128 turned by up"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 96 turned by up"
     )
-    assert text.endswith("from hrformer_nano_lspet, about 3 minutes here")
+    assert text.endswith("from hrformer_tiny_people17, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")
     assert "here" not in fit_text(config, 16)
 

@@ -245,11 +245,13 @@ def test_pictures_lie_in_the_page_and_are_kept(tmp_path: Path, cifar: Classifica
     assert Page(tmp_path / "summary.html").sources == []
 
 
-def test_summarise_shows_fixed_and_worst_examples(tmp_path: Path, cifar: ClassificationSet) -> None:
+def test_summarise_shows_fixed_and_worst_examples(
+    tmp_path: Path, cifar: ClassificationSet, small: dict[str, str]
+) -> None:
     worst = tuple(Example(index=i, file=cifar.file(i), score=0.01 * i, prediction=9) for i in range(5))
     outcome = Evaluation(task="classification", main="top1", scores={"top1": 0.5}, worst=worst)
     config = ClassificationRun(log=LogConfig(pictures=3))
-    model = load("hrformer_nano_cifar10").model
+    model = load(small["classification"]).model
     for name in ("a", "b"):
         with Journal(tmp_path / name, 4, 8, config={}) as journal:
             journal.validation(4, 1.0, outcome, best=True)

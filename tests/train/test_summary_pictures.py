@@ -146,20 +146,20 @@ def test_chosen_items_are_fixed_and_on_different_pictures(people: PoseSet, data_
 
 
 @pytest.mark.parametrize(
-    ("fixture", "weights", "protocol"),
+    ("fixture", "task", "protocol"),
     [
-        ("pictures", "hrformer_nano_cifar10", ClassificationProtocol(batch_size=2)),
-        ("people", "hrformer_nano_lspet", PoseProtocol(score="coco", batch_size=2)),
-        pytest.param("streets", "hrformer_nano_camvid", SegmentationProtocol(), marks=pytest.mark.slow),
+        ("pictures", "classification", ClassificationProtocol(batch_size=2)),
+        ("people", "pose", PoseProtocol(score="coco", batch_size=2)),
+        pytest.param("streets", "segmentation", SegmentationProtocol(), marks=pytest.mark.slow),
     ],
 )
 def test_predictions_are_those_of_the_evaluation(
-    request: pytest.FixtureRequest, fixture: str, weights: str, protocol: Protocol
+    request: pytest.FixtureRequest, fixture: str, task: str, protocol: Protocol, small: dict[str, str]
 ) -> None:
     if fixture == "people":
         pytest.importorskip("faster_coco_eval", reason="needs faster-coco-eval, from the extra 'train'")
     source: ImageSet = request.getfixturevalue(fixture)
-    model = load(weights).model.train()
+    model = load(small[task]).model.train()
     torch.manual_seed(5)
     found = predict_examples(model, source, [1, 0], protocol)
     after = torch.rand(1)

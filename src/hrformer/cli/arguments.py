@@ -44,22 +44,24 @@ class PredictArguments(General):
 class PoseArguments(PredictArguments):
     """Keypoints of people: annotated pictures, and predictions.json in COCO's results format.
 
-    Without --detections or --detector each picture is taken for one person filling it.
+    People are found first, by the bundled segmentation model unless --detections or --detector say otherwise.
     """
 
-    weights: str = "hrformer_nano_lspet"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
+    weights: str = "hrformer_tiny_people17"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # JSON file with person boxes in COCO's results format, matched by file name or COCO image number.
     detections: Path | None = None
-    # How to find people: one of torchvision's detectors, such as fasterrcnn_resnet50_fpn_v2, downloaded once; or
-    # "segmentation", with weights of a segmentation model that has a class "person" as --detector-weights.
+    # How to find people: "segmentation" takes the regions of a segmentation model's class "person", those who touch
+    # being one; "picture" takes each picture for one person who fills it; one of torchvision's detectors, such as
+    # fasterrcnn_resnet50_fpn_v2, is downloaded once. Default: segmentation, and picture for animals and things.
     detector: str | None = None
-    detector_weights: Path | None = None  # Local file with the detector's weights, instead of downloading them.
-    detector_threshold: float = 0.5  # With --detector: people scored below this are left out.
+    detector_weights: Path | None = None  # Local file with the detector's weights, instead of the bundled or published.
+    # People whom the detector scores below this are left out. Default: 0.6 for segmentation, 0.5 for torchvision's.
+    detector_threshold: float | None = None
     box_threshold: float = 0.0  # With --detections: boxes scored below this are left out.
     joint_threshold: float = PoseOptions().joint_threshold  # Joints must score above this to count in a person's score.
     flip: bool = True  # Average with the mirror image, as published figures do; off is twice as fast.
     # What to do with several boxes on one person: keep the best (hard), damp the others (soft), keep all (off). auto:
-    # hard with --detections and --detector, else off.
+    # hard with --detections and a detector, else off.
     nms: Suppression = "auto"
     # Cut people out on the device instead of by OpenCV; differs by a grey level here and there.
     fast_crop: bool = False
@@ -69,7 +71,7 @@ class PoseArguments(PredictArguments):
 class SegmentArguments(PredictArguments):
     """A class for every pixel: PNG masks of class ids, coloured pictures, and the classes' shares as JSON."""
 
-    weights: str = "hrformer_nano_camvid"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
+    weights: str = "hrformer_tiny_petspeople"  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     batch_size: int = 1  # How many neighbouring pictures of equal size go through the network at once.
     # Bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the weights were tested
     # with.

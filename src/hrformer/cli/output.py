@@ -47,6 +47,7 @@ class OutputFolder:
         self.images_file, self.predictions_file = folder / "images.json", folder / "predictions.json"
         self.unreadable: dict[str, str] = {}
         self.failed: dict[str, str] = {}
+        self.nobody: list[str] = []  # pictures of this run in which pose found no one
         self._rows: dict[str, dict[str, Any]] = {}
         self._predictions: dict[int, list[dict[str, Any]]] = {}
         self._planned: dict[str, tuple[int, str]] = {}
@@ -105,6 +106,7 @@ class OutputFolder:
             return
         if isinstance(result, Keypoints):
             self._predictions[image_id] = result.to_coco(image_id)
+            self.nobody += [] if len(result) else [result.path]
         else:
             self._predictions[image_id] = [{"image_id": image_id} | result.to_dict() | ({"mask": mask} if mask else {})]
         self._rows[identity] = {

@@ -29,8 +29,9 @@ from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.data.images import ImageError, LoadedImage, load_image
-from hrformer.predict.boxes import DetectionTable
-from hrformer.predict.detectors import detector_for
+from hrformer.predict.boxes import WHOLE, DetectionTable
+from hrformer.predict.detectors import MASK_WEIGHTS, detector_for
+from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
 from hrformer.train.progress import bars
@@ -168,8 +169,6 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
         raise ValueError("give --detections or --detector, not both")
     if arguments.detector is None and arguments.detector_weights is not None:
         raise ValueError("--detector-weights needs --detector")
-    if arguments.detections is None and arguments.detector is None:
-        note("each picture is taken for one person filling it; --detector or --detections find several")
     if arguments.detections is not None:
         table = DetectionTable.read(arguments.detections)
         unknown = [file for file in inputs.files if not table.has(file)]
@@ -177,10 +176,18 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
             raise ValueError(f"{arguments.detections} has no detections for any of the pictures, such as {unknown[0]}")
         if unknown:
             note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
-        options["detections"] = table
-    if arguments.detector is not None:
+        return options | {"detections": table}
+    assert isinstance(predictor, PosePredictor)
+    name = arguments.detector or predictor.default_detector
+    if name == WHOLE:
+        options["detector"] = WHOLE
+        if arguments.detector is None:
+            note("each picture is taken for one filling it; --detector or --detections find several")
+    else:
         values: dict[str, Any] = {"score_threshold": arguments.detector_threshold, "device": predictor.device}
-        options["detector"] = detector_for(arguments.detector, weights_path=arguments.detector_weights, **values)
+        options["detector"] = detector_for(name, weights_path=arguments.detector_weights, **values)
+        if arguments.detector is None:
+            note(f"people are found in the masks of {MASK_WEIGHTS}; --detector and --detections take others")
     return options
 
 
@@ -255,6 +262,8 @@ def _report(arguments: PredictArguments, output: OutputFolder, done: int, skippe
         say(f"annotated pictures: {output.folder / 'pictures'}")
     if isinstance(arguments, SegmentArguments):
         say(f"masks of class ids: {output.folder / 'masks'}")
+    if output.nobody:
+        note(f"nobody was found in {counted(len(output.nobody), 'picture')}, such as {output.nobody[0]}")
     for what, reasons in (("could not be read", output.unreadable), ("failed", output.failed)):
         if reasons:
             note(f"{what} ({len(reasons)}):")

@@ -129,6 +129,14 @@ LSPET14 = Skeleton(
 )
 
 
+_OF_PEOPLE = (COCO17, LSPET14)
+
+
+def of_people(skeleton: Skeleton | None) -> bool:
+    """Whether these are a person's joints: those of COCO or LSPET, whatever their sigmas."""
+    return skeleton is not None and any(skeleton.keypoints == known.keypoints for known in _OF_PEOPLE)
+
+
 def skeleton_for(num_keypoints: int) -> Skeleton | None:
     """The known skeleton with this number of joints, or None: 17 is COCO's, 14 that of LSPET."""
-    return {skeleton.num_keypoints: skeleton for skeleton in (COCO17, LSPET14)}.get(num_keypoints)
+    return {skeleton.num_keypoints: skeleton for skeleton in _OF_PEOPLE}.get(num_keypoints)

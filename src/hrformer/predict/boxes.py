@@ -1,4 +1,4 @@
-"""Where people are: boxes handed over, read from a file, found by one of torchvision's detectors, or the picture."""
+"""Where people are: boxes handed over, read from a file, found by a detector, or the whole picture."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from hrformer.data.images import LoadedImage
 from hrformer.geometry.boxes import clip_boxes_official
 
 PERSON = 1  # COCO's category id of a person, and torchvision's label
+WHOLE = "picture"  # where a detector is named: the whole picture is one person
 
 Detections: TypeAlias = "str | os.PathLike[str] | Iterable[Mapping[str, Any]] | DetectionTable"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -17,9 +18,11 @@ from hrformer.geometry.flips import merge_flipped
 from hrformer.geometry.heatmaps import cells_to_image
 from hrformer.geometry.oks import oks_nms, rescore
 from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
+from hrformer.geometry.skeletons import of_people
 from hrformer.models.model import ModelInfo
 from hrformer.predict.base import PredictOptions, Predictor
 from hrformer.predict.boxes import (
+    WHOLE,
     Detections,
     DetectionTable,
     Detector,
@@ -27,7 +30,7 @@ from hrformer.predict.boxes import (
     found_boxes,
     pair_with_images,
 )
-from hrformer.predict.detectors import detector_for
+from hrformer.predict.detectors import MASKS, detector_for
 from hrformer.predict.results import Keypoints
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
@@ -94,7 +97,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         detector: Detector | str | None = None,
         **options: Any,
     ) -> Iterator[Keypoints]:
-        """Predict people of all pictures in shared batches. Without boxes of any kind the whole picture is one person.
+        """Predict people of all pictures in shared batches.
 
         Args:
             images: see ``load_images``.
@@ -103,8 +106,10 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             box_scores: (N,), or one such array per picture; 1 where left out.
             detections: file in COCO's results format, its records, or a ``DetectionTable``; pictures are matched by
                 file name or COCO image number, and those it does not mention have no people.
-            detector: callable from a picture to boxes and scores, such as a ``MaskDetector``, or the name of a
-                torchvision detector.
+            detector: callable from a picture to boxes and scores, or a name: "segmentation" for the people in the
+                masks of the bundled segmentation model, "picture" for one person who fills the picture, or a detector
+                of torchvision. None, where no boxes are given either, is "segmentation" for the joints of people and
+                "picture" for those of animals and things.
             **options: fields of ``PoseOptions``.
 
         Raises:
@@ -129,12 +134,31 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             found: Iterable[tuple[LoadedImage, PersonBoxes]] = (
                 (image, table.find(image.path, least)) for image in pictures
             )
-        elif detector is not None:
-            finder = detector_for(detector, device=self.device) if isinstance(detector, str) else detector
-            found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
-        else:
+        elif boxes is not None or (finder := self._finder(detector)) is None:
             found = pair_with_images(pictures, boxes, box_scores)
+        else:
+            found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
         yield from self._results((self._job(pair, opts) for pair in found), opts)
+
+    @property
+    def default_detector(self) -> str:
+        """What finds those whose joints are wanted where nothing is given: see ``stream``."""
+        return MASKS if of_people(self.info.skeleton) else WHOLE
+
+    @cached_property
+    def _detectors(self) -> dict[str, Detector]:
+        return {}
+
+    def _finder(self, detector: Detector | str | None) -> Detector | None:
+        """The detector to ask, the same object at every call; None for the whole picture."""
+        name = self.default_detector if detector is None else detector
+        if not isinstance(name, str):
+            return name
+        if name == WHOLE:
+            return None
+        if name not in self._detectors:
+            self._detectors[name] = detector_for(name, device=self.device)
+        return self._detectors[name]
 
     def _job(self, image: Any, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
         image, found = image

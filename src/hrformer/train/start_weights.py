@@ -29,9 +29,9 @@ from hrformer.train.optim import TRUNK_PARTS
 from hrformer.zoo import HEAD_OPTIONS, INPUT_SPECS
 
 BUNDLED: dict[Task, str] = {
-    "classification": "hrformer_nano_cifar10",
-    "pose": "hrformer_nano_lspet",
-    "segmentation": "hrformer_nano_camvid",
+    "classification": "hrformer_tiny_things",
+    "pose": "hrformer_tiny_people17",
+    "segmentation": "hrformer_tiny_petspeople",
 }
 """Start weights on a processor."""
 

