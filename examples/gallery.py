@@ -65,13 +65,13 @@ def cell(picture: ValidationPicture, note: str) -> NDArray[np.uint8]:
     return canvas
 
 
-def sheet(name: str, recipe: str, data: Path) -> NDArray[np.uint8]:
-    """Twelve items of a model's val part, its worst last."""
+def sheet(name: str, recipe: str, data: Path, limit: int | None = None) -> NDArray[np.uint8]:
+    """Twelve items of a model's val part, its worst last; the worst of the first ``limit`` if that is given."""
     config = with_fields(find_recipe(recipe).run, {"data.root": data})
     model, source = load_model(bundled_folder() / f"{name}.safetensors")[0], open_set(config, "val")
     with bars() as progress:
         tell = partial(progress, name)
-        worst = evaluate(model, source, config.evaluation, worst=HALF, progress=tell).worst
+        worst = evaluate(model, source, config.evaluation, limit=limit, worst=HALF, progress=tell).worst
     taken = {one.index for one in worst}
     chosen = [index for index in choose_items(source, 2 * HALF, seed=0) if index not in taken][:HALF]
     some = predict_examples(model, source, chosen, replace(config.evaluation, batch_size=1))

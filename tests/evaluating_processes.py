@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from hrformer.checkpoints.checkpoint import load_model
-from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import open_pose
 from hrformer.data.segmentation_sets import open_segmentation
@@ -18,6 +17,8 @@ from hrformer.data.source_config import ClassificationSource, PoseSource, Segmen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, SegmentationProtocol
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
 def evaluate_all(data: Path, processes: Processes | None) -> list[Evaluation]:
@@ -45,7 +46,7 @@ def evaluate_all(data: Path, processes: Processes | None) -> list[Evaluation]:
     ]
     return [
         evaluate(
-            load_model(bundled_folder() / f"hrformer_nano_{name}.safetensors")[0],
+            load_model(WEIGHTS / f"hrformer_nano_{name}.safetensors")[0],
             source,
             protocol,
             processes=processes,

@@ -74,7 +74,7 @@ def test_the_gallery_shows_twelve_items(data_dir: Path, bundle: ModuleType, card
     recipe = gallery.recipes(bundled_folder())[card.stem]
     if not (data_dir / find_recipe(recipe).run.data.name).is_dir():
         pytest.skip(f"{recipe}'s data is not there")
-    sheet = gallery.sheet(card.stem, recipe, data_dir)
+    sheet = gallery.sheet(card.stem, recipe, data_dir, limit=40)
     assert sheet.shape == (4 * gallery.CELL[1], 3 * gallery.CELL[0], 3)
     cells = [sheet[y : y + 200, x : x + 400] for y in range(0, 1000, 250) for x in range(0, 1200, 400)]
     assert len({part.tobytes() for part in cells}) == 12

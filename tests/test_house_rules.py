@@ -172,7 +172,7 @@ def test_wheel_holds_the_package_its_weights_and_the_licence(tmp_path: Path) -> 
         about = f"hrformer-{hrformer.__version__}.dist-info"
         metadata = archive.read(f"{about}/METADATA").decode()
         scripts = archive.read(f"{about}/entry_points.txt").decode()
-    weights = (SOURCE / "hrformer" / "weights").glob("hrformer_nano_*")
+    weights = (SOURCE / "hrformer" / "weights").glob("hrformer_tiny_*")
     others = [SOURCE / "hrformer" / name for name in ("py.typed", "checkpoints/published.toml")]
     pages = [*(SOURCE / "hrformer" / "train").glob("summary.*"), *(SOURCE / "hrformer" / "data").glob("classes/*.txt")]
     wanted = {str(path.relative_to(SOURCE)) for path in [*FILES, *weights, *pages, *others]}

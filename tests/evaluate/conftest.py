@@ -1,4 +1,4 @@
-"""The bundled models and the small sets they were made for, and a lively model with COCO's joints."""
+"""Small trained models and the sets they were made for, and a lively model with COCO's joints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from hrformer.checkpoints.checkpoint import load_model
-from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.classification_sets import open_classification
 from hrformer.data.pose_sets import CocoPeople, open_pose
 from hrformer.data.segmentation_sets import open_segmentation
@@ -26,24 +25,26 @@ from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Pr
 from hrformer.models.model import VisionModel
 from hrformer.zoo import create_model
 
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
-def bundled(name: str) -> VisionModel:
-    return load_model(bundled_folder() / f"hrformer_nano_{name}.safetensors")[0]
+
+def trained(name: str) -> VisionModel:
+    return load_model(WEIGHTS / f"hrformer_nano_{name}.safetensors")[0]
 
 
 @pytest.fixture(scope="session")
 def classifier() -> VisionModel:
-    return bundled("cifar10")
+    return trained("cifar10")
 
 
 @pytest.fixture(scope="session")
 def poser() -> VisionModel:
-    return bundled("lspet")
+    return trained("lspet")
 
 
 @pytest.fixture(scope="session")
 def segmenter() -> VisionModel:
-    return bundled("camvid")
+    return trained("camvid")
 
 
 @pytest.fixture(scope="session")

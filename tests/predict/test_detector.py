@@ -66,7 +66,7 @@ def test_every_detector_of_the_registry_can_be_built() -> None:
 
 
 def test_wrong_arguments_are_explained(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="no person detector is called 'yolo'; known: fasterrcnn"):
+    with pytest.raises(ValueError, match="no person detector is called 'yolo'; known: segmentation, fasterrcnn"):
         PersonDetector("yolo")
     with pytest.raises(ValueError, match="score_threshold"):
         PersonDetector(FAST, score_threshold=2, weights_path=weights)

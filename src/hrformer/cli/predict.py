@@ -167,8 +167,8 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
         return options
     if arguments.detections is not None and arguments.detector is not None:
         raise ValueError("give --detections or --detector, not both")
-    if arguments.detector is None and arguments.detector_weights is not None:
-        raise ValueError("--detector-weights needs --detector")
+    if arguments.detector in (None, WHOLE) and arguments.detector_weights is not None:
+        raise ValueError("--detector-weights needs a --detector that takes weights, such as segmentation")
     if arguments.detections is not None:
         table = DetectionTable.read(arguments.detections)
         unknown = [file for file in inputs.files if not table.has(file)]
@@ -182,7 +182,7 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
     if name == WHOLE:
         options["detector"] = WHOLE
         if arguments.detector is None:
-            note("each picture is taken for one filling it; --detector or --detections find several")
+            note("each picture is taken for one person, animal or thing that fills it; --detections brings boxes")
     else:
         values: dict[str, Any] = {"score_threshold": arguments.detector_threshold, "device": predictor.device}
         options["detector"] = detector_for(name, weights_path=arguments.detector_weights, **values)
