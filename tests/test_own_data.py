@@ -18,12 +18,15 @@ import pytest
 
 from hrformer.__main__ import main
 
+WEIGHTS = Path(__file__).resolve().parent / "weights"
 POSE = (
-    *("train", "finetune_pose", "--model.name", "hrformer_tiny", "--model.init", "hrformer_tiny_people17"),
+    *("train", "finetune_pose", "--model.name", "hrformer_nano"),
+    *("--model.init", str(WEIGHTS / "hrformer_nano_lspet.safetensors")),
     *("--augment.size", "64", "64"),
 )
 MASKS = (
-    *("train", "finetune_segmentation", "--model.name", "hrformer_tiny", "--model.init", "hrformer_tiny_petspeople"),
+    *("train", "finetune_segmentation", "--model.name", "hrformer_nano"),
+    *("--model.init", str(WEIGHTS / "hrformer_nano_camvid.safetensors")),
     *("--augment.size", "64", "64", "--augment.short-side", "64", "--evaluation.short-side", "64"),
 )
 SHORT = (

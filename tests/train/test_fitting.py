@@ -86,9 +86,9 @@ def test_what_is_known_by_name_is_trained_at_a_lower_rate() -> None:
     assert len(known) == 17
     rates = [fitted(finetune_pose(), 16, 4, gpu=False, names=names).optim.lr for names in (known, known[:3])]
     assert rates == pytest.approx([6e-5, 6e-5])
-    assert fitted(finetune_pose(), 16, 4, gpu=False, names=(*known, "beak")).optim.lr == pytest.approx(1e-3)
+    assert fitted(finetune_pose(), 16, 4, gpu=False, names=(*known, "beak")).optim.lr == pytest.approx(4e-4)
     fresh = replace(finetune_pose(), model=replace(finetune_pose().model, fresh=("head",)))
-    assert fitted(fresh, 16, 4, gpu=False, names=known).optim.lr == pytest.approx(1e-3)
+    assert fitted(fresh, 16, 4, gpu=False, names=known).optim.lr == pytest.approx(4e-4)
 
 
 def test_norms_of_fresh_weights_are_trained() -> None:
@@ -163,7 +163,7 @@ def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.001, crops 128 x 96 turned by up"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.0004, crops 128 x 96 turned by up"
     )
     assert text.endswith("from hrformer_tiny_people17, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")

@@ -27,6 +27,8 @@ class Effort:
     few: int  # largest batch for sets of less than ``MANY`` items
     items: int  # training items that the run sees, with ``REFERENCE`` items in the set
     lr: float  # peak rate
+    # factor on it where the start weights know all classes or joints: more makes them forget, see the recipes
+    learnt: float = 0.06
 
 
 REFERENCE, MANY = 16, 100
@@ -37,7 +39,7 @@ GROWTH = 0.6
 
 PROCESSOR: dict[Task, Effort] = {
     "classification": Effort(batch=32, few=16, items=4800, lr=1e-3),
-    "pose": Effort(batch=16, few=8, items=2400, lr=1e-3),
+    "pose": Effort(batch=16, few=8, items=2400, lr=4e-4, learnt=0.15),
     "segmentation": Effort(batch=8, few=4, items=480, lr=5e-4),
 }
 """Of the small networks in the package, on a few cores."""
@@ -49,9 +51,8 @@ GPU: dict[Task, Effort] = {
 }
 """Of the published networks."""
 
-LEARNT, BRIEF = 0.06, 0.4
-"""Factors on the rate and on the items seen where the start weights know all classes or joints: more of either makes
-them forget, see the recipes."""
+BRIEF = 0.4
+"""Factor on the items seen where the start weights know all classes or joints."""
 
 DROP_PATH = 0.1
 """Of the published networks; the small ones of a processor are rather too small than too large for their sets."""
@@ -122,7 +123,7 @@ def fitted(
         "fit": False,
         "batch.total": batch,
         "schedule.updates": updates,
-        "optim.lr": config.optim.lr or effort.lr * (LEARNT if learnt else 1),
+        "optim.lr": config.optim.lr or effort.lr * (effort.learnt if learnt else 1),
         "validate_updates": every,
     }
     # The more often an item is seen, the more it has to change.
