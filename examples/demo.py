@@ -26,14 +26,14 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from demo_overview import overview
-from demo_page import ModelCard, Prediction, page
-from demo_photos import Photograph, package_photographs
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import hrformer
+from demo_overview import overview
+from demo_page import ModelCard, Prediction, page
+from demo_photos import Photograph, package_photographs
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.data.images import ImageError, load_image
 from hrformer.predict.predictors import AnyPredictor

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from demo_page import Prediction
-from demo_photos import verdict
 from numpy.typing import NDArray
 
+from demo_page import Prediction
+from demo_photos import verdict
 from hrformer.predict.results import Classification
 
 WIDTH, HEIGHT, LINE, GAP, COLUMNS = 400, 300, 26, 10, 3

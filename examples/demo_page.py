@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from html import escape
 
 from demo_photos import EXPECT, Photograph, caption, numbers
-
 from hrformer.data.draw import LEFT, MIDDLE, RIGHT, color_of
 from hrformer.predict.results import Keypoints, Result, Segmentation
 

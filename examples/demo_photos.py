@@ -17,7 +17,7 @@ PEOPLE_TASKS = ("classification", "pose", "segmentation")
 HEIGHT, SPACE = 400, 40  # of photographs side by side, and the white between them, in pixels
 
 NEAR = 0.1
-"""A predicted joint is called right within this share of the photograph's longer side from its mark."""
+"""A predicted joint is called right within this share of the photograph's ``side`` from its mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Photograph:
         regions: class name -> points (x, y) inside it, marked by hand.
         labels: its classes among those of ``things``, any of which is right; empty where none fits.
         own: given on the command line, so nothing is known of what it shows.
+        side: longer side of the photograph, in pixels; of each photograph where several stand side by side.
     """
 
     name: str
@@ -49,6 +50,10 @@ class Photograph:
     regions: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     own: bool = False
+    side: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "side", self.side or max(self.pixels.shape[:2]))
 
 
 def package_photographs() -> list[Photograph]:
@@ -151,6 +156,7 @@ def side_by_side(photographs: Sequence[Photograph]) -> Photograph:
         shows=f"{len(people)} people, each in a photograph of their own",
         tasks=("pose",),
         people=tuple(people),
+        side=max(max(part.shape[:2]) for part in parts),
     )
 
 
@@ -255,7 +261,7 @@ def verdict(photograph: Photograph, result: Result) -> tuple[str, bool | None]:
         near, far = joints_right(photograph, result)
         return f"{len(near)} of {len(near) + len(far)} joints right", len(near) > len(far)
     if isinstance(result, Segmentation):
-        hits, total = (sum(column) for column in zip(*points_right(photograph, result).values(), strict=True))
+        hits, total = _summed(points_right(photograph, result))
         return f"{hits} of {total} points right", 2 * hits > total
     said = f"{result.labels[0]}, {result.probabilities[0]:.0%}"
     if not photograph.labels:
@@ -272,7 +278,7 @@ def _pose_caption(photograph: Photograph, result: Keypoints) -> str:
     near, far = joints_right(photograph, result)
     return (
         f"{summary} Of {len(near) + len(far)} joints marked by hand, the prediction is within "
-        f"{NEAR:.0%} of the picture's longer side for {_listed(near)} and farther off for {_listed(far)}."
+        f"{NEAR:.0%} of a photograph's longer side for {_listed(near)} and farther off for {_listed(far)}."
     )
 
 
@@ -287,7 +293,7 @@ def joints_right(photograph: Photograph, result: Keypoints) -> tuple[list[str], 
             distances = np.linalg.norm(result.keypoints[:, columns, :2] - np.array(list(person.values())), axis=2)
             errors = distances[distances.mean(axis=1).argmin()]
         for name, error in zip(person, errors, strict=True):
-            (near if error <= NEAR * max(photograph.pixels.shape) else far).append(name)
+            (near if error <= NEAR * photograph.side else far).append(name)
     return near, far
 
 
@@ -297,7 +303,7 @@ def _segmentation_caption(photograph: Photograph, result: Segmentation) -> str:
     if photograph.own:
         return summary
     right = points_right(photograph, result)
-    hits, total = (sum(column) for column in zip(*right.values(), strict=True))
+    hits, total = _summed(right)
     each = ", ".join(f"{name} {right} of {number}" for name, (right, number) in right.items())
     return f"Of {total} points marked by hand, {hits} have the right class ({each}). {summary}"
 
@@ -305,6 +311,10 @@ def _segmentation_caption(photograph: Photograph, result: Segmentation) -> str:
 def points_right(photograph: Photograph, result: Segmentation) -> dict[str, tuple[int, int]]:
     """By class how many marked points have it, and how many there are."""
     return {name: (_hits(result, name, points), len(points)) for name, points in photograph.regions.items()}
+
+
+def _summed(right: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    return sum(hits for hits, _ in right.values()), sum(total for _, total in right.values())
 
 
 def _classification_caption(photograph: Photograph, result: Classification) -> str:

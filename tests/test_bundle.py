@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import pytest
 import torch
 from safetensors import safe_open
 
+import bundle
+import gallery
 import hrformer
 from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.source_config import ClassificationSource
@@ -31,17 +29,7 @@ from hrformer.train.config import (
 )
 from hrformer.train.loop import train
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CARDS = [card for card in sorted(bundled_folder().glob("*.md")) if "\nrecipe: " in card.read_text(encoding="utf-8")]
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        yield importlib.import_module("bundle")
-    finally:
-        sys.path.remove(str(EXAMPLES))
 
 
 def shares_in(text: str) -> list[float]:
@@ -50,7 +38,7 @@ def shares_in(text: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
-def test_the_file_scores_what_its_card_says(bundle: ModuleType, data_dir: Path, card: Path) -> None:
+def test_the_file_scores_what_its_card_says(data_dir: Path, card: Path) -> None:
     head = dict(line.split(": ", 1) for line in card.read_text(encoding="utf-8").split("---\n")[1].splitlines())
     config = with_fields(find_recipe(head["recipe"]).run, {"data.root": data_dir})
     if not Path(data_dir / config.data.name).is_dir():
@@ -69,8 +57,7 @@ def test_the_file_scores_what_its_card_says(bundle: ModuleType, data_dir: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
-def test_the_gallery_shows_twelve_items(data_dir: Path, bundle: ModuleType, card: Path) -> None:
-    gallery = importlib.import_module("gallery")
+def test_the_gallery_shows_twelve_items(data_dir: Path, card: Path) -> None:
     recipe = gallery.recipes(bundled_folder())[card.stem]
     if not (data_dir / find_recipe(recipe).run.data.name).is_dir():
         pytest.skip(f"{recipe}'s data is not there")
@@ -81,7 +68,7 @@ def test_the_gallery_shows_twelve_items(data_dir: Path, bundle: ModuleType, card
     assert all(part.std() > 10 for part in cells)
 
 
-def test_a_run_becomes_a_bundled_model(bundle: ModuleType, data_dir: Path, tmp_path: Path) -> None:
+def test_a_run_becomes_a_bundled_model(data_dir: Path, tmp_path: Path) -> None:
     for split, count in (("train", 6), ("val", 3)):
         for name in ("cat", "ship"):
             (tmp_path / "data" / split / name).mkdir(parents=True)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from urllib.parse import unquote
 
 import cv2
 import numpy as np
 import pytest
 
+import demo
+import demo_photos as photos
 import hrformer
 from hrformer.geometry.skeletons import COCO17
 from hrformer.predict.results import Classification, Keypoints, Segmentation
@@ -25,16 +24,6 @@ from hrformer.predict.results import Classification, Keypoints, Segmentation
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 pytest.importorskip("skimage", reason="needs scikit-image, from the extra 'demo'")
 pytest.importorskip("sklearn", reason="needs scikit-learn, from the extra 'demo'")
-
-
-@pytest.fixture(scope="module")
-def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
-    """The modules ``demo`` and ``demo_photos``, imported as the script does."""
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        yield importlib.import_module("demo"), importlib.import_module("demo_photos")
-    finally:
-        sys.path.remove(str(EXAMPLES))
 
 
 @dataclass
@@ -46,7 +35,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(scripts, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One run with a picture of our own, one that is no picture, and one that is not there."""
     folder = tmp_path_factory.mktemp("demo")
     own, broken = folder / "my <i>own & only.png", folder / "broken.jpg"
@@ -57,7 +46,7 @@ def run(scripts, tmp_path_factory: pytest.TempPathFactory) -> Run:
         said, complained = _Text(), _Text()
         patch.setattr(sys, "stdout", said)
         patch.setattr(sys, "stderr", complained)
-        code = scripts[0].main([str(own), str(broken), str(folder / "absent.jpg"), "--out", str(folder / "site")])
+        code = demo.main([str(own), str(broken), str(folder / "absent.jpg"), "--out", str(folder / "site")])
     return Run(code, folder / "site", said.text, complained.text)
 
 
@@ -151,9 +140,9 @@ def test_page_is_whole_html_that_needs_no_network_and_no_script(run: Run, page: 
     assert page.unnamed == 0
 
 
-def test_every_photograph_has_its_tasks_and_ones_own_all(run: Run, scripts) -> None:
+def test_every_photograph_has_its_tasks_and_ones_own_all(run: Run) -> None:
     names = {path.stem for path in (run.out / "numbers").glob("*.json")}
-    photographs = scripts[1].package_photographs()
+    photographs = photos.package_photographs()
     assert len(photographs) == 9 + 1  # three of them side by side
     wanted = {f"{one.name}-{task}" for one in photographs for task in one.tasks}
     assert names == wanted | {f"own-1-{task}" for task in hrformer.models.model.TASKS}
@@ -183,8 +172,7 @@ def test_page_tells_models_data_terms_score_and_sources(page: Page) -> None:
     assert "absent.jpg: no such file" in page.text
 
 
-def test_marks_fit_photographs_and_models(scripts) -> None:
-    demo, photos = scripts
+def test_marks_fit_photographs_and_models() -> None:
     photographs = photos.package_photographs()
     assert set(photos.EXPECT) == set(demo.MODELS)
     infos = {task: hrformer.load(name).info for task, name in demo.MODELS.items()}
@@ -200,7 +188,7 @@ def test_marks_fit_photographs_and_models(scripts) -> None:
             assert 0 <= y < height
 
 
-def _photograph(photos: ModuleType, name: str):
+def _photograph(name: str):
     return next(photograph for photograph in photos.package_photographs() if photograph.name == name)
 
 
@@ -217,9 +205,8 @@ def _people(photograph, count: int) -> Keypoints:
     )
 
 
-def test_pose_caption_counts_joints_near_their_marks(scripts) -> None:
-    _, photos = scripts
-    astronaut = _photograph(photos, "astronaut")
+def test_pose_caption_counts_joints_near_their_marks() -> None:
+    astronaut = _photograph("astronaut")
     result = _people(astronaut, 2)
     for name, (x, y) in astronaut.people[0].items():
         result.keypoints[1, COCO17.keypoints.index(name)] = (x + 40, y + 31, 0.9)
@@ -232,18 +219,23 @@ def test_pose_caption_counts_joints_near_their_marks(scripts) -> None:
     assert photos.verdict(astronaut, result) == ("5 of 6 joints right", True)
     # Everybody's marks count, whoever was found.
     assert photos.verdict(astronaut, _people(astronaut, 0)) == ("0 of 6 joints right", False)
-    several = _photograph(photos, "people")
+    several = _photograph("people")
     marked = sum(len(person) for person in several.people)
-    assert photos.verdict(several, _people(several, 1)) == (f"0 of {marked} joints right", False)
+    result = _people(several, 1)
+    assert photos.verdict(several, result) == (f"0 of {marked} joints right", False)
+    # What counts is the side of one photograph, 400 pixels, not that of all of them together.
+    for off, right in ((39, 6), (41, 0)):
+        for name, (x, y) in several.people[0].items():
+            result.keypoints[0, COCO17.keypoints.index(name), :2] = x - off, y
+        assert len(photos.joints_right(several, result)[0]) == right
 
 
-def test_photographs_side_by_side_keep_their_marks(scripts) -> None:
-    _, photos = scripts
-    several = _photograph(photos, "people")
+def test_photographs_side_by_side_keep_their_marks() -> None:
+    several = _photograph("people")
     height, left = photos.HEIGHT, photos.SPACE
     assert several.pixels.shape[0] == height
     for name, person in zip(("astronaut", "admiral", "photographer"), several.people, strict=True):
-        one = _photograph(photos, name)
+        one = _photograph(name)
         factor = height / one.pixels.shape[0]
         for joint, (x, y) in one.people[0].items():
             assert person[joint] == pytest.approx((left + factor * x, factor * y))
@@ -253,9 +245,8 @@ def test_photographs_side_by_side_keep_their_marks(scripts) -> None:
         left += width + photos.SPACE
 
 
-def test_segmentation_caption_counts_points(scripts) -> None:
-    _, photos = scripts
-    astronaut = _photograph(photos, "astronaut")
+def test_segmentation_caption_counts_points() -> None:
+    astronaut = _photograph("astronaut")
     mask = np.zeros(astronaut.pixels.shape[:2], np.uint8)
     mask[200:] = 1
     result = Segmentation(image=astronaut.pixels, mask=mask, class_names=("background", "person"))
@@ -279,15 +270,13 @@ def test_segmentation_caption_counts_points(scripts) -> None:
         ("china", ("building", "cat"), "Right: building, 75%."),
     ],
 )
-def test_classification_caption_says_right_and_wrong(scripts, name: str, labels: tuple[str, str], said: str) -> None:
-    _, photos = scripts
-    photograph = _photograph(photos, name)
+def test_classification_caption_says_right_and_wrong(name: str, labels: tuple[str, str], said: str) -> None:
+    photograph = _photograph(name)
     result = Classification(image=photograph.pixels, labels=labels, probabilities=(0.75, 0.25), class_ids=(0, 1))
     assert photos.caption(photograph, result).endswith(said)
 
 
-def test_cards_are_read(scripts, tmp_path: Path) -> None:
-    demo, _ = scripts
+def test_cards_are_read(tmp_path: Path) -> None:
     card = tmp_path / "card.md"
     card.write_text(
         "---\ndata: CamVid: 367 frames\nscore: mIoU 50\n---\n\n# Title\n\nscore: not here\n", encoding="utf-8"
@@ -296,9 +285,9 @@ def test_cards_are_read(scripts, tmp_path: Path) -> None:
     assert demo.read_card(tmp_path / "absent.md") == {}
 
 
-def test_an_unusable_folder_is_one_line(scripts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert scripts[0].main(["--out", str(tmp_path / "file")]) == 2
+    assert demo.main(["--out", str(tmp_path / "file")]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "file" in errors[0]

@@ -325,7 +325,7 @@ _AUGMENT: dict[str, Range] = {
     "area": (lambda area: 0 < area[0] <= area[1] <= 1, "must be (smallest, largest) share of the picture, at most 1"),
     **dict.fromkeys(("ratio", "aspect", "scale"), _PAIR),
     **dict.fromkeys(("flip", "erasing", "mix_probability", "switch_probability", "label_smoothing"), SHARE),
-    **dict.fromkeys(("shift_probability", "half_body", "rotation_probability", "soften"), SHARE),
+    **dict.fromkeys(("shift_probability", "half_body", "portrait", "rotation_probability", "soften", "grey"), SHARE),
     **dict.fromkeys(
         ("padding", "mixup", "cutmix", "shift", "rotation", "half_body_joints", "brightness"), NOT_NEGATIVE
     ),

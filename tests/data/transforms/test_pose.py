@@ -193,6 +193,27 @@ def test_half_body_of_a_skeleton_that_knows_none() -> None:
     assert np.array_equal(transform_of(settings).make_params(item_of(heap)).center, center)
 
 
+def test_portraits_end_below_the_shoulders() -> None:
+    settings = replace(NOTHING, portrait=0.4)
+    transform, item = transform_of(settings), item_of(pixels=np.full((260, 200, 3), 200, np.uint8))
+    params = drawn(settings)
+    rows = np.array([one.bottom for one in params if one.bottom is not None])
+    assert share([one.bottom is not None for one in params], 0.4)
+    # Between the middle of joints 0 to 10 and joint 11.
+    assert (rows.min(), rows.max()) == pytest.approx((110, 170), abs=1)
+    one = next(one for one in params if one.bottom == 140)
+    shown = transform.apply(item, one)
+    # Joints 0 to 7 lie above row 140, and their box down to it, 80 pixels high, decides the crop.
+    assert shown["weights"].tolist() == [1] * 8 + [0] * 9
+    np.testing.assert_allclose((*one.center, *one.size), (105, 100, 1.5 * 80 * 0.75, 1.5 * 80), rtol=1e-5)
+    # A sixth of the crop lies below the end of the picture.
+    column = shown["image"][0, :, 48].numpy()
+    assert (column[:105] == 200).all()
+    assert (column[109:] == 0).all()
+    upside_down = LEGS_AND_ARMS * [1, -1, 1] + [0, 300, 0]
+    assert all(one.bottom is None for one in drawn(replace(settings, portrait=1), joints=upside_down))
+
+
 def test_brightness_is_one_factor_for_the_picture() -> None:
     transform = transform_of(replace(NOTHING, size=(32, 24), brightness=0.3))
     gains = []

@@ -42,6 +42,7 @@ class PoseParams:
     gain: float = 1.0  # factor on the pixel values
     sharpness: float = 1.0  # share of its size to which the crop is shrunk before it is enlarged again
     grey: bool = False  # whether its colours are taken away
+    bottom: int | None = None  # row at which the picture ends, below which there is nothing; None for all of it
 
 
 class TrainPose:
@@ -74,6 +75,12 @@ class TrainPose:
         if half is not None and np.ptp(joints[half, :2], axis=0).any():
             low, high = joints[half, :2].min(axis=0), joints[half, :2].max(axis=0)
             box, padding, middle = np.concatenate([low, high - low]), HALF_BODY_PADDING, joints[half, :2].mean(axis=0)
+        bottom = self._draw_bottom(joints)
+        if bottom is not None:
+            shown = joints[(joints[:, 2] > 0) & (joints[:, 1] < bottom), :2]
+            low = shown.min(axis=0)
+            box = np.concatenate([low, [np.ptp(shown[:, 0]), bottom - low[1]]])
+            padding, middle = HALF_BODY_PADDING, None
         centers, sizes = box_to_crop(box[None], aspect=settings.size[1] / settings.size[0], padding=padding)
         # The crop of half a body is around its own joints, whatever the jitter of the box was.
         center = centers[0] + shift * box[2:] if middle is None else middle
@@ -91,6 +98,7 @@ class TrainPose:
             gain=gain,
             sharpness=sharpness,
             grey=grey,
+            bottom=bottom,
         )
 
     def apply(self, item: Mapping[str, Any], params: PoseParams) -> Item:
@@ -101,6 +109,9 @@ class TrainPose:
             are not labelled or too far outside the crop), ``index``.
         """
         pixels, joints, center = as_pixels(item["image"]), _joints(item), params.center
+        if params.bottom is not None:
+            pixels = pixels[: params.bottom]
+            joints[joints[:, 1] >= params.bottom, 2] = 0
         if params.flip:
             width, pairs = pixels.shape[1], self.skeleton.flip_pairs
             pixels = np.asarray(cv2.flip(pixels, 1), dtype=np.uint8)
@@ -144,6 +155,17 @@ class TrainPose:
             # A normal draw, so that 69 % are upper halves: the codes of HRNet and HRFormer do so.
             chosen = upper if (np.random.randn() < 0.5 and len(upper) > 2) or len(lower) <= 2 else lower
         return chosen if len(chosen) >= 2 else None
+
+    def _draw_bottom(self, joints: NDArray[np.float32]) -> int | None:
+        """Row between the middle of the upper half and the top of the lower one, if the person stands or sits."""
+        if not self.settings.portrait or np.random.rand() >= self.settings.portrait:
+            return None
+        visible = joints[:, 2] > 0
+        upper, lower = joints[visible & self._upper, 1], joints[visible & ~self._upper, 1]
+        if len(upper) < 3 or not len(lower) or lower.min() <= upper.mean() + 1:
+            return None
+        bottom = round(np.random.uniform(upper.mean(), lower.min()))
+        return bottom if (upper < bottom).sum() >= 2 else None
 
     def _draw_change(self) -> tuple[NDArray[np.float64], float, float]:
         """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor on the crop's size,

@@ -51,6 +51,9 @@ class PoseAugment:
     flip: float = 0.5  # probability of mirroring
     half_body: float = 0.3  # probability of keeping only the upper or lower body
     half_body_joints: int = 8  # more than this many joints must be visible for it
+    # probability that the picture ends between the middle of the upper half and the top of the lower one, as portraits
+    # do; people whose lower half is not below stay whole
+    portrait: float = 0.0
     # official and hrnet: standard deviation of the scale factor's normal draw, centre 1, which is clipped to ``scale``
     # on either side. mmpose: half the range of the factor
     scale: float = 0.5
