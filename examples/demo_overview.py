@@ -6,6 +6,7 @@ After ``make demo``, ``demo/pictures/overview.jpg`` is what the README shows as 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -32,9 +33,11 @@ def overview(predictions: Sequence[Prediction]) -> NDArray[np.uint8]:
 
 
 def _panel(predictions: Sequence[Prediction]) -> NDArray[np.uint8]:
-    """One photograph with the joints, else the mask, drawn in, and a line for each prediction."""
+    """One photograph with the mask and the joints drawn in, and a line for each prediction."""
     first, *others = predictions
-    shown = others[0].result.draw() if others else first.photograph.pixels
+    shown = first.photograph.pixels
+    for prediction in reversed(others):
+        shown = replace(prediction.result, image=shown).draw()
     scale = min(WIDTH / shown.shape[1], HEIGHT / shown.shape[0])
     shown = cv2.resize(shown, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     panel = np.full((HEIGHT + 3 * LINE + GAP, WIDTH + GAP, 3), 255, np.uint8)

@@ -23,6 +23,7 @@ from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.registry import bundled_folder
 from hrformer.cli.evaluate import open_set
 from hrformer.evaluate.evaluate import evaluate
+from hrformer.fast.optimize import optimize
 from hrformer.files import write_file
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import with_fields
@@ -68,7 +69,7 @@ def cell(picture: ValidationPicture, note: str) -> NDArray[np.uint8]:
 def sheet(name: str, recipe: str, data: Path, limit: int | None = None) -> NDArray[np.uint8]:
     """Twelve items of a model's val part, its worst last; the worst of the first ``limit`` if that is given."""
     config = with_fields(find_recipe(recipe).run, {"data.root": data})
-    model, source = load_model(bundled_folder() / f"{name}.safetensors")[0], open_set(config, "val")
+    model, source = optimize(load_model(bundled_folder() / f"{name}.safetensors")[0]), open_set(config, "val")
     with bars() as progress:
         tell = partial(progress, name)
         worst = evaluate(model, source, config.evaluation, limit=limit, worst=HALF, progress=tell).worst
