@@ -90,7 +90,7 @@ def main(args: Args) -> None:
     assert isinstance(source, PoseSet)
     figure = Figure(figsize=(8, 8), layout="constrained")
     axes = figure.subplots(2, 2)
-    for row, (name, file) in zip(axes, (("with", args.whole), ("without", args.without)), strict=True):
+    for row, (name, file) in zip(axes, (("with convolution", args.whole), ("without", args.without)), strict=True):
         model = load_model(file)[0].eval()
         maps = influence(model, crops_of(model, source, args.people))
         cells = len(maps[0])
@@ -101,9 +101,7 @@ def main(args: Args) -> None:
                 place.axvline(line * scale - 0.5, color="white", linewidth=0.5)
                 place.axhline(line * scale - 0.5, color="white", linewidth=0.5)
             share = outside(values, cells)
-            place.set(
-                title=f"{name} 3x3 convolution: {share:.1%} from other windows", xlabel=what, xticks=[], yticks=[]
-            )
+            place.set(title=f"{name}: {share:.1%} from other windows", xlabel=what, xticks=[], yticks=[])
             print(f"{name}, {what}: {share:.1%} from other windows")
     write_file(args.out, partial(figure.savefig, format="png", dpi=80))
     print(args.out)
