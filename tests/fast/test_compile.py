@@ -87,11 +87,9 @@ def test_a_second_size_opens_the_graph_for_all() -> None:
 
 @pytest.mark.slow
 def test_two_graphs_train_all_sizes() -> None:
-    """With the head of most parts: to compile takes a minute and more."""
-    model = hrformer("segmentation", training=True)
+    model = hrformer("pose", training=True)
     run, graphs = compiled(model, dynamic=True)
     for size in SIZES[:5]:
-        outputs = run(torch.randn(2, 3, *size))
-        sum(y.square().sum() for y in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
+        run(torch.randn(2, 3, *size)).square().sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     assert len(graphs) <= 2

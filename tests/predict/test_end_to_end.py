@@ -11,6 +11,7 @@ import pytest
 
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.images import load_image
+from hrformer.fast.optimize import optimize
 from hrformer.geometry.boxes import clip_boxes_mmpose
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.results import Keypoints
@@ -87,6 +88,8 @@ def test_all_labelled_people(predictor: PosePredictor, golden: Golden, coco_imag
 def test_all_detections_and_who_survives(
     predictor: PosePredictor, golden: Golden, coco_images: list[Path], data_dir: Path
 ) -> None:
+    """By the fast path, as there are many."""
+    predictor = PosePredictor(optimize(predictor.model), device="cpu")
     file = data_dir / "coco_tiny" / "annotations" / "person_detections.json"
     results = predictor(coco_images, detections=file, batch_size=16)
     assert sum(map(len, results)) == len(golden.meta["det"]["kept"]) == 117

@@ -24,6 +24,8 @@ from hrformer.train.run_folder import checkpoint_path, read_state
 from hrformer.zoo import create_model
 from training import longer
 
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -84,7 +86,7 @@ def test_two_processes_train_like_one(pose_run: PoseRun, tmp_path: Path, fsdp: b
     # Sums of two halves round differently. A fresh network multiplies such differences by more than ten in every
     # update, a trained one does not; the exact comparison, in float64, is the next test.
     model, optim = (
-        replace(pose_run.model, name="hrformer_tiny", init="hrformer_tiny_people17"),
+        replace(pose_run.model, init=str(WEIGHTS / "hrformer_nano_lspet.safetensors")),
         replace(pose_run.optim, lr=1e-4),
     )
     config = longer(replace(pose_run, model=model, optim=optim), 6)
