@@ -182,6 +182,8 @@ RUN = PoseRun(schedule=ScheduleConfig(epochs=10))
         ({"runtime": RuntimeConfig(cpu=True, precision="fp16")}, "'fp16' needs a GPU"),
         ({"augment": PoseAugment(size=(66, 64))}, "augment.size must be multiples of 4"),
         ({"augment": PoseAugment(flip=1.5)}, "augment.flip must lie in [0, 1], got 1.5"),
+        ({"augment": PoseAugment(grey=2)}, "augment.grey must lie in [0, 1], got 2"),
+        ({"augment": PoseAugment(portrait=-1)}, "augment.portrait must lie in [0, 1], got -1"),
         ({"augment": PoseAugment(sigma=0)}, "augment.sigma must be above 0, got 0"),
         ({"augment": PoseAugment(scale=1.0)}, "augment.scale must lie in [0, 1), got 1.0"),
     ],
