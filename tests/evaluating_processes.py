@@ -17,8 +17,7 @@ from hrformer.data.source_config import ClassificationSource, PoseSource, Segmen
 from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, SegmentationProtocol
-
-WEIGHTS = Path(__file__).resolve().parent / "weights"
+from training import WEIGHTS
 
 
 def evaluate_all(data: Path, processes: Processes | None) -> list[Evaluation]:

@@ -17,8 +17,8 @@ from types import ModuleType
 import pytest
 
 from hrformer.__main__ import main
+from training import WEIGHTS
 
-WEIGHTS = Path(__file__).resolve().parent / "weights"
 POSE = (
     *("train", "finetune_pose", "--model.name", "hrformer_nano"),
     *("--model.init", str(WEIGHTS / "hrformer_nano_lspet.safetensors")),

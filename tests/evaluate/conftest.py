@@ -24,8 +24,7 @@ from hrformer.evaluate.inference import Processes
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
 from hrformer.zoo import create_model
-
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+from training import WEIGHTS
 
 
 def trained(name: str) -> VisionModel:

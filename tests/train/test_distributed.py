@@ -22,9 +22,7 @@ from hrformer.train.distributed import any_process, processes, share_batch_norm
 from hrformer.train.loop import train
 from hrformer.train.run_folder import checkpoint_path, read_state
 from hrformer.zoo import create_model
-from training import longer
-
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
+from training import WEIGHTS, longer
 
 SCRIPT = """
 import sys

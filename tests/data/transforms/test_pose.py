@@ -212,6 +212,9 @@ def test_portraits_end_below_the_shoulders() -> None:
     assert (column[109:] == 0).all()
     upside_down = LEGS_AND_ARMS * [1, -1, 1] + [0, 300, 0]
     assert all(one.bottom is None for one in drawn(replace(settings, portrait=1), joints=upside_down))
+    # Of a person labelled beyond the picture's upper border nothing would be left.
+    beyond = LEGS_AND_ARMS - [0, 400, 0]
+    assert all(one.bottom is None for one in drawn(replace(settings, portrait=1), joints=beyond))
 
 
 def test_brightness_is_one_factor_for_the_picture() -> None:

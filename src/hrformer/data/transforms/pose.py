@@ -165,7 +165,7 @@ class TrainPose:
         if len(upper) < 3 or not len(lower) or lower.min() <= upper.mean() + 1:
             return None
         bottom = round(np.random.uniform(upper.mean(), lower.min()))
-        return bottom if (upper < bottom).sum() >= 2 else None
+        return bottom if bottom > 0 and (upper < bottom).sum() >= 2 else None
 
     def _draw_change(self) -> tuple[NDArray[np.float64], float, float]:
         """Centre jitter (2,) as a share of the padded box before it got its aspect ratio, factor on the crop's size,
