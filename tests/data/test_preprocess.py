@@ -93,6 +93,36 @@ def test_fast_crop_differs_by_no_more_than_stated(coco_images: list[Path], coco_
         assert difference.mean() < 0.25
 
 
+def test_patterns_finer_than_the_input_average_out_only_where_antialiased() -> None:
+    rows, columns = np.indices((600, 800))
+    board = np.repeat(((rows + columns) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+    box, spec, far = [[150, 100, 500, 400]], InputSpec(size=(64, 48), interpolation="antialiased"), torch.device("cpu")
+    for udp in (False, True):
+        plain = crop_people(board, box, InputSpec(size=(64, 48)), udp=udp)[0][0, 24:40, 12:36]
+        crop = crop_people(board, box, spec, udp=udp)[0]
+        inside = crop[0, 24:40, 12:36].astype(int)
+        assert plain.std() > 40
+        assert inside.std() < 12
+        assert abs(inside.mean() - 127.5) < 1
+        on_device = crop_people_on_device(board, box, spec, far, udp=udp)[0].numpy()
+        assert np.abs(crop.astype(int) - on_device).max() <= 1
+    assert resize(board, (90, 70), "antialiased").astype(int).std() < 12
+    assert resize(board, (90, 70), "bicubic").std() > 40
+
+
+@pytest.mark.parametrize("udp", [False, True])
+@pytest.mark.parametrize("side", [30, 400])
+def test_an_antialiased_crop_moves_nothing(udp: bool, side: int) -> None:
+    # On a slope the mean over a pixel's area is the value in its middle.
+    slope = np.add.outer(np.arange(600) / 5, np.arange(800) / 8).round().astype(np.uint8)
+    picture, box = np.repeat(slope[..., None], 3, axis=2), [[200, 150, 0.75 * side, side]]
+    crops = [
+        crop_people(picture, box, InputSpec(size=(64, 48), interpolation=filter_), udp=udp)[0].astype(int)
+        for filter_ in ("bilinear", "antialiased")
+    ]
+    assert np.abs(crops[0] - crops[1])[0, 2:-2, 2:-2].max() <= 1
+
+
 def test_crop_of_nobody() -> None:
     pixels = np.zeros((10, 20, 3), np.uint8)
     for crops, centers, sizes in (

@@ -111,6 +111,14 @@ def test_pose_model_takes_the_joints_of_the_data(pose_run: PoseRun) -> None:
     assert model.info.input_spec.size == (64, 64)
 
 
+@pytest.mark.parametrize("kind", ["pose_run", "segmentation_run"])
+def test_the_model_is_tested_with_the_filter_of_its_training(kind: str, request: pytest.FixtureRequest) -> None:
+    config = request.getfixturevalue(kind)
+    for filter_ in ("bilinear", "antialiased"):
+        task = task_for(replace(config, augment=replace(config.augment, interpolation=filter_)))
+        assert task.build()[0].info.input_spec.interpolation == filter_
+
+
 def test_smoothing_happens_once(classification_run: ClassificationRun) -> None:
     hard = replace(classification_run, augment=replace(classification_run.augment, mixup=0, cutmix=0, erasing=0))
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
@@ -19,6 +20,16 @@ from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.tiles import ELONGATED
 
 _OPENCV_FILTERS = {"nearest": cv2.INTER_NEAREST, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+# Pillow's filters widen where pictures are shrunk.
+_PILLOW_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "antialiased": Image.Resampling.BILINEAR,
+}
+
+SAMPLES = 4
+"""Bilinear samples per direction whose mean is a pixel of an antialiased crop."""
 
 SOFTEST = 0.35
 """Least share of its size to which augmentation shrinks a picture before it enlarges it again."""
@@ -27,12 +38,12 @@ SOFTEST = 0.35
 def crop_people(
     pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, *, udp: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Cut people out of a picture by ``cv2.warpAffine``: bilinear, black outside the picture. The reference path.
+    """Cut people out of a picture by :func:`warp`: bilinear or antialiased, black outside. The reference path.
 
     Args:
         pixels: (H, W, 3) picture.
         boxes_xywh: (N, 4) boxes (x, y, width, height) in picture pixels; grown by 1.25 here.
-        spec: its ``size`` is the crop's.
+        spec: its ``size`` is the crop's, and its ``interpolation`` says whether that is antialiased.
         udp: see :func:`crop_matrix`.
 
     Returns:
@@ -45,16 +56,30 @@ def crop_people(
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
     crops = np.empty((len(centers), height, width, pixels.shape[2]), dtype=np.uint8)
     for row, (center, size) in enumerate(zip(centers, sizes, strict=True)):
-        crops[row] = warp(pixels, crop_matrix(center, size, (width, height), udp=udp), (width, height))
+        matrix = crop_matrix(center, size, (width, height), udp=udp)
+        crops[row] = warp(pixels, matrix, (width, height), antialiased=spec.interpolation == "antialiased")
     return crops, centers, sizes
 
 
-def warp(pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+def warp(
+    pixels: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int], *, antialiased: bool = False
+) -> NDArray[np.uint8]:
     """Move a picture (H, W, 3) by a (2, 3) matrix to a crop of (width, height): bilinear, black outside.
 
-    OpenCV 5 interpolates exactly, version 4 at positions rounded to 1/32 pixel.
+    OpenCV 5 interpolates exactly, version 4 at positions rounded to 1/32 pixel. With ``antialiased`` each pixel of the
+    crop is the mean of ``SAMPLES`` x ``SAMPLES`` such samples, spread evenly over its area.
     """
+    if antialiased:
+        fine = cv2.warpAffine(pixels, _finer(matrix), (SAMPLES * size[0], SAMPLES * size[1]), flags=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(fine, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     return np.asarray(cv2.warpAffine(pixels, matrix, size, flags=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def _finer(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., 2, 3) to a crop with ``SAMPLES`` times as many pixels a side, whose outer edges are the same."""
+    finer = matrix * SAMPLES
+    finer[..., 2] += (SAMPLES - 1) / 2
+    return finer
 
 
 def crop_people_on_device(
@@ -68,7 +93,12 @@ def crop_people_on_device(
     matrices = np.stack(
         [crop_matrix(center, size, (width, height), udp=udp) for center, size in zip(centers, sizes, strict=True)]
     )
-    crops = crop_batch(torch.from_numpy(pixels).to(device).permute(2, 0, 1), matrices, (width, height))
+    planes = torch.from_numpy(pixels).to(device).permute(2, 0, 1)
+    if spec.interpolation == "antialiased":
+        fine = crop_batch(planes, _finer(matrices), (SAMPLES * width, SAMPLES * height))
+        crops = (F.avg_pool2d(fine, SAMPLES) + 0.5).floor()
+    else:
+        crops = crop_batch(planes, matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
 
 
@@ -89,7 +119,7 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
         new_height, new_width = max(int(target_width * height / width), spec.size[0]), target_width
     top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
     bottom, right = top + spec.size[0], left + spec.size[1]
-    picture, filter_ = Image.fromarray(pixels), Image.Resampling[spec.interpolation.upper()]
+    picture, filter_ = Image.fromarray(pixels), _PILLOW_FILTERS[spec.interpolation]
     if max(height, width) <= ELONGATED * min(height, width):
         return np.asarray(picture.resize((new_width, new_height), filter_))[top:bottom, left:right]
     # The whole would take up to a gigabyte; the part alone is rounded otherwise by at most 1 of 255.
@@ -98,12 +128,14 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
 
 
 def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:
-    """Resize a picture (H, W, 3) or a mask (H, W) by OpenCV to (width, height); as it is where it has that size.
+    """Resize a picture (H, W, 3) or a mask (H, W) to (width, height); as it is where it has that size.
 
-    ``interpolation`` is "nearest", "bilinear" or "bicubic".
+    ``interpolation`` is "nearest", "bilinear" or "bicubic", by OpenCV, or "antialiased", by Pillow.
     """
     if size == (values.shape[1], values.shape[0]):
         return values
+    if interpolation == "antialiased":
+        return np.asarray(Image.fromarray(values).resize(size, _PILLOW_FILTERS[interpolation]))
     return np.asarray(cv2.resize(values, size, interpolation=_OPENCV_FILTERS[interpolation]), dtype=np.uint8)
 
 

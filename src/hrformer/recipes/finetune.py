@@ -62,7 +62,9 @@ finetune_pose = Recipe(
             train_images=("images/train", "images"),
             val_images=("images/val", "images"),
         ),
-        augment=PoseAugment(size=(0, 0), sigma=0, shift_once=False, scale=0.35, rotation=-1),
+        augment=PoseAugment(
+            size=(0, 0), interpolation="antialiased", sigma=0, shift_once=False, scale=0.35, rotation=-1
+        ),
         evaluation=PoseProtocol(score="coco"),
         **_SHARED,
     ),
@@ -81,7 +83,9 @@ finetune_segmentation = Recipe(
         recipe="finetune_segmentation",
         optim=OptimConfig(lr=0, weight_decay=0.01, exempt="segmentation", layer_decay=0.8),
         schedule=ScheduleConfig(kind="poly", warmup_share=0.05),
-        augment=SegmentationAugment(size=(0, 0), short_side=0, scale=(0, 0), brightness=40, contrast=0.4),
+        augment=SegmentationAugment(
+            size=(0, 0), interpolation="antialiased", short_side=0, scale=(0, 0), brightness=40, contrast=0.4
+        ),
         evaluation=SegmentationProtocol(short_side=0),
         **_SHARED,
     ),

@@ -209,10 +209,12 @@ class PoseTask(TrainingTask[PoseRun]):
         return open_pose(self.config.data, split, detections=boxes, box_threshold=threshold)
 
     def facts(self, spec: InputSpec) -> dict[str, Any]:
-        """Joints, and how heatmaps are read."""
+        """Joints, how people are cut out, and how heatmaps are read."""
+        spec = replace(spec, interpolation=self.config.augment.interpolation)
         codec = self.config.augment.codec()
         decoding = {"decoder": codec.decoder, "blur_kernel": codec.blur_kernel}
-        return {"skeleton": self.train_set.skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
+        skeleton = self.train_set.skeleton
+        return {"input_spec": spec, "skeleton": skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
@@ -232,7 +234,9 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         return open_segmentation(self.config.data, split)
 
     def facts(self, spec: InputSpec) -> dict[str, Any]:
-        return {"class_names": self.train_set.classes, "palette": self.train_set.palette}
+        """Names and colours, and how pictures are resized."""
+        spec = replace(spec, interpolation=self.config.augment.interpolation)
+        return {"input_spec": spec, "class_names": self.train_set.classes, "palette": self.train_set.palette}
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""

@@ -358,8 +358,10 @@ def people(data_dir: Path) -> PoseSet:
     )
 
 
-def test_without_augmentation_training_sees_what_testing_sees(people: PoseSet) -> None:
-    transform, spec = transform_of(NOTHING, LSPET14), InputSpec(size=(128, 96))
+@pytest.mark.parametrize("filter_", ["bilinear", "antialiased"])
+def test_without_augmentation_training_sees_what_testing_sees(people: PoseSet, filter_: Any) -> None:
+    transform = transform_of(replace(NOTHING, interpolation=filter_), LSPET14)
+    spec = InputSpec(size=(128, 96), interpolation=filter_)
     for index in range(20):
         item = people.item(index, people.pixels(index)) | {"index": index}
         out, tested = transform(item), prepare_person(item, spec)

@@ -5,6 +5,7 @@ import pickle
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -155,6 +156,13 @@ def test_nothing_to_do_changes_nothing() -> None:
     assert torch.equal(made["image"], given["image"])
     assert torch.equal(made["mask"], given["mask"])
     assert made["extent"].tolist() == [0, 0, 50, 70]
+
+
+@pytest.mark.parametrize("filter_", ["bicubic", "antialiased"])
+def test_without_augmentation_training_sees_what_testing_sees(filter_: Any) -> None:
+    given = item(90, 120)
+    made = TrainSegmentation(SegmentationAugment(size=(45, 60), short_side=45, interpolation=filter_, **PLAIN))(given)
+    assert torch.equal(made["image"], prepare_scene(given, InputSpec(interpolation=filter_), short_side=45)["image"])
 
 
 def test_brightness_and_contrast_saturate() -> None:

@@ -118,7 +118,8 @@ class TrainPose:
             joints, center = flip_keypoints(joints, width, pairs), flip_keypoints(center[None], width, ())[0]
         height, width = self.settings.size
         matrix = crop_matrix(center, params.size, (width, height), params.rotation, udp=self.codec.decoder == "udp")
-        crop = worn(warp(pixels, matrix, (width, height)), params.sharpness, params.grey)
+        crop = warp(pixels, matrix, (width, height), antialiased=self.settings.interpolation == "antialiased")
+        crop = worn(crop, params.sharpness, params.grey)
         if params.gain != 1:
             crop = np.asarray(cv2.convertScaleAbs(crop, alpha=params.gain), dtype=np.uint8)
         targets, weights = self.codec.encode(transform_points(joints[:, :2], matrix)[None], joints[None, :, 2])

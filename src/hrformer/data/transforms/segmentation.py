@@ -86,7 +86,7 @@ class TrainSegmentation:
             (y0, x0, y1, x1) where the picture lies in them, and ``index``.
         """
         # Black outside for now: after normalisation it becomes 0, by the extent.
-        pixels = self._move(as_pixels(item["image"]), draw, "bicubic", 0)
+        pixels = self._move(as_pixels(item["image"]), draw, self.settings.interpolation, 0)
         mask = self._move(item["mask"].numpy(), draw, "nearest", IGNORE)
         pixels = worn(pixels, draw.sharpness, draw.grey)
         if draw.brightness or draw.contrast != 1:

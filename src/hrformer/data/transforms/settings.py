@@ -39,6 +39,7 @@ class PoseAugment:
     """The augmentations of the HRFormer repository (``style`` "official") or of mmpose 1.x."""
 
     size: tuple[int, int] = (256, 192)  # (height, width) of the crop
+    interpolation: Literal["bilinear", "antialiased"] = "bilinear"  # of the crop, in training and after
     sigma: float = 2.0  # of the targets in cells
     # of the targets: "plain", or mmpose's "dark" and "udp" (with its crops); see ``HeatmapCodec``.
     encoding: Literal["plain", "dark", "udp"] = "plain"
@@ -81,6 +82,7 @@ class SegmentationAugment:
     """The augmentations of the HRFormer repository's segmentation runs (openseg.pytorch)."""
 
     size: tuple[int, int] = (512, 1024)  # (height, width) of the training crop
+    interpolation: Literal["bilinear", "bicubic", "antialiased"] = "bicubic"  # of resizing, in training and after
     short_side: int | None = None  # first bring the short side to this many pixels; None keeps the size (Cityscapes)
     scale: tuple[float, float] = (0.5, 2.0)  # range of the factor of the random resizing, uniform
     aspect: tuple[float, float] = (0.9, 1.1)  # range of the aspect factor a: width times sqrt(a), height sqrt(1 / a)
