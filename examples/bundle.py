@@ -47,6 +47,7 @@ class Args:
     data: Path  # folder that holds the sets
     input_size: tuple[int, int] | None = None  # (height, width) to use the model at; None for that of training
     earlier: tuple[Path, ...] = ()  # run folders that this one went on from, first to last
+    resumed: bool = False  # the run went on from the bundled weights of this name, whose curves stay before its own
     crop_ratio: float | None = None  # share of the shorter side that a classifier looks at; None for that of training
     weights: Path = Path("src/hrformer/weights")
     log: Path = Path("docs/training")
@@ -201,10 +202,12 @@ def main(args: Args) -> None:
     head = {"name": args.name, "task": str(model.task), "score": words, "size": f"{file.stat().st_size / 1e6:.1f} MB"}
     head |= {"recipe": config.recipe, "date": datetime.date.today().isoformat()}
     write_card(args.weights / f"{args.name}.md", head, scores_text(args.name, config.recipe, found))
-    logs = [log_of(run) for run in (*args.earlier, args.run)]
+    log = args.log / f"{args.name}.json"
+    logs = json.loads(log.read_text(encoding="utf-8"))["runs"] if args.resumed else []
+    logs += [log_of(run) for run in (*args.earlier, args.run)]
     args.log.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"runs": logs}) + "\n"
-    write_file(args.log / f"{args.name}.json", lambda part: part.write_text(text, encoding="utf-8"))
+    write_file(log, lambda part: part.write_text(text, encoding="utf-8"))
     write_file(args.log / f"{args.name}.png", lambda part: curves(logs, found).savefig(part, format="png", dpi=80))
     print(f"{file}: {words}")
 

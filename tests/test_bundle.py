@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -109,5 +110,6 @@ def test_a_run_becomes_a_bundled_model(data_dir: Path, tmp_path: Path) -> None:
     assert "| cat | 3 |" in text
     # Words and fields of one's own stay, and the scores are those of the file again.
     card.write_text(text.replace("size: ", "terms: mine\nsize: ") + "\nWhat it cannot do.\n", encoding="utf-8")
-    bundle.main(args)
+    bundle.main(replace(args, resumed=True))
+    assert json.loads((args.log / "mine.json").read_text(encoding="utf-8"))["runs"] == [log, log]
     assert card.read_text(encoding="utf-8") == text.replace("size: ", "terms: mine\nsize: ") + "\nWhat it cannot do.\n"
