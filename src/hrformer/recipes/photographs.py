@@ -151,7 +151,7 @@ _PEOPLE17 = _PEOPLE17_96.varied(
     | {
         "time": "76 minutes of one core that was shared with other work",
         "score": "PCK@0.2 79.0 on val_photos, 48.9 on val_lspet (us, from weights that had 4 epochs and 74.9); after "
-        "2.5 more 80.2 and 50.3, there 40.9 for the 12 limb joints",
+        "8.7 more 81.2 and 52.3, there 43.2 for the 12 limb joints",
     },
 )
 _PETSPEOPLE_84 = Recipe(
