@@ -94,8 +94,8 @@ _THINGS = _THINGS_56.varied(
         "augment.soften": 0.3,
     },
     title="HRFormer-T on things at 84 x 84, with a teacher",
-    notes="From the weights of things_tiny_56: `--model.init runs/things_tiny_56/best.safetensors`. Not bundled yet: after "
-    "so few epochs the demo's cat is a shoe.",
+    notes="From the weights of things_tiny_56: `--model.init runs/things_tiny_56/best.safetensors`. Not bundled yet: "
+    "after so few epochs the demo's cat is a shoe.",
     **_FACTS
     | {
         "time": "91 minutes of one core that was shared with other work",
