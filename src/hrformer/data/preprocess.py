@@ -31,6 +31,8 @@ _PILLOW_FILTERS = {
 SAMPLES = 4
 """Bilinear samples per direction whose mean is a pixel of an antialiased crop."""
 
+_AT_ONCE = 16  # people cut out on a device in one call
+
 SOFTEST = 0.35
 """Least share of its size to which augmentation shrinks a picture before it enlarges it again."""
 
@@ -85,7 +87,10 @@ def _finer(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 def crop_people_on_device(
     pixels: NDArray[np.uint8], boxes_xywh: ArrayLike, spec: InputSpec, device: torch.device, *, udp: bool = False
 ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
-    """:func:`crop_people` by ``grid_sample`` on ``device``, where the crops stay; all people in one call."""
+    """:func:`crop_people` by ``grid_sample`` on ``device``, where the crops stay.
+
+    All people in one call; antialiased ``_AT_ONCE``, so that a crowd does not take gigabytes.
+    """
     height, width = spec.size
     centers, sizes = box_to_crop(boxes_xywh, aspect=width / height)
     if not len(centers):
@@ -95,8 +100,10 @@ def crop_people_on_device(
     )
     planes = torch.from_numpy(pixels).to(device).permute(2, 0, 1)
     if spec.interpolation == "antialiased":
-        fine = crop_batch(planes, _finer(matrices), (SAMPLES * width, SAMPLES * height))
-        crops = (F.avg_pool2d(fine, SAMPLES) + 0.5).floor()
+        size = SAMPLES * width, SAMPLES * height
+        parts = [_finer(matrices[start : start + _AT_ONCE]) for start in range(0, len(matrices), _AT_ONCE)]
+        means = torch.cat([F.avg_pool2d(crop_batch(planes, part, size), SAMPLES) for part in parts])
+        crops = (means + 0.5).floor()
     else:
         crops = crop_batch(planes, matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
