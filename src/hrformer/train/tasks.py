@@ -111,7 +111,8 @@ class TrainingTask(ABC, Generic[Config]):
         settings, task = self.config.model, cast(Task, task_of(self.config))
         outputs: dict[str, Any] = {"num_keypoints" if task == "pose" else "num_classes": len(names_of(self.train_set))}
         model = create_model(settings.name, task, **outputs, **model_options(settings))
-        spec = replace(model.info.input_spec, size=self.config.augment.size)
+        augment = self.config.augment
+        spec = replace(model.info.input_spec, size=augment.size, interpolation=augment.interpolation)
         model.info = replace(model.info, dataset=self.train_set.name, input_spec=spec)
         model.info = info = replace(model.info, **self.facts(spec))
         if not settings.init:
@@ -171,8 +172,7 @@ class ClassificationTask(TrainingTask[ClassificationRun]):
         augment = self.config.augment
         # Small pictures are enlarged whole in training, so nothing is cut off in the test either.
         ratio = 1.0 if augment.crop == "padded" else spec.crop_ratio
-        spec = replace(spec, interpolation=augment.interpolation, crop_ratio=ratio)
-        return {"class_names": self.train_set.classes, "input_spec": spec}
+        return {"class_names": self.train_set.classes, "input_spec": replace(spec, crop_ratio=ratio)}
 
     def transform(self) -> Transform:
         """Crop, flip, RandAugment."""
@@ -209,12 +209,10 @@ class PoseTask(TrainingTask[PoseRun]):
         return open_pose(self.config.data, split, detections=boxes, box_threshold=threshold)
 
     def facts(self, spec: InputSpec) -> dict[str, Any]:
-        """Joints, how people are cut out, and how heatmaps are read."""
-        spec = replace(spec, interpolation=self.config.augment.interpolation)
+        """Joints, and how heatmaps are read."""
         codec = self.config.augment.codec()
         decoding = {"decoder": codec.decoder, "blur_kernel": codec.blur_kernel}
-        skeleton = self.train_set.skeleton
-        return {"input_spec": spec, "skeleton": skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
+        return {"skeleton": self.train_set.skeleton, "shift_heatmap": codec.decoder != "udp", **decoding}
 
     def transform(self) -> Transform:
         """Turn, scale, flip, cut out; joints become heatmaps."""
@@ -234,9 +232,7 @@ class SegmentationTask(TrainingTask[SegmentationRun]):
         return open_segmentation(self.config.data, split)
 
     def facts(self, spec: InputSpec) -> dict[str, Any]:
-        """Names and colours, and how pictures are resized."""
-        spec = replace(spec, interpolation=self.config.augment.interpolation)
-        return {"input_spec": spec, "class_names": self.train_set.classes, "palette": self.train_set.palette}
+        return {"class_names": self.train_set.classes, "palette": self.train_set.palette}
 
     def transform(self) -> Transform:
         """Resize, cut out, mirror, brighten."""
