@@ -62,12 +62,12 @@ def test_what_was_set_stays() -> None:
 def test_sizes_are_those_of_the_start_weights() -> None:
     pose = fitted(finetune_pose(), 16, 4, gpu=False)
     assert (pose.model.name, pose.model.init) == ("hrformer_tiny", "hrformer_tiny_people17")
-    assert (pose.augment.size, pose.augment.sigma) == ((128, 96), 1.78)
+    assert (pose.augment.size, pose.augment.sigma) == ((160, 120), 2.0)
     streets = fitted(finetune_segmentation(), 16, 4, gpu=False)
-    assert (streets.augment.size, streets.augment.short_side, streets.evaluation.short_side) == ((120, 120), 120, 120)
+    assert (streets.augment.size, streets.augment.short_side, streets.evaluation.short_side) == ((144, 144), 144, 144)
     assert (streets.model.ocr_channels, streets.model.ocr_key_channels) == (128, 64)
     things = fitted(finetune_classification(), 16, 4, gpu=False)
-    assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((56, 56), None, None)
+    assert (things.augment.size, things.model.head_planes, things.model.head_width) == ((84, 84), None, None)
 
 
 def test_pictures_that_are_seen_often_are_changed_more() -> None:
@@ -163,7 +163,7 @@ def test_one_line_says_what_was_found() -> None:
     config = fitted(finetune_pose(), 16, 4, gpu=False)
     text = fit_text(config, 16, 170.0)
     assert text.startswith(
-        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.0004, crops 128 x 96 turned by up"
+        f"fitted to 16 people: batch 8, {config.schedule.updates} updates, rate 0.0004, crops 160 x 120 turned by up"
     )
     assert text.endswith("from hrformer_tiny_people17, about 3 minutes here")
     assert fit_text(config, 16, 33.0).endswith("about 30 seconds here")

@@ -53,7 +53,7 @@ def test_the_network_follows_from_the_weights(small: dict[str, str]) -> None:
 
 def test_weights_of_another_task_tell_no_size(small: dict[str, str]) -> None:
     start = find_start(ModelConfig(name="", init=small["pose"]), "classification", gpu=False)
-    assert (start.model.name, start.model.head_planes, start.size) == ("hrformer_nano", None, (56, 56))
+    assert (start.model.name, start.model.head_planes, start.size) == ("hrformer_nano", None, (84, 84))
     assert find_start(ModelConfig(name="", init=small["pose"]), "segmentation", gpu=True).size == (480, 480)
 
 

@@ -153,7 +153,7 @@ def with_sizes(config: Config, *, gpu: bool, start: Start | None = None) -> Conf
     size = start.size if config.augment.size == (0, 0) else config.augment.size
     changes: dict[str, Any] = {"model": model, "augment.size": size}
     if isinstance(config, PoseRun) and config.augment.sigma == 0:
-        # In cells: the published 2 at 256 and 3 at 384 pixels, and the bundled weights' at 128.
+        # In cells: the published 2 at 256 and 3 at 384 pixels, about the bundled weights' 1.9 at 160.
         changes["augment.sigma"] = round(max(size[0] / 128, min(size[0] / 72, 2.0)), 2)
     if isinstance(config, SegmentationRun):
         short_side = min(size) if config.augment.short_side == 0 else config.augment.short_side
