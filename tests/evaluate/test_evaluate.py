@@ -17,22 +17,9 @@ from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import ClassificationProtocol, Evaluation, PoseProtocol, Protocol, SegmentationProtocol
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.models.model import ModelInfo, VisionModel
+from parity import assert_near
 
 TASKS = ["classification", "pose", "segmentation"]
-
-
-def assert_near(one: Any, other: Any) -> None:
-    """Scores within the sixth digit, to which the reliability curve rounds what a model says: counts are exact."""
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        one, other = list(one.values()), list(other.values())
-    if isinstance(one, list):
-        assert len(one) == len(other)
-        for a, b in zip(one, other, strict=True):
-            assert_near(a, b)
-    else:
-        assert one == (pytest.approx(other, rel=0, abs=2e-6) if isinstance(other, float) else other)
 
 
 def assert_same(one: Evaluation, other: Evaluation) -> None:
