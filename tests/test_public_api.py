@@ -19,6 +19,7 @@ PUBLIC = [
     "Segmentation",
     "__version__",
     "create_model",
+    "export",
     "list_models",
     "load",
     "load_checkpoint",
@@ -30,6 +31,7 @@ SIGNATURES = {
     "create_model": "name, task=, *, num_classes=, num_keypoints=, window_size=, skeleton=, **options",
     "list_models": "",
     "load": "name_or_path, device=, *, dtype=, fast=, **overrides",
+    "export": ("model, path, *, to=, graph=, precision=, pictures=, weights=, licence=, score=, told=, **options"),
     "optimize": "model, *, backend=, threads=, precision=, cache=",
     "load_checkpoint": (
         "model, source, *, position_bias=, upsample=, channel_order=, input_size=, decoder=, published=, strict="

@@ -19,8 +19,8 @@ import hrformer.cli.predict
 from hrformer.__main__ import main
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.cli.models import MEASURED
+from hrformer.predict.classify import ClassificationOptions
 from hrformer.predict.pose import PoseOptions
-from hrformer.predict.predictors import ClassificationOptions
 from hrformer.predict.segment import SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
@@ -122,7 +122,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("predict", "models", "convert", "push", "train", "evaluate", "inspect", "bench"):
+    for name in ("predict", "models", "convert", "push", "export", "train", "evaluate", "inspect", "bench"):
         module = hrformer.cli.predict if name == "predict" else hrformer.cli.main
         monkeypatch.setattr(module, f"run_{name}", lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from hrformer.checkpoints.checkpoint import load_checkpoint
+from hrformer.export.export import export
 from hrformer.fast.optimize import optimize
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.predict.predictors import load
@@ -26,6 +27,7 @@ __all__ = [
     "Keypoints",
     "Segmentation",
     "create_model",
+    "export",
     "list_models",
     "load",
     "load_checkpoint",

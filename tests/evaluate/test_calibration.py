@@ -16,7 +16,7 @@ from hrformer.evaluate.evaluate import evaluate
 from hrformer.evaluate.protocols import ClassificationProtocol
 from hrformer.metrics.counts import Reliability
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import ClassificationPredictor
+from hrformer.predict.classify import ClassificationPredictor
 
 
 def test_the_temperature_that_made_the_logits_too_sure_is_found() -> None:

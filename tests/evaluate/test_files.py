@@ -29,8 +29,8 @@ from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, Se
 from hrformer.geometry.skeletons import COCO17
 from hrformer.metrics.coco_keypoints import FIGURES
 from hrformer.models.model import VisionModel
+from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.pose import PosePredictor
-from hrformer.predict.predictors import ClassificationPredictor
 from hrformer.predict.results import Result
 from hrformer.predict.segment import SegmentationPredictor
 

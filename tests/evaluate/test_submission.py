@@ -18,7 +18,7 @@ from hrformer.evaluate.evaluate import export_predictions, result_names, write_c
 from hrformer.evaluate.files import read_class_file
 from hrformer.evaluate.protocols import ClassificationProtocol, PoseProtocol, SegmentationProtocol
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import ClassificationPredictor
+from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.segment import SegmentationPredictor
 
 

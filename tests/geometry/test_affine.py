@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from hrformer.geometry.affine import crop_batch, crop_matrix, transform_points
+from hrformer.geometry.affine import (
+    crop_batch,
+    crop_matrix,
+    finer_theta,
+    sample_affine,
+    transform_points,
+    upright_theta,
+)
 from parity import Golden
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -232,3 +239,19 @@ def test_udp_measures_between_pixel_centres() -> None:
     inverse = crop_matrix([50, 40], [30, 40], (192, 256), 20, udp=True, inverse=True)
     turned = crop_matrix([50, 40], [30, 40], (192, 256), 20, udp=True)
     np.testing.assert_allclose(transform_points(transform_points(corners, turned), inverse), corners, atol=1e-9)
+
+
+@pytest.mark.parametrize("udp", [False, True])
+def test_upright_crops_by_tensors_alone(udp: bool) -> None:
+    picture = torch.from_numpy(np.random.default_rng(0).uniform(0, 255, (3, 97, 131)))
+    centers = torch.tensor([[50.25, 40.5], [3.0, 90.0]], dtype=torch.float64)
+    sizes = torch.tensor([[30.0, 40.0], [90.0, 120.0]], dtype=torch.float64)
+    pairs = list(zip(centers.numpy(), sizes.numpy(), strict=True))
+    want = crop_batch(picture, [crop_matrix(c, s, (48, 64), udp=udp) for c, s in pairs], (48, 64))
+    theta = upright_theta(centers, sizes, (131, 97), (48, 64), udp=udp)
+    torch.testing.assert_close(sample_affine(picture, theta, (48, 64)), want, rtol=0, atol=1e-3)
+    # Four samples a pixel and direction: their middle is the pixel's.
+    fine = sample_affine(picture, finer_theta(theta, 4), (192, 256))
+    assert fine.shape == (2, 3, 256, 192)
+    grown = [crop_matrix(c, s, (48, 64), udp=udp) * 4 + [[0, 0, 1.5], [0, 0, 1.5]] for c, s in pairs]
+    torch.testing.assert_close(fine, crop_batch(picture, grown, (192, 256)), rtol=0, atol=1e-3)

@@ -19,6 +19,7 @@ from hrformer.geometry.tiles import (
     fuse_windows,
     label_map,
     pad_to_multiple,
+    resize_cubic,
     scaled_size,
     short_side_size,
     sliding_windows,
@@ -205,3 +206,12 @@ def test_a_window_counts_less_towards_its_edge() -> None:
     assert seen == [(0, 16), (12, 28)]
     assert (labels[:, :14] == 0).all()
     assert (labels[:, 14:] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((45, 60), (180, 301)), ((180, 90), (97, 33)), ((5, 7), (5, 7)), ((1, 3), (9, 8))]
+)
+def test_resize_cubic_is_that_of_torch(old: tuple[int, int], new: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *old, dtype=torch.float64)
+    want = torch.nn.functional.interpolate(x, size=new, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resize_cubic(x, new), want, rtol=0, atol=1e-12)

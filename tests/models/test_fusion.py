@@ -188,6 +188,7 @@ def test_resize_bilinear_equals_numpy(target: tuple[int, int], align_corners: bo
     torch.testing.assert_close(resize_bilinear(x, target, align_corners=align_corners), expected)
 
 
-def test_resize_to_the_same_size_is_free() -> None:
+def test_resize_to_the_same_size_keeps_every_value() -> None:
     x = random_map(5, 7)
-    assert resize_bilinear(x, (5, 7), align_corners=True) is x
+    for aligned in (True, False):
+        assert torch.equal(resize_bilinear(x, (5, 7), align_corners=aligned), x)

@@ -10,7 +10,7 @@ import torch
 from hrformer.data.images import load_image
 from hrformer.data.preprocess import centre_crop, normalise
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import ClassificationPredictor
+from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.results import Classification
 
 

@@ -11,7 +11,9 @@ from hrformer.checkpoints import download, registry
 from hrformer.checkpoints.checkpoint import save_checkpoint
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.model import VisionModel
-from hrformer.predict.predictors import ClassificationPredictor, PosePredictor, load, predictor_for
+from hrformer.predict.classify import ClassificationPredictor
+from hrformer.predict.pose import PosePredictor
+from hrformer.predict.predictors import load, predictor_for
 from hrformer.predict.segment import SegmentationPredictor
 from hrformer.zoo import create_model
 

@@ -9,6 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from hrformer.data.source_config import Split
+from hrformer.export.export import Graph
+from hrformer.export.files import Format
+from hrformer.export.files import Precision as ExportPrecision
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.models.fusion import UpsampleMode
@@ -141,6 +144,35 @@ class PushArguments(General):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportArguments(General):
+    """Write a model as one file for another runtime, and prove that it answers as the model does.
+
+    The file takes a picture as it is and answers with keypoints, a mask or probabilities; a report and a script that
+    uses it, without this package, lie beside it.
+    """
+
+    # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
+    weights: Annotated[Positional[str], arg(metavar="WEIGHTS")] = ""
+    to: Format = "onnx"  # Runtime: ONNX Runtime and others that read ONNX, OpenVINO, or torch.export.
+    out: Path = Path("exported")  # Folder for the file, report.json and predict.py; an earlier export is replaced.
+    # "pipeline" takes pictures (and boxes of people) as they are; "network" takes normalised tensors and gives raw
+    # outputs.
+    graph: Graph = "pipeline"
+    precision: ExportPrecision = "fp32"  # Of the network. int8 is calibrated on --pictures.
+    # Pictures that the file is tried on and calibrated with. Default: three photographs that come with the package.
+    pictures: tuple[str, ...] = ()
+    # Average with the mirror image, in the graph. Default: as `hrformer predict` does: for pose.
+    flip: bool | None = None
+    # Segmentation: bring the short side to this many pixels first; 0 keeps the pictures' sizes. Default: what the
+    # weights were tested with.
+    short_side: int | None = None
+    data: str | None = None  # Recipe, JSON file of a run, or directory of a run: score its val part before and after.
+    data_root: Path | None = None  # Where the data of --data is.
+    limit: int | None = None  # Score only the first so many items.
+    verify: Path | None = None  # Write nothing, but prove this file again.
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainArguments(General):
     """Train a model. Without RECIPE: list the recipes; `hrformer train RECIPE --help` shows every field of the run."""
 
@@ -230,6 +262,7 @@ Command = (
     | Annotated[ModelsArguments, subcommand("models")]
     | Annotated[ConvertArguments, subcommand("convert")]
     | Annotated[PushArguments, subcommand("push")]
+    | Annotated[ExportArguments, subcommand("export")]
     | Annotated[TrainArguments, subcommand("train")]
     | Annotated[EvaluateArguments, subcommand("eval")]
     | Annotated[InspectArguments, subcommand("inspect")]

@@ -11,6 +11,7 @@ from hrformer.cli.arguments import (
     Command,
     ConvertArguments,
     EvaluateArguments,
+    ExportArguments,
     InspectDataArguments,
     ModelsArguments,
     PushArguments,
@@ -18,6 +19,7 @@ from hrformer.cli.arguments import (
 )
 from hrformer.cli.bench import BenchArguments, run_bench
 from hrformer.cli.evaluate import run_evaluate
+from hrformer.cli.export import run_export
 from hrformer.cli.inspect import run_inspect
 from hrformer.cli.messages import guarded
 from hrformer.cli.models import run_convert, run_models
@@ -61,6 +63,8 @@ def _run(command: Any) -> int:
         return run_convert(options)
     if isinstance(options, ModelsArguments):
         return run_models(options)
+    if isinstance(options, ExportArguments):
+        return run_export(options)
     if isinstance(options, PushArguments):
         return run_push(options)
     if isinstance(options, TrainArguments):

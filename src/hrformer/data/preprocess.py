@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -103,7 +104,7 @@ def crop_people_on_device(
         size = SAMPLES * width, SAMPLES * height
         parts = [_finer(matrices[start : start + _AT_ONCE]) for start in range(0, len(matrices), _AT_ONCE)]
         means = torch.cat([F.avg_pool2d(crop_batch(planes, part, size), SAMPLES) for part in parts])
-        crops = (means + 0.5).floor()
+        crops = means.round()  # halves to even, as OpenCV
     else:
         crops = crop_batch(planes, matrices, (width, height))
     return crops.to(torch.uint8).permute(0, 2, 3, 1), centers, sizes
@@ -117,14 +118,8 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
 
     ``spec.size``, ``crop_ratio`` and ``interpolation`` are used; ``pixels`` are (H, W, 3) of any size.
     """
-    target_height, target_width = (math.floor(side / spec.crop_ratio) for side in spec.size)
     height, width = pixels.shape[:2]
-    # The side that needs the larger factor hits its target; the other follows, cut off like torchvision does.
-    if target_height * width >= target_width * height:
-        new_height, new_width = target_height, max(int(target_height * width / height), spec.size[1])
-    else:
-        new_height, new_width = max(int(target_width * height / width), spec.size[0]), target_width
-    top, left = round((new_height - spec.size[0]) / 2), round((new_width - spec.size[1]) / 2)
+    (new_height, new_width), (top, left) = centre_plan((height, width), spec)
     bottom, right = top + spec.size[0], left + spec.size[1]
     picture, filter_ = Image.fromarray(pixels), _PILLOW_FILTERS[spec.interpolation]
     if max(height, width) <= ELONGATED * min(height, width):
@@ -132,6 +127,19 @@ def centre_crop(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]
     # The whole would take up to a gigabyte; the part alone is rounded otherwise by at most 1 of 255.
     x, y = width / new_width, height / new_height
     return np.asarray(picture.resize(spec.size[::-1], filter_, box=(left * x, top * y, right * x, bottom * y)))
+
+
+def centre_plan(size: tuple[int, int], spec: InputSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) that :func:`centre_crop` brings a picture of ``size`` to, and the crop's (top, left) in there.
+
+    Whole numbers without a condition, so that a graph for any size can hold the same arithmetic.
+    """
+    (height, width), (rows, columns) = size, (math.floor(side / spec.crop_ratio) for side in spec.size)
+    # The side that needs the larger factor hits its target; the other follows, cut off like torchvision does.
+    new: Any = torch.sym_max(rows, columns * height // width), torch.sym_max(columns, rows * width // height)
+    # Half of what is left over, halves to even.
+    top, left = ((rest := side - kept) // 2 + rest % 4 // 3 for side, kept in zip(new, spec.size, strict=True))
+    return new, (top, left)
 
 
 def resize(values: NDArray[np.uint8], size: tuple[int, int], interpolation: str) -> NDArray[np.uint8]:

@@ -133,10 +133,56 @@ def _sample(image: Tensor, inverses: NDArray[np.floating], output_size: tuple[in
     # With align_corners=False, -1 and 1 are the outer edges of the first and last pixel.
     folded = inverses * (2 / (high - low))[:, None]
     folded[:, :, 2] += (1 - 2 * low) / (high - low) - 1
-    theta = torch.from_numpy(folded).to(dtype).to(image.device)[:, None, None]
-    column = torch.arange(width, dtype=dtype, device=image.device)[:, None]
-    row = torch.arange(height, dtype=dtype, device=image.device)[:, None, None]
+    theta = torch.from_numpy(folded).to(dtype).to(image.device)
+    return sample_affine(region, theta, output_size)
+
+
+def sample_affine(planes: Tensor, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Bilinear samples of a picture (C, H, W), zero outside, at the places of many crops of (width, height).
+
+    ``theta`` (N, 2, 3), of the picture's floating-point type, maps whole pixels of a crop to the picture, whose outer
+    edges are at -1 and 1. For N crops that is (N, C, height, width).
+    """
+    width, height = output_size
+    theta = theta[:, None, None]
+    column = torch.arange(width, dtype=theta.dtype, device=theta.device)[:, None]
+    row = torch.arange(height, dtype=theta.dtype, device=theta.device)[:, None, None]
     grid = theta[..., 0] * column + theta[..., 1] * row + theta[..., 2]
-    grid = grid.reshape(1, len(inverses) * height, width, 2)
-    crops = F.grid_sample(region[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return crops.reshape(image.shape[0], len(inverses), height, width).transpose(0, 1)
+    grid = grid.reshape(1, theta.shape[0] * height, width, 2)
+    crops = F.grid_sample(planes[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return crops.reshape(planes.shape[0], theta.shape[0], height, width).transpose(0, 1)
+
+
+def upright_theta(
+    centers: Tensor, sizes: Tensor, picture: tuple[int, int], output_size: tuple[int, int], *, udp: bool = False
+) -> Tensor:
+    """What :func:`sample_affine` takes for upright crops: :func:`crop_matrix`, inverted, in steps of the picture.
+
+    Args:
+        centers: (N, 2) middle of padded boxes, (x, y) in pixels. ``sizes``: (N, 2) padded (width, height).
+        picture: (width, height). ``output_size``: (width, height) of the crops.
+        udp: see :func:`crop_matrix`.
+
+    Returns:
+        (N, 2, 3) in the type of ``centers``.
+    """
+    width, height = output_size
+    if udp:
+        across, down = sizes[:, 0] / (width - 1), sizes[:, 1] / (height - 1)
+        middle = ((width - 1) / 2, (height - 1) / 2)
+    else:
+        across = down = sizes[:, 0] / width
+        middle = (width / 2, height / 2)
+    zero = torch.zeros_like(across)
+    # A pixel's middle lies half a pixel from the edge that is at -1.
+    left, top = (centers[:, axis] - middle[axis] * step + 0.5 for axis, step in ((0, across), (1, down)))
+    x = torch.stack([2 * across / picture[0], zero, 2 * left / picture[0] - 1], dim=1)
+    y = torch.stack([zero, 2 * down / picture[1], 2 * top / picture[1] - 1], dim=1)
+    return torch.stack([x, y], dim=1)
+
+
+def finer_theta(theta: Tensor, samples: int) -> Tensor:
+    """(N, 2, 3) for crops with ``samples`` times as many pixels a side, whose outer edges are the same."""
+    linear = theta[..., :2] / samples
+    moved = theta[..., 2] - linear.sum(-1) * ((samples - 1) / 2)
+    return torch.cat([linear, moved[..., None]], dim=-1)

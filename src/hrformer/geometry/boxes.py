@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,13 +70,16 @@ def box_to_crop(
         )
     start = boxes[:, :2].astype(np.float32)
     end = (boxes[:, :2] + boxes[:, 2:]).astype(np.float32)
-    width, height = np.split((end - start) * np.float32(padding), 2, axis=1)
-    sizes = np.where(
-        width > height * np.float32(aspect),
-        np.concatenate([width, width / np.float32(aspect)], axis=1),
-        np.concatenate([height * np.float32(aspect), height], axis=1),
-    )
-    return (end + start) * np.float32(0.5), sizes
+    width, height = np.split(end - start, 2, axis=1)
+    sizes = padded_sides(width, height, np.float32(aspect), np.float32(padding), np.where)
+    return (end + start) * np.float32(0.5), np.concatenate(sizes, axis=1)
+
+
+def padded_sides(width: Any, height: Any, aspect: Any, padding: Any, where: Any) -> tuple[Any, Any]:
+    """Sides of boxes, arrays with ``numpy.where`` or tensors with ``torch.where``, padded and widened to ``aspect``."""
+    width, height = width * padding, height * padding
+    wide = width > height * aspect
+    return where(wide, width, height * aspect), where(wide, width / aspect, height)
 
 
 def _checked_boxes(boxes_xywh: ArrayLike) -> NDArray[np.floating]:

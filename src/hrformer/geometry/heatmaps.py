@@ -6,7 +6,7 @@ N people, K joints, h and w rows and columns of the heatmap. Points are (x, y).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -225,5 +225,9 @@ def cells_to_image(
     middle, extent = np.asarray(centers, places.dtype), np.asarray(sizes, places.dtype)
     if not middle.shape == extent.shape == (len(places), 2):
         raise ValueError(f"centers and sizes must be {len(places), 2}, got {middle.shape} and {extent.shape}")
-    steps = np.array(heatmap_size[::-1], places.dtype)
-    return places * (extent / steps)[:, None] + middle[:, None] - extent[:, None] * places.dtype.type(0.5)
+    return cells_in_picture(places, middle, extent, np.array(heatmap_size[::-1], places.dtype))
+
+
+def cells_in_picture(cells: Any, centers: Any, sizes: Any, steps: Any) -> Any:
+    """The same for arrays or tensors that fit together; ``steps`` are (width, height) in cells."""
+    return cells * (sizes / steps)[:, None] + centers[:, None] - sizes[:, None] * 0.5

@@ -217,13 +217,38 @@ def _labels(bands: Iterable[Tensor], length: int, picture: tuple[int, int]) -> T
 
 def _cubic(rows: Tensor, around: list[Tensor], t: Tensor) -> Tensor:
     """Rows a share ``t`` behind the second of the four around, by the cubic of ``cv2.INTER_CUBIC`` (a = -0.75)."""
+    first, *others = _cubic_shares(t)
+    total = rows[:, around[0]] * first[:, None]
+    for place, weight in zip(around[1:], others, strict=True):
+        total.addcmul_(rows[:, place], weight[:, None])
+    return total
+
+
+def _cubic_shares(t: Tensor) -> list[Tensor]:
+    """Shares of the four values around a place that lies ``t`` behind the second."""
     a = -0.75
     outer = [((a * x - 5 * a) * x + 8 * a) * x - 4 * a for x in (t + 1, 2 - t)]
     inner = [((a + 2) * x - (a + 3)) * x * x + 1 for x in (t, 1 - t)]
-    total = rows[:, around[0]] * outer[0][:, None]
-    for place, weight in zip(around[1:], (*inner, outer[1]), strict=True):
-        total.addcmul_(rows[:, place], weight[:, None])
-    return total
+    return [outer[0], *inner, outer[1]]
+
+
+def resize_cubic(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., h, w) floating point to ``size`` (height, width) as ``cv2.INTER_CUBIC`` and :func:`best_classes` do it.
+
+    By moved copies: ONNX Runtime's own cubic resizing takes ten times as long.
+    """
+    for axis in (1, 0):  # columns while there are few rows
+        old, new = x.shape[axis - 2], size[axis]
+        # Places in whole numbers and remainders, which stay exact for any length.
+        steps = (2 * torch.arange(new, device=x.device) + 1) * old - new
+        before = steps // (2 * new)
+        shares = _cubic_shares((steps - before * (2 * new)).to(x.dtype) / (2 * new))
+        parts = [
+            x.index_select(axis - 2, (before + offset).clamp(0, old - 1)) * (share if axis else share[:, None])
+            for offset, share in zip((-1, 0, 1, 2), shares, strict=True)
+        ]
+        x = parts[0] + parts[1] + parts[2] + parts[3]
+    return x
 
 
 @torch.inference_mode()

@@ -15,9 +15,10 @@ UPSAMPLE_MODES: tuple[UpsampleMode, ...] = ("nearest", "bilinear", "bilinear_ali
 
 
 def resize_bilinear(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Bilinear resize of (B, C, H, W) to ``size`` (height, width); ``x`` itself where it has that size."""
-    if x.shape[-2] == size[0] and x.shape[-1] == size[1]:
-        return x
+    """Bilinear resize of (B, C, H, W) to ``size`` (height, width), which keeps every value where it has that size.
+
+    Without a condition on that, so that a graph can hold it for any size.
+    """
     return F.interpolate(x, size=[size[0], size[1]], mode="bilinear", align_corners=align_corners)
 
 

@@ -131,7 +131,8 @@ class PoseHead(nn.Module):
         """Named maps -> heatmaps (B, K, ceil(H / 4), ceil(W / 4)); ``image_size`` is (H, W)."""
         # Rounded up, written as convolutions give it: the compiler then sees that the finest map has this size.
         size = ((image_size[0] - 1) // self.stride + 1, (image_size[1] - 1) // self.stride + 1)
-        maps = [resize_bilinear(features[name], size, align_corners=False) for name in self.names]
+        maps = [features[name] for name in self.names]
+        maps = [m if _size(m) == size else resize_bilinear(m, size, align_corners=False) for m in maps]
         return self.final_layer(maps[0] if len(maps) == 1 else torch.cat(maps, 1))
 
 
@@ -235,15 +236,16 @@ class OCRHead(nn.Module):
     def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor | tuple[Tensor, Tensor]:
         """Named maps -> logits (B, R, H, W) at ``image_size``; in training (auxiliary, main)."""
         maps = [features[name] for name in self.names]
-        x = torch.cat([resize_bilinear(m, _size(maps[0]), align_corners=self.align_corners) for m in maps], 1)
+        aligned = self.align_corners
+        x = torch.cat(maps[:1] + [resize_bilinear(m, _size(maps[0]), align_corners=aligned) for m in maps[1:]], 1)
         aux = self.aux(x)
         pixels = self.pixel(x)
         context = self.attention(pixels, self.gather(pixels, aux))
         main = self.classifier(self.merge(torch.cat([context, pixels], 1)))
-        main = resize_bilinear(main, image_size, align_corners=self.align_corners)
+        main = resize_bilinear(main, image_size, align_corners=aligned)
         if not self.training:
             return main
-        return resize_bilinear(aux, image_size, align_corners=self.align_corners), main
+        return resize_bilinear(aux, image_size, align_corners=aligned), main
 
 
 class FCNHead(nn.Module):
@@ -268,5 +270,6 @@ class FCNHead(nn.Module):
     def forward(self, features: Features, image_size: tuple[int, int]) -> Tensor:
         """Named maps -> logits (B, R, H, W) at ``image_size``, in training too: there is no auxiliary output."""
         maps = [features[name] for name in self.names]
-        maps = [resize_bilinear(m, _size(maps[0]), align_corners=self.align_corners) for m in maps]
-        return resize_bilinear(self.last_layer(torch.cat(maps, 1)), image_size, align_corners=self.align_corners)
+        aligned = self.align_corners
+        maps = maps[:1] + [resize_bilinear(m, _size(maps[0]), align_corners=aligned) for m in maps[1:]]
+        return resize_bilinear(self.last_layer(torch.cat(maps, 1)), image_size, align_corners=aligned)

@@ -51,6 +51,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
 
     Attributes:
         report: what was read from the weight file, and what had to be assumed; None for models made otherwise.
+        weights: that file; None for models made otherwise.
 
     Raises:
         ValueError: the model is for another task, or the device is not there.
@@ -73,6 +74,7 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         self.model = model.to(self.device, dtype).eval()
         self.options = options or self.default_options(model.info)
         self.report: LoadReport | None = None
+        self.weights: Path | None = None
 
     @property
     def info(self) -> ModelInfo:

@@ -68,7 +68,7 @@ _Answer: TypeAlias = tuple[NDArray[np.float32], tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _People:
+class People:
     """The people of one picture on their way through the network; N rows each."""
 
     image: LoadedImage
@@ -160,7 +160,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             self._detectors[name] = detector_for(name, device=self.device)
         return self._detectors[name]
 
-    def _job(self, image: Any, options: PoseOptions) -> tuple[_People, Sequence[Tensor]]:
+    def _job(self, image: Any, options: PoseOptions) -> tuple[People, Sequence[Tensor]]:
         image, found = image
         spec, udp, pixels = self.info.input_spec, self.info.decoder == "udp", self._pixels(image)
         if options.fast_crop:
@@ -168,7 +168,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         else:
             arrays, centers, sizes = crop_people(pixels, found.boxes, spec, udp=udp)
             crops = torch.from_numpy(arrays)
-        return _People(image=image, found=found, centers=centers, sizes=sizes), list(crops)
+        return People(image=image, found=found, centers=centers, sizes=sizes), list(crops)
 
     @torch.inference_mode()
     def heatmaps(self, crops: Tensor, *, flip: bool = True, shift: bool = True) -> Tensor:
@@ -190,13 +190,17 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         cells, scores = codec.decode(maps)
         return [(row, codec.steps) for row in torch.cat([cells, scores[..., None]], dim=2).cpu().numpy()]
 
-    def _result(self, people: _People, answers: Sequence[_Answer], options: PoseOptions) -> Keypoints:
-        info, found = self.info, people.found
-        keypoints = np.empty((len(answers), info.num_classes, 3), dtype=np.float32)
+    def _result(self, people: People, answers: Sequence[_Answer], options: PoseOptions) -> Keypoints:
+        keypoints = np.empty((len(answers), self.info.num_classes, 3), dtype=np.float32)
         if answers:
             rows, grid = np.stack([row for row, _ in answers]), answers[0][1]
             keypoints[..., :2] = cells_to_image(rows[..., :2], people.centers, people.sizes, grid)
             keypoints[..., 2] = rows[..., 2]
+        return self._keypoints(people, keypoints, options)
+
+    def _keypoints(self, people: People, keypoints: NDArray[np.float32], options: PoseOptions) -> Keypoints:
+        """The result of one picture whose people have these joints (N, K, 3), in pixels of the picture."""
+        info, found = self.info, people.found
         scores = np.asarray(rescore(found.scores, keypoints[..., 2], options.joint_threshold), dtype=np.float64)
         kept = self._kept(keypoints, scores, people, options)
         return Keypoints(
@@ -211,7 +215,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         )
 
     def _kept(
-        self, keypoints: NDArray[np.float32], scores: NDArray[np.float64], people: _People, options: PoseOptions
+        self, keypoints: NDArray[np.float32], scores: NDArray[np.float64], people: People, options: PoseOptions
     ) -> NDArray[np.intp]:
         """Rows that survive suppression, in the order kept; all of them where there is none."""
         skeleton = self.info.skeleton
