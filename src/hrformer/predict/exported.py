@@ -193,8 +193,8 @@ class _FixedOptions(Predictor[Any, Any]):
         for name in self.fixed:
             if (value := getattr(merged, name)) != (kept := getattr(self.options, name)):
                 raise ValueError(
-                    f"{self.file.path.name} was exported with {name}={kept!r}, which is part of its graph; export it "
-                    f"again for {name}={value!r}, or with --graph network"
+                    f"{self.file.path.name} was exported with {name}={kept!r}, which is part of its graph: pass "
+                    f"{name}={kept!r}, or export it again for {name}={value!r} or with --graph network"
                 )
         return merged
 
