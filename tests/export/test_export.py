@@ -208,7 +208,6 @@ def test_open_sizes_of_a_network(tmp_path: Path, small_model: SmallModel) -> Non
         ("classification", "openvino", "fp16", 7),
         ("pose", "openvino", "int8", 7),
         ("classification", "torch", "fp32", 7),
-        ("segmentation", "torch", "bf16", 7),
     ],
 )
 def test_formats_and_precisions(
@@ -222,11 +221,9 @@ def test_formats_and_precisions(
     if task == "pose":
         boxes = [[40.0, 10, 300, 380]]
         scores = [one(pixels, boxes=boxes).keypoints[..., 2] for one in (ours, exported)]  # type: ignore[union-attr]
-    elif task == "segmentation":
-        scores = [np.array(0.0), (ours(pixels).mask != exported(pixels).mask).mean()]  # type: ignore[union-attr]
     else:
         scores = [np.sort(one(pixels, top_k=10).probabilities) for one in (ours, exported)]  # type: ignore[union-attr]
-    bound = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05, "int8": 0.1}[precision]
+    bound = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.1}[precision]
     np.testing.assert_allclose(scores[1], scores[0], atol=bound)
     weights = sum(value.numel() for value in model.state_dict().values()) * 4e-6
     assert report.megabytes < (3 if precision == "fp32" else 2.2) * weights + 3

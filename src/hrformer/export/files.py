@@ -156,7 +156,7 @@ def save_openvino(model: Any, path: Path, facts: Mapping[str, Any]) -> None:
 def quietly() -> Iterator[None]:
     """Without the remarks of exporters, which are about their own code, and without pauses to collect garbage.
 
-    A graph holds a million objects that live to its end; looking through them again and again doubles the time.
+    A graph holds a million objects that live to its end; there is nothing to collect in between.
     """
     root, collecting = logging.root.manager.disable, gc.isenabled()
     gc.disable()
