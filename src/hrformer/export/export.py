@@ -211,8 +211,7 @@ def verify(
     """
     file = ExportedFile(Path(path).expanduser())
     graph = file.facts["graph"]
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in file.facts["options"].items()}
-    network, options = _plain(model, given, graph)
+    network, options = _plain(model, file.options, graph)
     if network.info.name != file.info.name or network.info.num_classes != file.info.num_classes:
         raise ExportError(
             f"{file.path.name} holds {file.info.name} with {file.info.num_classes} outputs, not {network.info.name} "

@@ -37,7 +37,6 @@ PICTURES = Path(__file__).parent / "pictures"
 SMALLEST = (23, 19)
 """(height, width) of a picture smaller than an attention window, which covers 28 pixels of the network's input."""
 ODD = (211, 157)
-BATCHES = (1, 2, 7)
 MOST = 640  # pixels of the longer side: a photograph of 12 megapixels proves no more and takes a minute
 LEVELS = ("disable_all", "basic", "extended", "all")  # of ONNX Runtime
 

@@ -16,8 +16,8 @@ def resample(
 ) -> Tensor:
     """Resize (B, C, H, W), whole numbers from 0 to 255, as Pillow resizes pictures of 8 bits.
 
-    Pillow rounds after each of the two passes, and so does this. Measured in ``tests/geometry``: the results differ in
-    fewer than one of a thousand values, by one grey level.
+    Pillow rounds after each of the two passes, and so does this. The results differ by one grey level at most, and in
+    fewer than one of two hundred values (``tests/geometry``).
 
     Args:
         planes: floating point.

@@ -49,7 +49,6 @@ class ExportedFile:
 
     Args:
         path: .onnx, .xml with its .bin beside it, or .pt2.
-        threads: at most so many; None leaves it to the runtime.
         inner: also answer with the tensors inside a pipeline, see ``NETWORK_INPUT``; not for .pt2.
         level: ONNX Runtime's optimisations: "disable_all", "basic", "extended", "layout" or "all".
 
@@ -63,13 +62,13 @@ class ExportedFile:
         ImportError: its runtime is not installed.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None, inner: bool = False, level: str = "all") -> None:
+    def __init__(self, path: Path, *, inner: bool = False, level: str = "all") -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no exported file {path}")
         self.path = path
         self.runtime = SUFFIXES[path.suffix.lower()]
         try:
-            opened = _OPENED[self.runtime](path, threads, inner, level)
+            opened = _OPENED[self.runtime](path, inner, level)
         except ImportError as error:
             package = {"onnx": "onnxruntime", "openvino": "openvino"}.get(self.runtime, "torch")
             raise ImportError(f"{path.name} runs on {package}: pip install {package} ({error})") from error
@@ -85,19 +84,23 @@ class ExportedFile:
                 f"{path} was not written by `hrformer export`: it does not describe itself"
             ) from error
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The predictor's options that are part of the graph; none of a bare network."""
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in self.facts["options"].items()}
+
     def run(self, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Outputs by name for inputs by name."""
         return self._call(inputs)
 
 
-def _open_onnx(path: Path, threads: int | None, inner: bool, level: str) -> tuple[str, Any]:
+def _open_onnx(path: Path, inner: bool, level: str) -> tuple[str, Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     # Sizes change with every picture: a plan or a pool of memory for each would only grow.
     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = getattr(levels, f"ORT_{'ENABLE_' * (level != 'disable_all')}{level.upper()}")
     source: str | bytes = str(path)
@@ -117,7 +120,7 @@ def _open_onnx(path: Path, threads: int | None, inner: bool, level: str) -> tupl
     return session.get_modelmeta().custom_metadata_map.get(KEY, ""), call
 
 
-def _open_openvino(path: Path, threads: int | None, inner: bool, level: str) -> tuple[str, Any]:
+def _open_openvino(path: Path, inner: bool, level: str) -> tuple[str, Any]:
     import openvino
 
     model = openvino_core().read_model(path)
@@ -129,7 +132,6 @@ def _open_openvino(path: Path, threads: int | None, inner: bool, level: str) -> 
         outputs += [NETWORK_INPUT, NETWORK_OUTPUT]
     # Otherwise some processors compute in bfloat16.
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if facts.get("precision") == "bf16" else "f32"}
-    settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
     program = openvino.Core.compile_model(openvino_core(), model, "CPU", settings)
     places = [program.output(name) for name in outputs]  # a tensor may have several names
 
@@ -140,7 +142,7 @@ def _open_openvino(path: Path, threads: int | None, inner: bool, level: str) -> 
     return text, call
 
 
-def _open_torch(path: Path, threads: int | None, inner: bool, level: str) -> tuple[str, Any]:
+def _open_torch(path: Path, inner: bool, level: str) -> tuple[str, Any]:
     extra = {f"{KEY}.json": ""}
     program = torch.export.load(path, extra_files=extra)
     module = program.module()
@@ -184,8 +186,7 @@ class _FixedOptions(Predictor[Any, Any]):
 
     def __init__(self, file: ExportedFile) -> None:
         model = exported_model(file)
-        known = {name: _untuple(value) for name, value in file.facts["options"].items()}
-        super().__init__(model, replace(self.default_options(file.info), **known), device="cpu")
+        super().__init__(model, replace(self.default_options(file.info), **file.options), device="cpu")
         self.file = file
 
     def _merged(self, given: dict[str, Any]) -> Any:
@@ -197,10 +198,6 @@ class _FixedOptions(Predictor[Any, Any]):
                     f"{name}={kept!r}, or export it again for {name}={value!r} or with --graph network"
                 )
         return merged
-
-
-def _untuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class ExportedClassification(_FixedOptions, ClassificationPredictor):
@@ -255,17 +252,9 @@ AnyExported: TypeAlias = ExportedClassification | ExportedPose | ExportedSegment
 _PREDICTORS: dict[str, type[AnyExported]] = {
     predictor.task: predictor for predictor in (ExportedClassification, ExportedPose, ExportedSegmentation)
 }
-_NETWORKS = {predictor.task: predictor for predictor in (ClassificationPredictor, PosePredictor, SegmentationPredictor)}
 
 
-def exported_predictor(file: ExportedFile) -> ClassificationPredictor | PosePredictor | SegmentationPredictor:
-    """The predictor for an exported file's task: of a pipeline it runs the whole, of a network that alone.
-
-    Raises:
-        ValueError: the file is a bare backbone.
-    """
-    if file.info.task is None:
-        raise ValueError(f"{file.path.name} is a bare backbone; a predictor needs a head")
-    if file.facts["graph"] == "pipeline":
-        return _PREDICTORS[file.info.task](file)
-    return _NETWORKS[file.info.task](exported_model(file), device="cpu")
+def pipeline_predictor(file: ExportedFile) -> AnyExported:
+    """The predictor for the task of an exported pipeline, which runs the whole of it."""
+    assert file.info.task is not None
+    return _PREDICTORS[file.info.task](file)

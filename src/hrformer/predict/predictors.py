@@ -13,7 +13,7 @@ from hrformer.checkpoints.download import resolve_weights
 from hrformer.fast.optimize import optimize
 from hrformer.models.model import VisionModel
 from hrformer.predict.classify import ClassificationPredictor
-from hrformer.predict.exported import ExportedFile, exported_predictor, is_exported
+from hrformer.predict.exported import ExportedFile, exported_model, is_exported, pipeline_predictor
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.segment import SegmentationPredictor
 
@@ -67,7 +67,10 @@ def _load_exported(
         raise ValueError(f"{path.name} runs on the CPU here, got device {str(device)!r}")
     if fast or dtype != torch.float32 or overrides:
         raise ValueError(f"{path.name} is a finished program; fast, dtype and settings of weights do not apply to it")
-    return exported_predictor(ExportedFile(path))
+    file = ExportedFile(path)
+    if file.facts["graph"] == "pipeline":
+        return pipeline_predictor(file)
+    return predictor_for(exported_model(file), device="cpu")
 
 
 def predictor_for(
