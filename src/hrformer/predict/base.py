@@ -104,8 +104,8 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
 
         ``options`` are fields of the options that this predictor was made with.
         """
-        merged = self._merged(options)
-        yield from self._results((self._job(image, merged) for image in load_images(images)), merged)
+        merged = self.merged_options(options)
+        yield from self._results((self.prepare(image, merged) for image in load_images(images)), merged)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.info.name!r}, device={str(self.device)!r}, {self.options})"
@@ -116,22 +116,27 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         """The published test protocol for such weights."""
 
     @abstractmethod
-    def _job(self, image: LoadedImage, options: OptionsT) -> tuple[Any, Sequence[Tensor]]:
-        """What ``_result`` takes, and the network inputs of one picture, (H, W, 3 or 4) uint8 each."""
+    def prepare(self, image: LoadedImage, options: OptionsT) -> tuple[Any, Sequence[Tensor]]:
+        """The first third of the work on one picture, for callers that make batches of their own.
+
+        Returns:
+            What ``finish`` takes, and the network inputs, (H, W, 3 or 4) uint8 each; none where ``finish`` itself runs
+            the network.
+        """
 
     @abstractmethod
-    def _run(self, pixels: Tensor, options: OptionsT) -> Sequence[Any]:
-        """(B, H, W, 3 or 4) uint8 -> B answers."""
+    def run(self, pixels: Tensor, options: OptionsT) -> Sequence[Any]:
+        """(B, H, W, 3 or 4) uint8 -> B answers, each the same beyond rounding whatever stands beside it."""
 
     @abstractmethod
-    def _result(self, job: Any, answers: Sequence[Any], options: OptionsT) -> ResultT:
-        """The result of one picture."""
+    def finish(self, job: Any, answers: Sequence[Any], options: OptionsT) -> ResultT:
+        """The result of one picture from what ``prepare`` returned and an answer for each of its inputs."""
 
     def _results(self, jobs: Iterable[tuple[Any, Sequence[Tensor]]], options: OptionsT) -> Iterator[ResultT]:
-        for job, answers in run_in_batches(jobs, lambda x: self._run(x, options), options.batch_size):
-            yield self._result(job, answers, options)
+        for job, answers in run_in_batches(jobs, lambda x: self.run(x, options), options.batch_size):
+            yield self.finish(job, answers, options)
 
-    def _merged(self, given: dict[str, Any]) -> OptionsT:
+    def merged_options(self, given: dict[str, Any]) -> OptionsT:
         """This predictor's options with those of one call on top."""
         assert is_dataclass(self.options)
         known = [field.name for field in fields(self.options)]

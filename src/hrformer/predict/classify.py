@@ -37,11 +37,11 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
         """The same for all weights."""
         return ClassificationOptions()
 
-    def _job(self, image: LoadedImage, options: ClassificationOptions) -> tuple[LoadedImage, list[Tensor]]:
+    def prepare(self, image: LoadedImage, options: ClassificationOptions) -> tuple[LoadedImage, list[Tensor]]:
         return image, [torch.tensor(centre_crop(self._pixels(image), self.info.input_spec))]
 
     @torch.inference_mode()
-    def _run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
+    def run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
         """(B, H, W, 3) uint8 -> B probability vectors (C,) on the CPU. Mirrored logits are averaged in."""
         x = self._network_input(pixels)
         logits = self.model(x).float()
@@ -49,7 +49,7 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
             logits = (logits + self.model(x.flip(-1)).float()) / 2
         return list((logits / self.info.temperature).softmax(dim=1).cpu())
 
-    def _result(self, image: LoadedImage, answers: Sequence[Tensor], options: ClassificationOptions) -> Classification:
+    def finish(self, image: LoadedImage, answers: Sequence[Tensor], options: ClassificationOptions) -> Classification:
         # A stable sort rather than topk: equal probabilities come out in the order of the classes on any device.
         order = answers[0].argsort(descending=True, stable=True)[: options.top_k].tolist()
         names = self.info.class_names

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.download import fetch_weights, resolve_weights
@@ -96,17 +96,20 @@ class MaskDetector:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(H, W, 3) uint8 RGB -> boxes (N, 4) as (x, y, width, height) in pixels, scores (N,) in [0, 1], best first."""
-        chance, inside = self._chances(pixels)
-        return boxes_of(chance, inside, (pixels.shape[1], pixels.shape[0]), self.score_threshold)
+        logits = self.predictor.run(self.network_input(pixels)[None], self.predictor.options)[0]
+        return self.boxes(logits, (pixels.shape[1], pixels.shape[0]))
+
+    def network_input(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(H, W, 3) uint8 RGB -> (h, w, 3) uint8 for one item of a batch of ``predictor.run``."""
+        job: Any = self.predictor.prepare(LoadedImage(pixels=pixels), self.predictor.options)[0]
+        pixels_in: Tensor = job[1]
+        return pixels_in
 
     @torch.inference_mode()
-    def _chances(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(h, w) probability of a person at the network's size, and where it is the best class."""
-        predictor, options = self.predictor, self.predictor.default_options(self.predictor.info)
-        job: Any = predictor._job(LoadedImage(pixels=pixels), options)[0]
-        logits = predictor._run(job[1][None], options)[0]
+    def boxes(self, logits: Tensor, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (C, h, w) of a picture of ``size`` (width, height) -> what calling the detector returns."""
         chance = logits.softmax(dim=0)[self.person].cpu().numpy()
-        return chance, (logits.argmax(dim=0) == self.person).cpu().numpy()
+        return boxes_of(chance, (logits.argmax(dim=0) == self.person).cpu().numpy(), size, self.score_threshold)
 
 
 def boxes_of(

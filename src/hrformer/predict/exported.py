@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -189,8 +189,8 @@ class _FixedOptions(Predictor[Any, Any]):
         super().__init__(model, replace(self.default_options(file.info), **file.options), device="cpu")
         self.file = file
 
-    def _merged(self, given: dict[str, Any]) -> Any:
-        merged = super()._merged(given)
+    def merged_options(self, given: dict[str, Any]) -> Any:
+        merged = super().merged_options(given)
         for name in self.fixed:
             if (value := getattr(merged, name)) != (kept := getattr(self.options, name)):
                 raise ValueError(
@@ -203,10 +203,10 @@ class _FixedOptions(Predictor[Any, Any]):
 class ExportedClassification(_FixedOptions, ClassificationPredictor):
     """Class probabilities from an exported pipeline."""
 
-    def _job(self, image: LoadedImage, options: ClassificationOptions) -> tuple[LoadedImage, list[Tensor]]:
+    def prepare(self, image: LoadedImage, options: ClassificationOptions) -> tuple[LoadedImage, list[Tensor]]:
         return image, [torch.tensor(self._pixels(image))]
 
-    def _run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
+    def run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
         return list(torch.from_numpy(self.file.run(images=pixels.numpy())["probabilities"]))
 
 
@@ -215,19 +215,18 @@ class ExportedPose(_FixedOptions, PosePredictor):
 
     fixed = ("flip", "shift")
 
-    def _job(self, image: Any, options: PoseOptions) -> tuple[People, Sequence[Tensor]]:
+    def prepare(self, image: Any, options: PoseOptions) -> tuple[People, Sequence[Tensor]]:
         image, found = image
         height, width = self.info.input_spec.size
         centers, sizes = box_to_crop(found.boxes, aspect=width / height)
         return People(image=image, found=found, centers=centers, sizes=sizes), ()
 
-    def _results(self, jobs: Iterable[tuple[Any, Sequence[Tensor]]], options: PoseOptions) -> Iterator[Keypoints]:
-        for people, _ in jobs:
-            pixels, boxes = self._pixels(people.image), people.found.boxes.astype(np.float32)
-            parts = [boxes[start : start + options.batch_size] for start in range(0, len(boxes), options.batch_size)]
-            found = [self.file.run(image=pixels, boxes=part)["keypoints"] for part in parts]
-            keypoints = np.concatenate([np.empty((0, self.info.num_classes, 3), np.float32), *found])
-            yield self._keypoints(people, keypoints, options)
+    def finish(self, people: People, answers: Sequence[Any], options: PoseOptions) -> Keypoints:
+        pixels, boxes = self._pixels(people.image), people.found.boxes.astype(np.float32)
+        parts = [boxes[start : start + options.batch_size] for start in range(0, len(boxes), options.batch_size)]
+        found = [self.file.run(image=pixels, boxes=part)["keypoints"] for part in parts]
+        keypoints = np.concatenate([np.empty((0, self.info.num_classes, 3), np.float32), *found])
+        return self._keypoints(people, keypoints, options)
 
 
 class ExportedSegmentation(_FixedOptions, SegmentationPredictor):
@@ -235,13 +234,13 @@ class ExportedSegmentation(_FixedOptions, SegmentationPredictor):
 
     fixed = ("flip", "short_side", "scales", "pad", "tile", "memory")
 
-    def _job(self, image: LoadedImage, options: SegmentationOptions) -> tuple[LoadedImage, list[Tensor]]:
+    def prepare(self, image: LoadedImage, options: SegmentationOptions) -> tuple[LoadedImage, list[Tensor]]:
         return image, [torch.tensor(self._pixels(image))]
 
-    def _run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
+    def run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
         return list(torch.from_numpy(self.file.run(images=pixels.numpy())["masks"]))
 
-    def _result(self, image: LoadedImage, answers: Sequence[Tensor], options: SegmentationOptions) -> Segmentation:
+    def finish(self, image: LoadedImage, answers: Sequence[Tensor], options: SegmentationOptions) -> Segmentation:
         names, palette = self.info.class_names, self.info.palette
         mask = smallest_ids(answers[0], self.info.num_classes)
         return Segmentation(image=image.pixels, mask=mask, class_names=names, palette=palette, path=image.path)

@@ -116,14 +116,9 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             ValueError: more than one source of boxes, boxes that do not fit, or an option that is unknown, out of
                 range, or needs a skeleton that the weights do not name.
         """
-        opts = self._merged(options)
+        opts = self.merged_options(options)
         if sum(given is not None for given in (boxes, detections, detector)) > 1:
             raise ValueError("give only one of boxes, detections and detector")
-        if self.info.skeleton is None and opts.flip:
-            raise ValueError(
-                f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
-                "pass flip=False, or load them with a skeleton"
-            )
         if is_single(images):
             boxes, box_scores = ([value] if value is not None else None for value in (boxes, box_scores))
         if box_scores is not None and boxes is None:
@@ -138,7 +133,16 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             found = pair_with_images(pictures, boxes, box_scores)
         else:
             found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
-        yield from self._results((self._job(pair, opts) for pair in found), opts)
+        yield from self._results((self.prepare(pair, opts) for pair in found), opts)
+
+    def merged_options(self, given: dict[str, Any]) -> PoseOptions:
+        merged = super().merged_options(given)
+        if self.info.skeleton is None and merged.flip:
+            raise ValueError(
+                f"these weights do not name their {self.info.num_classes} keypoints, so left and right are unknown: "
+                "pass flip=False, or load them with a skeleton"
+            )
+        return merged
 
     @property
     def default_detector(self) -> str:
@@ -160,7 +164,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             self._detectors[name] = detector_for(name, device=self.device)
         return self._detectors[name]
 
-    def _job(self, image: Any, options: PoseOptions) -> tuple[People, Sequence[Tensor]]:
+    def prepare(self, image: Any, options: PoseOptions) -> tuple[People, Sequence[Tensor]]:
         image, found = image
         spec, udp, pixels = self.info.input_spec, self.info.decoder == "udp", self._pixels(image)
         if options.fast_crop:
@@ -184,13 +188,13 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         mirrored, pairs = self.model(x.flip(-1)).float(), self.info.skeleton.flip_pairs
         return merge_flipped(plain, mirrored, pairs, shift and self.info.shift_heatmap)
 
-    def _run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:
+    def run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:
         maps = self.heatmaps(crops, flip=options.flip, shift=options.shift)
         codec = self.info.codec((int(maps.shape[2]), int(maps.shape[3])))
         cells, scores = codec.decode(maps)
         return [(row, codec.steps) for row in torch.cat([cells, scores[..., None]], dim=2).cpu().numpy()]
 
-    def _result(self, people: People, answers: Sequence[_Answer], options: PoseOptions) -> Keypoints:
+    def finish(self, people: People, answers: Sequence[_Answer], options: PoseOptions) -> Keypoints:
         keypoints = np.empty((len(answers), self.info.num_classes, 3), dtype=np.float32)
         if answers:
             rows, grid = np.stack([row for row, _ in answers]), answers[0][1]

@@ -218,21 +218,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def write_picture(path: str | os.PathLike[str], pixels: NDArray[np.unsignedinteger]) -> None:
-    """Write a picture in the format its suffix names.
+    """Write a picture in the format its suffix names; see ``encode_picture``, which raises ``ValueError``."""
+    try:
+        data = encode_picture(pixels, Path(path).suffix)
+    except ValueError as error:
+        raise ValueError(f"cannot write {os.fspath(path)}: {error}") from error
+    write_bytes(path, data)
+
+
+def encode_picture(pixels: NDArray[np.unsignedinteger], suffix: str) -> bytes:
+    """A picture file in memory.
 
     Args:
-        path: ends in .png, .jpg, .webp, .bmp or another suffix OpenCV writes.
         pixels: (H, W, 3) uint8 RGB, or (H, W) uint8 or uint16 (PNG and TIFF only).
+        suffix: .png, .jpg, .webp, .bmp or another suffix OpenCV writes.
 
     Raises:
         ValueError: the suffix is not one of a picture format, or the format has no place for so many pixels.
     """
-    suffix = Path(path).suffix.lower()
-    if not suffix or not cv2.haveImageWriter(f"x{suffix}"):
-        raise ValueError(f"cannot write {os.fspath(path)}: use a suffix such as .png or .jpg")
+    kind = suffix.lower()
+    if not kind or not cv2.haveImageWriter(f"x{kind}"):
+        raise ValueError("use a suffix such as .png or .jpg")
     stored = pixels[:, :, ::-1] if pixels.ndim == 3 else pixels
-    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
-    done, data = cv2.imencode(suffix, stored, flags)
+    flags = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(kind, stored, flags)
     if not done:
-        raise ValueError(f"OpenCV could not encode {os.fspath(path)}, {pixels.shape[1]} x {pixels.shape[0]} pixels")
-    write_bytes(path, data.tobytes())
+        raise ValueError(f"OpenCV could not encode {pixels.shape[1]} x {pixels.shape[0]} pixels as {kind}")
+    return data.tobytes()

@@ -103,19 +103,24 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         side = max(int(side) // 32 * 32, _SMALLEST_TILE)
         return side, side
 
-    def _job(self, image: LoadedImage, options: SegmentationOptions) -> tuple[Any, list[Tensor]]:
+    @staticmethod
+    def network_size(size: tuple[int, int], options: SegmentationOptions) -> tuple[int, int]:
+        """(width, height) that a picture of this size is brought to for scale 1."""
+        if options.short_side is None:
+            return size
+        short, long = sorted(size)
+        most = options.short_side * ELONGATED * short // long
+        return short_side_size(size, min(options.short_side, max(short, most)))
+
+    def prepare(self, image: LoadedImage, options: SegmentationOptions) -> tuple[Any, list[Tensor]]:
         """A picture, its network input and tile; and what of it joins a batch: the whole, or nothing where in tiles."""
-        size = image.size
-        if options.short_side is not None:
-            short, long = sorted(size)
-            most = options.short_side * ELONGATED * short // long
-            size = short_side_size(size, min(options.short_side, max(short, most)))
+        size = self.network_size(image.size, options)
         pixels = torch.tensor(resize(self._pixels(image), size, self.info.input_spec.interpolation))
         tile = self.tile_for((size[1], size[0]), options)
         return (image, pixels, tile), [pixels] if tile is None else []
 
     @torch.inference_mode()
-    def _run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
+    def run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
         """(B, h, w, 3) uint8 -> B times logits (C, h, w) on the model's device."""
         padded = pad_to_multiple(self._network_input(pixels), options.pad_multiple)
         logits = fuse_scales(lambda x: self.model(x).float(), padded, options.scales, options.flip)
@@ -124,11 +129,11 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
         return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])
 
     @torch.inference_mode()
-    def _result(self, job: Any, answers: Sequence[Tensor], options: SegmentationOptions) -> Segmentation:
+    def finish(self, job: Any, answers: Sequence[Tensor], options: SegmentationOptions) -> Segmentation:
         image, pixels, tile = job
 
         def run(y0: int, x0: int, y1: int, x1: int) -> Tensor:
-            return self._run(pixels[None, y0:y1, x0:x1], options)[0]
+            return self.run(pixels[None, y0:y1, x0:x1], options)[0]
 
         if tile is None:
             mask = label_map(answers[0], image.size)
