@@ -1,4 +1,5 @@
 ## make demo   predict on photographs and write demo/index.html; on your own too: make demo IMAGES="a.jpg b.png"
+## make serve  an HTTP API and a page to drop pictures on, with the bundled weights: http://127.0.0.1:8000
 ## make gallery  val pictures with prediction and truth, into gallery/; the sets lie in DATA=../shared/data
 ## make test   run the whole test suite; some of it: make test PYTEST_ARGS="tests/geometry -m 'not slow'"
 ## make lint   ruff, mypy, codespell
@@ -25,13 +26,16 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo gallery test lint sanitize bench gpu clean
+.PHONY: help demo serve gallery test lint sanitize bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(IMAGES)
+
+serve: $(INSTALLED)
+	$(BIN)/hrformer serve hrformer_tiny_people17 hrformer_tiny_petspeople hrformer_tiny_things
 
 gallery: $(INSTALLED)
 	$(BIN)/python examples/gallery.py --data $(DATA)

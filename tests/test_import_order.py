@@ -55,6 +55,8 @@ OPTIONAL = frozenset(
         "accelerate",
         "av",
         "datasets",
+        "fastapi",
+        "fastapi_offline",
         "faster_coco_eval",
         "gradio",
         "jinja2",
@@ -66,20 +68,25 @@ OPTIONAL = frozenset(
         "onnxruntime",
         "onnxscript",
         "openvino",
+        "prometheus_client",
         "pycocotools",
         "ray",
         "scipy",
         "skimage",
         "sklearn",
+        "starlette",
         "supervision",
         "tensorboard",
         "torchmetrics",
         "transformers",
         "triton",
+        "uvicorn",
         "wandb",
         "webdataset",
     }
 )
+# Rooms that are an extra as a whole, with what they may import at the top; others import such a room inside ``try``.
+EXTRAS = {"serve": frozenset({"fastapi", "fastapi_offline", "prometheus_client", "starlette", "uvicorn"})}
 # Copied beside exported files, where this package and its requirements are absent.
 SCRIPTS = ("hrformer.export.predict_script",)
 # Packages that keep to a few third-party names, so that anything may build on them.
@@ -197,6 +204,8 @@ def _own_problems(module: str, found: Import, imported_names: dict[str, set[str]
         yield f"imports upward: {target}"
     elif ROW_OF[there] == ROW_OF[here] and there != here:
         yield f"imports sideways: {target}"
+    if there in EXTRAS and there != here and not found.guarded:
+        yield f"imports {target}, which is an extra, without try"
     if any(other.startswith(f"{target}.") for other in imported_names):
         yield f"imports from the package {target}; name the defining module"
     elif found.name in imported_names[target]:
@@ -214,9 +223,9 @@ def _third_party_problems(module: str, found: Import) -> Iterator[str]:
         return
     if root not in REQUIRED and root not in OPTIONAL:
         yield f"imports {root}, which is neither a required nor an optional dependency"
-    elif root in OPTIONAL and not (found.lazy or found.guarded):
-        yield f"imports the optional {root} at the top; import it where it is used"
     part = module.partition(".")[2].split(".")[0]
+    if root in OPTIONAL - EXTRAS.get(part, frozenset()) and not (found.lazy or found.guarded):
+        yield f"imports the optional {root} at the top; import it where it is used"
     if root not in RESTRICTED.get(part, {root}):
         yield f"imports {root}; {part} uses {' and '.join(sorted(RESTRICTED[part]))} only"
 
@@ -250,6 +259,8 @@ def test_required_packages_are_those_in_pyproject() -> None:
 LAWFUL = {
     "hrformer": "from hrformer.models.zoo import create\nfrom hrformer.cli import main",
     "hrformer.__main__": "from hrformer.cli import main",
+    "hrformer.cli.serve": "try:\n    from hrformer.serve.app import Service\nexcept ImportError:\n    Service = None",
+    "hrformer.serve.app": "import fastapi\nclass Service: ...",
     "hrformer.cli": "import json\nimport tyro\nfrom hrformer.predict.draw import paint\ndef main(): import onnx",
     "hrformer.predict": "",
     "hrformer.predict.draw": "import cv2\nfrom ..models import zoo\nfrom ..models.zoo import create",
@@ -283,6 +294,9 @@ def test_checker_accepts_a_lawful_package() -> None:
         ("models.trunk", "from hrformer.models.zoo import create", "cycle: hrformer.models."),
         ("models.trunk", "class A:\n    def f(self):\n        from . import zoo", "cycle: hrformer.models."),
         ("models.trunk", "import sklearn", "optional sklearn at the top"),
+        ("models.trunk", "import uvicorn", "optional uvicorn at the top"),
+        ("serve.app", "import ray", "optional ray at the top"),
+        ("cli.serve", "from hrformer.serve.app import Service", "an extra, without try"),
         ("models.trunk", "import mmcv", "neither a required nor an optional"),
         ("models.trunk", "def f(): import torch", "imports torch inside a function"),
         ("models.trunk", "from hrformer.geometry.absent import x", "does not exist"),

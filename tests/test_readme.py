@@ -16,6 +16,7 @@ import pytest
 import hrformer
 import hrformer.cli.main
 import hrformer.cli.predict
+import hrformer.cli.serve
 from hrformer.__main__ import main
 from hrformer.checkpoints.registry import bundled_folder, find_weights
 from hrformer.cli.models import MEASURED
@@ -25,11 +26,13 @@ from hrformer.predict.segment import SegmentationOptions
 from hrformer.recipes.catalogue import list_recipes
 from hrformer.train.config import ClassificationRun, PoseRun, SegmentationRun
 from hrformer.zoo import BACKBONE_OPTIONS, HEAD_OPTIONS
+from serve_load import server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SERVER = "127.0.0.1:8000"
 CARD_ROWS = "<!-- one row per src/hrformer/weights/*.md"
 
 
@@ -89,11 +92,16 @@ def test_python_prints_what_the_page_says(page: Path, tmp_path: Path, monkeypatc
         pytest.skip("no Python on this page")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for example in found:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(example.code, names)
-        assert printed.getvalue() == example.output
+    with contextlib.ExitStack() as stack:
+        address = SERVER
+        if any(SERVER in example.code for example in found):
+            host, port, _ = stack.enter_context(server(["hrformer_tiny_people17"]))
+            address = f"{host}:{port}"
+        for example in found:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(example.code.replace(SERVER, address), names)
+            assert printed.getvalue() == example.output
 
 
 def test_readme_starts_with_python_and_its_output() -> None:
@@ -104,7 +112,7 @@ def test_readme_starts_with_python_and_its_output() -> None:
     screen = text[: text.index(first.code)]
     assert screen.count("\n") < 25
     assert "](docs/images/" in screen
-    for command in ("make demo", "make test", "pip install ."):
+    for command in ("make demo", "make serve", "make test", "pip install ."):
         assert command in screen
 
 
@@ -122,8 +130,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("predict", "models", "convert", "push", "export", "train", "evaluate", "inspect", "bench"):
-        module = hrformer.cli.predict if name == "predict" else hrformer.cli.main
+    own = {"predict": hrformer.cli.predict, "serve": hrformer.cli.serve}
+    for name in (*own, "models", "convert", "push", "export", "train", "evaluate", "inspect", "bench"):
+        module = own.get(name, hrformer.cli.main)
         monkeypatch.setattr(module, f"run_{name}", lambda *arguments: 0)
     text = page.read_text(encoding="utf-8")
     for arguments in commands(text, "hrformer"):
@@ -142,13 +151,15 @@ def test_a_wrong_command_line_is_not_understood(capsys: pytest.CaptureFixture[st
     capsys.readouterr()
 
 
-def test_picture_is_small_and_readable() -> None:
-    (name,) = re.findall(r"!\[[^]]+\]\((docs/images/[^)]+)\)", PAGES[0].read_text(encoding="utf-8"))
-    file = REPOSITORY / name
-    assert file.stat().st_size < 400_000
-    height, width = cv2.imread(str(file)).shape[:2]
-    assert width > 1000
-    assert width > height
+def test_pictures_are_small_and_readable() -> None:
+    names = re.findall(r"!\[[^]]+\]\((docs/images/[^)]+)\)", PAGES[0].read_text(encoding="utf-8"))
+    assert len(names) == 2
+    for name in names:
+        file = REPOSITORY / name
+        assert file.stat().st_size < 400_000
+        height, width = cv2.imread(str(file)).shape[:2]
+        assert width > 1000
+        assert width > height
 
 
 def test_bundled_weights_are_the_cards() -> None:

@@ -21,11 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command_of(typed: Sequence[str]) -> Callable[[Sequence[str]], int]:
-    """What runs a command line; prediction is imported without what only training needs, such as torchvision."""
+    """What runs a command line; others than it are not imported, such as torchvision, which only training needs."""
     if typed[:1] == ["predict"]:
         from hrformer.cli.predict import main as predict
 
         return predict
+    if typed[:1] == ["serve"]:
+        from hrformer.cli.serve import main as serve
+
+        return serve
     from hrformer.cli.main import main as others
 
     return others

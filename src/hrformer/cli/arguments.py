@@ -173,6 +173,36 @@ class ExportArguments(General):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeArguments(General):
+    """Answer over HTTP: one process with an API and, at /, a page to drop pictures on. SIGTERM or Ctrl-C ends it.
+
+    POST pictures to /v1/models/NAME:predict; /docs describes the API.
+    """
+
+    # Names from `hrformer models`, weight files, hf://OWNER/REPO, or files that `hrformer export` wrote; NAME=FILE
+    # chooses the name in addresses.
+    weights: Annotated[Positional[tuple[str, ...]], arg(metavar="WEIGHTS...")] = ()
+    host: str = "127.0.0.1"  # Address to listen on; 0.0.0.0 for all of this machine's.
+    port: int = 8000  # Port; 0 takes a free one.
+    device: str | None = None  # Where weights run, such as cpu or cuda:0. Default: the GPU if there is one.
+    fast: bool = True  # Run weights through `hrformer.optimize`.
+    # How models of pose find people where a request has no boxes, as in `hrformer predict pose`.
+    detector: str | None = None
+    # File with the token that clients must send as "Authorization: Bearer". Default: HRFORMER_TOKEN, else no token.
+    token_file: Path | None = None
+    max_batch: int = 8  # Most pictures, or people for pose, that go through a network at once.
+    max_wait: float = 0.002  # Seconds that one of them waits for company.
+    queue: int = 64  # Pictures of a model in work or waiting; further ones are answered 429.
+    deadline: float = 30.0  # Seconds for an answer, else 504.
+    body_bytes: int = 32 * 2**20  # Most bytes of a request, else 413.
+    pixels: int = 50_000_000  # Most pixels of a picture, else 413.
+    # Segmentation: most pixels that the network sees of a picture, over all scales, else 422.
+    network_pixels: int = 8_000_000
+    people: int = 100  # Most boxes with a picture, else 422.
+    stalled: float = 300.0  # Seconds after which a network that has not answered is taken for dead.
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainArguments(General):
     """Train a model. Without RECIPE: list the recipes; `hrformer train RECIPE --help` shows every field of the run."""
 
@@ -263,6 +293,7 @@ Command = (
     | Annotated[ConvertArguments, subcommand("convert")]
     | Annotated[PushArguments, subcommand("push")]
     | Annotated[ExportArguments, subcommand("export")]
+    | Annotated[ServeArguments, subcommand("serve")]
     | Annotated[TrainArguments, subcommand("train")]
     | Annotated[EvaluateArguments, subcommand("eval")]
     | Annotated[InspectArguments, subcommand("inspect")]

@@ -1,0 +1,305 @@
+"""The process: it starts with a line, ends gently, and says with its exit code whether all was well."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+import hrformer.cli.serve
+from hrformer.__main__ import main
+from hrformer.serve.app import Service
+from hrformer.serve.options import ServeOptions
+from hrformer.serve.server import listen, load_service
+from serve_load import Case, Load, cases_of, metrics_of, multipart, pictures, server
+from small_service import NANO, PICTURES, nano_service
+
+CAT = (PICTURES / "cat.jpg").read_bytes()
+
+
+def status_of(address: str, path: str) -> int:
+    try:
+        with urllib.request.urlopen(address + path, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def head(model: str, body: bytes) -> bytes:
+    kind = "multipart/form-data; boundary=picture-boundary"
+    lines = [f"POST /v1/models/{model}:predict HTTP/1.1", "Host: x", f"Content-Type: {kind}"]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "Connection: close", "", ""]).encode()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def answer(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    parts = []
+    while part := connection.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_a_client_that_leaves_frees_its_place(
+    running: Callable[[Service], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its picture has come whole, and while it waits for the answer."""
+    service = nano_service("cifar10", queue=1)
+    model = service.models["cifar10"]
+    predictor: Any = model.predictor
+    plain, batches = predictor.run, []
+
+    def slow(pixels: Any, options: Any) -> Any:
+        batches.append(len(pixels))
+        time.sleep(0.5)
+        return plain(pixels, options)
+
+    monkeypatch.setattr(predictor, "run", slow)
+    body = multipart("a.jpg", CAT)
+    address = running(service)
+    with socket.create_connection(("127.0.0.1", port_of(address))) as leaving:
+        leaving.sendall(head("cifar10", body) + body)
+        wait_until(lambda: model.places.used == 1)
+    wait_until(lambda: model.places.used == 0, 0.4)  # before the network is through
+    with socket.create_connection(("127.0.0.1", port_of(address))) as half:
+        half.sendall(head("cifar10", body) + body[:100])
+        time.sleep(0.1)
+    with socket.create_connection(("127.0.0.1", port_of(address))) as staying:
+        staying.sendall(head("cifar10", body) + body)
+        assert answer(staying).startswith(b"HTTP/1.1 200")
+    counted = asyncio.run(metrics_of("127.0.0.1", port_of(address)))
+    assert counted['hrformer_requests_total{model="cifar10",status="499"}'] == 2
+
+
+def test_limits_of_time_and_size_on_the_wire(running: Callable[[Service], str]) -> None:
+    """Who sends too slowly is told so, and who sends too much gets the answer while still sending."""
+    service = nano_service("cifar10", upload=0.3, body_bytes=100_000)
+    address = running(service)
+    body = multipart("a.jpg", CAT[:50_000])
+    with socket.create_connection(("127.0.0.1", port_of(address))) as slow:
+        slow.sendall(head("cifar10", body) + body[:100])
+        assert answer(slow).startswith(b"HTTP/1.1 408")
+    large = multipart("a.jpg", bytes(3_000_000))
+    with socket.create_connection(("127.0.0.1", port_of(address))) as much:
+        much.sendall(head("cifar10", large) + large)
+        assert b"the request has more than" in answer(much)
+    chunked = head("cifar10", b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    with socket.create_connection(("127.0.0.1", port_of(address))) as asking:
+        start = time.monotonic()
+        asking.sendall(head("cifar10", large).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
+        assert answer(asking).startswith(b"HTTP/1.1 413")  # not 100: the body is not wanted
+        assert time.monotonic() - start < 1
+    with socket.create_connection(("127.0.0.1", port_of(address))) as unknown:
+        unknown.sendall(chunked + b"".join(b"10000\r\n" + bytes(0x10000) + b"\r\n" for _ in range(20)) + b"0\r\n\r\n")
+        assert answer(unknown).startswith(b"HTTP/1.1 413")
+    assert status_of(address, "/readyz") == 200
+
+
+DYING = """
+import sys
+from hrformer.serve import server
+from hrformer.serve.options import ServeOptions
+
+options = ServeOptions(deadline=float(sys.argv[3]), stalled=1.0 if sys.argv[2] == "stuck" else 300.0)
+service = server.load_service([f"cifar10={sys.argv[1]}"], options, device="cpu")
+predictor = service.models["cifar10"].predictor
+
+def raised(*_):
+    raise {"runtime": RuntimeError("device lost"), "thread": SystemExit(1)}[sys.argv[2]]
+
+def stuck(*_):
+    import time
+    time.sleep(60)
+
+predictor.run = stuck if sys.argv[2] == "stuck" else raised
+listening = server.listen("127.0.0.1", 0)
+code = server.run_server(service, listening, lambda _: print(server.address_of(listening), flush=True))
+sys.exit(print(service.dead, file=sys.stderr) or code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "told"), [("runtime", "device lost"), ("thread", "has ended"), ("stuck", "not answered")]
+)
+def test_a_dead_worker_turns_readiness_red_and_ends_the_process(way: str, told: str) -> None:
+    command = [sys.executable, "-c", DYING, NANO["cifar10"], way, "0.5" if way == "stuck" else "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert status_of(address, "/readyz") == 200
+        body = multipart("a.jpg", CAT)
+        with socket.create_connection(("127.0.0.1", port_of(address))) as client:
+            client.sendall(head("cifar10", body) + body)
+            status = answer(client)[:12]
+        assert status in (b"HTTP/1.1 503", b"HTTP/1.1 504")
+        wait_until(lambda: status_of(address, "/readyz") == 503, 5)
+        assert status_of(address, "/healthz") == 200
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    assert told in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_loses_no_accepted_request() -> None:
+    """Every request whose bytes were sent before the signal gets a whole answer, and the process ends with 0."""
+    cases = cases_of([NANO["cifar10"]], list(pictures(3)))
+
+    async def work(host: str, port: int, process: subprocess.Popen[str]) -> tuple[Load, int]:
+        load = Load(host, port, cases, body_bytes=2**25)
+        clients = asyncio.create_task(load.steady(24, seconds=20))
+        await asyncio.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        sent = load.tally.sent
+        await asyncio.wait([clients], timeout=0.01)
+        # Later ones find nobody listening: not accepted, hence no loss.
+        await asyncio.to_thread(process.wait, 30)
+        clients.cancel()
+        await asyncio.gather(clients, return_exceptions=True)
+        return load, sent
+
+    with server([NANO["cifar10"]]) as (host, port, process):
+        load, sent = asyncio.run(work(host, port, process))
+    assert process.returncode == 0
+    tally = load.tally
+    assert tally.statuses[200] > 20
+    assert set(tally.statuses) <= {200, 503}
+    assert not tally.wrong
+    # 24 clients: those that connected after the signal, and nobody else, may have found a closed door.
+    assert tally.answered >= sent
+    assert all("Connect" in line for line in tally.lost), tally.lost[:3]
+
+
+@pytest.mark.slow
+def test_overload_for_20_seconds() -> None:
+    """As in ``benchmarks/serve_load.py``: 200 clients of all kinds, twice what the server can do."""
+    weights = [NANO["cifar10"], NANO["lspet"]]
+    cases = cases_of(weights, list(pictures(6)), detector="picture")
+    limit = 2**20
+    with server(weights, "--body-bytes", str(limit), "--detector", "picture") as (host, port, process):
+        load = Load(host, port, cases, body_bytes=limit)
+        calm = asyncio.run(load.steady(8, 4.0))
+        assert not calm.problems()
+        storm = asyncio.run(load.storm(2 * calm.answered / 4.0, 20.0))
+        assert status_of(f"http://{host}:{port}", "/readyz") == 200
+    assert process.returncode == 0
+    assert not storm.problems()
+    assert storm.statuses[200] > 0.2 * storm.sent
+    assert storm.statuses[413] > 0
+    assert storm.statuses[422] > 0
+    assert storm.aborted > 0.2 * storm.sent
+
+
+def test_the_load_test_sees_what_is_wrong(running: Callable[[Service], str]) -> None:
+    """An answer for another picture, and a server that is not there."""
+    service = nano_service("cifar10")
+    port = port_of(running(service))
+    right, other = cases_of([NANO["cifar10"]], list(pictures(2)))[:2]
+    path = "/v1/models/cifar10:predict"
+    swapped = Case(path=path, body=right.body, expected=other.expected)
+    load = Load("127.0.0.1", port, [swapped], body_bytes=2**25)
+    assert asyncio.run(load.steady(1, requests=2)).problems()
+    silent = listen("127.0.0.1", 0)
+    closed = silent.getsockname()[1]
+    silent.close()
+    lost = asyncio.run(Load("127.0.0.1", closed, [swapped], body_bytes=2**25).steady(1, requests=1))
+    assert "1 sent, but 0 answered" in lost.problems()[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ([], "name the weights to serve"),
+        (["nothing"], "nothing"),
+        ([f"a={NANO['cifar10']}", f"a={NANO['lspet']}"], "two models are called 'a'"),
+        ([f"a b={NANO['cifar10']}"], "no name for a model"),
+        ([NANO["cifar10"], "--queue", "0"], "queue must be above 0"),
+        ([NANO["cifar10"], "--port", "99999"], "port"),
+        ([NANO["cifar10"], "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
+        ([NANO["cifar10"], "--token-file", "/nonexistent"], "No such file"),
+    ],
+)
+def test_wrong_use_is_one_line(typed: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    port = [] if "--port" in typed else ["--port", "0"]
+    assert main(["serve", *typed, *port]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+def test_a_taken_port_is_told_before_models_are_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "nothing", "--port", str(taken.getsockname()[1])]) == 2
+    assert re.search(r"cannot listen on 127.0.0.1, port \d+: Address already in use; choose", capsys.readouterr().err)
+
+
+def test_without_the_extra_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hrformer.cli.serve, "missing", ImportError("No module named 'fastapi'"))
+    assert main(["serve", NANO["cifar10"]]) == 2
+    assert "pip install 'hrformer[serve]'" in capsys.readouterr().err
+
+
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret\n")
+    assert hrformer.cli.serve._token(file) == "secret"
+    monkeypatch.setenv("HRFORMER_TOKEN", "other")
+    assert hrformer.cli.serve._token(None) == "other"
+    file.write_text("two words")
+    with pytest.raises(ValueError, match="one word"):
+        hrformer.cli.serve._token(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "to"), [("lspet", "onnx"), ("cifar10", "openvino")])
+def test_exported_files_are_served(name: str, to: Any, tmp_path: Path) -> None:
+    """The whole pipeline of a file; options that are part of its graph are refused."""
+    report = hrformer.export(hrformer.load(NANO[name], "cpu"), tmp_path, to=to, pictures=[PICTURES / "cat.jpg"])
+    service = load_service([f"file={report.file}", f"plain={NANO[name]}"], ServeOptions(), detector="picture")
+    with TestClient(service.guard) as client:
+        fields = {"boxes": "[[20, 30, 200, 250], [9, 9, 60, 80]]"} if name == "lspet" else {}
+        found, plain = (
+            client.post(f"/v1/models/{model}:predict", files={"image": CAT}, data=fields).json()["results"]
+            for model in ("file", "plain")
+        )
+        for row, other in zip(found, plain, strict=True):
+            assert json.dumps(row)[:40] == json.dumps(other)[:40]
+            if name == "lspet":
+                assert row["people"][0]["keypoints"][0] == pytest.approx(other["people"][0]["keypoints"][0], abs=0.05)
+                assert len(row["people"]) == 2
+            else:
+                assert row["predictions"][0]["probability"] == pytest.approx(
+                    other["predictions"][0]["probability"], abs=1e-3
+                )
+        flip = str(not service.models["file"].predictor.options.flip)
+        refused = client.post("/v1/models/file:predict", files={"image": CAT}, data={"flip": flip})
+        assert refused.status_code == 422
+        assert "was exported with flip" in refused.json()["detail"]
+        assert client.get("/v1/models").json()["models"][0]["fixed"]
+    service.batcher.close()
