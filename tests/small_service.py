@@ -17,4 +17,5 @@ PICTURES = Path(__file__).parents[1] / "src" / "hrformer" / "export" / "pictures
 def nano_service(*names: str, token: str | None = None, **limits: Any) -> Service:
     """A service with small networks, by the name of their data; people fill the picture."""
     named = [f"{name}={NANO[name]}" for name in names]
-    return load_service(named, ServeOptions(**limits), device="cpu", detector="picture", token=token)
+    detector = "picture" if "lspet" in names else None
+    return load_service(named, ServeOptions(**limits), device="cpu", detector=detector, token=token)

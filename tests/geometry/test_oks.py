@@ -66,6 +66,10 @@ def test_a_joint_at_the_threshold_does_not_count(dtype: type) -> None:
     np.testing.assert_allclose(rescore([0.5, 0.9], joints), [0.3, 0])
     assert float(rescore(0.5, joints[0])) == pytest.approx(0.3)
     assert rescore(1.0, [1, 0, 1]) == 1
+    far = np.array([[0.5, 0.9]], np.float32)
+    with np.errstate(all="raise"):  # thresholds beyond the joints' precision
+        assert list(rescore([1.0], far, 1e300)) == [0]
+        np.testing.assert_allclose(rescore([1.0], far, -1e300), [0.7])
 
 
 def test_soft_keeps_at_most_twenty_and_hard_keeps_all_apart() -> None:

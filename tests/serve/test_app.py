@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,15 @@ def test_boxes_of_several_pictures(client: TestClient) -> None:
     assert near(found[1]["people"], direct("lspet", CAT, detector="picture").to_dict()["people"])
 
 
+def inflating(side: int, size: int) -> bytes:
+    """A PNG of few pixels whose data go on after them for so many bytes."""
+    whole = png(side, side)
+    data = zlib.compress(bytes(size))
+    start, end = whole.index(b"IDAT") - 4, whole.index(b"IEND") - 4
+    chunk = b"IDAT" + data
+    return whole[:start] + struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + whole[end:]
+
+
 BOMB = png(1100, 1000)
 """More pixels than the limit of these tests; a few kilobytes."""
 
@@ -149,20 +160,25 @@ BOMB = png(1100, 1000)
         ("cifar10", [b""], {}, 422, "not a picture that can be read here"),
         ("cifar10", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"], {}, 422, "not a picture"),
         ("cifar10", [ASTRONAUT[:9000]], {}, 422, "truncated"),
+        ("cifar10", [inflating(10, 3_000_000)], {}, 422, "far more data than a picture of its size"),
+        ("cifar10", [CAT[:-2] + b"\xff\xda\x00\x02" * 300 + CAT[-2:]], {}, 422, "far more data"),
         ("cifar10", [BOMB], {}, 413, "1100 x 1000 pixels, at most 1000000"),
         ("cifar10", [bytes(2**20)], {}, 413, "more than 1 MiB"),
-        ("camvid", [CAT], {"short_side": "5000"}, 422, "at most 1000000 pixels"),
-        ("camvid", [CAT], {"scales": "[9, 9]"}, 422, "at most 1000000 pixels"),
+        ("camvid", [CAT], {"short_side": "5000"}, 422, "at most 1000000 are taken"),
+        ("camvid", [CAT], {"scales": "[9, 9]"}, 422, "at most 1000000 are taken"),
         ("camvid", [CAT], {"scales": "[1e-9]"}, 422, ""),
-        ("camvid", [CAT], {"scales": json.dumps([0.1] * 17)}, 422, "16 scales"),
+        ("camvid", [CAT], {"scales": json.dumps([0.1] * 17)}, 422, "a list of more than 16 entries"),
+        ("camvid", [CAT], {"scales": "[1e300]"}, 422, "at most 1000000 are taken"),
+        ("camvid", [CAT], {"scales": json.dumps([1] * 150_000)}, 422, "more than 100000 values"),
         ("camvid", [CAT], {"scales": "[1"}, 422, "field 'scales' is not JSON"),
         ("camvid", [CAT], {"short_side": "0"}, 422, "short_side must be None or at least 1"),
         ("lspet", [CAT], {"boxes": "[[0, 0, 5]]"}, 422, "field 'boxes'"),
         ("lspet", [CAT], {"boxes": "here"}, 422, "field 'boxes'"),
         ("lspet", [CAT], {"boxes": "[[0, 0, 5, 0]]"}, 422, "width and height above 0"),
+        ("lspet", [CAT], {"boxes": "[[10, 10, 1e-12, 1e-12]]"}, 422, "width and height above 0"),
         ("lspet", [CAT], {"boxes": "[[1e300, 0, 5, 5]]"}, 422, "a box must be"),
         ("lspet", [CAT], {"boxes": "[[NaN, 0, 5, 5]]"}, 422, "field 'boxes'"),
-        ("lspet", [CAT], {"boxes": json.dumps([[0, 0, 5, 5]] * 6)}, 422, "6 boxes in a picture; at most 5 people"),
+        ("lspet", [CAT], {"boxes": json.dumps([[0, 0, 5, 5]] * 6)}, 422, "a list of more than 5 entries"),
         ("lspet", [CAT, CAT], {"boxes": "[[0, 0, 5, 5]]"}, 422, "one list for each of the 2 pictures, got 1"),
         ("lspet", [CAT], {"boxes": "[[0, 0, 5, 5]]", "box_scores": "[1, 1]"}, 422, "as many box_scores"),
         ("lspet", [CAT], {"box_scores": "[1]"}, 422, "box_scores need boxes"),
@@ -197,7 +213,9 @@ def test_what_is_refused(
         ({"image": "", "top_k": 1.5}, 422, "field 'top_k'"),
         ({"image": "", "top_k": 10**30}, 422, ""),
         ({"image": 5}, 422, "field 'image'"),
-        ({"image": ["", "", "", ""]}, 422, "1 to 3 pictures, got 4"),
+        ({"image": ["", "", "", ""]}, 422, "a list of more than 3 entries"),
+        (b'{"image": "", "top_k": [' + b"[]," * 99_000 + b"1]}", 422, "field 'top_k'"),
+        (b'{"image": "", "top_k": [' + b"[]," * 150_000 + b"1]}", 422, "the body holds more than 100000 values"),
     ],
 )
 def test_json_that_is_refused(client: TestClient, body: Any, status: int, words: str) -> None:
@@ -230,7 +248,8 @@ def test_models_are_described(client: TestClient) -> None:
     assert "right_ankle" in joints["names"]
     assert all("left" in joints["names"][i] for i in joints["left"])
     assert models["lspet"]["detector"] == "picture"
-    assert found["limits"] == {"body_bytes": 2**20, "pixels": 1_000_000, "people": 5, "pictures": 3}
+    assert found["limits"]["network_pixels"] == 1_000_000
+    assert found["limits"]["pictures"] == 3
 
 
 def test_page_documentation_and_health(client: TestClient) -> None:
@@ -239,7 +258,8 @@ def test_page_documentation_and_health(client: TestClient) -> None:
     assert "script-src 'self';" in page.headers["content-security-policy"]
     assert "http://" not in page.text.replace("http://www.w3.org", "")
     assert client.get("/page/style.css").headers["content-type"].startswith("text/css")
-    for name in ("..%2fapp.py", "__init__.py", "nothing.js", "%2e%2e/app.py"):
+    assert client.head("/").status_code == client.head("/readyz").status_code == 200
+    for name in ("a" * 300 + ".js", "..%2fapp.py", "__init__.py", "nothing.js", "%2e%2e/app.py"):
         assert client.get(f"/page/{name}").status_code == 404
     docs = client.get("/docs").text
     assert "https://" not in docs
@@ -249,6 +269,33 @@ def test_page_documentation_and_health(client: TestClient) -> None:
     assert "/v1/models/lspet:predict" in paths
     schema = paths["/v1/models/lspet:predict"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert schema["properties"]["flip"]["default"] is True
+
+
+def test_forms_of_the_documentation_page_are_taken(client: TestClient) -> None:
+    """It sends every field that has a default."""
+    for name in ("cifar10", "lspet", "camvid"):
+        operation = client.get("/openapi.json").json()["paths"][f"/v1/models/{name}:predict"]["post"]
+        properties = operation["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+        fields = {key: str(row["default"]) for key, row in properties.items() if key != "image"}
+        response = post(client, name, CAT, **fields)
+        assert response.status_code == 200, response.text
+        plain = post(client, name, CAT).json()
+        assert near(response.json(), plain)
+
+
+def test_pictures_wait_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pixels and people in a request than are held at a time."""
+    service = nano_service("lspet", pixels=451 * 300)
+    model = service.models["lspet"]
+    model._pixels.most = 451 * 300 + 1
+    model._people_places.most = 3
+    with TestClient(service.guard) as client:
+        boxes = json.dumps([[[0, 0, 90, 90]] * 2] * 5)
+        found = post(client, "lspet", *[CAT] * 5, boxes=boxes)
+        assert found.status_code == 200, found.text
+        assert [len(row["people"]) for row in found.json()["results"]] == [2] * 5
+    assert model._pixels.used == model._people_places.used == 0
+    service.batcher.close()
 
 
 def test_metrics_count(client: TestClient) -> None:
@@ -276,7 +323,10 @@ def test_a_token_is_wanted() -> None:
             assert response.status_code == 401
             assert response.headers["www-authenticate"] == "Bearer"
         assert client.get("/metrics").status_code == 401
-        right = {"Authorization": "Bearer secret"}
+        assert "the token is wrong" in client.get("/v1/models", headers={"Authorization": "Bearer x"}).json()["detail"]
+        assert client.get("/openapi.json").json()["components"]["securitySchemes"]
+        right = {"Authorization": "bearer secret"}
+        assert 'status="401"} 5.0' in client.get("/metrics", headers=right).text
         assert client.get("/v1/models", headers=right).status_code == 200
         body = {"image": ("a.jpg", CAT)}
         assert client.post("/v1/models/cifar10:predict", files=body, headers=right).status_code == 200

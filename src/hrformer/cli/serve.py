@@ -61,7 +61,7 @@ def run_serve(arguments: ServeArguments) -> int:
 
 
 def _token(file: Path | None) -> str | None:
-    token = os.environ.get(TOKEN) if file is None else file.read_text(encoding="utf-8")
+    token = os.environ.get(TOKEN) if file is None else file.read_text(encoding="utf-8", errors="replace")
     if token is None:
         return None
     token = token.strip()

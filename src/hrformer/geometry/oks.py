@@ -67,7 +67,8 @@ def rescore(
     if not np.issubdtype(joints.dtype, np.floating):
         joints = joints.astype(np.float64)
     # Compared in the joints' own precision, so that a float32 0.2 is the threshold and not above it.
-    counted = joints > joints.dtype.type(threshold)
+    most = float(np.finfo(joints.dtype).max)  # what is no number of this kind would warn
+    counted = joints > joints.dtype.type(min(max(threshold, -most), most))
     total = np.where(counted, joints, 0).sum(axis=-1)
     return boxes * (total / np.maximum(counted.sum(axis=-1), 1))
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hrformer.serve.batcher import Batcher, QueueFull, WorkerDied
-from hrformer.serve.fields import Upload, boxes_per_picture, parse_form, parse_json
+from hrformer.serve.fields import Upload, boxes_per_picture, form_schema, parse_form, parse_json
 from hrformer.serve.guard import Guard, busy, shutting_down
 from hrformer.serve.metrics import Metrics
 from hrformer.serve.models import ServedModel, content_of, png_of
@@ -64,6 +64,7 @@ class Service:
     Attributes:
         guard: the ASGI application to run.
         dead: why nothing can be answered any more; empty while all is well.
+        leaving: the process is about to end; requests are still answered.
     """
 
     def __init__(
@@ -76,15 +77,15 @@ class Service:
         token: str | None = None,
     ) -> None:
         self.models = {model.name: model for model in models}
-        self.batcher, self.options, self.dead = batcher, options, ""
+        self.batcher, self.options, self.dead, self.leaving = batcher, options, "", False
         self._pool, self._metrics = pool, metrics
         metrics.watch(batcher)
-        self.guard = Guard(self._app(), options, token)
+        self.guard = Guard(self._app(token), options, token, lambda status: metrics.request("", status, 0.0))
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are answered."""
-        return not self.guard.stopping and not self.problem()
+        return not self.leaving and not self.guard.stopping and not self.problem()
 
     def problem(self) -> str:
         """Why the networks cannot run any more; empty while they can."""
@@ -176,7 +177,7 @@ class Service:
         body = b'{"model": %s, "results": [%s]}' % (json.dumps(model.name).encode(), b", ".join(rows))
         return Response(body, media_type="application/json")
 
-    def _app(self) -> FastAPI:
+    def _app(self, token: str | None) -> FastAPI:
         app = FastAPIOffline(
             title="hrformer",
             description="Predictions on pictures by HRFormer, HRNet and others. `GET /v1/models` lists the models.",
@@ -189,11 +190,16 @@ class Service:
             _add_model(app, self, model)
 
         async def unknown(name: str) -> Response:
+            self._metrics.request("", 404, 0.0)
             raise HTTPException(404, f"no model is called {name[:80]!r} here; there are: {', '.join(self.models)}")
 
         app.add_api_route("/v1/models/{name}:predict", unknown, methods=["POST"], include_in_schema=False)
         app.exception_handler(HTTPException)(_refusal)
         app.exception_handler(Exception)(_failure)
+        if token is not None:
+            description = app.openapi()  # kept by the application
+            description["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+            description["security"] = [{"token": []}]
         return app
 
     async def counted(self, model: str, work: Callable[[], Awaitable[Response]]) -> Response:
@@ -209,6 +215,11 @@ class Service:
         except (ClientGone, ClientDisconnect):
             status = 499  # as nginx logs it; nobody sees it
             return Response(status_code=499)
+        except asyncio.CancelledError:  # a second signal
+            status = 503
+            if not self.leaving:
+                raise
+            raise shutting_down() from None
         finally:
             self._metrics.request(model, status, time.monotonic() - start)
 
@@ -227,17 +238,18 @@ class _Given:
 
 
 def _add_pages(app: FastAPI) -> None:
+    there = {file.name for file in PAGE.iterdir()}
+
     def page_file(name: str) -> Response:
         suffix = name[name.rfind(".") :] if "." in name else ""
-        file = PAGE / name
-        if suffix not in KINDS or "/" in name or "\\" in name or not file.is_file():
+        if name not in there or suffix not in KINDS:
             raise HTTPException(404, f"no file is called {name[:80]!r} here")
-        return Response(file.read_bytes(), media_type=KINDS[suffix])
+        return Response((PAGE / name).read_bytes(), media_type=KINDS[suffix])
 
     def index() -> Response:
         return page_file("index.html")
 
-    app.add_api_route("/", index, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/", index, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/page/{name}", page_file, methods=["GET"], include_in_schema=False)
 
 
@@ -259,9 +271,12 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     def models() -> dict[str, Any]:
         """The models with their classes or joints, options and defaults, and the limits of this server."""
-        limits = {name: getattr(service.options, name) for name in ("body_bytes", "pixels", "people", "pictures")}
+        names = ("body_bytes", "pixels", "network_pixels", "people", "pictures")
+        limits = {name: getattr(service.options, name) for name in names}
         return {"models": [model.describe() for model in service.models.values()], "limits": limits}
 
+    for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
     described: dict[int | str, dict[str, Any]] = {401: _error(401)}
     not_ready: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready."}}
     app.add_api_route("/healthz", healthz, methods=["GET"], tags=["server"])
@@ -282,11 +297,7 @@ def _add_model(app: FastAPI, service: Service, model: ServedModel) -> None:
         return await service.counted(model.name, lambda: service.answer(model, request))
 
     as_json = model.json_body.model_json_schema(ref_template="#/components/schemas/{model}")
-    form = model.fields.model_json_schema()
-    form["properties"] = {
-        "image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-    } | form["properties"]
-    form["required"] = ["image"]
+    form = form_schema(model.fields)
     app.add_api_route(
         f"/v1/models/{model.name}:predict",
         predict,

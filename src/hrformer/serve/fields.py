@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, conlist, create_model
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -35,10 +35,16 @@ MEANINGS = {
     "nms_threshold": "People with a higher object keypoint similarity count as one.",
 }
 
+MOST_SCALES = 16
+"""Passes over a picture that a client may ask for."""
+
 Box: TypeAlias = tuple[float, float, float, float]
 
-LARGEST = 1e6
-"""Pixels beyond which no coordinate of a box lies."""
+SMALLEST, LARGEST = 1e-3, 1e6
+"""Pixels that a box has at least on each side, and beyond which no coordinate lies."""
+
+MOST_VALUES = 100_000
+"""In a body or a field, counted by commas before it is parsed: 32 pictures with 100 boxes have 12,800."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +55,12 @@ class Upload:
     data: bytes
 
 
-def fields_of(name: str, predictor: AnyPredictor) -> type[BaseModel]:
-    """The fields of a request to a model, ``image`` aside, with that predictor's defaults."""
-    hints = get_type_hints(type(predictor.options))
+def fields_of(name: str, predictor: AnyPredictor, pictures: int, people: int) -> type[BaseModel]:
+    """The fields of a request to a model, ``image`` aside, with that predictor's defaults.
+
+    ``pictures`` and ``people`` are the most in a request and in a picture.
+    """
+    hints = get_type_hints(type(predictor.options)) | {"scales": _list(float, MOST_SCALES)}
     made: dict[str, Any] = {
         option: (hints[option], Field(getattr(predictor.options, option), description=MEANINGS[option]))
         for option in OPTIONS[predictor.task]
@@ -63,7 +72,8 @@ def fields_of(name: str, predictor: AnyPredictor) -> type[BaseModel]:
             Field("drawn", description="With Accept: image/png: the drawn picture, or the class ids as grey levels."),
         )
     if predictor.task == "pose":
-        one, each = list[Box], list[list[Box] | None]
+        one, scores = _list(Box, people), _list(float, people)
+        each = _list(one | None, pictures)
         made["boxes"] = (
             one | each | None,
             Field(
@@ -73,7 +83,7 @@ def fields_of(name: str, predictor: AnyPredictor) -> type[BaseModel]:
             ),
         )
         made["box_scores"] = (
-            list[float] | list[list[float] | None] | None,
+            scores | _list(scores | None, pictures) | None,
             Field(None, description="A score for each box; 1 where left out."),
         )
         made["detector"] = (
@@ -84,15 +94,36 @@ def fields_of(name: str, predictor: AnyPredictor) -> type[BaseModel]:
     return create_model(f"Options_{name.replace('-', '_').replace('.', '_')}", __config__=config, **made)
 
 
-def with_images(fields: type[BaseModel]) -> type[BaseModel]:
-    """The body of a request in JSON: the fields, and pictures as base64."""
+def _list(kind: Any, most: int) -> Any:
+    """A list of at most so many; what comes after them is not looked at."""
+    return conlist(kind, max_length=most)
+
+
+def with_images(fields: type[BaseModel], most: int) -> type[BaseModel]:
+    """The body of a request in JSON: the fields, and at most so many pictures as base64."""
     pictures = Field(description="A picture file in base64, or several.")
-    made: Any = create_model(f"{fields.__name__}_json", __base__=fields, image=(str | list[str], pictures))
+    made: Any = create_model(f"{fields.__name__}_json", __base__=fields, image=(str | _list(str, most), pictures))
     return made
+
+
+def form_schema(fields: type[BaseModel]) -> dict[str, Any]:
+    """The description of a form in OpenAPI: lists are JSON text, and an empty text says nothing."""
+    schema: dict[str, Any] = {
+        "image": {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+    }
+    for name, field in fields.model_json_schema()["properties"].items():
+        default, kind = field.get("default"), field.get("type")
+        if kind == "array" or (default is None and "anyOf" in field):
+            text = "" if default is None else json.dumps(default)
+            schema[name] = {"type": "string", "default": text, "description": field.get("description", "")}
+        else:
+            schema[name] = field
+    return {"type": "object", "properties": schema, "required": ["image"], "additionalProperties": False}
 
 
 def parse_json(body: bytes, model: type[BaseModel]) -> tuple[list[Upload], dict[str, Any]]:
     """Pictures and fields of a JSON body; HTTPException 400 if it is not JSON, 422 if it is not what is known here."""
+    _check_length(body.count(b","), "the body")
     try:
         found = model.model_validate_json(body).__dict__.copy()
     except ValidationError as error:
@@ -101,9 +132,9 @@ def parse_json(body: bytes, model: type[BaseModel]) -> tuple[list[Upload], dict[
     uploads = []
     for number, text in enumerate([texts] if isinstance(texts, str) else texts):
         try:
-            uploads.append(Upload(name=None, data=base64.b64decode(text, validate=True)))
+            uploads.append(Upload(name=None, data=base64.b64decode("".join(text.split()), validate=True)))
         except (binascii.Error, ValueError):
-            raise HTTPException(422, f"image {number} is not base64") from None
+            raise HTTPException(422, f"image {number} is not base64 of a file, without 'data:' before it") from None
     return uploads, found
 
 
@@ -120,7 +151,7 @@ def parse_form(form: FormData, model: type[BaseModel]) -> tuple[list[UploadFile]
             raise HTTPException(422, f"field {name!r} must be text; only 'image' is a file")
         elif name in values:
             raise HTTPException(422, f"field {name!r} was given more than once")
-        else:
+        elif value:
             values[name] = _plain(name, value)
     try:
         return files, model.model_validate(values).__dict__.copy()
@@ -132,21 +163,34 @@ def _plain(name: str, text: str) -> Any:
     """A form's text as a value: lists and null as in JSON, the rest as it is."""
     if not text.lstrip().startswith("[") and text.strip() != "null":
         return text
+    _check_length(text.count(","), f"field {name!r}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise HTTPException(422, f"field {name!r} is not JSON: {text[:80]!r}") from None
 
 
+def _check_length(values: int, what: str) -> None:
+    if values > MOST_VALUES:
+        raise HTTPException(422, f"{what} holds more than {MOST_VALUES} values")
+
+
 def refusal(error: ValidationError, model: type[BaseModel]) -> HTTPException:
     """One sentence about the first thing that is wrong."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    errors = error.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "too_long"), errors[0])
     place = [str(part) for part in first["loc"]]
     if first["type"] == "json_invalid":
         return HTTPException(400, f"the body is not JSON: {first['msg']}")
     name = place[0] if place else "body"
     if first["type"] == "extra_forbidden":
         return HTTPException(422, f"unknown field {name!r}; known: {', '.join(['image', *_known(model)])}")
+    if first["type"] == "too_long":
+        return HTTPException(422, f"field {name!r} has a list of more than {first['ctx']['max_length']} entries")
+    if name == "boxes":
+        return HTTPException(
+            422, "field 'boxes' must be [[x, y, width, height], ...], for several pictures one such list each"
+        )
     value = repr(first["input"])
     value = value if len(value) <= 80 else value[:77] + "..."
     return HTTPException(422, f"field {name!r}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {value}")
@@ -173,6 +217,8 @@ def boxes_per_picture(
     score_rows = _each(scores, pictures, "box_scores", single=not scores or isinstance(scores[0], float | int))
     for row, values in zip(rows, score_rows, strict=True):
         _check_boxes(row or [], most)
+        if values is not None and max(map(abs, values), default=0) > LARGEST:
+            raise HTTPException(422, f"box_scores must lie within {LARGEST:g} of 0")
         if values is not None and len(values) != len(row or []):
             raise HTTPException(422, f"{len(row or [])} boxes need as many box_scores, got {len(values)}")
     return list(zip(rows, score_rows, strict=True))
@@ -191,7 +237,7 @@ def _check_boxes(boxes: list[Box], most: int) -> None:
     if len(boxes) > most:
         raise HTTPException(422, f"{len(boxes)} boxes in a picture; at most {most} people are taken")
     for box in boxes:
-        if min(box[2:]) <= 0 or max(map(abs, box)) > LARGEST:
+        if min(box[2:]) < SMALLEST or max(map(abs, box)) > LARGEST:
             raise HTTPException(
                 422, f"a box must be [x, y, width, height] in pixels, width and height above 0, got {list(box)}"
             )

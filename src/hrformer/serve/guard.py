@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -18,8 +19,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-DRAIN_SECONDS = 2.0
-"""So long the rest of a refused body is read and dropped: a client that still sends could not read the answer."""
+DRAIN_SECONDS, DRAIN_BYTES = 2.0, 16 * 2**20
+"""So long, and so much, the rest of a refused body is read and dropped: who still sends could not read the answer."""
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -42,11 +43,18 @@ class Guard:
         inner: the application.
         options: limits.
         token: what clients of the API must send as ``Authorization: Bearer``; None lets everybody in.
+        refused: called with the status of every refusal of its own.
     """
 
-    def __init__(self, inner: Any, options: ServeOptions, token: str | None = None) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        options: ServeOptions,
+        token: str | None = None,
+        refused: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._inner, self._options = inner, options
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token, self._told = None if token is None else token.encode(), refused
         self._bytes = Places(options.bytes_in_work)
         self._uploads: set[asyncio.Timeout] = set()
         self.stopping = False
@@ -66,7 +74,8 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await body.drain()
+                if not await body.drain():
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
                 there = {name for name, _ in message["headers"]}
                 own = HEADERS | ({"content-security-policy": DOCS_POLICY} if scope["path"] == "/docs" else {})
                 extra = [(name.encode(), value.encode()) for name, value in own.items()]
@@ -76,6 +85,7 @@ class Guard:
         try:
             refused = self._refused(scope["path"], headers)
             if refused is not None:
+                self._told(refused.status_code)
                 await refused(scope, receive, answer)
                 return
             scope["read_body"] = self._reader(body)
@@ -86,9 +96,10 @@ class Guard:
     def _refused(self, path: str, headers: dict[bytes, bytes]) -> JSONResponse | None:
         protected = path.startswith("/v1/") or path == "/metrics"
         if protected and self._token is not None:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._token):
-                detail = "this server wants a token: send it as Authorization: Bearer TOKEN"
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if not hmac.compare_digest(given.strip(), self._token) or scheme.lower() != b"bearer":
+                wrong = "the token is wrong" if given else "this server wants a token"
+                detail = f"{wrong}: send it as Authorization: Bearer TOKEN"
                 return JSONResponse({"detail": detail}, 401, headers={"WWW-Authenticate": "Bearer"})
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._options.body_bytes:
@@ -122,6 +133,7 @@ class _Body:
     def __init__(self, receive: Receive, options: ServeOptions, places: Places, *, asked: bool) -> None:
         self._receive, self._options, self._places = receive, options, places
         self._held = 0
+        self._asked = asked
         self._ended = asked  # nothing to drain before it is asked for
 
     async def receive(self) -> Message:
@@ -134,14 +146,15 @@ class _Body:
         self._held += size
         return message
 
-    async def drain(self) -> None:
-        """Read on and drop what comes, for a while."""
-        try:
+    async def drain(self) -> bool:
+        """Read on and drop what comes, for a while; whether that was all, so that another request may follow."""
+        left = DRAIN_BYTES
+        with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
-                while not self._ended:
-                    await self._next()
-        except TimeoutError:
-            self._ended = True
+                while not self._ended and left > 0:
+                    left -= len((await self._next()).get("body", b""))
+        whole, self._ended = self._ended and not self._asked, True
+        return whole
 
     def close(self) -> None:
         """Give the room back."""
@@ -149,6 +162,7 @@ class _Body:
         self._held = 0
 
     async def _next(self) -> Message:
+        self._asked = False
         message = await self._receive()
         self._ended = message["type"] == "http.disconnect" or not message.get("more_body", False)
         return message

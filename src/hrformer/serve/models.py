@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+import zlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
@@ -36,8 +38,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
 BATCH_PIXELS = 1_000_000
 """Most pixels in a batch of whole pictures: 2.5 GB, see ``hrformer.predict.segment``."""
 
-MOST_SCALES = 16
-"""Passes over a picture that a client may ask for."""
+MOST_SCANS = 200
+"""Passes over a JPEG file; cameras and encoders write up to a dozen."""
 
 _RUN_OPTIONS = {"classification": ("flip",), "segmentation": ("flip", "scales", "pad"), "pose": ("flip", "shift")}
 """Options that the pass through the network depends on: parts share a batch where they are equal."""
@@ -46,10 +48,11 @@ Value = TypeVar("Value")
 
 
 class Places:
-    """Room for what is in work at a time."""
+    """Room for what is in work at a time. For one event loop."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def take(self, number: int) -> None:
         """Take room; QueueFull if there is too little. Who is alone gets any amount."""
@@ -57,27 +60,50 @@ class Places:
             raise QueueFull
         self.used += number
 
-    @contextmanager
-    def taken(self, number: int) -> Iterator[None]:
-        """Room within a block; QueueFull as for ``take``."""
-        self.take(number)
+    @asynccontextmanager
+    async def room(self, number: int) -> AsyncIterator[None]:
+        """Room within a block, waited for in the order of asking."""
+        if self._waiting or (self.used and self.used + number > self.most):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((number, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._leave(number)
+                raise
+        else:
+            self.used += number
         try:
             yield
         finally:
-            self.used -= number
+            self._leave(number)
+
+    def _leave(self, number: int) -> None:
+        self.used -= number
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.cancelled():
+                if self.used and self.used + wanted > self.most:
+                    return
+                self.used += wanted
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
 def picture_size(data: bytes, most: int) -> tuple[int, int]:
     """Width and height of a picture file, from its header.
 
     Raises:
-        HTTPException: 422 for no picture in one of the ``FORMATS``, 413 for more than ``most`` pixels.
+        HTTPException: 422 for no picture in one of the ``FORMATS``, or one that would take long to decode for its size;
+            413 for more than ``most`` pixels.
     """
     Image.init()  # before that Pillow does not know all; without effect from the second call on
     known = [name for name in FORMATS if name in Image.OPEN]  # AVIF since Pillow 11.3
     try:
         with Image.open(io.BytesIO(data), formats=known) as image:
             width, height = image.size
+            kind = image.format
     except Image.DecompressionBombError:
         raise HTTPException(413, f"the picture has more than {most} pixels: shrink it first") from None
     except (Image.UnidentifiedImageError, *DAMAGE):
@@ -87,7 +113,30 @@ def picture_size(data: bytes, most: int) -> tuple[int, int]:
         raise HTTPException(
             413, f"the picture has {width} x {height} pixels, at most {most} are taken: shrink it first"
         )
+    if (kind == "PNG" and _inflates_past(data, 8 * (width + 8) * (height + 8) + 65536)) or (
+        kind == "JPEG" and data.count(b"\xff\xda") > MOST_SCANS
+    ):
+        raise HTTPException(422, "the file holds far more data than a picture of its size")
     return width, height
+
+
+def _inflates_past(png: bytes, most: int) -> bool:
+    """Whether the pixels of a PNG file inflate to more bytes than ``most``; readers would go through all of them."""
+    inflating, total, place = zlib.decompressobj(), 0, 8
+    while place + 8 <= len(png):
+        length = int.from_bytes(png[place : place + 4], "big")
+        if png[place + 4 : place + 8] == b"IDAT":
+            rest = png[place + 8 : place + 8 + length]
+            while rest and not inflating.eof:
+                try:
+                    total += len(inflating.decompress(rest, 1 << 20))
+                except zlib.error:
+                    return False  # damaged: the reader says so
+                if total > most:
+                    return True
+                rest = inflating.unconsumed_tail
+        place += length + 12
+    return False
 
 
 class ServedModel:
@@ -102,6 +151,7 @@ class ServedModel:
         detector: pose: who finds people, see ``PosePredictor.stream``; None takes the predictor's default.
         fast: run a detector's network through ``hrformer.optimize``, too.
         pixels: room for decoded pictures, shared by all models.
+        people: room for people cut out of them.
     """
 
     def __init__(
@@ -113,11 +163,13 @@ class ServedModel:
         batcher: Batcher,
         pool: ThreadPoolExecutor,
         pixels: Places,
+        people: Places,
         detector: str | None = None,
         fast: bool = True,
     ) -> None:
         self.name, self.predictor, self.options = name, predictor, options
-        self._batcher, self._pool, self._pixels = batcher, pool, pixels
+        self._batcher, self._pool = batcher, pool
+        self._pixels, self._people_places = pixels, people
         self.places = Places(options.queue)
         if isinstance(predictor, PosePredictor) and predictor.info.skeleton is None:
             predictor.options = replace(predictor.options, flip=False)  # left and right are unknown
@@ -126,8 +178,8 @@ class ServedModel:
         self.detector_name, self._detector = self._found_detector(detector, fast)
         finder = Lane(name=f"{name} detector", probe=self._probe_detector, pixels=BATCH_PIXELS)
         self._detector_lane = finder
-        self.fields = fields_of(name, predictor)
-        self.json_body = with_images(self.fields)
+        self.fields = fields_of(name, predictor, options.pictures, options.people)
+        self.json_body = with_images(self.fields, options.pictures)
 
     @property
     def file(self) -> ExportedFile | None:
@@ -162,22 +214,27 @@ class ServedModel:
         Raises:
             HTTPException: 413 or 422, see ``picture_size``.
             ValueError: the picture is damaged, or an option is out of range.
-            QueueFull: too many people, or pixels, are in work.
+            QueueFull: too much is in work.
             WorkerDied: nothing runs any more.
         """
         predictor: Any = self.predictor
         try:
-            options: Any = self.predictor.merged_options({name: wanted[name] for name in OPTIONS[self.predictor.task]})
+            asked = {name: wanted[name] for name in OPTIONS[predictor.task]}
+            if "scales" in asked:
+                asked["scales"] = tuple(asked["scales"])
+            options: Any = predictor.merged_options(asked)
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
         size = await self._aside(picture_size, upload.data, self.options.pixels)
         self._check_work(size, options)
-        with self._pixels.taken(size[0] * size[1]):
+        async with AsyncExitStack() as room:
+            await room.enter_async_context(self._pixels.room(size[0] * size[1]))
             image = await self._aside(load_image, upload.data)
             image = replace(image, path=upload.name)
             item: Any = image
             if predictor.task == "pose":
                 item = image, await self._people(image, wanted, boxes, scores, options.box_threshold)
+                await room.enter_async_context(self._people_places.room(len(item[1].boxes)))
             job, parts = await self._aside(predictor.prepare, item, options)
             key = tuple(getattr(options, name) for name in _RUN_OPTIONS[predictor.task])
             answers = await _all(self._batcher.submit(self.lane, key, lambda x: predictor.run(x, options), parts))
@@ -193,12 +250,12 @@ class ServedModel:
         if not isinstance(self.predictor, SegmentationPredictor) or self.file is not None:
             return
         width, height = self.predictor.network_size(size, options)
-        work = width * height * sum(scale**2 for scale in options.scales)
-        if len(options.scales) > MOST_SCALES or work > self.options.network_pixels:
+        work = width * height * sum(min(scale, 1e6) ** 2 for scale in options.scales)
+        if work > self.options.network_pixels:
             raise HTTPException(
                 422,
-                f"the network would see {width} x {height} pixels at scales {list(options.scales)}; at most "
-                f"{self.options.network_pixels} pixels and {MOST_SCALES} scales are taken: set a smaller short_side",
+                f"the network would see {width} x {height} pixels at scales {_cut(options.scales)}; at most "
+                f"{self.options.network_pixels} are taken: set a smaller short_side",
             )
 
     async def _people(
@@ -281,6 +338,11 @@ class ServedModel:
             "options": {name: options[name] for name in OPTIONS[task]},
             "fixed": self.fixed,
         }
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 async def _all(futures: list[Future[Any]]) -> list[Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+MOST = 1e12
+"""No limit needs to be larger; time-outs may not be."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeOptions:
-    """Limits of a server; ``ValueError`` for one that is not above 0."""
+    """Limits of a server; ``ValueError`` for one that is not above 0, or without an end."""
 
     max_batch: int = 8  # most pictures, or people for pose, that go through a network at once
     max_wait: float = 0.002  # seconds that one of them waits for company
@@ -23,13 +26,21 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            if not getattr(self, one.name) > (0 if one.name != "max_wait" else -1e-9):
-                raise ValueError(f"{one.name} must be above 0, got {getattr(self, one.name)}")
+            value = getattr(self, one.name)
+            if one.name == "max_wait" and value == 0:
+                continue
+            if not 0 < value < MOST:
+                raise ValueError(f"{one.name} must be above 0 and less than {MOST:.0e}, got {value}")
 
     @property
     def pixels_in_work(self) -> int:
-        """Of all pictures that are decoded at a time: 3 bytes each, and as much again while one is drawn."""
+        """Of all pictures that are decoded at a time, at 3 bytes each; others wait."""
         return 4 * self.pixels
+
+    @property
+    def people_in_work(self) -> int:
+        """Cut out of their pictures at a time; others wait."""
+        return max(512, self.people)
 
     @property
     def bytes_in_work(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,9 @@ from hrformer.serve.batcher import Batcher
 from hrformer.serve.metrics import Metrics
 from hrformer.serve.models import Places, ServedModel, quiet_thread
 from hrformer.serve.options import ServeOptions
+
+RED_BEFORE_CLOSING = 1.0
+"""Seconds after a signal in which ``/readyz`` says 503 while requests are still taken, for load balancers."""
 
 READ_BEFORE_CLOSING = 0.5
 """Seconds between the end of listening and that of idle connections: what has been sent by then is read."""
@@ -62,19 +66,22 @@ def load_service(
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two models are called {min(twice)!r}: give one another name, NAME=FILE")
     predictors = [load(source, device, fast=fast) if not is_exported(source) else load(source) for _, source in named]
-    metrics, pixels = Metrics(), Places(options.pixels_in_work)
+    if detector is not None and not any(predictor.task == "pose" for predictor in predictors):
+        raise ValueError("--detector finds people for models of pose, of which there is none here")
+    metrics = Metrics()
     on_gpu = any(predictor.device.type == "cuda" for predictor in predictors)
     batcher = Batcher(
         max_batch=options.max_batch,
         max_wait=options.max_wait,
-        capacity=max(options.queue, options.people),
+        capacity=options.people_in_work + options.queue,
         whole=on_gpu,  # every length of a batch is a CUDA graph
         observe=metrics.batch,
     )
     pool = ThreadPoolExecutor(max(2, min(os.cpu_count() or 2, 16)), "hrformer-pictures", initializer=quiet_thread)
+    pixels, people = Places(options.pixels_in_work), Places(options.people_in_work)
     models = []
     for name, predictor in zip(names, predictors, strict=True):
-        shared: dict[str, Any] = {"batcher": batcher, "pool": pool, "pixels": pixels}
+        shared: dict[str, Any] = {"batcher": batcher, "pool": pool, "pixels": pixels, "people": people}
         model = ServedModel(name, predictor, options, detector=detector, fast=fast, **shared)
         model.warm_up()
         models.append(model)
@@ -99,8 +106,8 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else error
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
         raise OSError(
             f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"
         ) from error
@@ -126,9 +133,10 @@ def run_server(
         0 after a signal, when all accepted requests are answered; 1 where the networks cannot run any more, for the
         reason in ``service.dead``.
     """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' faults are told to them
     config = uvicorn.Config(
         service.guard,
-        http="h11",
+        http="httptools",  # in C: chunks of single bytes would keep a parser in Python busy
         ws="none",
         lifespan="off",
         log_config=None,
@@ -155,6 +163,8 @@ class _Server(uvicorn.Server):
         self._begun(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.leaving = True
+        await asyncio.sleep(RED_BEFORE_CLOSING)
         for server in self.servers:
             server.close()
         await asyncio.sleep(READ_BEFORE_CLOSING)
