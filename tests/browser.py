@@ -137,6 +137,17 @@ def slide(slider: Locator, value: float) -> None:
     slider.fill(f"{value:.2f}")
 
 
+def swipe(page: Page, start: float, end: float) -> None:
+    """Move a finger over the picture, between two parts of its width and height, and lift it."""
+    area = page.locator("#canvas").bounding_box()
+    assert area is not None
+    touch = page.context.new_cdp_session(page)
+    for kind, part in (("touchStart", start), ("touchMove", (start + end) / 2), ("touchMove", end)):
+        spot = {"x": area["x"] + part * area["width"], "y": area["y"] + part * area["height"]}
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [spot]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
 def breaches(page: Page, rules: list[str] = RULES) -> list[str]:
     """What axe-core finds wrong with the page as it stands."""
     found = axe.Axe().run(page, options={"runOnly": rules, "resultTypes": ["violations"]}).response["violations"]

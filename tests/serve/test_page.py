@@ -27,6 +27,7 @@ from browser import (
     serving,
     settled,
     slide,
+    swipe,
     watch,
 )
 
@@ -122,11 +123,19 @@ def test_dropped_picture_is_classified_and_saved(tab: Page, tmp_path: Path) -> N
 
 def test_number_of_classes_asks_the_server_again(tab: Page) -> None:
     answered(tab, COFFEE)
+    number = tab.get_by_label("Classes to list")
     with tab.expect_response("**:predict"):
-        tab.get_by_label("Classes to list").fill("3")
-        tab.get_by_label("Classes to list").press("Tab")
+        number.fill("3")
+        number.press("Tab")
     expect(tab.locator("#results tbody tr")).to_have_count(3)
     expect(tab.locator("#results tbody tr").first).to_contain_text("cup")
+    for text, sent in (("", 3), ("4000", 3), ("1e1", 10)):
+        number.fill(text)
+        if text == "1e1":
+            number.press("Enter")
+        assert len(answered(tab, COFFEE)["predictions"]) == sent
+        number.press("Tab")
+        expect(number).to_have_value(str(sent))
 
 
 def test_slider_hides_joints_without_asking_again(tab: Page) -> None:
@@ -226,6 +235,15 @@ def test_rotated_and_large_pictures_are_shown_upright_and_saved_whole(tab: Page,
     assert Image.open(tmp_path / "turned.png").size == (2600, 1733)
 
 
+def test_picture_that_the_server_turns_otherwise_is_not_drawn_on(tab: Page) -> None:
+    result = answered(tab, COFFEE)
+    turned = result | {"width": result["height"], "height": result["width"]}
+    tab.route("**:predict", lambda route: route.fulfill(json={"model": THINGS, "results": [turned]}))
+    tab.set_input_files("#file", COFFEE)
+    expect(tab.get_by_role("alert")).to_contain_text("turned otherwise than the server reads it")
+    expect(tab.get_by_role("button", name="Download PNG")).to_be_disabled()
+
+
 def test_pasted_picture(open_tab: Callable[..., Page]) -> None:
     page = open_tab(permissions=["clipboard-read", "clipboard-write"])
     _, png = cv2.imencode(".png", cv2.imread(str(COFFEE)))
@@ -291,15 +309,17 @@ def test_token_is_asked_for_and_sent(open_tab: Callable[..., Page]) -> None:
         if route.request.headers.get("authorization") == "Bearer open sesame":
             route.continue_()
         else:
-            route.fulfill(status=401, json={"detail": "a token is needed"})
+            route.fulfill(status=401, json={"detail": "send it as Authorization: Bearer TOKEN"})
 
     page = open_tab(expected="401", before=lambda page: page.route("**/v1/**", guarded))
     expect(page.get_by_label("Token")).to_be_focused()
+    expect(page.locator("#status")).to_have_text("This server wants a token.")
     assert breaches(page) == []
-    page.get_by_label("Token").fill("wrong")
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("alert")).to_contain_text("a token is needed")
-    page.get_by_label("Token").fill("open sesame")
+    for token, told in (("wrong", "That token is wrong."), ("ключ", "plain letters, digits and signs only.")):
+        page.get_by_label("Token").fill(token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text(told)
+    page.get_by_label("Token").fill(" open sesame ")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Token")).to_be_hidden()
     answered(page, COFFEE)
@@ -308,17 +328,11 @@ def test_token_is_asked_for_and_sent(open_tab: Callable[..., Page]) -> None:
 def test_phone_shows_everything_and_marks_by_touch(open_tab: Callable[..., Page]) -> None:
     page = open_tab(**PHONE)
     answered(page, ASTRONAUT, model=POSE)
+    expect(page.locator("#people-hint")).to_contain_text("choose Boxes, then drag on the picture")
     page.get_by_role("radio", name="Boxes").tap()
     page.locator("#canvas").scroll_into_view_if_needed()
-    area = page.locator("#canvas").bounding_box()
-    assert area is not None
-    touch = page.context.new_cdp_session(page)
     with page.expect_response("**:predict") as waited:
-        for kind, part in (("touchStart", 0.2), ("touchMove", 0.5), ("touchMove", 0.8), ("touchEnd", None)):
-            spots = (
-                [] if part is None else [{a: area[a] + part * area[b] for a, b in (("x", "width"), ("y", "height"))}]
-            )
-            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": spots})
+        swipe(page, 0.2, 0.8)
     (person,) = waited.value.json()["results"][0]["people"]
     assert np.abs(np.array(person["bbox"]) - 401 * np.array([0.2, 0.2, 0.6, 0.6])).max() <= 2
     settled(page)
@@ -352,6 +366,20 @@ def test_keyboard_alone_is_enough(tab: Page) -> None:
         tab.keyboard.press("ArrowRight")
     (person,) = waited.value.json()["results"][0]["people"]
     assert person["bbox"] == [0, 0, 420, 280]
+    tab.get_by_role("button", name="Add a box").focus()
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("button", name="Box 1: x 105, y 28, width 210, height 224")).to_be_focused()
+    tab.keyboard.press("ArrowRight")
+    expect(tab.get_by_role("button", name="Box 1: x 109,")).to_be_focused()
+
+
+def test_added_boxes_lie_apart_and_leave_the_picture_as_it_is(tab: Page) -> None:
+    answered(tab, COFFEE, model=POSE)
+    tab.evaluate("() => { for (let i = 0; i < 30; i++) document.getElementById('add-box').click(); }")
+    boxes = tab.locator("#layer .box")
+    assert len(set(boxes.evaluate_all("all => all.map((box) => box.getAttribute('aria-label').split(':')[1])"))) == 30
+    fills = boxes.evaluate_all("all => all.map((box) => getComputedStyle(box).backgroundColor)")
+    assert set(fills[:-1]) == {"rgba(0, 0, 0, 0)"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,17 +2,19 @@
 
 const KEY = "hrformer-token";
 
-/** What the server said instead of an answer. `status` is 0 where it could not be reached. */
+/** What the server said instead of an answer. `status` is 0 where it could not be reached; `tried`: a token was sent. */
 export class ServerError extends Error {
-  constructor(message, status) {
+  constructor(message, status, tried = false) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, tried });
   }
 }
 
-/** Keep the bearer token until the tab is closed; "" forgets it. */
+/** Keep the bearer token until the tab is closed; "" forgets it. False where a header cannot carry it. */
 export function keepToken(token) {
+  if (!/^[ -~]*$/.test(token)) return false;
   sessionStorage.setItem(KEY, token);
+  return true;
 }
 
 /** {models, limits} of the server. */
@@ -42,6 +44,7 @@ async function call(path, options) {
     throw new ServerError("The server cannot be reached. Is it still running?", 0);
   }
   if (answer.ok) return answer.json();
+  if (answer.status === 401) throw new ServerError(token ? "That token is wrong." : "This server wants a token.", 401, Boolean(token));
   throw new ServerError(await sentence(answer), answer.status);
 }
 

@@ -8,10 +8,12 @@ import { classRows, maskRows, peopleRows, summary } from "./results.js";
 import { download, Stage } from "./stage.js";
 
 const KEY_PAUSE = 350; // Milliseconds between the last change and the question, so that held keys ask once
+const TURNED =
+  "The browser shows this picture turned otherwise than the server reads it, so nothing is drawn. Save it as JPEG, and choose that.";
 const TASKS = { pose: "Pose", segmentation: "Segmentation", classification: "Classification" };
 
 const at = (id) => document.getElementById(id);
-const state = { models: [], limits: null, model: null, picture: null, answer: null, running: null, timer: 0, opening: 0 };
+const state = { models: [], limits: null, model: null, picture: null, answer: null, running: null, timer: 0, opening: 0, topK: 5 };
 const unfolded = new Set();
 const stage = new Stage(settings);
 const people = new People(() => predictSoon(KEY_PAUSE));
@@ -54,7 +56,7 @@ async function loadModels() {
     Object.assign(state, { models, limits });
   } catch (error) {
     say("");
-    if (error.status === 401) askForToken(error.message);
+    if (error.status === 401) askForToken(error);
     else complain(error.message, loadModels);
     return;
   }
@@ -64,12 +66,21 @@ async function loadModels() {
   predictSoon();
 }
 
-function askForToken(sentence) {
-  const tried = !at("token-form").hidden && at("token").value;
+function askForToken({ message, tried }) {
   at("token-form").hidden = false;
-  if (tried) complain(sentence);
-  else say("The server wants a token.");
+  if (tried) complain(message);
+  else say(message);
   at("token").focus();
+}
+
+function connect() {
+  const token = (at("token").value = at("token").value.trim());
+  if (!at("token").reportValidity()) return;
+  if (keepToken(token)) loadModels();
+  else {
+    complain("A token has plain letters, digits and signs only.");
+    at("token").focus();
+  }
 }
 
 function fillModels() {
@@ -101,7 +112,7 @@ function chooseModel(name) {
   at("flip").disabled = fixed("flip");
   at("flip-note").textContent = fixed("flip") ? "part of this model's file" : "slower, a little better";
   at("top-k-row").hidden = !has("top_k") || fixed("top_k");
-  at("top-k").value = model.options.top_k ?? 5;
+  at("top-k").value = state.topK = model.options.top_k ?? 5;
   at("top-k").max = model.classes?.length || 1000;
   at("display").hidden = false;
   for (const group of at("display").querySelectorAll("[data-task]")) group.hidden = group.dataset.task !== model.task;
@@ -145,7 +156,7 @@ function fields() {
   const { model } = state;
   const form = {};
   if (!at("flip-row").hidden && !at("flip").disabled) form.flip = at("flip").checked;
-  if (!at("top-k-row").hidden) form.top_k = at("top-k").value;
+  if (!at("top-k-row").hidden) form.top_k = state.topK;
   if (model.task === "segmentation") form.mask = true;
   if (model.task !== "pose") return form;
   const who = people.fields();
@@ -176,10 +187,17 @@ async function predict() {
   try {
     const answer = await fetchPrediction(model.name, picture.file, form, running.signal);
     const seconds = (performance.now() - start) / 1000;
-    state.answer = { json: answer, result: answer.results[0] };
-    stage.setResult(model, state.answer.result);
+    const [result] = answer.results;
+    if (result.width !== picture.width || result.height !== picture.height) {
+      clearAnswer();
+      say("");
+      complain(TURNED);
+      return;
+    }
+    state.answer = { json: answer, result };
+    stage.setResult(model, result);
     showAnswer();
-    say(`${summary(state.answer.result)} · ${seconds.toFixed(2)} s`);
+    say(`${summary(result)} · ${seconds.toFixed(2)} s`);
   } catch (error) {
     if (error.name !== "AbortError") failed(error);
   } finally {
@@ -195,7 +213,7 @@ function failed(error) {
   busy(false);
   clearAnswer();
   say("");
-  if (error.status === 401) askForToken(error.message);
+  if (error.status === 401) askForToken(error);
   else complain(error.message, predict);
 }
 
@@ -273,7 +291,11 @@ function setUpSettings() {
   at("flip").addEventListener("change", () => predictSoon());
   at("top-k").addEventListener("change", () => {
     if (!at("top-k").reportValidity()) return;
+    at("top-k").value = state.topK = at("top-k").valueAsNumber; // 1e1 is 10
     predictSoon();
+  });
+  at("top-k").addEventListener("blur", () => {
+    if (!at("top-k").checkValidity()) at("top-k").value = state.topK;
   });
   at("display").addEventListener("input", (event) => {
     const shown = at("display").querySelector(`output[for="${event.target.id}"]`);
@@ -283,8 +305,7 @@ function setUpSettings() {
   });
   at("token-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    keepToken(at("token").value);
-    loadModels();
+    connect();
   });
   at("dismiss").addEventListener("click", calm);
 }

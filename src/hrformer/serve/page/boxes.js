@@ -2,6 +2,13 @@
 
 const HANDLE = 14; // Screen pixels around a corner that take hold of it
 const SMALLEST = 8; // Screen pixels that a drag must span to be a box
+const STEPS = [0.7549, 0.5698]; // Multiples of these, without their whole parts, fill a square evenly
+const touch = matchMedia("(any-pointer: coarse)");
+
+/** How to draw a box from the mode "Find them", where a finger on the picture scrolls. */
+export function howToDraw() {
+  return touch.matches ? "choose Boxes, then drag on the picture" : "drag on the picture";
+}
 
 /**
  * The boxes over the picture. `changed(settled)` is called after each change; not settled while a drag goes on.
@@ -21,14 +28,21 @@ export class Boxes {
     this.#rebuild();
   }
 
-  /** Put a box in the middle, half as wide and most as high as the picture. */
-  addMiddle() {
+  /** Put a box half as wide and most as high as the picture where none is yet, the first in the middle. */
+  add() {
     const { width, height } = this.size;
-    const shift = (this.list.length * 0.06) % 0.24;
-    this.list.push(this.#inside({ x: (0.25 + shift) * width, y: 0.1 * height, width: width / 2, height: 0.8 * height }));
+    const same = (a, b) => a.x === b.x && a.y === b.y && a.width === b.width && a.height === b.height;
+    const first = this.list.length;
+    let box;
+    for (let turn = first; turn < first + 1000; turn += 1) {
+      const [right, down] = STEPS.map((step) => (0.5 + turn * step) % 1);
+      box = this.#inside({ x: right * 0.5 * width, y: down * 0.2 * height, width: width / 2, height: 0.8 * height });
+      if (!this.list.some((other) => same(other, box))) break;
+    }
+    this.list.push(box);
     this.#rebuild();
-    this.layer.lastElementChild.focus({ preventScroll: true });
     this.changed(true);
+    this.layer.lastElementChild.focus({ preventScroll: true }); // Before, the layer may be off
   }
 
   /** Change some of a box's numbers. */

@@ -1,6 +1,6 @@
 // Who is in the picture: found by the server, the whole picture, or boxes that the visitor marks.
 
-import { Boxes } from "./boxes.js";
+import { Boxes, howToDraw } from "./boxes.js";
 
 const HINTS = {
   picture: "The whole picture is taken for one person.",
@@ -19,7 +19,7 @@ export class People {
     const may = (pointer) => this.#room() && (pointer !== "touch" || this.mode === "boxes");
     this.boxes = new Boxes(this.layer, may, (settled) => this.#boxesChanged(settled));
     for (const radio of this.radios) radio.addEventListener("change", () => this.#choose(radio.value));
-    at("add-box").addEventListener("click", () => this.boxes.addMiddle());
+    at("add-box").addEventListener("click", () => this.boxes.add());
     at("take-found").addEventListener("click", () => this.#takeFound());
   }
 
@@ -61,7 +61,7 @@ export class People {
   refresh() {
     for (const radio of this.radios) radio.checked = radio.value === this.mode;
     const found = this.detector === "segmentation" ? "in the masks of a segmentation model" : `by ${this.detector}`;
-    let hint = HINTS[this.mode] ?? `Found ${found}. To mark one yourself, drag on the picture.`;
+    let hint = HINTS[this.mode] ?? `Found ${found}. To mark one yourself, ${howToDraw()}.`;
     if (!this.#room()) hint = `This server takes at most ${this.limit} people in a picture.`;
     document.getElementById("people-hint").textContent = hint;
     document.getElementById("add-box").disabled = !this.#room() || this.boxes.size.width <= 1;

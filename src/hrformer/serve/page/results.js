@@ -1,5 +1,6 @@
 // A result as text: tables that a screen reader reads and that say what the drawing says.
 
+import { howToDraw } from "./boxes.js";
 import { plain } from "./draw.js";
 
 /** An element with properties, `class` and `aria-*` among them, and children. */
@@ -84,7 +85,7 @@ export function maskRows(result, colors, hidden, toggled) {
 /** People with the joints that are shown; `open` holds the numbers of those unfolded. */
 export function peopleRows(result, show, open) {
   if (!result.people.length) {
-    return [element("p", { class: "hint" }, "No person was found. Mark one: drag on the picture, or add a box.")];
+    return [element("p", { class: "hint" }, `No person was found. Mark one: ${howToDraw()}, or add a box.`)];
   }
   return result.people.map((person, number) => {
     const joints = person.keypoints.map(([x, y, score], i) => ({ name: plain(result.names[i]), x, y, score }));
