@@ -7,6 +7,7 @@ import io
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -21,6 +22,7 @@ from hrformer.fast.x86.library import find_library
 from hrformer.models.attention import WindowAttention
 from hrformer.models.blocks import TransformerBlock
 from hrformer.models.model import VisionModel
+from hrformer.zoo import VARIANTS, hrformer_nano
 
 BACKENDS = [
     pytest.param(
@@ -31,6 +33,12 @@ BACKENDS = [
     "onnxruntime",
     "reference",
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_block_per_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one takes runtimes as long again."""
+    monkeypatch.setitem(VARIANTS, "hrformer_nano", lambda: replace(hrformer_nano(), num_blocks=1))
 
 
 def through_a_file(fast: FastModel) -> Any:

@@ -133,15 +133,23 @@ def _gradients(folder: str, rank: int, world: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _gradients_of_half(rank: int, folder: str) -> None:
+def _halves(rank: int, folder: str) -> None:
     _gradients(folder, rank, 2)
+    _shared_halves(rank, folder)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes that see half of a batch each leave in a folder."""
+    folder = tmp_path_factory.mktemp("halves")
+    torch.multiprocessing.spawn(_halves, (str(folder),), nprocs=2)
+    return folder
 
 
 @pytest.mark.slow
-def test_gradients_and_statistics_of_two_processes_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_gradients_of_half, (str(tmp_path),), nprocs=2)
-    _gradients(str(tmp_path), 0, 1)
-    one, two = (torch.load(tmp_path / f"gradients{world}.pt", weights_only=True) for world in (1, 2))
+def test_gradients_and_statistics_of_two_processes_are_those_of_the_whole_batch(halves: Path) -> None:
+    _gradients(str(halves), 0, 1)
+    one, two = (torch.load(halves / f"gradients{world}.pt", weights_only=True) for world in (1, 2))
     assert one.keys() == two.keys()
     for name, value in one.items():
         # Biases in front of a batch norm have no gradient but rounding, 1e-17.
@@ -177,15 +185,14 @@ def _shared_halves(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_shared_batch_norm_over_two_processes_is_that_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_shared_halves, (str(tmp_path),), nprocs=2)
+def test_shared_batch_norm_over_two_processes_is_that_of_the_whole_batch(halves: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 5, 5, requires_grad=True)
     norm = nn.Sequential(nn.BatchNorm2d(3))
     out = norm(x)
     (out * torch.arange(4.0)[:, None, None, None]).square().sum().backward()
-    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    torch.testing.assert_close(torch.cat([half["out"] for half in halves]), out.detach())
+    first, second = (torch.load(halves / f"{rank}.pt", weights_only=True) for rank in range(2))
+    torch.testing.assert_close(torch.cat([first["out"], second["out"]]), out.detach())
     assert x.grad is not None
-    torch.testing.assert_close(halves[0]["grad"] + halves[1]["grad"], x.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(halves[1]["state"]["0.running_var"], norm[0].running_var)
+    torch.testing.assert_close(first["grad"] + second["grad"], x.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(second["state"]["0.running_var"], norm[0].running_var)
