@@ -281,7 +281,7 @@ def test_formats_and_precisions(
 
 @pytest.mark.slow
 def test_backbone(tmp_path: Path, small_model: SmallModel) -> None:
-    model = small_model(None, 0)
+    model = small_model(None, 15)
     report = export(model, tmp_path / "maps", graph="network")
     file = ExportedFile(report.file)
     x = torch.randn(2, 3, 50, 70)
