@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from typing import Any
 
@@ -138,12 +138,16 @@ class Service:
                 raise HTTPException(422, f"more than {most} pictures in a request") from None
             raise
 
-    def _place(self, model: ServedModel, number: int) -> Any:
+    @contextmanager
+    def _place(self, model: ServedModel, number: int) -> Iterator[None]:
         try:
             model.places.take(number)
         except QueueFull:
             raise busy(f"{model.places.used} pictures are in work for {model.name}") from None
-        return _Given(model, number)
+        try:
+            yield
+        finally:
+            model.places.used -= number
 
     async def _one(
         self, model: ServedModel, upload: Upload, wanted: dict[str, Any], boxes: Any, scores: Any, png: bool
@@ -222,19 +226,6 @@ class Service:
             raise shutting_down() from None
         finally:
             self._metrics.request(model, status, time.monotonic() - start)
-
-
-class _Given:
-    """Gives places back at the end of a block."""
-
-    def __init__(self, model: ServedModel, number: int) -> None:
-        self._model, self._number = model, number
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._model.places.used -= self._number
 
 
 def _add_pages(app: FastAPI) -> None:
