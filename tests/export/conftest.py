@@ -10,12 +10,23 @@ from torch import nn
 
 from hrformer.geometry.input_spec import InputSpec
 from hrformer.geometry.skeletons import COCO17
-from hrformer.models.fusion import UpsampleMode
+from hrformer.models.blocks import BasicBlock
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.model import ModelInfo, Task, VisionModel
-from small_trunk import small_trunk
+from hrformer.models.trunk import HighResolutionTrunk, HRFormerConfig, TrunkConfig, build_hrformer
 
 SmallModel = Callable[..., VisionModel]
+
+
+def small_trunk(task: Task | None, window: int) -> HighResolutionTrunk:
+    """A trunk with one block and module per stage; ``window`` 0 for HRNet's blocks."""
+    several = task != "pose"
+    shape: dict[str, object] = {"channels": (8, 16, 32, 64), "num_modules": (1, 1, 1), "num_blocks": 1}
+    shape |= {"multi_scale": several, "upsample": "nearest" if several else "bilinear"}
+    if window:
+        return build_hrformer(HRFormerConfig(num_heads=(1, 2, 4, 8), window=window, **shape))  # type: ignore[arg-type]
+    config = TrunkConfig(stage1_blocks=1, separable_fusion=False, **shape)  # type: ignore[arg-type]
+    return HighResolutionTrunk(config, lambda branch, depth: BasicBlock(config.channels[branch]))
 
 
 @pytest.fixture
@@ -24,9 +35,7 @@ def small_model() -> SmallModel:
 
     def make(task: Task | None, window: int = 7) -> VisionModel:
         torch.manual_seed(0)
-        several = task != "pose"
-        upsample: UpsampleMode = "nearest" if several else "bilinear"
-        trunk = small_trunk(window, (8, 16, 32, 64), multi_scale=several, upsample=upsample)
+        trunk = small_trunk(task, window)
         options: dict[str, object] = {"task": task, "name": "hrformer_tiny" if window else "hrnet_w18"}
         head: nn.Module | None = None
         if task == "pose":

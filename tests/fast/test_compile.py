@@ -17,7 +17,7 @@ from torch._dynamo.backends.debugging import aot_eager
 from hrformer.fast.coat import put_on
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.model import ModelInfo, VisionModel
-from small_trunk import small_trunk
+from hrformer.models.trunk import HRFormerConfig, HRNetConfig, build_hrformer, build_hrnet
 
 SIZES = [(96, 64), (128, 160), (97, 65), (33, 70), (112, 224), (56, 61), (40, 140)]
 """Heights and widths with and without padding of windows, odd ones, and maps smaller than a window.
@@ -25,10 +25,16 @@ SIZES = [(96, 64), (128, 160), (97, 65), (33, 70), (112, 224), (56, 61), (40, 14
 Pictures on both sides of 20,480 numbers."""
 
 
-def small(head: str, window: int = 7, *, training: bool = False) -> VisionModel:
-    several = head != "pose"
-    channels = (8, 16, 32, 64)
-    trunk = small_trunk(window, channels, multi_scale=several, upsample="nearest" if several else "bilinear")
+def hrformer(head: str, training: bool) -> VisionModel:
+    config = HRFormerConfig(
+        channels=(8, 16, 24, 32),
+        num_heads=(1, 2, 3, 4),
+        num_modules=(1, 1, 1),
+        num_blocks=1,
+        upsample="bilinear" if head == "pose" else "nearest",
+        multi_scale=head != "pose",
+    )
+    trunk = build_hrformer(config)
     maps = trunk.feature_info
     build: dict[str, Callable[[], nn.Module]] = {
         "pose": lambda: PoseHead(maps, 5),
@@ -63,23 +69,25 @@ def assert_serves_all(model: nn.Module, batch: int, limit: int, **options: Any) 
 @pytest.mark.slow
 @pytest.mark.parametrize(("head", "batch"), [("pose", 1), ("pose", 2), ("segmentation", 1), ("classification", 1)])
 def test_one_graph_serves_all_sizes(head: str, batch: int) -> None:
-    assert_serves_all(small(head), batch, 1, dynamic=True)
+    assert_serves_all(hrformer(head, training=False), batch, 1, dynamic=True)
 
 
 @pytest.mark.slow
 def test_one_graph_of_hrnet_serves_all_sizes() -> None:
-    assert_serves_all(small("pose", 0), 1, 1, dynamic=True)
+    trunk = build_hrnet(HRNetConfig(width=8, multi_scale=False))
+    model = put_on(VisionModel(trunk, PoseHead(trunk.feature_info, 5), ModelInfo(name="small"))).eval()
+    assert_serves_all(model, 1, 1, dynamic=True)
 
 
 @pytest.mark.slow
 def test_a_second_size_opens_the_graph_for_all() -> None:
     """Without ``dynamic``: the first graph holds for its size alone."""
-    assert_serves_all(small("pose"), 1, 2)
+    assert_serves_all(hrformer("pose", training=False), 1, 2)
 
 
 @pytest.mark.slow
 def test_two_graphs_train_all_sizes() -> None:
-    model = small("pose", training=True)
+    model = hrformer("pose", training=True)
     run, graphs = compiled(model, dynamic=True)
     for size in SIZES[:5]:
         run(torch.randn(2, 3, *size)).square().sum().backward()

@@ -25,7 +25,6 @@ from hrformer.train.config_file import write_config
 from hrformer.train.control import NonFiniteLoss
 from hrformer.train.loop import train
 from hrformer.train.run_folder import ResumeError, checkpoint_path, read_state
-from hrformer.zoo import VARIANTS, hrformer_nano
 from training import longer
 
 TASKS = ("classification", "pose", "segmentation")
@@ -105,16 +104,14 @@ def test_existing_run_is_not_overwritten(classification_run: ClassificationRun, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("task", "pauses"), [("classification", (0.0,)), ("pose", (0.35,)), ("segmentation", (0.0, 0.15))]
-)
+@pytest.mark.parametrize("task", TASKS)
 def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
-    task: str, pauses: tuple[float, ...], any_run: Callable[[str], AnyRun], tmp_path: Path
+    task: str, any_run: Callable[[str], AnyRun], tmp_path: Path
 ) -> None:
     config = replace(longer(any_run(task), 10), ema_decay=0.9)
-    train(config, tmp_path / "whole")
+    assert start(config, tmp_path, tmp_path / "whole").wait() == 0
     kills = 0
-    for pause in pauses:
+    for pause in (0.0, 0.35, 0.15):
         process = start(config, tmp_path, tmp_path / "killed")
         began, seen = time.monotonic(), len(losses(tmp_path / "killed")) if kills else 0
         while process.poll() is None and time.monotonic() - began < 60:
@@ -127,7 +124,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
             time.sleep(0.02)
         process.wait()
     assert kills > 0
-    train(config, tmp_path / "killed", resume=True)
+    assert start(config, tmp_path, tmp_path / "killed").wait() == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert [row["update"] for row in lines(tmp_path / "killed", "train")] == list(range(1, 11))
     whole, killed = (read_state(checkpoint_path(tmp_path / name))[1] for name in ("whole", "killed"))
@@ -196,10 +193,7 @@ def test_compiled_run_learns_what_a_plain_one_does(
     """Traced and differentiated by the compiler; its C++ or Triton code, which takes minutes, is left out."""
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
-    monkeypatch.setitem(VARIANTS, "hrformer_nano", lambda: replace(hrformer_nano(), num_blocks=1))
     plain = longer(classification_run, 3)  # from fresh weights rounding grows tenfold per update
-    # All in one batch: each further size compiles again.
-    plain = replace(plain, evaluation=replace(plain.evaluation, batch_size=12))
     compiled = replace(plain, runtime=replace(plain.runtime, compile=True))
     for name, config in (("plain", plain), ("compiled", compiled)):
         train(config, tmp_path / name)

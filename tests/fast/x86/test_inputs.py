@@ -149,7 +149,7 @@ def shape_of_fake(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 WATCHED: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = {
     "tangent": tangent,
     "jvp": lambda call, x: torch.func.jvp(call, (x,), (torch.ones_like(x),))[1],
-    "tracing": lambda call, x: torch.jit.trace(call, x, check_trace=False)(x),
+    "tracing": lambda call, x: torch.jit.trace(call, x)(x),
     "fake tensors": lambda call, x: torch.tensor(shape_of_fake(call, x).shape).float(),
 }
 
