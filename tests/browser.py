@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +24,6 @@ expect = playwright.expect
 REPOSITORY = Path(__file__).resolve().parents[1]
 PICTURES = REPOSITORY / "src" / "hrformer" / "export" / "pictures"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS = 120  # Until a server that does not come up is ended
 ANSWER_MS = 60_000  # Until an answer must be there, also on a machine with other work
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -60,32 +55,6 @@ PIXEL = """([x, y, width, height]) => {
 def find_browser() -> str | None:
     """Path of an installed Chromium or Chrome; None without one."""
     return next((path for path in map(shutil.which, NAMES) if path), None)
-
-
-@contextmanager
-def serving(*weights: str, log: Path) -> Iterator[str]:
-    """Address of a server of these weights; what it says besides goes to the file ``log``."""
-    command = [sys.executable, "-m", "hrformer", "serve", *weights, "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-        assert process.stdout is not None
-        with process, process.stdout:
-            deadline = threading.Timer(START_SECONDS, process.kill)
-            deadline.start()
-            try:
-                found = (re.search(r"http://127\.0\.0\.1:\d+", line) for line in process.stdout)
-                address = next(filter(None, found), None)
-                assert address, f"the server ended: {log.read_text()}"
-                deadline.cancel()
-                yield address[0]
-            finally:
-                deadline.cancel()
-                process.terminate()
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
 
 
 @contextmanager

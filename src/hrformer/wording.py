@@ -15,3 +15,8 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     words = [str(name) for name in names]
     more = f" and {len(words) - limit} more" if len(words) > limit else ""
     return ", ".join(words[:limit]) + more
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text of at most so many letters, the last three of them dots where it was longer."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

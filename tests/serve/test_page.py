@@ -24,12 +24,12 @@ from browser import (
     expect,
     find_browser,
     pixel,
-    serving,
     settled,
     slide,
     swipe,
     watch,
 )
+from serve_load import server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -57,9 +57,9 @@ def installed_chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(installed_chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(THINGS, POSE, MASKS, log=tmp_path_factory.mktemp("serve") / "log.txt") as started:
-        yield started
+def address(installed_chromium: Browser) -> Iterator[str]:
+    with server([THINGS, POSE, MASKS]) as (host, port, _):
+        yield f"http://{host}:{port}"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from starlette.testclient import TestClient
 
 import hrformer.cli.serve
 from hrformer.__main__ import main
+from hrformer.cli.arguments import ServeArguments
 from hrformer.serve.app import Service
 from hrformer.serve.options import ServeOptions
 from hrformer.serve.server import listen, load_service
@@ -290,6 +292,12 @@ def test_without_the_extra_the_command_says_what_to_install(
     monkeypatch.setattr(hrformer.cli.serve, "missing", ImportError("No module named 'fastapi'"))
     assert main(["serve", NANO["cifar10"]]) == 2
     assert "pip install 'hrformer[serve]'" in capsys.readouterr().err
+
+
+def test_the_command_has_the_defaults_of_the_limits() -> None:
+    typed, limits = ServeArguments(), ServeOptions()
+    names = {field.name for field in fields(limits)} - {"upload", "pictures"}
+    assert {name: getattr(typed, name) for name in names} == {name: getattr(limits, name) for name in names}
 
 
 def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

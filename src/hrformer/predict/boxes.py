@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hrformer.data.images import LoadedImage
 from hrformer.geometry.boxes import clip_boxes_official
+from hrformer.wording import shortened
 
 PERSON = 1  # COCO's category id of a person, and torchvision's label
 WHOLE = "picture"  # where a detector is named: the whole picture is one person
@@ -208,5 +209,4 @@ def _keys_of(name: str) -> list[str]:
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 160 else text[:157] + "..."
+    return shortened(repr(value), 160)

@@ -145,6 +145,12 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         return merged
 
     @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Of the skeleton; numbers where the weights name none."""
+        skeleton = self.info.skeleton
+        return skeleton.keypoints if skeleton else tuple(str(i) for i in range(self.info.num_classes))
+
+    @property
     def default_detector(self) -> str:
         """What finds those whose joints are wanted where nothing is given: see ``stream``."""
         return MASKS if of_people(self.info.skeleton) else WHOLE
@@ -214,7 +220,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
             scores=scores[kept],
             boxes=found.boxes[kept].astype(np.float64),
             box_scores=found.scores[kept].astype(np.float64),
-            names=info.skeleton.keypoints if info.skeleton else tuple(str(i) for i in range(info.num_classes)),
+            names=self.joint_names,
             skeleton=info.skeleton,
         )
 

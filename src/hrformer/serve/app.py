@@ -104,12 +104,11 @@ class Service:
             name = next(iter(request.query_params))
             raise HTTPException(422, f"options are fields of the body, not of the address: {name[:80]!r}")
         uploads, wanted = await request.scope["read_body"](lambda: self._read(request, model))
-        most = self.options.pictures
-        if not 1 <= len(uploads) <= most:
-            raise HTTPException(422, f"field 'image' must hold 1 to {most} pictures, got {len(uploads)}")
+        if not uploads:
+            raise HTTPException(422, f"field 'image' must hold 1 to {self.options.pictures} pictures, got 0")
         if png and len(uploads) > 1:
             raise HTTPException(422, f"a PNG answers one picture; {len(uploads)} came")
-        people = boxes_per_picture(wanted, len(uploads), self.options.people)
+        people = boxes_per_picture(wanted, len(uploads))
         if self.guard.stopping:
             raise shutting_down()
         with self._place(model, len(uploads)):
@@ -202,7 +201,8 @@ class Service:
         app.exception_handler(Exception)(_failure)
         if token is not None:
             description = app.openapi()  # kept by the application
-            description["components"] = {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+            schemes = {"token": {"type": "http", "scheme": "bearer"}}
+            description.setdefault("components", {})["securitySchemes"] = schemes
             description["security"] = [{"token": []}]
         return app
 

@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from hrformer.predict.predictors import AnyPredictor
+from hrformer.wording import shortened
 
 OPTIONS = {
     "classification": ("flip", "top_k"),
@@ -191,8 +192,7 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> HTTPException:
         return HTTPException(
             422, "field 'boxes' must be [[x, y, width, height], ...], for several pictures one such list each"
         )
-    value = repr(first["input"])
-    value = value if len(value) <= 80 else value[:77] + "..."
+    value = shortened(repr(first["input"]), 80)
     return HTTPException(422, f"field {name!r}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {value}")
 
 
@@ -200,13 +200,11 @@ def _known(model: type[BaseModel]) -> list[str]:
     return [name for name in model.model_fields if name != "image"]
 
 
-def boxes_per_picture(
-    found: Mapping[str, Any], pictures: int, most: int
-) -> list[tuple[list[Box] | None, list[float] | None]]:
+def boxes_per_picture(found: Mapping[str, Any], pictures: int) -> list[tuple[list[Box] | None, list[float] | None]]:
     """Boxes and their scores for each picture of a request; None for a picture whose people are to be found.
 
     Raises:
-        HTTPException: 422, for too many, for other numbers than there are pictures, or for empty or far away ones.
+        HTTPException: 422, for other numbers than there are pictures, or for empty or far away ones.
     """
     boxes, scores = found.get("boxes"), found.get("box_scores")
     if boxes is not None and found.get("detector") is not None:
@@ -216,7 +214,7 @@ def boxes_per_picture(
     rows = _each(boxes, pictures, "boxes", single=not boxes or isinstance(boxes[0], tuple))
     score_rows = _each(scores, pictures, "box_scores", single=not scores or isinstance(scores[0], float | int))
     for row, values in zip(rows, score_rows, strict=True):
-        _check_boxes(row or [], most)
+        _check_boxes(row or [])
         if values is not None and max(map(abs, values), default=0) > LARGEST:
             raise HTTPException(422, f"box_scores must lie within {LARGEST:g} of 0")
         if values is not None and len(values) != len(row or []):
@@ -233,9 +231,7 @@ def _each(values: Any, pictures: int, name: str, *, single: bool) -> list[Any]:
     return list(rows)
 
 
-def _check_boxes(boxes: list[Box], most: int) -> None:
-    if len(boxes) > most:
-        raise HTTPException(422, f"{len(boxes)} boxes in a picture; at most {most} people are taken")
+def _check_boxes(boxes: list[Box]) -> None:
     for box in boxes:
         if min(box[2:]) < SMALLEST or max(map(abs, box)) > LARGEST:
             raise HTTPException(

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from hrformer.data.draw import LEFT, RIGHT, color_of
+from hrformer.data.draw import color_of
 from hrformer.data.images import DAMAGE, LoadedImage, load_image
 from hrformer.fast.optimize import optimize
 from hrformer.predict.boxes import WHOLE, Detector, PersonBoxes, found_boxes, given_boxes
@@ -31,6 +31,7 @@ from hrformer.predict.segment import SegmentationPredictor
 from hrformer.serve.batcher import Batcher, Lane, QueueFull
 from hrformer.serve.fields import OPTIONS, Box, Upload, fields_of, with_images
 from hrformer.serve.options import ServeOptions
+from hrformer.wording import shortened
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF")
 """What Pillow calls the formats that are taken from strangers; others have readers that start programs."""
@@ -252,9 +253,10 @@ class ServedModel:
         width, height = self.predictor.network_size(size, options)
         work = width * height * sum(min(scale, 1e6) ** 2 for scale in options.scales)
         if work > self.options.network_pixels:
+            scales = shortened(str(options.scales), 80)
             raise HTTPException(
                 422,
-                f"the network would see {width} x {height} pixels at scales {_cut(options.scales)}; at most "
+                f"the network would see {width} x {height} pixels at scales {scales}; at most "
                 f"{self.options.network_pixels} are taken: set a smaller short_side",
             )
 
@@ -317,15 +319,13 @@ class ServedModel:
         classes: list[dict[str, Any]] = [{"class_id": number, "label": label} for number, label in enumerate(names)]
         if task == "segmentation":
             classes = [row | {"color": color_of(row["class_id"], info.palette)} for row in classes]
-        skeleton, joints = info.skeleton, None
-        if task == "pose":
-            joint_names = skeleton.keypoints if skeleton else tuple(str(number) for number in range(info.num_classes))
-            sides = {"left": LEFT, "right": RIGHT}
-            joints = {
-                "names": joint_names,
-                "edges": skeleton.edges if skeleton else (),
-                **{side: [i for i, name in enumerate(joint_names) if side in name.lower()] for side in sides},
+        joints = None
+        if isinstance(self.predictor, PosePredictor):
+            joint_names = self.predictor.joint_names
+            sides = {
+                side: [i for i, name in enumerate(joint_names) if side in name.lower()] for side in ("left", "right")
             }
+            joints = {"names": joint_names, "edges": info.skeleton.edges if info.skeleton else (), **sides}
         options = asdict(self.predictor.options)
         return {
             "name": self.name,
@@ -338,11 +338,6 @@ class ServedModel:
             "options": {name: options[name] for name in OPTIONS[task]},
             "fixed": self.fixed,
         }
-
-
-def _cut(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 async def _all(futures: list[Future[Any]]) -> list[Any]:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from hrformer.files import write_file
 from hrformer.train.config import AnyRun, ClassificationRun, PoseRun, SegmentationRun
 from hrformer.train.ranges import nearest
+from hrformer.wording import shortened
 
 RUNS: dict[str, type[AnyRun]] = {"classification": ClassificationRun, "pose": PoseRun, "segmentation": SegmentationRun}
 """Kind of run by the ``task`` of its file."""
@@ -116,8 +117,7 @@ def _field_name(place: tuple[int | str, ...]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 160 else text[:157] + "..."
+    return shortened(json.dumps(value, ensure_ascii=False), 160)
 
 
 def _names(values: dict[str, Any], section: str = "") -> Iterator[str]:
