@@ -6,20 +6,19 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 
-def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under another name in the same folder, made if absent, then rename: no half-written file is ever seen.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another name in the same folder, made if absent, whose file takes the place of ``path`` at the end.
 
-    The file gets the permissions of any new file; safetensors' own writer would leave it to its owner alone.
-
-    Args:
-        path: final name.
-        write: called with the temporary name.
+    No half-written file is ever seen, and after an error none is left. The file gets the permissions of any new file;
+    safetensors' own writer would leave it to its owner alone.
 
     Raises:
         OSError: the folder cannot be written to, or its disk is full.
@@ -30,7 +29,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         part.touch()
         mode = part.stat().st_mode
         try:
-            write(part)
+            yield part
         except (RuntimeError, SafetensorError) as error:
             # The writers of torch and safetensors say "unexpected pos 12488256" and the like where a disk is full.
             free = shutil.disk_usage(path.parent).free / 2**20
@@ -41,6 +40,12 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a whole file or none: ``write`` is called with the name that :func:`replacing` gives."""
+    with replacing(path) as part:
+        write(part)
 
 
 def sha256_of(path: Path) -> str:
