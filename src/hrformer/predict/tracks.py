@@ -150,7 +150,7 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
     One row per joint, with the columns frame, time (s), track, joint (its name), x, y (pixels), score; a frame without
     people is one row whose other columns are null. ImportError without pyarrow.
     """
-    pa, pq = _pyarrow()
+    pa, pq = arrow()
     fields = [("frame", pa.int64()), ("time", pa.float64()), ("track", pa.int64())]
     fields += [
         ("joint", pa.dictionary(pa.int32(), pa.string())),
@@ -206,7 +206,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
 
 
 def _open(path: Path) -> tuple[Source, Iterator[Tracks]]:
-    pa, pq = _pyarrow()
+    pa, pq = arrow()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -241,7 +241,8 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
     )
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def arrow() -> tuple[Any, Any]:
+    """pyarrow and its module of Parquet files, an optional package; ImportError without it."""
     try:
         import pyarrow
         import pyarrow.parquet
