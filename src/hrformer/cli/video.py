@@ -126,15 +126,15 @@ class VideoJob:
 
     def _predict(self, done: int, show: Show) -> tuple[int, str]:
         """Write the parts that are not there yet; returns the number of frames of all, and what the video lacks."""
-        links, last = BoxLinks(), None
+        last, state = None, None
         if done:
             state = _about(self._part(done - 1))
-            links.restore(state["links"])
             last = Frame(number=state["frame"], time=state["time"], mark=state["mark"], pixels=_NO_PIXELS)
             if state["ended"]:
                 return last.number + 1, state["problem"]
             note(f"going on after frame {last.number}, at {last.time:.2f} s")
-        results, count = self._results(self.video.frames(last), links), 0 if last is None else last.number + 1
+        results, links = self._results(self.video.frames(last), state["links"] if state else None)
+        count = 0 if last is None else last.number + 1
         for part in count_from(done):
             rows = []
             for frame, result in results(self.part_frames):
@@ -156,17 +156,21 @@ class VideoJob:
         every = self.arguments.every if isinstance(self.arguments, PoseArguments) else 1
         return every * -(-PART // every)
 
-    def _results(self, frames: Iterator[Frame], links: BoxLinks) -> Callable[[int], Iterator[tuple[Frame, Result]]]:
-        """What gives the results of the next frames, of so many."""
+    def _results(
+        self, frames: Iterator[Frame], state: dict[str, Any] | None
+    ) -> tuple[Callable[[int], Iterator[tuple[Frame, Result]]], BoxLinks]:
+        """What gives the results of the next frames, of so many, and the links of their boxes, from a state on."""
         predictor, options = self.predictor, dict(self.options)
         if not isinstance(predictor, PosePredictor):
             stream = partial(predictor.stream, **options)
-            return lambda count: results_of(stream, islice(frames, count))
+            return lambda count: results_of(stream, islice(frames, count)), BoxLinks()
         assert isinstance(self.arguments, PoseArguments)
         given = (options.pop("detector", None), options.pop("detections", None))
-        finder, every, options = predictor.frame_finder(*given, self.arguments.every, options)
+        finder, every, links, options = predictor.frame_finder(*given, self.arguments.every, options)
+        if state is not None:
+            links.restore(state)
         people = FramePeople(frames, finder, every, links)
-        return lambda count: joints_of(predictor.stream, people.take(count), **options)
+        return lambda count: joints_of(predictor.stream, people.take(count), **options), links
 
     def _write_part(self, part: int, rows: list[dict[str, Any]], state: dict[str, Any]) -> None:
         pa, pq = arrow()

@@ -175,7 +175,7 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         Raises:
             VideoError, FileNotFoundError, ImportError, ValueError: as of ``Predictor.video`` and ``stream``.
         """
-        finder, every, options = self.frame_finder(detector, detections, every, options)
+        finder, every, links, options = self.frame_finder(detector, detections, every, options)
         skeleton = self.info.skeleton
         follower = Follower(skeleton.sigmas if skeleton else None, self.info.num_classes, tracking, smooth)
         with opened(source) as video:
@@ -184,24 +184,28 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
                     lambda picture, **more: self(picture, **(more | options)), video.frames(), finder, every
                 )
             else:
-                found = joints_of(self.stream, FramePeople(video.frames(), finder, every, BoxLinks()), **options)
+                found = joints_of(self.stream, FramePeople(video.frames(), finder, every, links), **options)
             yield from (follower.frame(frame, result) for frame, result in found)
 
     def frame_finder(
         self, detector: Detector | str | None, detections: Detections | None, every: int, options: dict[str, Any]
-    ) -> tuple[Callable[[Frame], PersonBoxes], int, dict[str, Any]]:
-        """What finds the people of a frame, how often it is to be asked, and options for boxes of its making."""
+    ) -> tuple[Callable[[Frame], PersonBoxes], int, BoxLinks, dict[str, Any]]:
+        """What finds the people of a frame, how often it is to be asked, links for its boxes, and options for them.
+
+        Whom a detector misses keeps a box for a while; boxes that were handed over are taken as they are.
+        """
         if detector is not None and detections is not None:
             raise ValueError("give only one of detections and detector")
         options = {"nms": "hard"} | {name: value for name, value in options.items() if (name, value) != ("nms", "auto")}
         least = self.merged_options(options).box_threshold
         if detections is not None:
             table = DetectionTable.of(detections)
-            return lambda frame: table.find(str(frame.number), least), 1, options
+            return lambda frame: table.find(str(frame.number), least), 1, BoxLinks(patience=0.0), options
         finder = self._finder(detector)
         if finder is None:
-            return lambda frame: given_boxes(None, None, LoadedImage(pixels=frame.pixels)), 1, options
-        return lambda frame: found_boxes(finder(frame.pixels), least), every, options
+            whole = lambda frame: given_boxes(None, None, LoadedImage(pixels=frame.pixels))  # noqa: E731
+            return whole, 1, BoxLinks(patience=0.0), options
+        return lambda frame: found_boxes(finder(frame.pixels), least), every, BoxLinks(), options
 
     def merged_options(self, given: dict[str, Any]) -> PoseOptions:
         merged = super().merged_options(given)

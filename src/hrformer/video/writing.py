@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -17,11 +18,12 @@ from hrformer.video.reading import VideoError, VideoFile, pyav
 
 Codec: TypeAlias = Literal["h264", "vp9", "av1"]
 
-# FFmpeg's encoder and its options: quality that looks like the source at a speed near that of small networks.
+# FFmpeg's encoder and its options: quality that looks like the source at a speed near that of small networks. x264's
+# trees of macroblocks make files differ from run to run.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    "h264": ("libx264", {"crf": "20", "preset": "veryfast"}),
+    "h264": ("libx264", {"crf": "20", "preset": "veryfast", "x264-params": "mbtree=0"}),
     "vp9": ("libvpx-vp9", {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"}),
-    "av1": ("libsvtav1", {"crf": "35", "preset": "10"}),
+    "av1": ("libsvtav1", {"crf": "35", "preset": "9"}),
 }
 
 IN_MP4 = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"})
@@ -51,6 +53,7 @@ def video_writer(path: Path, source: VideoFile | None, codec: Codec = "h264", ra
         VideoError: this build of FFmpeg has no such encoder.
     """
     av, (encoder, options) = pyav(), _ENCODERS[codec]
+    os.environ.setdefault("SVT_LOG", "1")  # else it writes about itself on standard error
     if encoder not in av.codec.codecs_available:
         known = ", ".join(name for name, (one, _) in _ENCODERS.items() if one in av.codec.codecs_available)
         raise VideoError(f"this PyAV cannot write {codec}: it lacks {encoder}; it has {known or 'none of our codecs'}")
