@@ -49,8 +49,8 @@ def test_pose_gives_a_table_and_the_drawn_video(clip: Path, tmp_path: Path, caps
     assert main(["predict", "pose", str(clip), "--out", str(out), "--no-flip", "--every", "4", "--draw"]) == 0
     said = capsys.readouterr().out
     assert f"clip.mp4: 25 frames, 1 person; results: {out / 'clip.parquet'}" in said
-    assert f"drawn: {out / 'clip.mp4'}" in said
-    assert sorted(file.name for file in out.iterdir()) == ["clip.mp4", "clip.parquet"]
+    assert f"drawn: {out / 'clip.drawn.mp4'}" in said
+    assert sorted(file.name for file in out.iterdir()) == ["clip.drawn.mp4", "clip.parquet"]
     tracks = read_tracks(out / "clip.parquet")
     predictor = hrformer.load("hrformer_tiny_people17", "cpu")
     expected = [*predictor.video(clip, flip=False, every=4, batch_size=8)]  # type: ignore[call-arg]
@@ -60,7 +60,7 @@ def test_pose_gives_a_table_and_the_drawn_video(clip: Path, tmp_path: Path, caps
     np.testing.assert_allclose(tracks.keypoints, joints, atol=1e-3)
     source = read_source(out / "clip.parquet")
     assert (source.name, source.size, source.names) == ("clip.mp4", SIZE, predictor.info.skeleton.keypoints)  # type: ignore[union-attr]
-    drawn, plain = frames_of(out / "clip.mp4"), frames_of(clip)
+    drawn, plain = frames_of(out / "clip.drawn.mp4"), frames_of(clip)
     assert len(drawn) == 25
     # Frames under 480 pixels are drawn twice as large; between the shoulders there is a line.
     large = cv2.resize(plain[12], (drawn[12].shape[1], drawn[12].shape[0]), interpolation=cv2.INTER_CUBIC)
@@ -86,7 +86,7 @@ def test_other_tasks_give_a_row_for_each_frame(clip: Path, tmp_path: Path, task:
     else:
         result = hrformer.load("hrformer_tiny_things", "cpu")(picture)
         np.testing.assert_allclose(table["probabilities"][7], result.probabilities, atol=1e-4)  # type: ignore[union-attr]
-    assert len(frames_of(out / "clip.mp4")) == 25
+    assert len(frames_of(out / "clip.drawn.mp4")) == 25
 
 
 @pytest.mark.slow
@@ -120,9 +120,9 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path) -> Non
     code, told = run(broken, "--resume")
     assert code == 0
     assert f"going on after frame {6 * len(before) - 1}" in told
-    for name in ("clip.parquet", "clip.mp4"):
+    for name in ("clip.parquet", "clip.drawn.mp4"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
-    assert sorted(file.name for file in broken.iterdir()) == ["clip.mp4", "clip.parquet"]
+    assert sorted(file.name for file in broken.iterdir()) == ["clip.drawn.mp4", "clip.parquet"]
 
 
 def test_parts_of_another_run_are_not_gone_on_from(
@@ -140,8 +140,17 @@ def test_parts_of_another_run_are_not_gone_on_from(
     assert "comes from a run with another top_k" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert main([*command, "--resume"]) == 0
-    assert main(command) == 0
     assert pq.read_table(out / "clip.parquet").num_rows == 25
+    done = (out / "clip.parquet").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*command, "--resume", "--draw"]) == 0  # only what is not there yet
+    assert "clip.mp4 had been done before" in capsys.readouterr().out
+    assert len(frames_of(out / "clip.drawn.mp4")) == 25
+    assert main([*command, "--resume", "--flip"]) == 2
+    assert "comes from a run with another flip" in capsys.readouterr().err
+    assert (out / "clip.parquet").stat().st_mtime_ns == done
+    assert main([*command[:2], str(clip.parent / "*.mp4"), *command[3:]]) == 0
+    assert (out / "clip.parquet").stat().st_mtime_ns > done
 
 
 def test_a_truncated_file_gives_what_it_holds_then_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +206,7 @@ def test_a_camera_runs_until_ctrl_c_and_keeps_what_it_saw(
     out, more = tmp_path / "out", ["--no-flip", "--smooth", "one-euro"] if task == "pose" else []
     assert main(["predict", task, "0", "--out", str(out), "--draw", *more]) == 0
     assert "camera 0: 9 frames; results" in capsys.readouterr().out
-    assert len(frames_of(out / "camera-0.mp4")) == 9
+    assert len(frames_of(out / "camera-0.drawn.mp4")) == 9
     if task == "pose":
         tracks = read_tracks(out / "camera-0.parquet")
         assert len(tracks.numbers) == 9

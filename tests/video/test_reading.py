@@ -140,6 +140,8 @@ def test_a_truncated_file_gives_what_it_holds_and_says_so(
 
 
 def test_what_is_no_video_is_refused_by_name(clips: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(VideoError, match="download it first"):
+        open_video("https://example.org/clip.mp4")
     with pytest.raises(FileNotFoundError, match=r"absent\.mp4: no such file"):
         open_video(tmp_path / "absent.mp4")
     (tmp_path / "text.mp4").write_text("not a video")

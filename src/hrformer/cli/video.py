@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ from hrformer.files import replacing
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Result
-from hrformer.predict.tracks import Source, Tracks, arrow, stream_tracks, tracks_writer
+from hrformer.predict.tracks import Source, Tracks, arrow, read_source, stream_tracks, tracks_writer
 from hrformer.predict.video import Follower, FramePeople, VideoFrame, joints_of, results_of
 from hrformer.predict.video_rows import (
     COLUMNS,
@@ -79,7 +80,8 @@ class VideoJob:
     @property
     def drawing(self) -> Path:
         """The drawn video."""
-        return self.arguments.out / f"{self.name}{suffix_for(self.video)}"
+        # Not called as the source is, which may lie in the same folder.
+        return self.arguments.out / f"{self.name}.drawn{suffix_for(self.video)}"
 
     @property
     def folder(self) -> Path:
@@ -92,19 +94,47 @@ class VideoJob:
         Raises:
             ValueError: with --resume, what is there comes from another run.
         """
-        if self.folder.exists() and not self.arguments.resume:
-            note(f"{self.folder} holds parts of an earlier run, which are replaced; --resume goes on from them")
+        task, resume = self.predictor.task, self.arguments.resume
+        problem = ""
+        if resume and self.table.exists() and not self.folder.exists():
+            self._check(self.table, self._recorded(), self._wanted())
+            say(f"{self.video.name} had been done before; results: {self.table}")
+        else:
+            if self.folder.exists() and not resume:
+                note(f"{self.folder} holds parts of an earlier run, which are replaced; --resume goes on from them")
+                shutil.rmtree(self.folder)
+            frames, problem = self._predict(self._parts_done(), show)
+            people = self._write_table()
             shutil.rmtree(self.folder)
-        frames, problem = self._predict(self._parts_done(), show)
-        people = self._write_table()
+            found = f", {counted(people, 'person', 'people')}" if task == "pose" else ""
+            say(f"{self.video.name}: {counted(frames, 'frame')}{found}; results: {self.table}")
         if self.arguments.draw:
-            self._draw(frames, show)
-        shutil.rmtree(self.folder)
-        found = f", {counted(people, 'person', 'people')}" if self.predictor.task == "pose" else ""
-        say(f"{self.video.name}: {counted(frames, 'frame')}{found}; results: {self.table}")
-        if self.arguments.draw:
+            if not (resume and self.drawing.exists()):
+                self._draw(show)
             say(f"drawn: {self.drawing}")
         return problem
+
+    def _check(self, where: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+        if before != now:
+            different = sorted(key for key in {**now, **before} if now.get(key) != before.get(key))
+            raise ValueError(
+                f"{where} comes from a run with another {' and '.join(different)}: "
+                "choose another --out, or leave out --resume to start again"
+            )
+
+    def _wanted(self) -> dict[str, Any]:
+        """What the table depends on."""
+        if not isinstance(self.predictor, PosePredictor):
+            return self.run
+        assert isinstance(self.arguments, PoseArguments)
+        return source_of(self.predictor, self.video, self.arguments, self.run).settings or {}
+
+    def _recorded(self) -> dict[str, Any]:
+        """What the table that is there depends on."""
+        if isinstance(self.predictor, PosePredictor):
+            return read_source(self.table).settings or {}
+        run: dict[str, Any] = _about(self.table)["run"]
+        return run
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}.parquet"
@@ -113,14 +143,7 @@ class VideoJob:
         """How many parts of this run are there."""
         count = 0
         while self._part(count).exists():
-            state = _about(self._part(count))
-            if state["run"] != self.run:
-                before = state["run"]
-                different = sorted(key for key in {**self.run, **before} if self.run.get(key) != before.get(key))
-                raise ValueError(
-                    f"{self.folder} comes from a run with another {' and '.join(different)}: "
-                    "choose another --out, or leave out --resume to start again"
-                )
+            self._check(self.folder, _about(self._part(count))["run"], self.run)
             count += 1
         return count
 
@@ -195,11 +218,11 @@ class VideoJob:
                 write(rows)
         return 0
 
-    def _draw(self, frames: int, show: Show) -> None:
+    def _draw(self, show: Show) -> None:
         task, info = self.predictor.task, self.predictor.info
         pictures = self.video.frames()
         with video_writer(self.drawing, self.video, self.arguments.codec, self.video.rate) as write:
-            for part in stream_tracks(self.table) if task == "pose" else self._parts():
+            for part in stream_tracks(self.table) if task == "pose" else _rows_of(self.table):
                 rows = part.numbers.tolist() if isinstance(part, Tracks) else part
                 for row, frame in zip(rows, pictures, strict=False):
                     if isinstance(part, Tracks):
@@ -207,7 +230,7 @@ class VideoJob:
                     else:
                         drawn = draw_row(frame.pixels, row, info)
                     write(frame.time, frame.mark, drawn)
-                    show("frames drawn", frame.number + 1, frames)
+                    show("frames drawn", frame.number + 1, max(self.video.expected, frame.number + 1))
 
 
 def source_of(predictor: PosePredictor, video: Video, arguments: PoseArguments, run: dict[str, Any]) -> Source:
@@ -235,6 +258,15 @@ def write_tracks(path: Path, parts: Iterable[list[dict[str, Any]]], source: Sour
     return len(people)
 
 
+def _files(inputs: Sequence[str]) -> Iterator[str]:
+    """What was named, with the files that patterns stand for."""
+    for source in inputs:
+        found = (
+            sorted(glob.glob(source, recursive=True)) if glob.has_magic(source) and not Path(source).exists() else []
+        )
+        yield from found or [source]
+
+
 def run_videos(
     arguments: PredictArguments, predictor: AnyPredictor, options: dict[str, Any], run: dict[str, Any]
 ) -> int:
@@ -245,7 +277,7 @@ def run_videos(
     """
     arrow()
     names, problems = OutputNames(), list[str]()
-    for source in arguments.inputs:
+    for source in _files(arguments.inputs):
         try:
             video = open_video(source)
         except (VideoError, FileNotFoundError) as error:
@@ -290,6 +322,12 @@ def _schema(task: str, about: dict[str, Any], *, mark: bool = False) -> Any:
     return pa.schema(fields, metadata={RESULTS: json.dumps(about).encode()})
 
 
+def _rows_of(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a table, as they were written."""
+    table = arrow()[1].ParquetFile(file)
+    return (table.read_row_group(number).to_pylist() for number in range(table.num_row_groups))
+
+
 def _about(file: Path) -> dict[str, Any]:
     """What a file's metadata say of it."""
     about: dict[str, Any] = json.loads(arrow()[1].read_schema(file).metadata[RESULTS])
@@ -301,7 +339,7 @@ def record(
 ) -> None:
     """Results of a camera until it ends or Ctrl-C comes, which then are written."""
     name = video.name.replace(" ", "-")
-    table, drawing = (arguments.out / f"{name}{suffix}" for suffix in (".parquet", suffix_for(None)))
+    table, drawing = (arguments.out / f"{name}{suffix}" for suffix in (".parquet", f".drawn{suffix_for(None)}"))
     if isinstance(arguments, PoseArguments):
         if arguments.smooth == "zero-phase":
             raise ValueError("--smooth zero-phase looks ahead, which a camera cannot; use one-euro")

@@ -98,6 +98,8 @@ def open_video(source: str | os.PathLike[str] | int) -> Video:
     """
     if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
         return Camera(int(source))
+    if isinstance(source, str) and "://" in source:
+        raise VideoError(f"{source}: videos are read from files; download it first")
     return VideoFile(Path(source).expanduser())
 
 
