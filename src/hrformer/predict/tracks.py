@@ -108,21 +108,23 @@ class Tracks:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file; ImportError without pyarrow."""
         with tracks_writer(Path(path), self.source) as write:
-            for start in range(0, max(len(self.numbers), 1), ROWS_AT_ONCE):
-                numbers = self.numbers[start : start + ROWS_AT_ONCE]
-                if len(numbers):
-                    low, high = np.searchsorted(self.frames, [numbers[0], numbers[-1] + 1])
-                    part = slice(int(low), int(high))
-                    write(
-                        replace(
-                            self,
-                            numbers=numbers,
-                            times=self.times[start : start + ROWS_AT_ONCE],
-                            frames=self.frames[part],
-                            tracks=self.tracks[part],
-                            keypoints=self.keypoints[part],
-                        )
-                    )
+            for part in self.parts(ROWS_AT_ONCE):
+                write(part)
+
+    def parts(self, size: int) -> Iterator[Tracks]:
+        """Tracks that follow each other, of ``size`` frames each, so that what is made of them takes little memory."""
+        for start in range(0, len(self.numbers), size):
+            numbers = self.numbers[start : start + size]
+            low, high = np.searchsorted(self.frames, [numbers[0], numbers[-1] + 1])
+            rows = slice(int(low), int(high))
+            yield replace(
+                self,
+                numbers=numbers,
+                times=self.times[start : start + size],
+                frames=self.frames[rows],
+                tracks=self.tracks[rows],
+                keypoints=self.keypoints[rows],
+            )
 
 
 def empty_tracks(source: Source) -> Tracks:
@@ -151,14 +153,24 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
     people is one row whose other columns are null. ImportError without pyarrow.
     """
     pa, pq = _pyarrow()
+    schema = _schema(pa, source)
+    with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        yield lambda tracks: writer.write_table(_table(pa, schema, tracks))
+
+
+def as_table(tracks: Tracks) -> Any:
+    """``pyarrow.Table`` with the rows and columns of the Parquet file; ImportError without pyarrow."""
+    pa, _ = _pyarrow()
+    return _table(pa, _schema(pa, tracks.source), tracks)
+
+
+def _schema(pa: Any, source: Source) -> Any:
     fields = [("frame", pa.int64()), ("time", pa.float64()), ("track", pa.int64())]
     fields += [
         ("joint", pa.dictionary(pa.int32(), pa.string())),
         *((name, pa.float32()) for name in ("x", "y", "score")),
     ]
-    schema = pa.schema(fields, metadata={KIND: source.to_json().encode()})
-    with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
-        yield lambda tracks: writer.write_table(_table(pa, schema, tracks))
+    return pa.schema(fields, metadata={KIND: source.to_json().encode()})
 
 
 def _table(pa: Any, schema: Any, tracks: Tracks) -> Any:
