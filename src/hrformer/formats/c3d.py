@@ -14,6 +14,9 @@ import numpy as np
 from hrformer.formats.markers import Markers, file_per_track, markers_of, metres
 from hrformer.predict.tracks import Tracks
 
+MAX_FRAMES = 65535
+"""Most frames of a file; ezc3d and Mokka read no more, whatever the parameters say."""
+
 MISSING = -1.0
 """C3D's residual of a point that is not there."""
 
@@ -34,7 +37,8 @@ def write_c3d(tracks: Tracks, path: Path, scale: float | None = None) -> None:
         scale: metres per pixel, above 0; None leaves pixels.
 
     Raises:
-        ValueError: as :func:`~hrformer.formats.markers.markers_of`, a wrong scale, or a file for several tracks.
+        ValueError: as :func:`~hrformer.formats.markers.markers_of`, a wrong scale, a file for several tracks, or a
+            track that is longer than 65,535 frames.
         ImportError: ezc3d is not installed.
         OSError: a file cannot be written.
     """
@@ -47,6 +51,10 @@ def write_c3d(tracks: Tracks, path: Path, scale: float | None = None) -> None:
 
 def _write(ezc3d: Any, markers: Markers, path: Path, units: str) -> None:
     frames, count = markers.points.shape[:2]
+    if frames > MAX_FRAMES:
+        raise ValueError(
+            f"C3D holds {MAX_FRAMES} frames at most, track {markers.track} has {frames}: write trc, or a shorter video"
+        )
     points = np.full((4, count, frames), np.nan)
     points[:2] = markers.points.transpose(2, 1, 0)
     points[2:] = 0 * points[:1]

@@ -128,7 +128,7 @@ def _flat(values: NDArray[np.float32]) -> list[list[Any]]:
     """3 K numbers for each person, without the digits that mean nothing."""
     exact = values.astype(np.float64)
     rounded = np.concatenate([np.round(exact[..., :2], 3), np.round(exact[..., 2:], 6)], axis=-1)
-    flat: list[list[Any]] = rounded.reshape(len(values), -1).tolist()
+    flat: list[list[Any]] = rounded.reshape(len(values), 3 * values.shape[1]).tolist()
     return flat
 
 

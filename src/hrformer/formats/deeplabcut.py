@@ -59,9 +59,10 @@ def _columns(tracks: Tracks, ids: NDArray[np.int64]) -> dict[str, list[str]]:
 
 def _values(tracks: Tracks, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """(F, columns), NaN where an individual is missing."""
-    values = np.full((len(tracks.numbers), max(len(ids), 1), len(tracks.source.names), 3), np.nan, np.float32)
+    frames, people, joints = len(tracks.numbers), max(len(ids), 1), len(tracks.source.names)
+    values = np.full((frames, people, joints, 3), np.nan, np.float32)
     values[np.searchsorted(tracks.numbers, tracks.frames), np.searchsorted(ids, tracks.tracks)] = tracks.keypoints
-    return values.reshape(len(values), -1)
+    return values.reshape(frames, people * joints * 3)
 
 
 def _write_csv(tracks: Tracks, path: Path, ids: NDArray[np.int64], columns: dict[str, list[str]]) -> None:
@@ -88,8 +89,9 @@ def _write_hdf5(tracks: Tracks, path: Path, ids: NDArray[np.int64], columns: dic
         )
     header = pandas.MultiIndex.from_arrays([*columns.values()], names=[*columns])
     with pandas.HDFStore(path, mode="w") as store:
-        parts = [*tracks.parts(AT_ONCE)] or [tracks]
-        for part in parts:
+        if not len(tracks.numbers):  # a table without rows would not be written
+            store.put(KEY, pandas.DataFrame(_values(tracks, ids).astype(np.float64), columns=header), track_times=False)
+        for part in tracks.parts(AT_ONCE):
             values = _values(part, ids).astype(np.float64)
             store.append(KEY, pandas.DataFrame(values, index=part.numbers, columns=header))
 

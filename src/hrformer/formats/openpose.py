@@ -74,7 +74,7 @@ def _joints(tracks: Tracks) -> NDArray[np.float64]:
         values = body_25(values)
     confidence = np.round(np.clip(values[..., 2:].astype(np.float64), 0, 1), 6)
     places = np.where(confidence > 0, np.round(values[..., :2].astype(np.float64), 3), 0)
-    return np.concatenate([places, confidence], axis=-1).reshape(len(values), -1)
+    return np.concatenate([places, confidence], axis=-1).reshape(len(values), 3 * values.shape[1])
 
 
 def _person(track: int, joints: list[float]) -> str:
