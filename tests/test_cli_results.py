@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,20 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert-results", str(tmp_path / "no.parquet"), str(tmp_path / "out.csv"), "--to", "csv"]) == 2
     assert "no.parquet: no such file" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_commands_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ezc3d")
+    pytest.importorskip("tables")
+    page = (Path(__file__).resolve().parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"^```(python|sh|text)\n(.*?)^```$", page.partition("## Results out")[2], re.MULTILINE | re.DOTALL
+    )
+    (_, code), (_, lines), (_, shown), *_ = blocks
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    for line in lines.splitlines():
+        assert main(shlex.split(line)[1:]) == 0
+    assert capsys.readouterr().out == shown

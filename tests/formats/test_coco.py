@@ -6,10 +6,11 @@ import json
 import tempfile
 from pathlib import Path
 
+import faster_coco_eval
 import numpy as np
+import pycocotools.coco
 import pytest
 from hypothesis import given
-from pycocotools.coco import COCO
 
 from hrformer.formats.write import write_results
 from hrformer.geometry.oks import rescore
@@ -65,18 +66,19 @@ def test_labels_keep_order_tracks_and_visibility(tracks: Tracks) -> None:
 
 @CHECKED
 @given(tracks_of_any_kind(coco=True, people=True))
-def test_pycocotools_loads_the_labels_and_the_results_on_them(tracks: Tracks) -> None:
+def test_evaluators_load_the_labels_and_the_results_on_them(tracks: Tracks) -> None:
     with tempfile.TemporaryDirectory() as folder:
         labels, results = Path(folder) / "labels.json", Path(folder) / "results.json"
         write_results(tracks, labels, to="coco-tracks")
         write_results(tracks, results, to="coco")
-        truth = COCO(str(labels))
-        found = truth.loadRes(str(results))
-        for image in truth.getImgIds():
-            rows = tracks.tracks[tracks.frames == image].tolist()
-            assert [one["track_id"] for one in truth.loadAnns(truth.getAnnIds(image))] == rows
-            assert len(found.getAnnIds(image)) == len(rows)
-        assert set(truth.getImgIds()) == set(tracks.numbers.tolist())
+        for reader in (pycocotools.coco.COCO, faster_coco_eval.COCO):
+            truth = reader(str(labels))
+            found = truth.loadRes(str(results))
+            for image in truth.getImgIds():
+                rows = tracks.tracks[tracks.frames == image].tolist()
+                assert [one["track_id"] for one in truth.loadAnns(truth.getAnnIds(image))] == rows
+                assert len(found.getAnnIds(image)) == len(rows)
+            assert set(truth.getImgIds()) == set(tracks.numbers.tolist())
 
 
 def test_limbs_count_from_one_and_pictures_have_the_names_that_ffmpeg_gives() -> None:
