@@ -123,6 +123,9 @@ def test_damaged_folders_are_refused_by_file_and_record(tmp_path: Path, file: st
 def test_what_is_no_folder_of_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"images\.json: no such file"):
         read_pictures(tmp_path)
+    (tmp_path / "clip.parquet").touch()
+    with pytest.raises(FileNotFoundError, match=r"name a file of tracks in it: clip\.parquet"):
+        read_pictures(tmp_path)
     (tmp_path / "images.json").write_text("{")
     with pytest.raises(ValueError, match=r"images\.json is no JSON"):
         read_pictures(tmp_path)

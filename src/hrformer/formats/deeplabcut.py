@@ -23,7 +23,7 @@ SCORER = "hrformer"
 KEY = "df_with_missing"
 COORDS = ("x", "y", "likelihood")
 
-AT_ONCE = 1 << 12  # Frames that are in memory as a table at the same time
+AT_ONCE = 1 << 21  # Numbers that are in memory as a table at the same time
 MAX_COLUMNS = 1500
 """Most columns of an HDF5 file: their names stand in one attribute of the file, which must stay under 64 KiB."""
 
@@ -57,6 +57,10 @@ def _columns(tracks: Tracks, ids: NDArray[np.int64]) -> dict[str, list[str]]:
     return {level: list(row) for level, row in rows if level != "individuals" or len(ids) > 1}
 
 
+def _frames_at_once(columns: dict[str, list[str]]) -> int:
+    return max(1, AT_ONCE // len(columns["coords"]))
+
+
 def _values(tracks: Tracks, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """(F, columns), NaN where an individual is missing."""
     frames, people, joints = len(tracks.numbers), max(len(ids), 1), len(tracks.source.names)
@@ -74,7 +78,7 @@ def _write_csv(tracks: Tracks, path: Path, ids: NDArray[np.int64], columns: dict
     csv.writer(text, lineterminator="\n").writerows([level, *cells] for level, cells in columns.items())
     with path.open("wb") as file:
         file.write(text.getvalue().encode())
-        for part in tracks.parts(AT_ONCE):
+        for part in tracks.parts(_frames_at_once(columns)):
             values = _values(part, ids)
             cells = [array(part.numbers), *(array(column, from_pandas=True) for column in values.T)]
             arrow.write_csv(Table.from_arrays(cells, names=[str(place) for place in range(len(cells))]), file, options)
@@ -91,7 +95,7 @@ def _write_hdf5(tracks: Tracks, path: Path, ids: NDArray[np.int64], columns: dic
     with pandas.HDFStore(path, mode="w") as store:
         if not len(tracks.numbers):  # a table without rows would not be written
             store.put(KEY, pandas.DataFrame(_values(tracks, ids).astype(np.float64), columns=header), track_times=False)
-        for part in tracks.parts(AT_ONCE):
+        for part in tracks.parts(_frames_at_once(columns)):
             values = _values(part, ids).astype(np.float64)
             store.append(KEY, pandas.DataFrame(values, index=part.numbers, columns=header))
 

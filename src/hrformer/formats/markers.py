@@ -104,8 +104,7 @@ def frame_rate(times: NDArray[np.float64]) -> tuple[float, bool]:
         return 1.0, True
     mean = len(steps) / (times[-1] - times[0])
     for rate in (float(round(mean)), round(mean * 1.001) / 1.001, float(mean)):
-        errors = times - np.arange(len(times)) / rate if rate > 0 else np.array([math.inf])
-        if errors.max() - errors.min() <= EVEN:
+        if rate > 0 and np.ptp(times - np.arange(len(times)) / rate) <= EVEN:
             return rate, True
     nominal = float(1 / np.median(steps))
     whole = float(round(nominal))
@@ -115,15 +114,19 @@ def frame_rate(times: NDArray[np.float64]) -> tuple[float, bool]:
 def resampled(
     times: NDArray[np.float64], values: NDArray[np.float64], rate: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Times of a regular grid from the first of ``times`` (F,), and the values (F, K, 3) there; NaN spreads."""
-    count = int((times[-1] - times[0]) * rate + 1e-6) + 1
+    """Times of a regular grid from the first of ``times`` (F,), and the values (F, K, 3) there; NaN spreads.
+
+    A grid time within half a millisecond of a frame takes that frame's values as they are.
+    """
+    count = int((times[-1] - times[0] + EVEN / 2) * rate) + 1
     grid = times[0] + np.arange(count) / rate
-    left = np.clip(np.searchsorted(times, grid, side="right") - 1, 0, len(times) - 1)
-    right = np.minimum(left + 1, len(times) - 1)
-    gap = np.where(right > left, times[right] - times[left], 1.0)
-    share = np.clip((grid - times[left]) / gap, 0.0, 1.0)[:, None, None]
-    between = values[left] + share * (values[right] - values[left])
-    return grid, np.where(share > 0, between, values[left])
+    right = np.clip(np.searchsorted(times, grid), 1, max(len(times) - 1, 1)) % len(times)
+    left = np.maximum(right - 1, 0)
+    nearest = np.where(grid - times[left] <= times[right] - grid, left, right)
+    share = (grid - times[left]) / np.where(right > left, times[right] - times[left], 1.0)
+    between = values[left] + share[:, None, None] * (values[right] - values[left])
+    close = np.abs(grid - times[nearest]) <= EVEN / 2
+    return grid, np.where(close[:, None, None], values[nearest], between)
 
 
 def metres(scale: float | None) -> tuple[float, str]:

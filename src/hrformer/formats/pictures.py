@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hrformer.geometry.skeletons import Skeleton, skeleton_for
 from hrformer.predict.tracks import Source, Tracks
+from hrformer.wording import listed
 
 PICTURES = "pictures"
 """Key of ``Source.settings`` under which the pictures of the frames stand."""
@@ -63,6 +64,9 @@ def read_pictures(folder: str | os.PathLike[str], rate: float = 1.0) -> Tracks:
     if not 0 < rate < math.inf:
         raise ValueError(f"rate must be a positive number of pictures per second, got {rate}")
     folder = Path(folder)
+    videos = sorted(file.name for file in folder.glob("*.parquet"))
+    if videos and not (folder / "images.json").exists():
+        raise FileNotFoundError(f"{folder} holds no results of pictures; name a file of tracks in it: {listed(videos)}")
     index = _load(folder / "images.json")
     try:
         task, rows = index["run"]["task"], index["images"]
