@@ -155,7 +155,13 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
     pa, pq = _pyarrow()
     schema = _schema(pa, source)
     with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
-        yield lambda tracks: writer.write_table(_table(pa, schema, tracks))
+
+        def write(tracks: Tracks) -> None:
+            table = _table(pa, schema, tracks)
+            # Else pyarrow begins another group after 1,048,576 rows, in the middle of a person.
+            writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+        yield write
 
 
 def as_table(tracks: Tracks) -> Any:
@@ -239,8 +245,9 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
     frame, time = (table[name].to_numpy() for name in ("frame", "time"))
     numbers, first = np.unique(frame, return_index=True)
     people = table.filter(table["track"].is_valid())
-    found = people["joint"].to_pylist()
-    if found != list(source.names) * (len(found) // joints):
+    found = people["joint"].dictionary_encode().unify_dictionaries().combine_chunks()
+    order = np.array([found.dictionary.to_pylist().index(name) for name in source.names]) if len(found) else np.empty(0)
+    if len(found) % joints or (found.indices.to_numpy().reshape(-1, joints) != order).any():
         raise ValueError(f"{path}: every person must have the joints {', '.join(source.names)} in this order")
     values = np.stack([people[name].to_numpy() for name in ("x", "y", "score")], axis=1)
     return Tracks(
