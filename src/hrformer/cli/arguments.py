@@ -17,6 +17,8 @@ from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.models.fusion import UpsampleMode
 from hrformer.predict.pose import PoseOptions, Suppression
+from hrformer.predict.video import EVERY
+from hrformer.video.writing import Codec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class PredictArguments(General):
     fast: bool = False
     resume: bool = False  # Skip pictures whose results are in --out already.
     pictures: bool = True  # Write pictures with the results drawn on them.
+    draw: bool = False  # Videos: also write the video with the results drawn on it, and its own sound.
+    codec: Codec = "h264"  # Videos: how the drawn video is packed.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,12 @@ class PoseArguments(PredictArguments):
     nms: Suppression = "auto"
     # Cut people out on the device instead of by OpenCV; differs by a grey level here and there.
     fast_crop: bool = False
+    # Videos: people are looked for in every so many frames; in between, boxes move in straight lines.
+    every: int = EVERY
+    # Videos: joints without their tremble. "one-euro" filters as frames come, "zero-phase" forwards and backwards, so
+    # that nothing is delayed.
+    smooth: Literal["off", "one-euro", "zero-phase"] = "off"
+    cutoff: float = 6.0  # Videos: cut-off of zero-phase in Hz; what changes faster is taken for tremble.
 
 
 @dataclass(frozen=True, kw_only=True)

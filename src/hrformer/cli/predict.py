@@ -28,6 +28,7 @@ from hrformer.cli.arguments import (
 from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import INTERRUPTED, guarded, note, say
 from hrformer.cli.output import OutputFolder
+from hrformer.cli.video import run_videos
 from hrformer.data.images import ImageError, LoadedImage, load_image
 from hrformer.predict.boxes import WHOLE, DetectionTable
 from hrformer.predict.detectors import MASK_WEIGHTS, detector_for
@@ -35,6 +36,7 @@ from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.predict.results import Result
 from hrformer.train.progress import bars
+from hrformer.video.reading import is_video
 from hrformer.wording import counted
 
 try:
@@ -72,13 +74,12 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     Returns:
         0; 1 if some inputs could not be read or predicted; 130 after Ctrl-C; 143 after SIGTERM.
     """
+    _check_numbers(arguments)
+    if any(map(is_video, arguments.inputs)):
+        return _run_videos(arguments, typed)
     inputs = _checked_inputs(arguments)
-    predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
-    wanted = _TASKS[type(arguments)]
-    if predictor.task != wanted:
-        raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted}")
-    options = _options(arguments, predictor, inputs)
-    run = {"task": predictor.task, "weights": arguments.weights} | _recorded(arguments)
+    predictor, run = _loaded(arguments)
+    options = _options(arguments, predictor, inputs.files)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
     if inputs.left_out:
@@ -105,6 +106,32 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     output.flush()
     _report(arguments, output, done, skipped=len(inputs.files) - len(todo))
     return 1 if output.unreadable or output.failed else 0
+
+
+def _loaded(arguments: PredictArguments) -> tuple[AnyPredictor, dict[str, Any]]:
+    """The predictor, and what results depend on."""
+    predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
+    wanted = _TASKS[type(arguments)]
+    if predictor.task != wanted:
+        raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted}")
+    return predictor, {"task": predictor.task, "weights": arguments.weights} | _recorded(arguments)
+
+
+def _run_videos(arguments: PredictArguments, typed: Sequence[str]) -> int:
+    """See ``hrformer.cli.video.run_videos``."""
+    if pictures := [one for one in arguments.inputs if not is_video(one)]:
+        raise ValueError(f"give videos or pictures, not both: {pictures[0]} is no video by its ending")
+    predictor, run = _loaded(arguments)
+    options = _options(arguments, predictor, ())
+    note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
+    try:
+        with _terminable():
+            return run_videos(arguments, predictor, options, run)
+    except KeyboardInterrupt as stop:
+        resume = shlex.join(["hrformer", *typed, *([] if arguments.resume else ["--resume"])])
+        note(f"interrupted; what is done is kept in {arguments.out}")
+        note(f"to go on: {resume}")
+        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
 
 
 class _Terminated(KeyboardInterrupt):
@@ -141,22 +168,29 @@ def _silent_libraries() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _checked_inputs(arguments: PredictArguments) -> Inputs:
+def _check_numbers(arguments: PredictArguments) -> None:
     if not arguments.inputs:
-        raise ValueError("no INPUT given: name picture files, folders, glob patterns or URLs")
+        raise ValueError("no INPUT given: name picture files, folders, glob patterns or URLs, or videos")
     if arguments.batch_size < 1:
         raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
     for name, value in _recorded(arguments).items():
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
+    if isinstance(arguments, PoseArguments) and (arguments.every < 1 or arguments.cutoff <= 0):
+        raise ValueError(
+            f"--every must be at least 1 and --cutoff above 0 Hz, got {arguments.every} and {arguments.cutoff}"
+        )
+
+
+def _checked_inputs(arguments: PredictArguments) -> Inputs:
     inputs = expand(arguments.inputs, arguments.out)
     if not inputs.files:
         raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in inputs.missing.items()))
     return inputs
 
 
-def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Inputs) -> dict[str, Any]:
+def _options(arguments: PredictArguments, predictor: AnyPredictor, files: Sequence[str]) -> dict[str, Any]:
     """What ``predictor.stream`` takes, from what was typed."""
     # Arguments of the same name as an option of the predictor are that option.
     known = {field.name for field in fields(predictor.options)} - {"short_side"}
@@ -171,8 +205,8 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
         raise ValueError("--detector-weights needs a --detector that takes weights, such as segmentation")
     if arguments.detections is not None:
         table = DetectionTable.read(arguments.detections)
-        unknown = [file for file in inputs.files if not table.has(file)]
-        if len(unknown) == len(inputs.files):
+        unknown = [file for file in files if not table.has(file)]
+        if files and len(unknown) == len(files):
             raise ValueError(f"{arguments.detections} has no detections for any of the pictures, such as {unknown[0]}")
         if unknown:
             note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
@@ -194,6 +228,7 @@ def _options(arguments: PredictArguments, predictor: AnyPredictor, inputs: Input
 def _recorded(arguments: PredictArguments) -> dict[str, Any]:
     """The options that results depend on, as JSON keeps them."""
     own = {field.name for field in fields(arguments)} - {field.name for field in fields(PredictArguments)}
+    own -= {"every", "smooth", "cutoff"}  # of videos, which take note of them themselves
     values = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name in own}
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value

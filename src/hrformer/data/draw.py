@@ -34,6 +34,7 @@ def draw_keypoints(
     skeleton: Skeleton | None = None,
     joint_threshold: float = 0.2,
     min_score: float = 0.1,
+    captions: Sequence[str] | None = None,
 ) -> Pixels:
     """Draw people in a new picture: orange for their left side, blue for their right, and each one's score.
 
@@ -47,16 +48,19 @@ def draw_keypoints(
         boxes: (N, 4) (x, y, width, height) in picture pixels, where the score is written.
         names: K names, used to tell left from right.
         skeleton: which joints to connect; None draws the joints alone.
+        captions: N texts to write instead of scores; then an empty picture stays as it is.
     """
     scene, factor = _canvas(pixels)
     shown = np.flatnonzero(scores >= min_score)
+    if not shown.size and captions is not None:
+        return scene
     if not shown.size:
         return _caption(scene, [f"no person scored {min_score:g} or more" if len(scores) else "no person"])
     # Half a pixel each way: coordinate 0 is the middle of the first pixel.
     points = keypoints[shown]
     points[..., :2] = (points[..., :2] + 0.5) * factor - 0.5
     _draw_people(scene, points, names, skeleton, joint_threshold)
-    labels = [(f"{scores[i]:.2f}", (40, 40, 40)) for i in shown]
+    labels = [(f"{scores[i]:.2f}" if captions is None else captions[int(i)], (40, 40, 40)) for i in shown]
     return _labels(scene, boxes[shown, :2] * factor, labels, centred=False)
 
 

@@ -20,6 +20,7 @@ from hrformer.data.images import LoadedImage, Picture, Pictures, is_single, load
 from hrformer.data.preprocess import normalise
 from hrformer.models.model import ModelInfo, VisionModel, find_device
 from hrformer.predict.results import Result
+from hrformer.predict.video import VideoFrame, VideoSource, opened, results_of
 
 ResultT = TypeVar("ResultT", bound=Result)
 OptionsT = TypeVar("OptionsT", bound="PredictOptions")
@@ -106,6 +107,26 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         """
         merged = self.merged_options(options)
         yield from self._results((self.prepare(image, merged) for image in load_images(images)), merged)
+
+    def video(self, source: VideoSource, **options: Any) -> Iterator[VideoFrame[ResultT]]:
+        """Results of a video, frame by frame, in little memory on any length.
+
+        Args:
+            source: a video file, or the number of a camera, which ends when it is closed.
+            **options: see ``stream``.
+
+        Raises:
+            VideoError: it cannot be opened, or holds no video.
+            FileNotFoundError: there is no such file.
+            ImportError: the packages of ``hrformer[video]`` are not installed.
+            ValueError: an option is unknown or out of range.
+        """
+        with opened(source) as video:
+            if video.live:  # no frame waits for others
+                options["batch_size"] = 1
+            for frame, result in results_of(lambda pictures: self.stream(pictures, **options), video.frames()):
+                nobody = np.empty(0, np.int64)
+                yield VideoFrame(number=frame.number, time=frame.time, result=result, tracks=nobody)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.info.name!r}, device={str(self.device)!r}, {self.options})"

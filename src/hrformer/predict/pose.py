@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -28,10 +28,24 @@ from hrformer.predict.boxes import (
     Detector,
     PersonBoxes,
     found_boxes,
+    given_boxes,
     pair_with_images,
 )
 from hrformer.predict.detectors import MASKS, detector_for
 from hrformer.predict.results import Keypoints
+from hrformer.predict.video import (
+    EVERY,
+    Follower,
+    FramePeople,
+    VideoFrame,
+    VideoSource,
+    joints_live,
+    joints_of,
+    opened,
+)
+from hrformer.video.boxes import BoxLinks
+from hrformer.video.reading import Frame
+from hrformer.video.tracking import TrackOptions
 
 Suppression: TypeAlias = Literal["auto", "hard", "soft", "off"]
 
@@ -134,6 +148,64 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         else:
             found = ((image, found_boxes(finder(image.pixels), least)) for image in pictures)
         yield from self._results((self.prepare(pair, opts) for pair in found), opts)
+
+    def video(
+        self,
+        source: VideoSource,
+        *,
+        detector: Detector | str | None = None,
+        detections: Detections | None = None,
+        every: int = EVERY,
+        smooth: bool = False,
+        tracking: TrackOptions | None = None,
+        **options: Any,
+    ) -> Iterator[VideoFrame[Keypoints]]:
+        """People of a video, frame by frame, with the same number in ``tracks`` for the same person.
+
+        Args:
+            source: a video file, or the number of a camera, which ends when it is closed.
+            detector: as for ``stream``.
+            detections: as for ``stream``, with the frame's number from 0 as ``image_id``; then ``every`` is 1.
+            every: the detector looks at every so many frames, and at the last. Of files, boxes in between lie on
+                straight lines; of cameras they follow the joints, so that no frame waits for the next.
+            smooth: let joints go through the One-Euro filter.
+            tracking: when tracks start and end.
+            **options: fields of ``PoseOptions``; people found twice are left out unless ``nms`` says otherwise.
+
+        Raises:
+            VideoError, FileNotFoundError, ImportError, ValueError: as of ``Predictor.video`` and ``stream``.
+        """
+        finder, every, links, options = self.frame_finder(detector, detections, every, options)
+        skeleton = self.info.skeleton
+        follower = Follower(skeleton.sigmas if skeleton else None, self.info.num_classes, tracking, smooth)
+        with opened(source) as video:
+            if video.live:
+                found = joints_live(
+                    lambda picture, **more: self(picture, **(more | options)), video.frames(), finder, every
+                )
+            else:
+                found = joints_of(self.stream, FramePeople(video.frames(), finder, every, links), **options)
+            yield from (follower.frame(frame, result) for frame, result in found)
+
+    def frame_finder(
+        self, detector: Detector | str | None, detections: Detections | None, every: int, options: dict[str, Any]
+    ) -> tuple[Callable[[Frame], PersonBoxes], int, BoxLinks, dict[str, Any]]:
+        """What finds the people of a frame, how often it is to be asked, links for its boxes, and options for them.
+
+        Whom a detector misses keeps a box for a while; boxes that were handed over are taken as they are.
+        """
+        if detector is not None and detections is not None:
+            raise ValueError("give only one of detections and detector")
+        options = {"nms": "hard"} | {name: value for name, value in options.items() if (name, value) != ("nms", "auto")}
+        least = self.merged_options(options).box_threshold
+        if detections is not None:
+            table = DetectionTable.of(detections)
+            return lambda frame: table.find(str(frame.number), least), 1, BoxLinks(patience=0.0), options
+        finder = self._finder(detector)
+        if finder is None:
+            whole = lambda frame: given_boxes(None, None, LoadedImage(pixels=frame.pixels))  # noqa: E731
+            return whole, 1, BoxLinks(patience=0.0), options
+        return lambda frame: found_boxes(finder(frame.pixels), least), every, BoxLinks(), options
 
     def merged_options(self, given: dict[str, Any]) -> PoseOptions:
         merged = super().merged_options(given)

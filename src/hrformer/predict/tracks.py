@@ -152,7 +152,7 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
     One row per joint, with the columns frame, time (s), track, joint (its name), x, y (pixels), score; a frame without
     people is one row whose other columns are null. ImportError without pyarrow.
     """
-    pa, pq = _pyarrow()
+    pa, pq = arrow()
     schema = _schema(pa, source)
     with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
 
@@ -166,7 +166,7 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
 
 def as_table(tracks: Tracks) -> Any:
     """``pyarrow.Table`` with the rows and columns of the Parquet file; ImportError without pyarrow."""
-    pa, _ = _pyarrow()
+    pa, _ = arrow()
     return _table(pa, _schema(pa, tracks.source), tracks)
 
 
@@ -224,7 +224,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
 
 
 def _open(path: Path) -> tuple[Source, Iterator[Tracks]]:
-    pa, pq = _pyarrow()
+    pa, pq = arrow()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -245,9 +245,7 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
     frame, time = (table[name].to_numpy() for name in ("frame", "time"))
     numbers, first = np.unique(frame, return_index=True)
     people = table.filter(table["track"].is_valid())
-    found = people["joint"].dictionary_encode().unify_dictionaries().combine_chunks()
-    order = np.array([found.dictionary.to_pylist().index(name) for name in source.names]) if len(found) else np.empty(0)
-    if len(found) % joints or (found.indices.to_numpy().reshape(-1, joints) != order).any():
+    if not _complete(people["joint"], source.names):
         raise ValueError(f"{path}: every person must have the joints {', '.join(source.names)} in this order")
     values = np.stack([people[name].to_numpy() for name in ("x", "y", "score")], axis=1)
     return Tracks(
@@ -260,7 +258,17 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
     )
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def _complete(column: Any, names: Sequence[str]) -> bool:
+    """Whether a column of text holds all names in their order again and again."""
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    place = {name: number for number, name in enumerate(encoded.dictionary.to_pylist())}
+    found = encoded.indices.to_numpy()
+    order = np.array([place.get(name, -1) for name in names])
+    return len(found) % len(names) == 0 and bool((found.reshape(-1, len(names)) == order).all())
+
+
+def arrow() -> tuple[Any, Any]:
+    """pyarrow and its module of Parquet files, an optional package; ImportError without it."""
     try:
         import pyarrow
         import pyarrow.parquet
