@@ -78,9 +78,17 @@ def test_neck_and_hips_are_half_way_and_feet_are_not_there() -> None:
     assert one[BODY_25.index("neck")].tolist() == [20, 30, 0.5]
     np.testing.assert_allclose(one[BODY_25.index("mid_hip")], [2, 4, 0.4])
     assert other[BODY_25.index("mid_hip"), 2] == 0  # one hip is missing
-    assert BODY_25.index("mid_hip") == 8
-    assert len(BODY_25) == 25
+    assert len(one) == 25
     assert not one[19:].any()
+
+
+def test_the_order_is_that_of_openpose_s_documentation() -> None:
+    """Places of our joints in its list: Nose, Neck, RShoulder, RElbow, RWrist, LShoulder and so on, MidHip at 8."""
+    joints = np.ones((1, 17, 3), np.float32)
+    joints[0, :, 0] = np.arange(17)
+    (found,) = body_25(joints)
+    neck, hips = (5 + 6) / 2, (11 + 12) / 2
+    assert found[:19, 0].tolist() == [0, neck, 6, 8, 10, 5, 7, 9, hips, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3]
 
 
 def test_a_folder_with_files_is_refused_and_stays(tmp_path: Path) -> None:
