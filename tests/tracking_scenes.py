@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from hrformer.video.tracking import box_overlap
+from hrformer.geometry.skeletons import COCO17
+from hrformer.video.tracking import Tracker, box_overlap
 
 Row: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64]]
 """Numbers (N,) and boxes (N, 4) of one frame."""
@@ -85,6 +86,15 @@ def identity_f1(truth: list[Row], found: list[Row]) -> float:
     pairs = linear_sum_assignment(counts, maximize=True)
     total = sum(len(row) for rows in (truth, found) for row, _ in rows)
     return float(2 * counts[pairs].sum() / total)
+
+
+def tracked(one: Scene) -> list[Row]:
+    """Numbers that our tracker gives, and the boxes of those who have one."""
+    tracker, rows = Tracker(COCO17.sigmas), []
+    for time, points, boxes, scores in zip(one.times, one.keypoints, one.boxes, one.scores, strict=True):
+        numbers = tracker.update(float(time), points, boxes, scores)
+        rows.append((numbers[numbers > 0], boxes[numbers > 0]))
+    return rows
 
 
 def _covered(box: NDArray[np.float64], other: NDArray[np.float64]) -> float:

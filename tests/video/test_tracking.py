@@ -7,17 +7,9 @@ import pytest
 
 from hrformer.geometry.skeletons import COCO17
 from hrformer.video.tracking import Tracker, TrackOptions, box_overlap
-from tracking_scenes import SCENES, Row, Scene, identity_f1, scene
+from tracking_scenes import SCENES, identity_f1, scene, tracked
 
 SEEDS = range(100, 105)
-
-
-def tracked(one: Scene, options: TrackOptions | None = None) -> list[Row]:
-    tracker, rows = Tracker(COCO17.sigmas, options), []
-    for time, points, boxes, scores in zip(one.times, one.keypoints, one.boxes, one.scores, strict=True):
-        numbers = tracker.update(float(time), points, boxes, scores)
-        rows.append((numbers[numbers > 0], boxes[numbers > 0]))
-    return rows
 
 
 @pytest.mark.parametrize("name", SCENES)
