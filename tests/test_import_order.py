@@ -79,6 +79,7 @@ OPTIONAL = frozenset(
         "sklearn",
         "starlette",
         "supervision",
+        "tables",
         "tensorboard",
         "torchmetrics",
         "transformers",

@@ -42,6 +42,27 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` that becomes ``path`` at the end; after an error nothing is left.
+
+    Raises:
+        ValueError: ``path`` is a file, or a folder that holds something.
+        OSError: it cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there already; name a new folder, or an empty one")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a whole file or none: ``write`` is called with the name that :func:`replacing` gives."""
     with replacing(path) as part:

@@ -55,6 +55,19 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path, people: dict[int, list
     assert [file.name for file in tmp_path.iterdir()] == ["tracks.parquet"]
 
 
+def test_a_part_of_more_than_a_million_rows_reads_back(tmp_path: Path) -> None:
+    """At that number pyarrow begins another group of rows unless it is told not to."""
+    count = 2**20 // 17 + 1
+    tracks = replace(
+        tracks_of({}, frames=count),
+        frames=np.arange(count),
+        tracks=np.ones(count, np.int64),
+        keypoints=np.arange(count * 51, dtype=np.float32).reshape(count, 17, 3),
+    )
+    tracks.save(tmp_path / "tracks.parquet")
+    assert_equal(read_tracks(tmp_path / "tracks.parquet"), tracks)
+
+
 def test_pandas_sees_one_row_per_joint_and_one_for_an_empty_frame(tmp_path: Path) -> None:
     tracks = tracks_of({0: [1], 2: [1, 2]}, frames=3)
     tracks.save(tmp_path / "tracks.parquet")

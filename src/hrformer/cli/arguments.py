@@ -12,6 +12,7 @@ from hrformer.data.source_config import Split
 from hrformer.export.export import Graph
 from hrformer.export.files import Format
 from hrformer.export.files import Precision as ExportPrecision
+from hrformer.formats.write import ResultsFormat
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
 from hrformer.models.fusion import UpsampleMode
@@ -135,6 +136,20 @@ class ConvertArguments(General):
     decoder: Decoder | None = None
     # Pose: JSON file that describes the joints, such as one with a COCO category. Default: by their number.
     skeleton: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertResultsArguments(General):
+    """Write the joints of a video, or of a folder of pictures, in the form that another program reads."""
+
+    # File of tracks that `hrformer predict pose` wrote of a video, or its folder of results of pictures.
+    source: Annotated[Positional[Path], arg(metavar="IN")]
+    # File to write; for openpose a folder. trc and c3d take a folder for a file per track, or the file's name where
+    # there is one. For deeplabcut the suffix .csv or .h5 chooses.
+    destination: Annotated[Positional[Path], arg(metavar="OUT")]
+    to: ResultsFormat  # Form to write.
+    scale: float | None = None  # Metres per pixel, for trc and c3d. Default: they hold pixels.
+    rate: float | None = None  # Pictures per second, for a folder of pictures. Default: 1.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +316,7 @@ Command = (
     Annotated[PredictGroup, subcommand("predict")]
     | Annotated[ModelsArguments, subcommand("models")]
     | Annotated[ConvertArguments, subcommand("convert")]
+    | Annotated[ConvertResultsArguments, subcommand("convert-results")]
     | Annotated[PushArguments, subcommand("push")]
     | Annotated[ExportArguments, subcommand("export")]
     | Annotated[ServeArguments, subcommand("serve")]

@@ -10,6 +10,7 @@ import tyro
 from hrformer.cli.arguments import (
     Command,
     ConvertArguments,
+    ConvertResultsArguments,
     EvaluateArguments,
     ExportArguments,
     InspectDataArguments,
@@ -24,6 +25,7 @@ from hrformer.cli.inspect import run_inspect
 from hrformer.cli.messages import guarded
 from hrformer.cli.models import run_convert, run_models
 from hrformer.cli.push import run_push
+from hrformer.cli.results import run_convert_results
 from hrformer.cli.runs import RunCommand, parse_run
 from hrformer.cli.train import run_train
 from hrformer.train.distributed import PeerFailed
@@ -61,6 +63,8 @@ def _run(command: Any) -> int:
         return run_bench(options)
     if isinstance(options, ConvertArguments):
         return run_convert(options)
+    if isinstance(options, ConvertResultsArguments):
+        return run_convert_results(options)
     if isinstance(options, ModelsArguments):
         return run_models(options)
     if isinstance(options, ExportArguments):

@@ -32,8 +32,8 @@ class OutputFolder:
     """Writes results as they come.
 
     ``predictions.json`` holds the results, ``images.json`` file name, image id, size and result files of each
-    picture, and under ``unreadable`` and ``failed`` the others with the reason; ``pictures/`` the drawings, and
-    ``masks/`` the class ids of segmentation.
+    picture, for pose the names of the ``joints`` and their skeleton, and under ``unreadable`` and ``failed`` the other
+    pictures with the reason; ``pictures/`` the drawings, and ``masks/`` the class ids of segmentation.
 
     Args:
         folder: made if absent.
@@ -48,6 +48,7 @@ class OutputFolder:
         self.unreadable: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.nobody: list[str] = []  # pictures of this run in which pose found no one
+        self._joints: dict[str, Any] = {}
         self._rows: dict[str, dict[str, Any]] = {}
         self._predictions: dict[int, list[dict[str, Any]]] = {}
         self._planned: dict[str, tuple[int, str]] = {}
@@ -106,6 +107,8 @@ class OutputFolder:
             return
         if isinstance(result, Keypoints):
             self._predictions[image_id] = result.to_coco(image_id)
+            skeleton = result.skeleton.to_dict() if result.skeleton else None
+            self._joints = {"joints": {"names": list(result.names), "skeleton": skeleton}}
             self.nobody += [] if len(result) else [result.path]
         else:
             self._predictions[image_id] = [{"image_id": image_id} | result.to_dict() | ({"mask": mask} if mask else {})]
@@ -128,9 +131,8 @@ class OutputFolder:
         rows = sorted(self._rows.values(), key=lambda row: str(row["source"]))
         write_json(self.predictions_file, [record for row in rows for record in self._predictions[row["id"]]])
         # Written last: a picture counts as done only if it is listed here.
-        write_json(
-            self.images_file, {"run": self.run, "images": rows, "unreadable": self.unreadable, "failed": self.failed}
-        )
+        others = {"unreadable": self.unreadable, "failed": self.failed}
+        write_json(self.images_file, {"run": self.run} | self._joints | {"images": rows} | others)
         self._flushed = time.monotonic()
         # Long lists take long to write; spend at most a twentieth of the time on it.
         self._pause = max(_FLUSH_SECONDS, 20 * (self._flushed - start))
@@ -153,6 +155,7 @@ class OutputFolder:
                 "choose another --out, or leave out --resume to replace them"
             )
         self._rows, self._predictions = rows, predictions
+        self._joints = {key: index[key] for key in ("joints",) if key in index}
 
 
 def _identity(source: str) -> str:

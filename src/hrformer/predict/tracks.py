@@ -108,21 +108,23 @@ class Tracks:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file; ImportError without pyarrow."""
         with tracks_writer(Path(path), self.source) as write:
-            for start in range(0, max(len(self.numbers), 1), ROWS_AT_ONCE):
-                numbers = self.numbers[start : start + ROWS_AT_ONCE]
-                if len(numbers):
-                    low, high = np.searchsorted(self.frames, [numbers[0], numbers[-1] + 1])
-                    part = slice(int(low), int(high))
-                    write(
-                        replace(
-                            self,
-                            numbers=numbers,
-                            times=self.times[start : start + ROWS_AT_ONCE],
-                            frames=self.frames[part],
-                            tracks=self.tracks[part],
-                            keypoints=self.keypoints[part],
-                        )
-                    )
+            for part in self.parts(ROWS_AT_ONCE):
+                write(part)
+
+    def parts(self, size: int) -> Iterator[Tracks]:
+        """Tracks that follow each other, of ``size`` frames each, so that what is made of them takes little memory."""
+        for start in range(0, len(self.numbers), size):
+            numbers = self.numbers[start : start + size]
+            low, high = np.searchsorted(self.frames, [numbers[0], numbers[-1] + 1])
+            rows = slice(int(low), int(high))
+            yield replace(
+                self,
+                numbers=numbers,
+                times=self.times[start : start + size],
+                frames=self.frames[rows],
+                tracks=self.tracks[rows],
+                keypoints=self.keypoints[rows],
+            )
 
 
 def empty_tracks(source: Source) -> Tracks:
@@ -151,14 +153,30 @@ def tracks_writer(path: Path, source: Source) -> Iterator[Callable[[Tracks], Non
     people is one row whose other columns are null. ImportError without pyarrow.
     """
     pa, pq = arrow()
+    schema = _schema(pa, source)
+    with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+
+        def write(tracks: Tracks) -> None:
+            table = _table(pa, schema, tracks)
+            # Else pyarrow begins another group after 1,048,576 rows, in the middle of a person.
+            writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+        yield write
+
+
+def as_table(tracks: Tracks) -> Any:
+    """``pyarrow.Table`` with the rows and columns of the Parquet file; ImportError without pyarrow."""
+    pa, _ = arrow()
+    return _table(pa, _schema(pa, tracks.source), tracks)
+
+
+def _schema(pa: Any, source: Source) -> Any:
     fields = [("frame", pa.int64()), ("time", pa.float64()), ("track", pa.int64())]
     fields += [
         ("joint", pa.dictionary(pa.int32(), pa.string())),
         *((name, pa.float32()) for name in ("x", "y", "score")),
     ]
-    schema = pa.schema(fields, metadata={KIND: source.to_json().encode()})
-    with replacing(path) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
-        yield lambda tracks: writer.write_table(_table(pa, schema, tracks))
+    return pa.schema(fields, metadata={KIND: source.to_json().encode()})
 
 
 def _table(pa: Any, schema: Any, tracks: Tracks) -> Any:
@@ -227,8 +245,7 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
     frame, time = (table[name].to_numpy() for name in ("frame", "time"))
     numbers, first = np.unique(frame, return_index=True)
     people = table.filter(table["track"].is_valid())
-    found = people["joint"].to_pylist()
-    if found != list(source.names) * (len(found) // joints):
+    if not _complete(people["joint"], source.names):
         raise ValueError(f"{path}: every person must have the joints {', '.join(source.names)} in this order")
     values = np.stack([people[name].to_numpy() for name in ("x", "y", "score")], axis=1)
     return Tracks(
@@ -239,6 +256,15 @@ def _from_table(path: Path, source: Source, table: Any) -> Tracks:
         tracks=people["track"].to_numpy()[::joints].astype(np.int64),
         keypoints=values.astype(np.float32).reshape(-1, joints, 3),
     )
+
+
+def _complete(column: Any, names: Sequence[str]) -> bool:
+    """Whether a column of text holds all names in their order again and again."""
+    encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    place = {name: number for number, name in enumerate(encoded.dictionary.to_pylist())}
+    found = encoded.indices.to_numpy()
+    order = np.array([place.get(name, -1) for name in names])
+    return len(found) % len(names) == 0 and bool((found.reshape(-1, len(names)) == order).all())
 
 
 def arrow() -> tuple[Any, Any]:

@@ -1,0 +1,1 @@
+"""Files of other programs: one small module per format."""
