@@ -12,6 +12,7 @@ import base64
 import binascii
 import io
 import math
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
@@ -36,8 +37,11 @@ def is_labelme(file: Path) -> bool:
     """Whether a JSON file is labelme's; its files hold the picture too, so that they are not parsed."""
     try:
         with file.open("rb") as stream:
-            return b'"shapes"' in stream.read(4096)
-    except OSError:
+            if b'"shapes"' not in stream.read(4096):
+                return False
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+                return text.find(b'"imagePath"') >= 0
+    except (OSError, ValueError):
         return False
 
 
