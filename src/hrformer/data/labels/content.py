@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from hrformer.data.labels.shapes import Joints, Outline, Thing, area_of, box_of
+from hrformer.data.labels.shapes import Joints, Thing, area_of, box_of
 from hrformer.data.set_types import DataError
 from hrformer.data.source_config import Split
 from hrformer.wording import counted, listed
@@ -71,8 +71,11 @@ class Collected:
     def __init__(self, tool: str) -> None:
         self.tool = tool
         self.categories: dict[str, Category] = {}
-        self.joint_order: dict[str, None] = {}
-        """Names of joints as the labels were configured, where these are not of one label."""
+        self.joint_order: dict[str, bool] = {}
+        """Names of joints as the labels were configured, where these are not of one label; True for those that can be
+        nothing else."""
+        self.label_order: dict[str, None] = {}
+        """Labels as they were configured, those that may turn out to be joints or unused too."""
         self._pictures: dict[Found, list[dict[str, Any]]] = {}
         self._things: dict[Found, list[tuple[int, Thing]]] = {}
         self._left_out: Counter[str] = Counter()
@@ -109,8 +112,9 @@ class Collected:
     def finished(self) -> LabelSet:
         """All contents, with the same categories in each."""
         joints = self._joints()
+        ordered = [name for name in self.label_order | dict.fromkeys(self.categories) if name in self.categories]
         categories = [
-            self._category(number, name, joints.get(name, [])) for number, name in enumerate(self.categories, start=1)
+            self._category(number, name, joints.get(name, [])) for number, name in enumerate(ordered, start=1)
         ]
         numbers = {one["name"]: one["id"] for one in categories}
         contents = {}
@@ -138,8 +142,9 @@ class Collected:
             order = dict(category.joints) if category.configured else {}
             if not order and self.joint_order:
                 # With several kinds of joints nobody knows whose those are that never occur.
-                alone = len(appeared) == 1
-                order = {one: None for one in self.joint_order if alone or one in appeared[label]}
+                alone = len(appeared) == 1 and not self.joint_order.keys().isdisjoint(appeared[label])
+                some = (one for one, sure in self.joint_order.items() if one in appeared[label] or (sure and alone))
+                order = dict.fromkeys(some)
             guessed = not order
             names[label] = list(order | appeared.get(label, {}))
             if guessed:
@@ -213,18 +218,3 @@ def summary(content: Mapping[str, Any]) -> str:
         f"{counted(len(content['images']), 'picture')}, {counted(len(records), 'object')}: {people} with joints "
         f"({counted(joints, 'joint')}), {outlines} with an outline; categories: {kinds or 'none'}"
     )
-
-
-__all__ = [
-    "PERSON",
-    "Category",
-    "Collected",
-    "Content",
-    "Found",
-    "Joints",
-    "LabelSet",
-    "Outline",
-    "flat",
-    "summary",
-    "whole_size",
-]

@@ -72,7 +72,6 @@ class _Reader:
     def __init__(self, file: Path, founds: list[Found], collected: Collected) -> None:
         self.file, self.founds, self.collected = file, founds, collected
         self.size: tuple[int, int] | None = None
-        self.elements: dict[str, None] = {}
         self.frames: dict[tuple[str, int], list[Shape]] = {}
 
     def read(self) -> None:
@@ -113,14 +112,13 @@ class _Reader:
                 category = categories.setdefault(parent, Category())
                 category.configured = True
                 category.joints[name] = None
-                self.elements[name] = None
-            elif kind == "points":
-                self.collected.joint_order[name] = None
-            elif kind not in ("tag", "polyline", "cuboid") and (kind not in ("", "any")):
-                categories.setdefault(name, Category())
-            elif kind in ("", "any"):
+                continue
+            self.collected.label_order[name] = None
+            if kind in ("points", "any", ""):
                 # One of any kind may be a joint or a class; what it is used for tells.
-                self.collected.joint_order[name] = None
+                self.collected.joint_order[name] = kind == "points"
+            elif kind not in _NOT_READ:
+                categories.setdefault(name, Category())
             if svg := label.findtext("svg", ""):
                 nodes = dict(_NODE.findall(svg))
                 pairs = ((nodes.get(a), nodes.get(b)) for a, b in _EDGE.findall(svg))
@@ -160,7 +158,7 @@ class _Reader:
                 self.collected.leave_out(f"{element.tag} of a frame")
             if element.tag not in _READ or element.get("outside") == "1":
                 continue
-            shapes = self._shapes(element, self.size, label, track.get("group_id"), where)
+            shapes = list(self._shapes(element, self.size, label, track.get("group_id"), where))
             # A skeleton without a joint in the picture is not there.
             if element.tag != "skeleton" or any(flag for one in shapes for _, _, flag in one.joints.values()):
                 frame = whole(element.attrib, "frame", where)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from hrformer.data.coco_file import read_content
 from hrformer.data.labels import cvat, label_studio, labelme, yolo
-from hrformer.data.labels.content import Content, Found, LabelSet
+from hrformer.data.labels.content import Found, LabelSet
 from hrformer.data.part_patterns import folders_in, part_of
 from hrformer.data.set_types import DataError
 from hrformer.data.source_config import Split
@@ -50,7 +50,7 @@ def found_labels(root: Path) -> list[Found]:
         if form == "labelme":
             folders.setdefault(part_of(file.parent.relative_to(root)), []).append(file.parent)
         elif form is not None:
-            found += _parts(file, form, root)
+            found += parts_of(file, form, root)
     for part, places in folders.items():
         found.append(Found(root if part is None else Path(os.path.commonpath(places)), part))
     return found
@@ -62,8 +62,8 @@ def _files(root: Path) -> Iterator[Path]:
         yield from sorted(one for one in entries if not one.name.startswith("."))
 
 
-def _parts(file: Path, form: Form, root: Path) -> list[Found]:
-    """What one file holds, by its own parts or what its path says."""
+def parts_of(file: Path, form: Form, root: Path) -> list[Found]:
+    """What one file of a form holds, by its own parts or what its path, relative to the root, says."""
     inner = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
     if form == "yolo":
         return yolo.parts_of(file)
@@ -91,7 +91,7 @@ def read_labels(
     if form is None:
         return read_content(file, outlines=outlines)
     around = [one for one in found_labels(root) if form_of(one.path) == form]
-    here = [one for one in around if one.path == file] or _parts(file, form, root)
+    here = [one for one in around if one.path == file] or parts_of(file, form, root)
     wanted = [one for one in here if one.part == split] or ([here[0]] if len(here) == 1 else [])
     if not wanted:
         there = listed([one.part for one in here if one.part])
@@ -111,6 +111,3 @@ def read_all(form: Form, founds: Sequence[Found], root: Path, skip_broken: bool 
     if form == "cvat":
         return cvat.read(founds, root)
     return labelme.read(founds, root) if form == "labelme" else label_studio.read(founds, root)
-
-
-__all__ = ["Content", "Form", "form_of", "found_labels", "read_all", "read_labels"]

@@ -26,27 +26,32 @@ from hrformer.geometry.skeletons import COCO17
 from hrformer.wording import listed
 
 _FIELDS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_NAMES, _PART = (re.compile(text, re.MULTILINE) for text in (r"^names\s*:", r"^(train|val|valid|test)\s*:"))
+_NAMES, _MORE = (re.compile(text, re.MULTILINE) for text in (r"^names\s*:", r"^(train|val|valid|test|nc)\s*:"))
 _SLACK = 0.02
 """By what share of the picture boxes and outlines may reach over its edge: what rounding and augmentation leave."""
 
 
 def is_yolo(file: Path) -> bool:
-    """Whether a YAML file describes a set: it names classes and a part."""
+    """Whether a YAML file describes a set: it names classes, and a part or their number."""
     try:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return False
-    return bool(_NAMES.search(text) and _PART.search(text))
+    return bool(_NAMES.search(text) and _MORE.search(text))
 
 
 def parts_of(file: Path) -> list[Found]:
-    """The parts that a YAML names; those whose files are not there are left out unless they are train or val."""
+    """The parts that a YAML names; val and test only where their files are there.
+
+    Where it names none, as supervision writes it, everything in ``images`` beside it is of no part.
+    """
     table = _table(file)
+    if not any(_given(table, part) for part in _FIELDS):
+        return [Found(file, None)] if (file.parent / "images").is_dir() else []
     return [
         Found(file, part)
         for part in _FIELDS
-        if _given(table, part) and (part != "test" or any(one.exists() for one in _places(table, part, file)))
+        if _given(table, part) and (part == "train" or any(one.exists() for one in _places(table, part, file)))
     ]
 
 
@@ -80,7 +85,7 @@ def read(founds: Sequence[Found], root: Path, *, skip_broken: bool = False) -> L
         if not labelled:
             first = next(_pictures(table, found), None)
             where = f"such as {label_file(first)}" if first else "and there are no pictures"
-            raise DataError(f"{found.path}: no picture of the {found.part} part has a file of labels, {where}")
+            raise DataError(f"{found.path}: no picture of the {found.part or 'only'} part has its labels, {where}")
     return collected.finished()
 
 
@@ -143,7 +148,8 @@ def _described(table: Mapping[str, Any], file: Path, collected: Collected) -> _D
         )
     joints = _joint_names(table, shape[0], flips, file, collected)
     pairs = None
-    if flips is not None:
+    # Roboflow writes 0, 1, 2 ... where nobody said anything, which is no knowledge.
+    if flips is not None and flips != sorted(flips):
         pairs = [(joints[a], joints[b]) for a, b in enumerate(flips) if a < b and flips[b] == a]
     named = flips is not None or joints[0] != "joint_0"
     return _Described(classes, joints, shape[1], pairs, named)
@@ -160,11 +166,11 @@ def _joint_names(
         if not isinstance(names, list) or len(names) != count or len(set(map(str, names))) != count:
             raise DataError(f"{file}: 'kpt_names' must be {count} different names, got {shown(table, 'kpt_names')}")
         return tuple(map(str, names))
-    mirror = list(range(count))
+    mirror, same = list(range(count)), list(range(count))
     if count == COCO17.num_keypoints:
         for left, right in COCO17.flip_pairs:
             mirror[left], mirror[right] = right, left
-        if flips in (None, mirror):
+        if flips in (None, mirror, same):
             collected.note(f"{file} does not name its joints ('kpt_names'); COCO's 17 are assumed")
             return COCO17.keypoints
     if flips is None:
@@ -174,14 +180,16 @@ def _joint_names(
     return tuple(f"joint_{place}" for place in range(count))
 
 
-def _given(table: Mapping[str, Any], part: Split) -> list[str]:
+def _given(table: Mapping[str, Any], part: Split | None) -> list[str]:
     """What a YAML says of a part: folders, lists or pictures."""
+    if part is None:
+        return ["images"]
     value = next((table[field] for field in _FIELDS[part] if table.get(field)), None)
     values = value if isinstance(value, list) else [value] if value else []
     return [str(one) for one in values]
 
 
-def _places(table: Mapping[str, Any], part: Split, file: Path) -> list[Path]:
+def _places(table: Mapping[str, Any], part: Split | None, file: Path) -> list[Path]:
     """Folders or files of a part: below ``path``, or beside the YAML, also where they are said to be above it."""
     beside = file.parent
     base = beside / str(table.get("path") or "")
@@ -194,7 +202,6 @@ def _places(table: Mapping[str, Any], part: Split, file: Path) -> list[Path]:
 
 def _pictures(table: Mapping[str, Any], found: Found) -> Iterator[Path]:
     """Pictures of a part, folders sorted by name, lists in their order."""
-    assert found.part is not None
     for place in _places(table, found.part, found.path):
         if place.is_dir():
             yield from sorted(one for one in place.rglob("[!.]*") if one.suffix.lower() in SUFFIXES)
@@ -208,8 +215,8 @@ def _pictures(table: Mapping[str, Any], found: Found) -> Iterator[Path]:
         else:
             given = listed(_given(table, found.part))
             raise DataError(
-                f"{found.path}: {found.part} is {given}, and there is no {place}; name a folder of pictures, or a list "
-                "of them, relative to 'path' or to this file"
+                f"{found.path}: {found.part or 'images'} is {given}, and there is no {place}; name a folder of "
+                "pictures, or a list of them, relative to 'path' or to this file"
             )
 
 
