@@ -142,8 +142,6 @@ def test_people_of_every_form(tmp_path: Path, form: Callable[..., None]) -> None
 
 def test_converted_people_are_the_same(tmp_path: Path, form: Callable[..., None]) -> None:
     form(tmp_path / "set", {"train": people("a.png", "b.png"), "val": people("c.png")}, joints=True)
-    for _, box in (person for one in people("a.png") for person in one.people):
-        assert len(box) == 4
     written = convert_labels(tmp_path / "set", tmp_path / "converted")
     assert {one.file.name for one in written} == {"train.json", "val.json"}
     for split in ("train", "val"):
@@ -195,6 +193,8 @@ def test_split_refuses_a_part_of_its_own(tmp_path: Path, form: Callable[..., Non
     form(tmp_path, {"train": people("a.png", "b.png"), "val": people("c.png")}, joints=True)
     with pytest.raises(DataError, match=r"val_share 0\.2 is for sets without a validation part"):
         open_pose(replace(FIND, root=tmp_path, val_share=0.2), "train")
+    if form in (roboflow, ultralytics):
+        form(tmp_path, {"train": people("a.png", "b.png"), "val": people("c.png")}, joints=False)
     with pytest.raises(DataError, match=r"val_share 0\.2 is for sets without a validation part"):
         open_segmentation(SegmentationSource(root=tmp_path, val_share=0.2), "train")
 
@@ -212,7 +212,7 @@ def test_coco_goes_first(tmp_path: Path) -> None:
     convert_labels(tmp_path, tmp_path)
     file = tmp_path / "annotations" / "train.json"
     content = json.loads(file.read_text())
-    content["annotations"] = content["annotations"][:1]
+    content["annotations"] = [one for one in content["annotations"] if one.get("num_keypoints")][:1]
     file.write_text(json.dumps(content))
     assert len(open_pose(replace(FIND, root=tmp_path), "train")) == 1
 
