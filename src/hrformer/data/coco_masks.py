@@ -97,9 +97,9 @@ class CocoMasks(PictureFiles):
         return upright_pixels(mask, self._turned.get(index, UPRIGHT))
 
     def mask_file(self, index: int) -> str:
-        """``<annotation file>::image <id>``, or the file that holds the labels of the picture alone."""
+        """``<annotation file>::image <id>``; the file is that of the picture alone where each has its own."""
         own = self._label_files[index] if self._label_files is not None else ""
-        return own or f"{self.annotations}::image {self._ids[index]}"
+        return f"{own or self.annotations}::image {self._ids[index]}"
 
 
 class _PackedObjects:

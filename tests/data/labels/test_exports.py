@@ -150,7 +150,8 @@ def test_yolo_outlines_of_supervision(tmp_path: Path) -> None:
     opened = open_segmentation(SegmentationSource(root=tmp_path / "set"), "train")
     assert opened.classes == ("background", "dog", "ball")
     yard = next(n for n in range(2) if "yard" in opened.file(n))
-    assert opened.mask_file(yard) == str(tmp_path / "set/labels/yard.txt")
+    # So that a change of it is noticed.
+    assert opened.mask_file(yard).startswith(str(tmp_path / "set/labels/yard.txt::"))
     mask = opened.mask(yard)
     # supervision writes the outermost pixels' middles, so that a pixel may be lost on a side.
     assert abs(int((mask == 1).sum()) - 30 * 40) <= 70
