@@ -74,6 +74,7 @@ def test_outlines_of_labelme_are_trained_on(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "run" / "best.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_inspect_looks_at_labels_of_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tool_labels.yolo(tmp_path / "set", {"train": labelled(3), "valid": labelled(2)}, LSPET14.keypoints, CLASSES)
     command = ("inspect", "data", "finetune_pose", "--data.root", str(tmp_path / "set"), "--samples", "0")

@@ -33,6 +33,10 @@ def test_people_without_a_box_get_one(tmp_path: Path) -> None:
     (written,) = convert_labels(EXPORTS / "cvat" / "video.xml", tmp_path)
     records = json.loads(written.file.read_text())["annotations"]
     assert all(one["bbox"] and one["area"] > 0 for one in records)
+    tool_labels.labelme(tmp_path / "set", [ONE])
+    (written,) = convert_labels(tmp_path / "set", tmp_path / "boxed")
+    (person,) = json.loads(written.file.read_text())["annotations"]
+    assert (person["bbox"], person["area"]) == ([5, 5, 30, 40], pytest.approx(0.53 * 1200))
 
 
 def test_files_in_coco_form_are_written_again(tmp_path: Path) -> None:

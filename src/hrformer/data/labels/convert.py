@@ -114,9 +114,8 @@ def _has_pictures(root: Path) -> bool:
 
 def _boxed(record: dict[str, Any]) -> dict[str, Any]:
     """A record of a person with the box and area that the reader gives one who has none."""
-    joints = record.get("keypoints")
-    if record.get("bbox") or not isinstance(joints, list) or not any(joints[2::3]):
+    joints, box = record.get("keypoints"), record.get("bbox")
+    if not isinstance(joints, list) or not any(joints[2::3]) or (box and record.get("area")):
         return record
-    box = boxes_around(np.array(joints, np.float64).reshape(1, -1, 3))[0].tolist()
-    area = {} if record.get("area") else {"area": MASK_SHARE * box[2] * box[3]}
-    return {**record, "bbox": box, **area}
+    box = box or boxes_around(np.array(joints, np.float64).reshape(1, -1, 3))[0].tolist()
+    return {**record, "bbox": box, "area": record.get("area") or MASK_SHARE * box[2] * box[3]}
