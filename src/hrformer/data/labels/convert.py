@@ -118,4 +118,4 @@ def _boxed(record: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(joints, list) or not any(joints[2::3]) or (box and record.get("area")):
         return record
     box = box or boxes_around(np.array(joints, np.float64).reshape(1, -1, 3))[0].tolist()
-    return {**record, "bbox": box, "area": record.get("area") or MASK_SHARE * box[2] * box[3]}
+    return {**record, "bbox": box, "area": record.get("area") or MASK_SHARE * (box[2] * box[3])}

@@ -209,7 +209,7 @@ def _shape(
 
 
 def brush_mask(packed: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """The mask (H, W) of a brush, whose bytes hold the picture's RGBA values as the editor's package rle-pack packs them:
+    """The mask (H, W) of a brush, whose bytes hold RGBA values packed as the editor's package rle-pack does it:
     32 bits number of values, 5 bits width of a value less 1, 4 x 4 bits widths of the four kinds of run lengths less 1;
     then runs of a bit that says whether one value is repeated, 2 bits kind, the length less 1, and the value or the
     values. A pixel counts where it is not transparent.
