@@ -21,6 +21,7 @@ def test_names_lead_from_the_new_folder_to_the_pictures(tmp_path: Path) -> None:
     tool_labels.labelme(tmp_path / "set", [ONE])
     (before,) = convert_labels(tmp_path / "set", tmp_path / "early")
     assert json.loads(before.file.read_text())["images"][0]["file_name"] == "a.png"
+    assert "1 of 1 picture not found, such as a.png" in before.notes[-1]
     picture(tmp_path / "set" / "a.png", (64, 60))
     (there,) = convert_labels(tmp_path / "set", tmp_path / "deep" / "out")
     content = json.loads(there.file.read_text())

@@ -43,6 +43,15 @@ def test_the_annotation_that_counts_is_ground_truth_or_the_last(tmp_path: Path) 
     assert read(tmp_path, annotations=task)["annotations"] == []
 
 
+def test_answers_and_regions_without_label_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = {"id": "b", "type": "rectangle", "value": {key: BOX["value"][key] for key in ("x", "y", "width")}, **SIZE}
+    answer = {"id": "q", "type": "choices", "value": {"choices": ["sunny"]}, "to_name": "image"}
+    text = {"id": "b", "type": "textarea", "value": {**bare["value"], "text": ["tall"]}, **SIZE}
+    content = read(tmp_path, [bare, BOX, answer, text, bare | {"id": "u"}, nose(parentID="b")])
+    assert [one["keypoints"] for one in content["annotations"]] == [[20, 10, 2]]
+    assert "left out: 1 x rectangle without a label" in caplog.text
+
+
 def test_joints_may_lie_deeper_in_a_region(tmp_path: Path) -> None:
     inner = region("o", "polygonlabels", "dress", points=[[30, 20], [60, 20], [60, 60]]) | {"parentID": "b"}
     content = read(tmp_path, [BOX, inner, nose(parentID="o")])

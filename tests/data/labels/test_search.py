@@ -248,3 +248,26 @@ def test_joints_of_tools_without_boxes_get_one(tmp_path: Path) -> None:
     opened = open_pose(replace(FIND, root=tmp_path, clip="none"), "train")
     assert opened.person(0).box.tolist() == [8, 8, 24, 24]
     assert any(note.kind == "flat-box" for note in opened.notes)
+
+
+def test_folders_of_parts_may_lie_in_several_folders(tmp_path: Path) -> None:
+    for folder, letter in (("monday", "a"), ("tuesday", "b")):
+        parts = {"train": people(f"{letter}.png"), "val": people(f"{letter}{letter}.png")}
+        labelme(tmp_path / folder, parts, joints=True)  # type: ignore[arg-type]
+    source = replace(FIND, root=tmp_path)
+    for split, wanted in (("train", {"a.png", "b.png"}), ("val", {"aa.png", "bb.png"})):
+        opened = open_pose(source, split)  # type: ignore[arg-type]
+        assert {Path(opened.file(n)).name for n in range(len(opened))} == wanted
+
+
+def test_labels_for_another_task_name_its_recipe(tmp_path: Path) -> None:
+    labelme(tmp_path / "outlines", {"train": people("a.png")}, joints=False)
+    for file in (tmp_path / "outlines").rglob("*.json"):
+        content = json.loads(file.read_text())
+        content["shapes"] = [one for one in content["shapes"] if one["shape_type"] == "polygon"]
+        file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"outlines of objects \(train\), which `hrformer train finetune_segmentation`"):
+        open_pose(replace(FIND, root=tmp_path / "outlines"), "train")
+    ultralytics(tmp_path / "joints", {"train": people("a.png"), "val": people("b.png")}, joints=True)
+    with pytest.raises(DataError, match=r"keypoints \(data\.yaml\), which `hrformer train finetune_pose`"):
+        open_masks(tmp_path / "joints", "train")

@@ -41,6 +41,13 @@ def test_labels_lie_in_place_of_the_last_images() -> None:
     assert label_file(Path("set/train/a.b.jpg")) == Path("set/train/a.b.txt")
 
 
+def test_labels_may_lie_beside_pictures_below_a_folder_called_images(tmp_path: Path) -> None:
+    root = tmp_path / "images" / "set"
+    file = write(root, f"{POSE}train: train\n", at="train")
+    (tmp_path / "labels/set/train/a.txt").rename(root / "train/a.txt")
+    assert len(search.read_labels(file, "train", root)["annotations"]) == 1
+
+
 @pytest.mark.parametrize(
     ("train", "at"),
     [

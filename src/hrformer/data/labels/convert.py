@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from hrformer.data.annotation_files import coco_files
 from hrformer.data.coco_boxes import boxes_around
 from hrformer.data.coco_file import read_content, read_pictures
 from hrformer.data.coco_pictures import find_pictures, picture_folders
-from hrformer.data.images import SUFFIXES
 from hrformer.data.labels.content import Content, Found, summary
 from hrformer.data.labels.search import form_of, found_labels, parts_of, read_all
-from hrformer.data.part_patterns import part_of, walked
+from hrformer.data.part_patterns import part_of
 from hrformer.data.set_types import DataError
 from hrformer.files import write_file
 from hrformer.geometry.oks import MASK_SHARE
-from hrformer.wording import listed
+from hrformer.wording import counted, listed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +36,8 @@ def convert_labels(source: Path, out: Path) -> list[Converted]:
     """Write ``annotations/train.json``, ``val.json`` and ``test.json`` below ``out`` from labels of any form.
 
     Labels that speak of no part are those of "train". Names of pictures are relative to ``out``, so that a run with
-    ``out`` as its root finds them where they are; where there are no pictures beside the labels, names stay as they
-    are. People without a box get the one around their joints that training would take.
+    ``out`` as its root finds them where they are; where pictures are not found beside the labels, names stay as they
+    are, which a note says. People without a box get the one around their joints that training would take.
 
     Args:
         source: a file, or a folder with labels of one form; files in COCO's form go before others.
@@ -59,8 +57,9 @@ def convert_labels(source: Path, out: Path) -> list[Converted]:
         file = out / "annotations" / f"{found.part or 'train'}.json"
         if file in texts:
             raise DataError(f"{source}: several labels of the {found.part or 'train'} part; convert one file at a time")
-        texts[file] = json.dumps(_written(content, found, root, out), ensure_ascii=False) + "\n"
-        told.append(Converted(file=file, summary=summary(content), notes=notes))
+        names, note = _names(content, found, root, out)
+        texts[file] = json.dumps(_written(content, names), ensure_ascii=False) + "\n"
+        told.append(Converted(file=file, summary=summary(content), notes=(*notes, *note)))
     for file, text in texts.items():
         if file.exists() and file.read_text("utf-8") != text:
             raise ValueError(f"{file} is there and holds other labels; remove it, or take another folder")
@@ -93,23 +92,33 @@ def _contents(source: Path, root: Path) -> tuple[dict[Found, Content], tuple[str
     return {one: read_content(one.path, outlines=True) for one in founds}, ()
 
 
-def _written(content: Content, found: Found, root: Path, out: Path) -> dict[str, Any]:
-    """The content with names of pictures as seen from ``out``, and boxes for all people."""
-    pictures = read_pictures(content, str(found.path))
-    paths: Sequence[str] = pictures.names
-    if _has_pictures(root):
-        folders = picture_folders(root, [], found.part or "train", found.path)
-        paths = find_pictures(pictures.names, folders, root, found.path, "the pictures must lie beside the labels")
-        paths = [Path(os.path.relpath(path, out)).as_posix() for path in paths]
+def _names(content: Content, found: Found, root: Path, out: Path) -> tuple[list[str], list[str]]:
+    """Names of pictures as seen from ``out``, as they are where the pictures are not found, and what to say of that."""
+    names = read_pictures(content, str(found.path)).names
+    folders = picture_folders(root, [], found.part or "train", found.path)
+    try:
+        paths = find_pictures(names, folders, root, found.path, "Source", skip_broken=True)
+    except DataError:
+        paths = names
+    there = [os.path.isfile(path) for path in paths]
+    seen = [
+        Path(os.path.relpath(path, out)).as_posix() if here else name
+        for name, path, here in zip(names, paths, there, strict=True)
+    ]
+    lost = [name for name, here in zip(names, there, strict=True) if not here]
+    if not lost:
+        return seen, []
+    what = f"{len(lost)} of {counted(len(names), 'picture')} not found, such as {lost[0]}"
+    return seen, [f"{found.path}: {what}; names stay as they are there"]
+
+
+def _written(content: Content, names: list[str]) -> dict[str, Any]:
+    """The content with these names of pictures, and boxes for all people."""
     images = [
-        {**{key: value for key, value in image.items() if key != "labels"}, "file_name": path}
-        for image, path in zip(content["images"], paths, strict=True)
+        {**{key: value for key, value in image.items() if key != "labels"}, "file_name": name}
+        for image, name in zip(content["images"], names, strict=True)
     ]
     return {**content, "images": images, "annotations": [_boxed(one) for one in content.get("annotations") or ()]}
-
-
-def _has_pictures(root: Path) -> bool:
-    return any(os.path.splitext(name)[1].lower() in SUFFIXES for _, _, files in walked(root) for name in files)
 
 
 def _boxed(record: dict[str, Any]) -> dict[str, Any]:

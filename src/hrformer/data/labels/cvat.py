@@ -101,7 +101,7 @@ class _Reader:
         """What pictures of a subset go to."""
         if len(self.founds) == 1:
             return self.founds[0]
-        return next(one for one in self.founds if one.part == part_of(subset))
+        return next((one for one in self.founds if one.part == part_of(subset)), self.founds[0])
 
     def _meta(self, meta: ET.Element) -> None:
         """Labels as they were configured, and the size of frames."""

@@ -9,7 +9,7 @@ says that a joint is hidden.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -129,16 +129,16 @@ def _size(one: Mapping[str, Any]) -> tuple[int, int]:
 
 def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: Collected) -> Iterator[Shape]:
     choices = {one.get("id"): one["value"]["choices"] for one in results if _value(one).get("choices")}
-    parents = {
-        one.get("id"): one.get("parentID") for one in results if one.get("id") and not _value(one).get("choices")
-    }
-    for place, one in enumerate(results):
+    drawn = [(place, one, _label(_value(one))) for place, one in enumerate(results)]
+    labelled = {one.get("id") for _, one, label in drawn if label}
+    parents = {one["id"]: one.get("parentID") for _, one, label in drawn if label and one.get("id")}
+    owners = {*parents.values()}
+    for place, one, label in drawn:
         value, where = _value(one), f"region {one.get('id', place)}"
-        label = next((value[key] for key in value if _REGION.fullmatch(key)), None)
-        if "choices" in value or (label is None and "text" in value):
-            continue
         if not label:
-            collected.leave_out(f"{one.get('type') or 'region'} without a label")
+            # Answers about a region come under its id, and about the whole picture under one of their own.
+            if one.get("id") not in labelled and {"x", "points", "rle"} & value.keys():
+                collected.leave_out(f"{one.get('type') or 'region'} without a label")
             continue
         if not isinstance(label, list) or not all(isinstance(name, str) and name for name in label):
             raise DataError(f"{where}: its label must be a list of names, got {said(label)}")
@@ -148,7 +148,7 @@ def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: 
                 "read; turn the file itself and label it upright"
             )
         said_of = {str(word).strip().lower() for word in choices.get(one.get("id"), ())}
-        group = _root(one.get("id"), parents, where)
+        group = _root(one.get("id"), parents, owners, where)
         shape = _shape(label[0], value, size, 1 if said_of & HIDDEN else 2, group, where)
         if shape is None:
             collected.leave_out(str(one.get("type") or "region"))
@@ -156,12 +156,17 @@ def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: 
             yield shape
 
 
+def _label(value: Mapping[str, Any]) -> Any:
+    """The list of labels of a region; None for what is none, such as an answer to a question."""
+    return next((value[key] for key in value if _REGION.fullmatch(key)), None)
+
+
 def _value(one: Mapping[str, Any]) -> Mapping[str, Any]:
     value = one.get("value")
     return value if isinstance(value, Mapping) else {}
 
 
-def _root(region: Any, parents: Mapping[Any, Any], where: str) -> Any:
+def _root(region: Any, parents: Mapping[Any, Any], owners: Collection[Any], where: str) -> Any:
     """The outermost region that one lies in; None where it is not in one and has none in it."""
     above, seen = region, {region}
     while (parent := parents.get(above)) is not None:
@@ -169,7 +174,7 @@ def _root(region: Any, parents: Mapping[Any, Any], where: str) -> Any:
             raise DataError(f"{where}: 'parentID' must be the id of another region of the task, got {said(parent)}")
         seen.add(parent)
         above = parent
-    return above if above != region or region in parents.values() else None
+    return above if above != region or region in owners else None
 
 
 def _shape(

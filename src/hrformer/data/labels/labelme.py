@@ -14,7 +14,7 @@ import io
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -25,6 +25,7 @@ from hrformer.data.coco_file import as_number, read_json, said, shown
 from hrformer.data.images import DAMAGE
 from hrformer.data.labels.content import Collected, Found, LabelSet, whole_size
 from hrformer.data.labels.shapes import Shape, around, box_of, corners, ellipse, joint, pasted, polygon, things_of
+from hrformer.data.part_patterns import part_of
 from hrformer.data.set_types import DataError
 
 HIDDEN = frozenset(("hidden", "occluded", "invisible"))
@@ -45,24 +46,25 @@ def is_labelme(file: Path) -> bool:
         return False
 
 
-def files_in(path: Path) -> list[Path]:
-    """Files of a folder and the folders in it, or the file itself."""
-    if path.is_file():
-        return [path]
-    return [one for one in sorted(path.rglob("[!.]*.json")) if is_labelme(one)]
-
-
 def read(founds: Sequence[Found], root: Path) -> LabelSet:
     """All files of a set; ``root`` is its folder. A DataError names file, shape and field."""
     collected = Collected("labelme")
-    named = {one.path for one in founds}
     for found in founds:
         collected.open(found)
-        for file in files_in(found.path):
-            # The folder of one part may lie in that of another.
-            if not any(one != found.path and one in file.parents and found.path in one.parents for one in named):
-                _read(file, found, root, collected)
+        for file in _files(found, root):
+            _read(file, found, root, collected)
     return collected.finished()
+
+
+def _files(found: Found, root: Path) -> Iterator[Path]:
+    """The file, or files of a folder and those in it whose paths speak of the part."""
+    if found.path.is_file():
+        yield found.path
+        return
+    for file in sorted(found.path.rglob("[!.]*.json")):
+        inner = file.parent.relative_to(root) if file.is_relative_to(root) else None
+        if (inner is None or part_of(inner) == found.part) and is_labelme(file):
+            yield file
 
 
 def _read(file: Path, found: Found, root: Path, collected: Collected) -> None:

@@ -58,8 +58,7 @@ def found_labels(root: Path) -> list[Found]:
 
 def _files(root: Path) -> Iterator[Path]:
     for folder in (root, *folders_in(root, 2)):
-        entries = (one for one in folder.iterdir() if one.suffix.lower() in _SUFFIXES and one.is_file())
-        yield from sorted(one for one in entries if not one.name.startswith("."))
+        yield from sorted(one for one in folder.glob("[!.]*") if one.suffix.lower() in _SUFFIXES and one.is_file())
 
 
 def parts_of(file: Path, form: Form, root: Path) -> list[Found]:
@@ -102,6 +101,17 @@ def read_labels(
     for text in read.notes:
         _log.warning("%s", text)
     return read.contents[wanted[0]]
+
+
+def kinds_of(found: Found, root: Path) -> dict[str, str]:
+    """Tasks that labels are made for, and by what; none where they cannot be read."""
+    form = form_of(found.path)
+    try:
+        records = read_all(form, [found], root).contents[found]["annotations"] if form else []
+    except DataError:
+        return {}
+    words = {"pose": ("keypoints", "keypoints"), "segmentation": ("segmentation", "outlines of objects")}
+    return {task: what for task, (field, what) in words.items() if any(one.get(field) for one in records)}
 
 
 def read_all(form: Form, founds: Sequence[Found], root: Path, skip_broken: bool = False) -> LabelSet:

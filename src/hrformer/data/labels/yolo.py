@@ -186,7 +186,7 @@ def _given(table: Mapping[str, Any], part: Split | None) -> list[str]:
         return ["images"]
     value = next((table[field] for field in _FIELDS[part] if table.get(field)), None)
     values = value if isinstance(value, list) else [value] if value else []
-    return [str(one) for one in values]
+    return [str(one).replace("\\", "/") for one in values]
 
 
 def _places(table: Mapping[str, Any], part: Split | None, file: Path) -> list[Path]:
@@ -222,12 +222,14 @@ def _pictures(table: Mapping[str, Any], found: Found) -> Iterator[Path]:
 
 def label_file(picture: Path) -> Path:
     """Where the labels of a picture lie: in ``labels`` in place of the last ``images`` of its path, else beside it."""
-    parts = list(picture.parts)
+    beside, parts = picture.with_suffix(".txt"), list(picture.parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":
             parts[place] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+            apart = Path(*parts).with_suffix(".txt")
+            # The folder may be one above the set, which the set knows nothing of.
+            return beside if beside.is_file() and not apart.is_file() else apart
+    return beside
 
 
 def _things(file: Path, described: _Described, size: tuple[int, int]) -> Iterator[Thing]:
