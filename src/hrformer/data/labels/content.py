@@ -160,7 +160,8 @@ class Collected:
         if not joints or known.unnamed:
             return record
         record["keypoints"] = list(joints)
-        record["skeleton"] = [[joints.index(a) + 1, joints.index(b) + 1] for a, b in known.limbs]
+        limbs = (pair for pair in known.limbs if {*pair} <= {*joints})
+        record["skeleton"] = [[joints.index(a) + 1, joints.index(b) + 1] for a, b in limbs]
         if known.flip_pairs is not None:
             record["flip_pairs"] = [list(pair) for pair in known.flip_pairs]
         return record

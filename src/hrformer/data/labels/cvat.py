@@ -88,7 +88,7 @@ class _Reader:
                 elif element.tag == "track":
                     self._track(element)
                     element.clear()
-        except ET.ParseError as error:
+        except (ET.ParseError, LookupError) as error:
             raise DataError(f"{self.file} is not XML: {error}; export it again") from error
         except OSError as error:
             raise DataError(f"{self.file}: {error.strerror or error}") from error
@@ -185,7 +185,7 @@ class _Reader:
         elif element.tag == "box":
             left, top, right, bottom = (number(data, field, where) for field in ("xtl", "ytl", "xbr", "ybr"))
             made.box = [left, top, right - left, bottom - top]
-            if degrees := as_number(data.get("rotation", "0")):
+            if degrees := _degrees(data, where):
                 middle = ((left + right) / 2, (top + bottom) / 2)
                 made.box = around(turned(corners(made.box), middle, degrees))
         elif element.tag == "mask":
@@ -221,8 +221,12 @@ def _points(data: Mapping[str, str], where: str) -> list[tuple[float, float]]:
 
 
 def _ellipse(data: Mapping[str, str], where: str) -> list[tuple[float, float]]:
-    x, y, *radii = (number(data, field, where) for field in ("cx", "cy", "rx", "ry"))
-    return ellipse(x, y, (abs(radii[0]), abs(radii[1])), as_number(data.get("rotation", "0")))
+    x, y, across, down = (number(data, field, where) for field in ("cx", "cy", "rx", "ry"))
+    return ellipse(x, y, (abs(across), abs(down)), _degrees(data, where))
+
+
+def _degrees(data: Mapping[str, str], where: str) -> float:
+    return number({"rotation": data.get("rotation", "0")}, "rotation", where)
 
 
 def _mask(data: Mapping[str, str], size: tuple[int, int] | None, where: str) -> dict[str, object]:

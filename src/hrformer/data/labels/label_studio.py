@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -128,6 +129,9 @@ def _size(one: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: Collected) -> Iterator[Shape]:
+    for one, field in product(results, ("id", "parentID")):
+        if not isinstance(one.get(field), str | int | None):
+            raise DataError(f"{field!r} of a region must be a name, got {shown(one, field)}")
     choices = {one.get("id"): one["value"]["choices"] for one in results if _value(one).get("choices")}
     drawn = [(place, one, _label(_value(one))) for place, one in enumerate(results)]
     labelled = {one.get("id") for _, one, label in drawn if label}
@@ -147,7 +151,8 @@ def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: 
                 f"{where}: 'image_rotation' is {said(one['image_rotation'])}: drawn on a turned picture, which is not "
                 "read; turn the file itself and label it upright"
             )
-        said_of = {str(word).strip().lower() for word in choices.get(one.get("id"), ())}
+        chosen = choices.get(one.get("id"))
+        said_of = {str(word).strip().lower() for word in chosen} if isinstance(chosen, list) else set()
         group = _root(one.get("id"), parents, owners, where)
         shape = _shape(label[0], value, size, 1 if said_of & HIDDEN else 2, group, where)
         if shape is None:
@@ -186,6 +191,7 @@ def _shape(
         return number(value, field, where) / 100 * size[side]
 
     made = Shape(label, group=group, where=where)
+    degrees = number({"rotation": value.get("rotation") or 0}, "rotation", where)
     if "rle" in value:
         made.outline = run_lengths(brush_mask(value["rle"], size, where))
     elif "points" in value:
@@ -199,11 +205,11 @@ def _shape(
         made.outline, made.box = polygon(drawn), around(drawn)  # type: ignore[arg-type]
     elif "radiusX" in value:
         radii = pixels("radiusX", 0), pixels("radiusY", 1)
-        drawn = ellipse(pixels("x", 0), pixels("y", 1), radii, as_number(value.get("rotation") or 0))  # type: ignore[assignment]
+        drawn = ellipse(pixels("x", 0), pixels("y", 1), radii, degrees)  # type: ignore[assignment]
         made.outline, made.box = polygon(drawn), around(drawn)  # type: ignore[arg-type]
     elif "height" in value:
         made.box = [pixels("x", 0), pixels("y", 1), pixels("width", 0), pixels("height", 1)]
-        if degrees := as_number(value.get("rotation") or 0):
+        if degrees:
             # About its upper left corner.
             made.box = around(turned(corners(made.box), (made.box[0], made.box[1]), degrees))
     elif "x" in value and "y" in value:

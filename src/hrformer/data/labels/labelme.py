@@ -90,6 +90,8 @@ def _shape(one: Any, where: str, size: tuple[int, int], collected: Collected) ->
         raise DataError(f"{where}: 'label' must be a name, got {said(label)}")
     where = f"{where} ({label})"
     kind, group = one.get("shape_type") or "polygon", one.get("group_id")
+    if not isinstance(group, str | int | None):
+        raise DataError(f"{where}: 'group_id' must be a number, got {shown(one, 'group_id')}")
     if kind in _NOT_READ:
         collected.leave_out(kind)
         return None
