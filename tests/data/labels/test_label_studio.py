@@ -78,6 +78,12 @@ def test_names_of_pictures(tmp_path: Path, image: str, name: str) -> None:
     [
         ([nose(parentID="gone")], r"region k: 'parentID' must be the id of another region of the task, got 'gone'"),
         ([nose("k"), nose("l")], r"region l: a person has the joint 'nose' twice"),
+        ([nose(id=["k"])], r"'id' of a region must be a name, got \['k'\]"),
+        ([region("p", "polygonlabels", points=[])], r"region p: 'points' must be"),
+        (
+            [region("b", "rectanglelabels", x=1, y=1, width=1, height=1, rotation="a")],
+            r"region b: 'rotation' must be a",
+        ),
         ([nose(image_rotation=90)], r"region k: 'image_rotation' is 90"),
         ([nose(), BOX | {"original_width": 41}], r"'original_width' and 'original_height' must be the same in all"),
         ([nose(original_width=None)], r"region k: 'original_width' and 'original_height' must be whole numbers"),

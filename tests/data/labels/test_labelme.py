@@ -63,6 +63,7 @@ def test_names_of_pictures_are_relative_to_the_set(tmp_path: Path) -> None:
         ([shape("circle", [1, 1])], {}, r"shape 0 \(nose\): a circle has its middle and a point"),
         ([shape("star", [1, 1])], {}, r"shape 0 \(nose\): 'shape_type' must be polygon,.* got 'star'"),
         ([shape("mask", [1, 1], [2, 2], mask="no")], {}, r"shape 0 \(nose\): 'mask' must be a PNG in base64"),
+        ([shape("point", [1, 1]) | {"group_id": [1]}], {}, r"shape 0 \(nose\): 'group_id' must be a number"),
         ([], {"shapes": 3}, r"'shapes' must be a list"),
         ([], {"imagePath": None}, r"'imagePath' must be the picture's name"),
         ([], {"imageWidth": None}, r"'imageWidth' and 'imageHeight' must be whole numbers of pixels"),

@@ -196,7 +196,11 @@ def _shape(
         made.outline = run_lengths(brush_mask(value["rle"], size, where))
     elif "points" in value:
         points = value["points"]
-        if not isinstance(points, list) or not all(isinstance(one, list) and len(one) == 2 for one in points):
+        if (
+            not isinstance(points, list)
+            or not points
+            or not all(isinstance(one, list) and len(one) == 2 for one in points)
+        ):
             raise DataError(f"{where}: 'points' must be [[x, y], ...] in percent, got {shown(value, 'points')}")
         pairs = [{"x": one[0], "y": one[1]} for one in points]
         drawn = [
