@@ -52,6 +52,8 @@ def test_cvat_images() -> None:
     read_set = read(EXPORTS / "cvat" / "images.xml")
     (content,) = read_set.contents.values()
     assert content["images"] == [{"id": 1, "file_name": "filename000.jpg", "width": 1600, "height": 1200}]
+    # In the order of the labels, those that nothing is called by left out.
+    assert [one["name"] for one in content["categories"]] == ["car", "wheel", "plate", "s1"]
     skeleton = next(one for one in content["categories"] if one["name"] == "s1")
     assert (skeleton["keypoints"], skeleton["skeleton"]) == (["1", "2", "3"], [[2, 3], [1, 2]])
     (person,) = named(content, "s1")
