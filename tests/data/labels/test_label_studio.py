@@ -58,6 +58,9 @@ def test_joints_may_lie_deeper_in_a_region(tmp_path: Path) -> None:
     people = [one for one in content["annotations"] if any(one.get("keypoints") or ())]
     assert [one["keypoints"] for one in people] == [[20, 10, 2]]
     assert people[0]["bbox"] == [10, 2, 20, 16]
+    bare = {"id": "b", "type": "rectangle", "value": {"x": 1, "y": 1, "width": 9, "height": 9}, **SIZE}
+    (person,) = read(tmp_path, [bare, nose(parentID="b")])["annotations"]
+    assert "bbox" not in person
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hrformer.data.labels.content import Content, Found, summary
 from hrformer.data.labels.search import form_of, found_labels, parts_of, read_all
 from hrformer.data.part_patterns import part_of
 from hrformer.data.set_types import DataError
-from hrformer.files import write_file
+from hrformer.files import replacing
 from hrformer.geometry.oks import MASK_SHARE
 from hrformer.wording import counted, listed
 
@@ -64,7 +64,8 @@ def convert_labels(source: Path, out: Path) -> list[Converted]:
         if file.exists() and file.read_text("utf-8") != text:
             raise ValueError(f"{file} is there and holds other labels; remove it, or take another folder")
     for file, text in texts.items():
-        write_file(file, lambda path, text=text: path.write_text(text, "utf-8"))  # type: ignore[misc]
+        with replacing(file) as part:
+            part.write_text(text, "utf-8")
     return told
 
 

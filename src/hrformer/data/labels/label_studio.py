@@ -135,7 +135,9 @@ def _shapes(results: list[Mapping[str, Any]], size: tuple[int, int], collected: 
     choices = {one.get("id"): one["value"]["choices"] for one in results if _value(one).get("choices")}
     drawn = [(place, one, _label(_value(one))) for place, one in enumerate(results)]
     labelled = {one.get("id") for _, one, label in drawn if label}
-    parents = {one["id"]: one.get("parentID") for _, one, label in drawn if label and one.get("id")}
+    # Of the answers about a region only some repeat its parent.
+    parents = {one["id"]: None for one in results if one.get("id")}
+    parents |= {one["id"]: one["parentID"] for one in results if one.get("id") and one.get("parentID")}
     owners = {*parents.values()}
     for place, one, label in drawn:
         value, where = _value(one), f"region {one.get('id', place)}"
@@ -195,22 +197,12 @@ def _shape(
     if "rle" in value:
         made.outline = run_lengths(brush_mask(value["rle"], size, where))
     elif "points" in value:
-        points = value["points"]
-        if (
-            not isinstance(points, list)
-            or not points
-            or not all(isinstance(one, list) and len(one) == 2 for one in points)
-        ):
-            raise DataError(f"{where}: 'points' must be [[x, y], ...] in percent, got {shown(value, 'points')}")
-        pairs = [{"x": one[0], "y": one[1]} for one in points]
-        drawn = [
-            tuple(number(one, axis, where) / 100 * side for axis, side in zip("xy", size, strict=True)) for one in pairs
-        ]
-        made.outline, made.box = polygon(drawn), around(drawn)  # type: ignore[arg-type]
+        drawn = _corners(value, size, where)
+        made.outline, made.box = polygon(drawn), around(drawn)
     elif "radiusX" in value:
         radii = pixels("radiusX", 0), pixels("radiusY", 1)
-        drawn = ellipse(pixels("x", 0), pixels("y", 1), radii, degrees)  # type: ignore[assignment]
-        made.outline, made.box = polygon(drawn), around(drawn)  # type: ignore[arg-type]
+        drawn = ellipse(pixels("x", 0), pixels("y", 1), radii, degrees)
+        made.outline, made.box = polygon(drawn), around(drawn)
     elif "height" in value:
         made.box = [pixels("x", 0), pixels("y", 1), pixels("width", 0), pixels("height", 1)]
         if degrees:
@@ -221,6 +213,15 @@ def _shape(
     else:
         return None
     return made
+
+
+def _corners(value: Mapping[str, Any], size: tuple[int, int], where: str) -> list[tuple[float, float]]:
+    """The field ``points`` in pixels."""
+    points = value["points"]
+    if not isinstance(points, list) or not points or not all(isinstance(one, list) and len(one) == 2 for one in points):
+        raise DataError(f"{where}: 'points' must be [[x, y], ...] in percent, got {shown(value, 'points')}")
+    named = ({"x": x, "y": y} for x, y in points)
+    return [(number(one, "x", where) / 100 * size[0], number(one, "y", where) / 100 * size[1]) for one in named]
 
 
 def brush_mask(packed: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
