@@ -46,6 +46,7 @@ REQUIRED = {
     "pydantic": "pydantic",
     "tyro": "tyro",
     "rich": "rich",
+    "yaml": "pyyaml",
 }
 # Required, but slow to import: may be loaded where something needs them.
 SLOW = frozenset({"timm", "torchvision", "torch.fx.experimental.symbolic_shapes", "pydantic", "huggingface_hub"})

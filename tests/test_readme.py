@@ -131,7 +131,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_command_lines_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"predict": hrformer.cli.predict, "serve": hrformer.cli.serve}
-    others = ("models", "convert", "convert_results", "push", "export", "train", "evaluate", "inspect", "bench")
+    others = (
+        "models",
+        "convert",
+        "convert_labels",
+        "convert_results",
+        "push",
+        "export",
+        "train",
+        "evaluate",
+        "inspect",
+    )
+    others += ("bench",)
     for name in (*own, *others):
         module = own.get(name, hrformer.cli.main)
         monkeypatch.setattr(module, f"run_{name}", lambda *arguments: 0)

@@ -153,6 +153,19 @@ class ConvertResultsArguments(General):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertLabelsArguments(General):
+    """Write labels of CVAT, Label Studio, YOLO or labelme as files in COCO's form.
+
+    Pictures stay where they are: the files name them as seen from OUT, so that --data.root OUT trains.
+    """
+
+    # Labels in any form that training reads: a file, or a folder with labels of one form.
+    source: Annotated[Positional[Path], arg(metavar="IN")]
+    # Folder for annotations/train.json, val.json and test.json; it may be IN. Other labels there are never replaced.
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PushArguments(General):
     """Upload a model to the Hugging Face Hub: weights, card and a readable header, in one commit.
 
@@ -317,6 +330,7 @@ Command = (
     | Annotated[ModelsArguments, subcommand("models")]
     | Annotated[ConvertArguments, subcommand("convert")]
     | Annotated[ConvertResultsArguments, subcommand("convert-results")]
+    | Annotated[ConvertLabelsArguments, subcommand("convert-labels")]
     | Annotated[PushArguments, subcommand("push")]
     | Annotated[ExportArguments, subcommand("export")]
     | Annotated[ServeArguments, subcommand("serve")]

@@ -10,6 +10,7 @@ import tyro
 from hrformer.cli.arguments import (
     Command,
     ConvertArguments,
+    ConvertLabelsArguments,
     ConvertResultsArguments,
     EvaluateArguments,
     ExportArguments,
@@ -22,6 +23,7 @@ from hrformer.cli.bench import BenchArguments, run_bench
 from hrformer.cli.evaluate import run_evaluate
 from hrformer.cli.export import run_export
 from hrformer.cli.inspect import run_inspect
+from hrformer.cli.labels import run_convert_labels
 from hrformer.cli.messages import guarded
 from hrformer.cli.models import run_convert, run_models
 from hrformer.cli.push import run_push
@@ -65,6 +67,8 @@ def _run(command: Any) -> int:
         return run_convert(options)
     if isinstance(options, ConvertResultsArguments):
         return run_convert_results(options)
+    if isinstance(options, ConvertLabelsArguments):
+        return run_convert_labels(options)
     if isinstance(options, ModelsArguments):
         return run_models(options)
     if isinstance(options, ExportArguments):

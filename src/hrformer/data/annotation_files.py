@@ -1,4 +1,4 @@
-"""Finds the annotation file of a part, in COCO's form, in the layouts that tools write."""
+"""Finds the labels of a part in the layouts that tools write: a file in COCO's form, else one of a labelling tool."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from hrformer.data.labels.search import found_labels
 from hrformer.data.part_patterns import folders_in, part_of, words_of
 from hrformer.data.set_types import DataError, NoPartError
 from hrformer.data.source_config import PoseSource, SegmentationSource, Split
@@ -20,6 +21,7 @@ _KNOWN = (
     "(Roboflow), annotations/person_keypoints_default.json or instances_default.json (CVAT), result.json (Label "
     "Studio) or annotations.json, and the same with val, valid, validation, dev, test or testing"
 )
+_OTHER_FORMS = "and for CVAT's XML, Label Studio's JSON, YOLO's YAML with text files, and labelme's JSON"
 _COCO = (rb'"images"', rb'"annotations"', rb'"file_name"')
 _DRAWN = rb'"segmentation"\s*:\s*(?:\[\s*[\[\d]|\{)'
 _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictions", re.IGNORECASE)
@@ -27,7 +29,7 @@ _OTHER_KINDS = re.compile(r"keypoint|caption|image_info|panoptic|stuff|predictio
 
 
 class AnnotationFile(NamedTuple):
-    """A file in COCO's form, and the part that its path speaks of."""
+    """A file, of labelme a folder, and the part that its path or content speaks of."""
 
     path: Path
     part: Split | None
@@ -45,8 +47,18 @@ def coco_files(root: Path) -> list[AnnotationFile]:
     return [AnnotationFile(file, part_of(file.relative_to(root).with_suffix(""))) for file in found]
 
 
+def label_files(root: Path) -> list[AnnotationFile]:
+    """The files in COCO's form, or where there are none the labels of tools in their own forms."""
+    return coco_files(root) or [AnnotationFile(*one) for one in found_labels(root)]
+
+
+def outline_files(root: Path) -> list[AnnotationFile]:
+    """Those of :func:`label_files` that may have outlines; those that tell of other things by their names left out."""
+    return [one for one in label_files(root) if not _OTHER_KINDS.search(one.path.name)]
+
+
 def instance_files(root: Path) -> list[Path]:
-    """Files in COCO's form that may have outlines; those that tell of other things by their names left out."""
+    """Files in COCO's form that may have outlines."""
     return [one.path for one in coco_files(root) if not _OTHER_KINDS.search(one.path.name)]
 
 
@@ -78,8 +90,9 @@ def labels_file(source: PoseSource, split: Split) -> Path:
 
     A file that the source names is taken as it is. Where it names none, or leaves the name at its default and there is
     no such file, the part is looked for: ``annotations/{split}.json``, then any file in COCO's format, at most two
-    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part. With
-    ``val_share`` the labels of "val" are those of "train".
+    folders below the root, whose name or folder speaks of the part; for training also one that speaks of no part. Where
+    there is none in COCO's format, labels of tools are looked for in the same way. With ``val_share`` the labels of
+    "val" are those of "train".
 
     Raises:
         DataError: there is none, or several fit.
@@ -91,7 +104,7 @@ def labels_file(source: PoseSource, split: Split) -> Path:
     at_once = named if _typed(source, split) else next((file for file in (named, usual) if file.is_file()), None)
     if at_once is not None and not source.val_share:
         return at_once
-    found = coco_files(source.root)
+    found = label_files(source.root)
     if source.val_share and (_typed(source, "val") or not _typed(source, "train")):
         val = _of_part(found, "val", [has_joints])
         if _typed(source, "val") or val:
@@ -137,7 +150,7 @@ def annotation_file(source: SegmentationSource, split: Split, part: str) -> Path
         if named.is_file():
             return named
         raise DataError(f"{named}: no such file; SegmentationSource.masks is the annotation file of the {split} part")
-    found = [one for one in coco_files(source.root) if not _OTHER_KINDS.search(one.path.name)]
+    found = outline_files(source.root)
     if part != split:
         ours = {one.path for one in found if part.lower() in words_of(str(one.path.relative_to(source.root)))}
         others = [one for one in found if one.path not in ours and one.part != split]
@@ -187,8 +200,8 @@ def _only_one(
     there = f"The JSON files there are {listed(there_are, _SHOWN)}" if there_are else "There are no JSON files"
     there += ", none of them in COCO's format" if there_are and not found else ""
     raise DataError(
-        f"{missing or f'{root}: no labels of the {split} part'}. {there}. Looked for {_KNOWN}. Export the labels in "
-        f"COCO's format, or name the file in {field}, relative to {kind}.root"
+        f"{missing or f'{root}: no labels of the {split} part'}. {there}. Looked for {_KNOWN}; {_OTHER_FORMS}. Export "
+        f"the labels in one of these formats, or name the file in {field}, relative to {kind}.root"
     )
 
 

@@ -1,5 +1,5 @@
 """Masks drawn from the outlines in COCO's instances files (https://cocodataset.org/#format-data), as CVAT, Roboflow,
-Label Studio and others write them: polygons, or run lengths, compressed or not.
+Label Studio and others write them, or in these tools' own forms: polygons, or run lengths, compressed or not.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from hrformer.data.coco_file import (
     as_number,
     list_of,
     number,
-    read_content,
     read_pictures,
     shown,
     told_of,
     whole,
 )
 from hrformer.data.coco_pictures import find_pictures, picture_folders
+from hrformer.data.labels.search import read_labels
 from hrformer.data.mask_sets import PictureFiles, part_name
 from hrformer.data.set_types import IGNORE, DataError, Note, PackedNames
 from hrformer.data.source_config import SegmentationSource, Split
@@ -67,11 +67,13 @@ class CocoMasks(PictureFiles):
     def __init__(self, source: SegmentationSource, split: Split) -> None:
         part = part_name(source, split)
         self.annotations = file = annotation_file(source, split, part)
-        content = _read(file)
+        content = _read(file, split, source)
         numbers, self.classes = _classes(content, file, source, split)
         given = read_pictures(content, str(file), sized=False)
         order = sorted(range(len(given.ids)), key=lambda place: (given.names[place], given.ids[place]))
         names, self._ids = [given.names[place] for place in order], [given.ids[place] for place in order]
+        told = [str(content["images"][place].get("labels") or "") for place in order]
+        self._label_files = PackedNames(told) if any(told) else None
         folders = picture_folders(source.root, [source.root / source.images.replace("{split}", part)], split, file)
         advice = "SegmentationSource.images says where they are"
         paths = find_pictures(names, folders, source.root, file, advice, skip_broken=source.skip_broken)
@@ -95,8 +97,9 @@ class CocoMasks(PictureFiles):
         return upright_pixels(mask, self._turned.get(index, UPRIGHT))
 
     def mask_file(self, index: int) -> str:
-        """``<annotation file>::image <id>``."""
-        return f"{self.annotations}::image {self._ids[index]}"
+        """``<annotation file>::image <id>``; the file is that of the picture alone where each has its own."""
+        own = self._label_files[index] if self._label_files is not None else ""
+        return f"{own or self.annotations}::image {self._ids[index]}"
 
 
 class _PackedObjects:
@@ -112,8 +115,8 @@ class _PackedObjects:
             yield pickle.load(stream)
 
 
-def _read(file: Path) -> dict[str, list[Mapping[str, Any]]]:
-    content = read_content(file, outlines=True)
+def _read(file: Path, split: Split, source: SegmentationSource) -> dict[str, list[Mapping[str, Any]]]:
+    content = read_labels(file, split, source.root, outlines=True, skip_broken=source.skip_broken)
     return {key: list_of(content, key, str(file)) for key in ("images", "annotations", "categories")}
 
 
@@ -162,11 +165,13 @@ def _unused_parent(
     if first.get("supercategory") == group:
         return None
     key, tables = whole(first, "id"), [content["annotations"]]
-    for part in ("train", "val"):
+    parts: tuple[Split, ...] = ("train", "val")
+    for part in parts:
         # The classes of all parts must be the same.
         if part != split and getattr(source, part):
             try:
-                tables.append(_read(annotation_file(source, part, getattr(source, part)))["annotations"])
+                file = annotation_file(source, part, getattr(source, part))
+                tables.append(_read(file, part, source)["annotations"])
             except DataError:
                 continue
     used = any(as_number(record.get("category_id")) == key for table in tables for record in table)

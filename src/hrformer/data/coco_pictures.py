@@ -38,6 +38,8 @@ def picture_folders(root: Path, named: Sequence[Path], split: Split, file: Path)
 
     Pictures may lie beside the annotations ``file`` too; one that speaks of no part may list pictures of all.
     """
+    # labelme's labels are a folder of files.
+    file = file / "labels" if file.is_dir() else file
     bases = [base for base in (root, file.parent, file.parent.parent) if base.is_relative_to(root)]
     below = [(one, one.relative_to(base)) for base in bases for one in folders_in(base, 2)]
     around = [(part_of(inner), one) for one, inner in below if MASK_WORDS.isdisjoint(words_of(inner.as_posix()))]

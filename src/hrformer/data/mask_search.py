@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from hrformer.data.annotation_files import instance_files
+from hrformer.data.annotation_files import outline_files
 from hrformer.data.images import SUFFIXES
 from hrformer.data.mask_reading import MASK_SUFFIXES
 from hrformer.data.mask_sets import NamedFiles, Pairs, find_folder, masks_below, paired, part_name, pictures_below
@@ -88,7 +88,7 @@ def own_part(source: SegmentationSource, split: Split) -> Path | None:
         return named
     if not source.untouched("images"):
         return None
-    files = (file for file in instance_files(source.root) if part_of(file.relative_to(source.root)) == split)
+    files = (one.path for one in outline_files(source.root) if one.part == split)
     folders = (one.path for one in folders_below(source.root) if one.part == split and one.kind != "masks")
     return next(folders, None) or next(files, None)
 

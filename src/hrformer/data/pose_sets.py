@@ -1,4 +1,5 @@
-"""Opens the pose sets that a :class:`PoseSource` describes: people in COCO's keypoint format, with any joints.
+"""Opens the pose sets that a :class:`PoseSource` describes: people in COCO's keypoint format, with any joints, or in
+the form of a labelling tool.
 
 A file (https://cocodataset.org/#format-data) is parsed once and kept as arrays: about 500 bytes for each of COCO's
 150,000 people.
@@ -21,7 +22,6 @@ from hrformer.data.coco_file import (
     as_number,
     flat_joints,
     people_categories,
-    read_content,
     read_json,
     read_pictures,
     whole,
@@ -30,6 +30,7 @@ from hrformer.data.coco_labels import CocoLabels
 from hrformer.data.coco_people import PERSON, People, integers
 from hrformer.data.coco_pictures import find_pictures, picture_folders, plain_name
 from hrformer.data.images import load_image
+from hrformer.data.labels.search import read_labels
 from hrformer.data.set_types import DataError, PackedNames, Person, PoseSet
 from hrformer.data.source_config import PoseSource, Split
 from hrformer.data.validation_split import split_part
@@ -79,7 +80,7 @@ def open_pose(
             _log.info("%s: taken for the labels of the %s part", file, part)
         named = [source.root / folder.replace("{split}", part) for folder in getattr(source, f"{part}_images")]
         folders = picture_folders(source.root, named, part, file)
-        people = CocoPeople(file, folders, source, detections=detections, box_threshold=box_threshold)
+        people = CocoPeople(file, folders, source, part, detections=detections, box_threshold=box_threshold)
     if not shared:
         return people
     return split_part(people, split, source, [plain_name(name) for name in people.file_names])
@@ -93,9 +94,10 @@ class CocoPeople(PoseSet):
     pictures and the people in each as in the file.
 
     Args:
-        file: annotations; or a list of pictures without labels, which needs detections.
+        file: annotations, see :func:`read_labels`; or a list of pictures without labels, which needs detections.
         folders: where the pictures may lie, see :func:`hrformer.data.coco_pictures.find_pictures`.
         source: how to clip, which category, how to take EXIF orientations, and what overrides the file about joints.
+        split: which part of the file, where it holds several.
         detections: as for :func:`open_pose`, as ``box_threshold``; boxes in COCO's results format, not clipped.
 
     Attributes:
@@ -114,11 +116,12 @@ class CocoPeople(PoseSet):
         file: Path,
         folders: Sequence[Path],
         source: PoseSource,
+        split: Split = "train",
         *,
         detections: Path | None = None,
         box_threshold: float = 0.0,
     ) -> None:
-        content = read_content(file)
+        content = read_labels(file, split, source.root, skip_broken=source.skip_broken)
         pictures = read_pictures(content, str(file))
         categories = people_categories(content, str(file), source.category)
         given = {name: getattr(source, name) for name in ("skeleton", "flip_pairs", "sigmas")}

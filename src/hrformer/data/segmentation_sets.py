@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hrformer.data.annotation_files import annotation_file, has_outlines, instance_files
+from hrformer.data.annotation_files import annotation_file, coco_files, has_outlines, instance_files
 from hrformer.data.class_lists import class_list
 from hrformer.data.coco_masks import CocoMasks
 from hrformer.data.huggingface import HuggingFaceSegmentation
-from hrformer.data.mask_search import find_pairs, own_part
+from hrformer.data.labels.search import found_labels
+from hrformer.data.mask_reading import MASK_SUFFIXES
+from hrformer.data.mask_search import find_pairs, folders_below, holds, own_part
 from hrformer.data.mask_sets import MaskFiles, part_name
 from hrformer.data.published_classes import PUBLISHED_TABLES
 from hrformer.data.published_sets import found_as_voc, open_published, open_voc
@@ -64,7 +66,7 @@ def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
 
     Other layouts are found, see :func:`hrformer.data.mask_search.find_pairs`. Masks hold ids, or with
     ``palette_masks`` the colours of the classes file. A test part may be without masks. Where there is no folder of
-    masks but one of COCO's instances files, masks are drawn from it.
+    masks but one of COCO's instances files, or labels of a tool, masks are drawn from it.
 
     Raises:
         DataError: a folder or file is missing, or the classes cannot be read.
@@ -85,6 +87,8 @@ def open_folders(source: SegmentationSource, split: Split) -> SegmentationSet:
 def _has_outlines(source: SegmentationSource, split: Split) -> bool:
     """Whether there is an annotation file with outlines in place of a folder of masks."""
     part = part_name(source, split)
+    if _has_tool_labels(source):
+        return True
     masks = source.root / source.masks.replace("{split}", part)
     if masks.is_dir() or (masks.exists() and masks.suffix != ".json"):
         return False
@@ -95,6 +99,14 @@ def _has_outlines(source: SegmentationSource, split: Split) -> bool:
         pass
     # Several, none, or one without any object: words about them are the right ones only where others have outlines.
     return any(map(has_outlines, instance_files(source.root)))
+
+
+def _has_tool_labels(source: SegmentationSource) -> bool:
+    """Whether there are labels of a tool in its own form, and neither a folder of masks nor a file in COCO's form."""
+    if not source.untouched("masks") or coco_files(source.root):
+        return False
+    filled = (one for one in folders_below(source.root) if one.kind == "masks" and holds(one.path, MASK_SUFFIXES))
+    return next(filled, None) is None and bool(found_labels(source.root))
 
 
 def _wanted(source: SegmentationSource, split: Split) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from hrformer.data.annotation_files import coco_files, has_joints, has_outlines
 from hrformer.data.images import SUFFIXES
+from hrformer.data.labels.search import found_labels, kinds_of
 from hrformer.data.mask_reading import MASK_SUFFIXES
 from hrformer.data.mask_search import folders_below, holds, kind_of
 from hrformer.data.part_patterns import folders_in, part_of
@@ -90,7 +91,11 @@ def _kinds(root: Path) -> dict[str, str]:
     masks = [one.path for one in folders if one.kind == "masks" and holds(one.path, MASK_SUFFIXES)]
     if masks and any(one.kind == "pictures" and holds(one.path, SUFFIXES) for one in folders):
         found.setdefault("segmentation", f"masks ({masks[0].relative_to(root)})")
-    if not labels and (classes := _class_folders(root)):
+    others = [] if labels else found_labels(root)
+    for one in others:
+        kinds = kinds_of(one, root)
+        found |= {kind: f"{what} ({one.path.relative_to(root)})" for kind, what in kinds.items() if kind not in found}
+    if not labels and not others and (classes := _class_folders(root)):
         found["classification"] = f"a folder per class ({listed(classes, 3)})"
     return found
 

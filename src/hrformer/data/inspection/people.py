@@ -21,12 +21,12 @@ from hrformer.data.coco_file import (
     list_of,
     number_or_nan,
     people_categories,
-    read_content,
     whole,
 )
 from hrformer.data.inspection.flip_pairs import flip_findings
 from hrformer.data.inspection.report import Finding, finding, spread
 from hrformer.data.inspection.scan import Look
+from hrformer.data.labels.search import read_labels
 from hrformer.data.set_types import DataError, PoseSet
 from hrformer.data.source_config import PoseSource, Split
 from hrformer.geometry.boxes import box_to_crop
@@ -228,7 +228,7 @@ def check_annotations(source: PoseSource, split: Split) -> tuple[list[Finding], 
         file = None if source.val_share and split == "val" else labels_file(source, split)
         if file is None:
             return [], {}
-        content, name = read_content(file), str(file)
+        content, name = read_labels(file, split, source.root, skip_broken=source.skip_broken), str(file)
         records = list_of(content, "annotations", name)
         images = {_id(image, "id"): image for image in list_of(content, "images", name)}
         categories = people_categories(content, name, source.category)
