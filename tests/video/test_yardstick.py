@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from readers_environment import run_there
 
+from readers_environment import run_there
 from tracking_scenes import SCENES, Row, identity_f1, scene, tracked
 
 SEEDS = range(100, 105)
