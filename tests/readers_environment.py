@@ -1,4 +1,4 @@
-"""A Python with the libraries that users open our files with, apart from ours: made once under build/, then kept."""
+"""A Python with the libraries of users and peers, apart from ours: made once under build/, then kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import pytest
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-REQUIREMENTS = ("ezc3d>=1.6", "opensim>=4.5; python_version < '3.14'", "pandas>=2.2", "sleap-io>=0.9", "tables>=3.10")
+REQUIREMENTS = (
+    "ezc3d>=1.6",
+    "opensim>=4.5; python_version < '3.14'",
+    "pandas>=2.2",
+    "sleap-io>=0.9",
+    "tables>=3.10",
+    "trackers>=2.6",
+)
 UNREACHABLE = re.compile(r"connection broken by|Temporary failure in name resolution|Network is unreachable")
 
 
