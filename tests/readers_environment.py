@@ -1,4 +1,4 @@
-"""A Python with libraries that users have beside ours, such as those that open our files: made once under build/."""
+"""A Python with the libraries of users and peers, apart from ours: made once under build/, then kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REQUIREMENTS = (
     "pandas>=2.2",
     "sleap-io>=0.9",
     "tables>=3.10",
-    "trackers>=2.6",  # for tests/video/test_yardstick.py
+    "trackers>=2.6",
 )
 UNREACHABLE = re.compile(r"connection broken by|Temporary failure in name resolution|Network is unreachable")
 
