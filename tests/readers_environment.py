@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,59 @@ REQUIREMENTS = (
     "pandas>=2.2",
     "sleap-io>=0.9",
     "tables>=3.10",
-    "trackers>=2.6",
 )
+PEERS = ("trackers>=2.6", "pydeprecate>=0.4")
+"""Beside our own packages, without what they require: of that, they would bring an OpenCV in the place of ours."""
 UNREACHABLE = re.compile(r"connection broken by|Temporary failure in name resolution|Network is unreachable")
 
 
 def run_there(script: Path, *arguments: str, cwd: Path) -> Any:
     """What a script prints there, read as JSON; skips the test where the package index cannot be reached."""
+    return _run(_python(), script, *arguments, cwd=cwd, environment=_variables())
+
+
+def _run(python: str, script: Path, *arguments: str, cwd: Path, environment: dict[str, str]) -> Any:
     finished = subprocess.run(
-        [_python(), str(script), *arguments], cwd=cwd, env=_variables(), capture_output=True, text=True, check=False
+        [python, str(script), *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
 
+def run_peers(script: Path, *arguments: str, cwd: Path) -> Any:
+    """The same with our own Python, and ``PEERS`` besides."""
+    folder = REPOSITORY / "build" / f"peers-{sys.version_info.major}.{sys.version_info.minor}"
+
+    def fill() -> None:
+        target = ("--target", str(folder), "--upgrade", "--no-deps")
+        _call(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "2", *target, *PEERS)
+
+    _made(folder, PEERS, fill)
+    return _run(sys.executable, script, *arguments, cwd=cwd, environment=_variables() | {"PYTHONPATH": str(folder)})
+
+
 def _python() -> str:
     folder = REPOSITORY / "build" / f"readers-{sys.version_info.major}.{sys.version_info.minor}"
+    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+    def fill() -> None:
+        # Our own pip fills it; without compiling what will not be imported that takes half the time.
+        _call(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
+        pip = (sys.executable, "-m", "pip", "--python", str(python))
+        _call(*pip, "install", "--quiet", "--no-compile", "--retries", "2", *REQUIREMENTS)
+
+    _made(folder, REQUIREMENTS, fill)
+    return str(python)
+
+
+def _made(folder: Path, requirements: tuple[str, ...], fill: Callable[[], None]) -> None:
+    """Several processes of tests want the folder at the same time; the first makes it."""
     folder.parent.mkdir(exist_ok=True)
-    python, stamp = folder / ("Scripts" if os.name == "nt" else "bin") / "python", folder / "requirements.txt"
-    wanted = "\n".join(REQUIREMENTS)
-    # Several processes of tests want it at the same time; the first makes it.
+    stamp, wanted = folder / "requirements.txt", "\n".join(requirements)
     with FileLock(f"{folder}.lock"):
         if not stamp.is_file() or stamp.read_text() != wanted:
-            # Our own pip fills it; without compiling what will not be imported that takes half the time.
-            _call(sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder))
-            pip = (sys.executable, "-m", "pip", "--python", str(python))
-            _call(*pip, "install", "--quiet", "--no-compile", "--retries", "2", *REQUIREMENTS)
+            fill()
             stamp.write_text(wanted)
-    return str(python)
 
 
 def _call(*command: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from readers_environment import run_there
+from readers_environment import run_peers
 from tracking_scenes import SCENES, Row, identity_f1, scene, tracked
 
 SEEDS = range(100, 105)
@@ -24,7 +24,7 @@ def test_people_keep_their_numbers_at_least_as_well_as_with_trackers(tmp_path: P
         for (name, seed), one in scenes.items()
     }
     (tmp_path / "scenes.json").write_text(json.dumps(found))
-    answers = run_there(Path(__file__).with_name("yardstick.py"), str(tmp_path / "scenes.json"), cwd=tmp_path)
+    answers = run_peers(Path(__file__).with_name("yardstick.py"), str(tmp_path / "scenes.json"), cwd=tmp_path)
     assert len(answers) == 5
     for name in SCENES:
         ours = np.mean([identity_f1(scenes[name, seed].truth, tracked(scenes[name, seed])) for seed in SEEDS])
