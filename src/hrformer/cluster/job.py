@@ -1,0 +1,203 @@
+"""A job on a Ray cluster: from the list of pictures in a folder to Parquet files, each picture once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from hrformer.cluster.folder import JobFolder
+from hrformer.cluster.rows import ID
+from hrformer.cluster.worker import Make, Worker
+
+STORE_BYTES = 200_000_000
+"""Of the object store that is started here; only addresses and results go through it."""
+
+_WORKER_CPUS, _SMALL_CPUS = 0.8, 0.05
+"""Cores that a worker reserves of its own, and a task that reads the list or writes results. Not a whole one, so that
+these tasks find a place beside workers on all cores."""
+
+_PAUSE = 1.0  # Seconds between two looks at what is done
+
+
+class ClusterError(RuntimeError):
+    """A job could not go on; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machines:
+    """What a cluster has for workers.
+
+    Attributes:
+        workers: one for each GPU, or each core where there is none or none is wanted.
+        gpus: that each takes: 0 or 1.
+        threads: of each, in which pictures are read and decoded.
+    """
+
+    workers: int
+    gpus: int
+    threads: int
+
+    @classmethod
+    def of(cls, nodes: Sequence[Mapping[str, float]], *, cpu: bool) -> Machines:
+        """Of machines with these numbers of "CPU" and "GPU", as Ray counts them; ``cpu`` leaves GPUs alone."""
+        if not cpu and (graphic := [node for node in nodes if node.get("GPU", 0) >= 1]):
+            threads = min(int(node.get("CPU", 1) // node["GPU"]) - 1 for node in graphic)
+            return cls(workers=sum(int(node["GPU"]) for node in graphic), gpus=1, threads=max(threads, 1))
+        return cls(workers=max(sum(int(node.get("CPU", 0)) for node in nodes), 1), gpus=0, threads=1)
+
+
+def check_ray() -> None:
+    """ImportError with the line that installs it, unless Ray Data is there with checkpoints as they are needed here."""
+    try:
+        import ray.data
+        from ray.data.checkpoint import CheckpointConfig
+        from ray.data.checkpoint.checkpoint_writer import PendingCheckpoint
+    except ImportError as error:
+        raise ImportError(f"--engine ray needs more packages: pip install 'hrformer[cluster]' ({error})") from error
+    assert ray.data is not None
+    assert CheckpointConfig is not None
+    assert PendingCheckpoint is not None
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
+    """Within it Ray is connected, quietly; yields the numbers of "CPU" and "GPU" of each machine.
+
+    Args:
+        address: of a cluster, as ``ray start`` prints it, or "auto"; None takes ``RAY_ADDRESS``, else starts Ray here,
+            on all cores and GPUs of this machine, and ends it at the end.
+
+    Raises:
+        ClusterError: there is no cluster at this address.
+    """
+    import ray
+
+    told: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if address:
+            ray.init(address=address, **told)
+        else:
+            # One more, on paper, for the actor of Ray Data that leaves out what is finished; it takes a whole one.
+            told |= {"num_cpus": cores + 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            ray.init(address="local", **told)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield nodes if address else [nodes[0] | {"CPU": cores}]
+    finally:
+        ray.shutdown()
+
+
+def run_job(
+    folder: JobFolder, make: Make, task: str, number: int, machines: Machines, show: Callable[[str, int, int], object]
+) -> None:
+    """Work on the pictures that have no row yet, until each has one. Ray must be connected, the folder locked.
+
+    Args:
+        folder: as ``prepare`` left it.
+        make: loads the predictor with its options; is called on each worker.
+        task: of the predictor.
+        number: of pictures in the list.
+        machines: where to work.
+        show: is told what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        ClusterError: a worker could not load the predictor, results could not be written, or the cluster is gone.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, read_datasource
+    from ray.data.checkpoint import CheckpointConfig
+
+    folder.settle()
+    if folder.done() < number:
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.checkpoint_config = CheckpointConfig(
+            id_column=ID, checkpoint_path=str(folder.finished), delete_checkpoint_on_success=False
+        )
+        parts = sorted(folder.inputs.iterdir())
+        listed = read_datasource(_parts_source(parts), override_num_blocks=len(parts), num_cpus=_SMALL_CPUS)
+        rows = listed.map_batches(
+            Worker,
+            fn_constructor_args=(make, task, machines.threads, not machines.gpus),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=machines.workers),
+            num_cpus=_WORKER_CPUS * (machines.threads if machines.gpus else 1),
+            num_gpus=machines.gpus,
+        )
+        with _watched(folder, number, show):
+            try:
+                rows.write_parquet(str(folder.results), ray_remote_args={"num_cpus": _SMALL_CPUS}, compression="zstd")
+            except ray.exceptions.RayError as error:
+                raise ClusterError(_cause(error)) from error
+    folder.close(number)
+    show("pictures", number, number)
+
+
+def _parts_source(parts: list[Path]) -> Any:
+    """A ``ray.data.Datasource`` of the parts of a list, each one block; Ray's own reader joins small files."""
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Parts(Datasource):
+        def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
+            about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(partial(_read_part, str(part)), about) for part in parts]
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+    return Parts()
+
+
+def _read_part(part: str) -> list[Any]:
+    import pyarrow.parquet as pq
+
+    return [pq.read_table(part)]
+
+
+@contextmanager
+def _watched(folder: JobFolder, number: int, show: Callable[[str, int, int], object]) -> Iterator[None]:
+    """Within it a thread tells how much is done."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        pause = _PAUSE
+        while not ended.wait(pause):
+            start = monotonic()
+            try:
+                show("pictures", folder.done(), number)
+            except OSError:  # a file that was renamed meanwhile
+                continue
+            # Many files take long to count; a twentieth of the time is enough for it.
+            pause = max(_PAUSE, 20 * (monotonic() - start))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what a worker said, without the traceback of its machine."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"a worker failed: {type(cause).__name__}: {lines[-1] if lines else ''}"
