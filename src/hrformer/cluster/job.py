@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hrformer.cluster.folder import JobFolder
 from hrformer.cluster.rows import ID
@@ -90,14 +94,12 @@ def cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         if address:
             ray.init(address=address, **told)
         else:
-            # One more, on paper, for the actor of Ray Data that leaves out what is finished; it takes a whole one.
-            told |= {"num_cpus": cores + 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            told |= {"num_cpus": cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
             ray.init(address="local", **told)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield nodes if address else [nodes[0] | {"CPU": cores}]
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
 
@@ -123,33 +125,34 @@ def run_job(
     from ray.data.checkpoint import CheckpointConfig
 
     folder.settle()
-    if folder.done() < number:
+    if left := folder.left(number):
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.checkpoint_config = CheckpointConfig(
-            id_column=ID, checkpoint_path=str(folder.finished), delete_checkpoint_on_success=False
+            id_column=ID, checkpoint_path=str(folder.finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
         )
-        parts = sorted(folder.inputs.iterdir())
-        listed = read_datasource(_parts_source(parts), override_num_blocks=len(parts), num_cpus=_SMALL_CPUS)
+        few: dict[str, Any] = {"concurrency": machines.workers}
+        listed = read_datasource(_source(left), override_num_blocks=len(left), num_cpus=_SMALL_CPUS, **few)
         rows = listed.map_batches(
             Worker,
             fn_constructor_args=(make, task, machines.threads, not machines.gpus),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=machines.workers),
+            compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
             num_cpus=_WORKER_CPUS * (machines.threads if machines.gpus else 1),
             num_gpus=machines.gpus,
         )
         with _watched(folder, number, show):
             try:
-                rows.write_parquet(str(folder.results), ray_remote_args={"num_cpus": _SMALL_CPUS}, compression="zstd")
+                small = {"num_cpus": _SMALL_CPUS}
+                rows.write_parquet(str(folder.results), ray_remote_args=small, compression="zstd", **few)
             except ray.exceptions.RayError as error:
                 raise ClusterError(_cause(error)) from error
     folder.close(number)
     show("pictures", number, number)
 
 
-def _parts_source(parts: list[Path]) -> Any:
+def _source(left: list[tuple[Path, NDArray[np.bool_]]]) -> Any:
     """A ``ray.data.Datasource`` of the parts of a list, each one block; Ray's own reader joins small files."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -157,7 +160,7 @@ def _parts_source(parts: list[Path]) -> Any:
     class Parts(Datasource):
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
             about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(partial(_read_part, str(part)), about) for part in parts]
+            return [ReadTask(partial(_read_part, str(part), wanted), about) for part, wanted in left]
 
         def estimate_inmemory_data_size(self) -> int | None:
             return None
@@ -165,10 +168,10 @@ def _parts_source(parts: list[Path]) -> Any:
     return Parts()
 
 
-def _read_part(part: str) -> list[Any]:
+def _read_part(part: str, wanted: NDArray[np.bool_]) -> list[Any]:
     import pyarrow.parquet as pq
 
-    return [pq.read_table(part)]
+    return [pq.read_table(part).filter(wanted)]
 
 
 @contextmanager
