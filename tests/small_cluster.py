@@ -17,9 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 STORE_BYTES = 100_000_000  # Of each node, so that both have 200 MB
 DEADLINE = 120.0  # Seconds after which a driver is taken for hung
@@ -57,14 +54,13 @@ def picture_server(files: dict[str, bytes], seconds: float) -> Iterator[tuple[st
 
 
 class TwoNodes:
-    """A head without cores and two nodes of one core each, of which any may be killed; Ray's files lie in /tmp/…"""
+    """Two nodes of one core each, of which the second may be killed; the first is Ray's head."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         # Short, since the names of sockets are.
-        self.folder = tempfile.mkdtemp(prefix="hr", dir=tempfile.gettempdir())
-        os.environ["PYTHONPATH"] = f"{SOURCE}"
+        self.folder = tempfile.mkdtemp(prefix="hr")
         self.cluster = Cluster(
             initialize_head=True,
             head_node_args={
@@ -127,12 +123,17 @@ def start_driver(arguments: list[str], address: str) -> subprocess.Popen[str]:
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """All rows of a job's results, by id."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     tables = [pq.read_table(file) for file in sorted((folder / "results").glob("*.parquet"))]
     return sorted(pa.concat_tables(tables).to_pylist(), key=lambda row: row["id"])
 
 
 def finished_uris(folder: Path) -> set[str]:
     """The pictures that a job has finished so far."""
+    import pyarrow.parquet as pq
+
     bases = {file.stem for file in (folder / "finished").glob("*/*.parquet") if not file.stem.endswith(".pending")}
     files = [file for file in (folder / "results").glob("*.parquet") if file.name.rpartition("-")[0] in bases]
     return {uri for file in files for uri in pq.read_table(file, columns=["uri"])["uri"].to_pylist()}

@@ -47,13 +47,16 @@ def run_on_cluster(arguments: PredictArguments, typed: Sequence[str]) -> int:
         number = folder.prepare(
             run, _pictures(there), names=_names(here), resume=arguments.resume, largest=MOST_ROWS[task]
         )
-        before = folder.done() if arguments.resume else 0
+        folder.settle()
+        before = folder.done()
         try:
-            with terminable(), cluster(arguments.ray_address) as nodes, bars() as show:
-                machines = Machines.of(nodes, cpu=arguments.device == "cpu")
-                kind = "GPU" if machines.gpus else "core"
-                note(f"{here.info.name} ({arguments.weights}) on {counted(machines.workers, kind)}")
-                run_job(folder, partial(make_predictor, there), task, number, machines, show)
+            if before < number:
+                # Ray decides what SIGTERM does when it connects.
+                with cluster(arguments.ray_address) as nodes, terminable(), bars() as show:
+                    machines = Machines.of(nodes, cpu=arguments.device == "cpu")
+                    kind = "GPU" if machines.gpus else "core"
+                    note(f"{here.info.name} ({arguments.weights}) on {counted(machines.workers, kind)}")
+                    run_job(folder, partial(make_predictor, there), task, number, machines, show)
         except KeyboardInterrupt as stop:
             return interrupted(stop, arguments, typed, folder.done(), number)
         return _report(folder, number, before)

@@ -81,6 +81,7 @@ class JobFolder:
         """
         if self.record.exists():
             return self._known(run, resume)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.inputs, self.results, self.finished):
             shutil.rmtree(folder, ignore_errors=True)
         number = self._write_inputs(pictures, largest)

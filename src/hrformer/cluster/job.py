@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,8 +27,12 @@ STORE_BYTES = 200_000_000
 """Of the object store that is started here; only addresses and results go through it."""
 
 _WORKER_CPUS, _SMALL_CPUS = 0.8, 0.05
-"""Cores that a worker reserves of its own, and a task that reads the list or writes results. Not a whole one, so that
+"""Cores that a worker with one reserves, and a task that reads the list or writes results. Not a whole one, so that
 these tasks find a place beside workers on all cores."""
+
+_READS = 16  # Pictures that a worker on a GPU waits for at once, beside those that it decodes
+
+_CONNECT_SECONDS = 10.0
 
 _PAUSE = 1.0  # Seconds between two looks at what is done
 
@@ -42,20 +48,23 @@ class Machines:
     Attributes:
         workers: one for each GPU, or each core where there is none or none is wanted.
         gpus: that each takes: 0 or 1.
-        threads: of each, in which pictures are read and decoded.
+        cores: that each may keep busy.
+        threads: of each, in which pictures are read and decoded; more than cores, since reading is mostly waiting.
     """
 
     workers: int
     gpus: int
+    cores: int
     threads: int
 
     @classmethod
     def of(cls, nodes: Sequence[Mapping[str, float]], *, cpu: bool) -> Machines:
         """Of machines with these numbers of "CPU" and "GPU", as Ray counts them; ``cpu`` leaves GPUs alone."""
         if not cpu and (graphic := [node for node in nodes if node.get("GPU", 0) >= 1]):
-            threads = min(int(node.get("CPU", 1) // node["GPU"]) - 1 for node in graphic)
-            return cls(workers=sum(int(node["GPU"]) for node in graphic), gpus=1, threads=max(threads, 1))
-        return cls(workers=max(sum(int(node.get("CPU", 0)) for node in nodes), 1), gpus=0, threads=1)
+            cores = max(min(int(node.get("CPU", 1) // node["GPU"]) for node in graphic), 1)
+            workers = sum(int(node["GPU"]) for node in graphic)
+            return cls(workers=workers, gpus=1, cores=cores, threads=cores + _READS)
+        return cls(workers=max(sum(int(node.get("CPU", 0)) for node in nodes), 1), gpus=0, cores=1, threads=_READS // 4)
 
 
 def check_ray() -> None:
@@ -91,12 +100,15 @@ def cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         logging.getLogger(name).setLevel(logging.ERROR)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
+        if address and (server := re.fullmatch(r"(.+):(\d+)", address)):
+            # Ray itself would wait for minutes.
+            socket.create_connection((server[1], int(server[2])), _CONNECT_SECONDS).close()
         if address:
             ray.init(address=address, **told)
         else:
             told |= {"num_cpus": cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
             ray.init(address="local", **told)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -110,7 +122,7 @@ def run_job(
     """Work on the pictures that have no row yet, until each has one. Ray must be connected, the folder locked.
 
     Args:
-        folder: as ``prepare`` left it.
+        folder: prepared and settled.
         make: loads the predictor with its options; is called on each worker.
         task: of the predictor.
         number: of pictures in the list.
@@ -124,14 +136,13 @@ def run_job(
     from ray.data import ActorPoolStrategy, DataContext, read_datasource
     from ray.data.checkpoint import CheckpointConfig
 
-    folder.settle()
     if left := folder.left(number):
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.checkpoint_config = CheckpointConfig(
             id_column=ID, checkpoint_path=str(folder.finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
         )
-        few: dict[str, Any] = {"concurrency": machines.workers}
+        few: dict[str, Any] = {"concurrency": min(machines.workers, len(left))}
         listed = read_datasource(_source(left), override_num_blocks=len(left), num_cpus=_SMALL_CPUS, **few)
         rows = listed.map_batches(
             Worker,
@@ -139,7 +150,7 @@ def run_job(
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
-            num_cpus=_WORKER_CPUS * (machines.threads if machines.gpus else 1),
+            num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
             num_gpus=machines.gpus,
         )
         with _watched(folder, number, show):
@@ -157,21 +168,21 @@ def _source(left: list[tuple[Path, NDArray[np.bool_]]]) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
+    # In here, so that Ray sends the code itself: a process that only reads the list need not import this package.
+    def read(part: str, wanted: NDArray[np.bool_]) -> list[Any]:
+        import pyarrow.parquet as pq
+
+        return [pq.read_table(part).filter(wanted)]
+
     class Parts(Datasource):
         def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[Any]:
             about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(partial(_read_part, str(part), wanted), about) for part, wanted in left]
+            return [ReadTask(partial(read, str(part), wanted), about) for part, wanted in left]
 
         def estimate_inmemory_data_size(self) -> int | None:
             return None
 
     return Parts()
-
-
-def _read_part(part: str, wanted: NDArray[np.bool_]) -> list[Any]:
-    import pyarrow.parquet as pq
-
-    return [pq.read_table(part).filter(wanted)]
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Worker:
             torch.set_num_threads(1)
         self.task = task
         self.predictor, self.options = make()
-        self._threads = ThreadPoolExecutor(threads)
+        self._threads, self._ahead = ThreadPoolExecutor(threads), 2 * threads
 
     def __call__(self, inputs: Any) -> Any:
         """Predict on the rows of a ``pyarrow.Table`` with ``id`` and ``uri``; the same rows with results, in order."""
@@ -74,8 +74,7 @@ class Worker:
 
         ids, uris = inputs[ID].to_pylist(), inputs["uri"].to_pylist()
         names = list(dict.fromkeys(uris))
-        batch = int(self.options.get("batch_size", self.predictor.options.batch_size))
-        ahead = Ahead(names, self._threads, 2 * batch)
+        ahead = Ahead(names, self._threads, self._ahead)
         predict_each(self.predictor, [(name, partial(ahead.load, name)) for name in names], self.options, told)
         return table_of(self.task, [{ID: i, "uri": uri, **answers[uri]} for i, uri in zip(ids, uris, strict=True)])
 
