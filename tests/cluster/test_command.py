@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hrformer.__main__ import main
+from hrformer.cli.inputs import expand
 from hrformer.cluster.job import Machines, cluster
 from small_cluster import SOURCE
 from training import WEIGHTS
@@ -53,7 +54,12 @@ def test_an_address_whose_package_is_absent_ends_it_before_the_work(
     pq.write_table(pa.table({"uri": ["a.jpg", "s3://bucket/a.jpg"]}), tmp_path / "m.parquet")
     assert main(command(str(tmp_path / "m.parquet"), "--out", str(tmp_path / "out"))) == 2
     assert "pip install s3fs" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "run.json").exists()
+    assert not (tmp_path / "out" / "inputs").exists()
+
+
+def test_the_plain_engine_reads_manifests_too(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.jpg", None, "s3://bucket/b.jpg", "a.jpg"]}), tmp_path / "m.parquet")
+    assert expand([str(tmp_path / "m.parquet")], tmp_path / "out").files == [f"{tmp_path}/a.jpg", "s3://bucket/b.jpg"]
 
 
 def test_workers_are_gpus_or_cores() -> None:
@@ -83,7 +89,7 @@ def test_a_folder_on_this_machine(
         str(path) for path in [*tmp_path.glob("*.jpg"), tmp_path / "absent.jpg"]
     )
     assert {len(row["labels"]) for row in rows if row["error"] is None} == {2}
-    assert json.loads((out / "run.json").read_text())["names"][0] == "airplane"
+    assert json.loads((out / "inputs" / "run.json").read_text())["names"][0] == "airplane"
     # Nothing is left to do, but to say it again.
     assert main([*typed, "--resume"]) == 1
     assert "10 pictures predicted, 11 had been done before" in capfd.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrformer.cluster.folder import SMALLEST, JobFolder
+from hrformer.cluster.folder import SMALLEST, ClusterError, JobFolder
 from hrformer.cluster.rows import table_of
 
 pa = pytest.importorskip("pyarrow")
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> JobFolder:
 def test_the_list_is_cut_into_parts_with_numbers(folder: JobFolder) -> None:
     names = [f"{i}.jpg" for i in range(2 * SMALLEST + 3)]
     assert prepared(folder, names) == len(names)
-    tables = [pq.read_table(part) for part in sorted(folder.inputs.iterdir())]
+    tables = [pq.read_table(part) for part in sorted(folder.inputs.glob("*.parquet"))]
     assert [len(table) for table in tables] == [SMALLEST, SMALLEST, 3]
     listed = pa.concat_tables(tables)
     assert listed["id"].to_pylist() == list(range(len(names)))
@@ -52,7 +52,7 @@ def test_the_list_is_cut_into_parts_with_numbers(folder: JobFolder) -> None:
 
 def test_a_name_of_other_bytes_than_utf8_can_be_listed(folder: JobFolder) -> None:
     prepared(folder, ["a.jpg", "\udcff.jpg"])
-    (part,) = folder.inputs.iterdir()
+    (part,) = folder.inputs.glob("*.parquet")
     assert pq.read_table(part)["uri"].to_pylist() == ["a.jpg", "\\udcff.jpg"]
 
 
@@ -76,7 +76,7 @@ def test_what_a_death_leaves_is_removed_and_done_again(folder: JobFolder, left: 
     (first, rest), (second, all_of_it) = folder.left(number)
     assert np.flatnonzero(rest).tolist() == list(range(10, SMALLEST))
     assert all_of_it.tolist() == [True] * 4
-    assert [first, second] == sorted(folder.inputs.iterdir())
+    assert [first, second] == sorted(folder.inputs.glob("*.parquet"))
 
 
 def test_a_second_attempt_at_a_file_that_was_cut_off_is_removed_with_the_first(folder: JobFolder) -> None:
@@ -107,7 +107,7 @@ def test_doubled_rows_of_a_late_worker_are_removed_at_the_end(folder: JobFolder)
 def test_a_missing_row_is_an_error_at_the_end(folder: JobFolder) -> None:
     number = prepared(folder, [f"{i}.jpg" for i in range(6)])
     write(folder, "x_000000", [0, 1, 2, 5])
-    with pytest.raises(RuntimeError, match="2 of 6 pictures have no row"):
+    with pytest.raises(ClusterError, match="2 of 6 pictures have no row"):
         folder.close(number)
 
 
@@ -121,6 +121,16 @@ def test_an_earlier_job_is_neither_replaced_nor_mixed_with_another(folder: JobFo
     folder.record.write_text("{")
     with pytest.raises(ValueError, match=r"run\.json"):
         prepared(folder, ["a.jpg"], resume=True)
+
+
+@pytest.mark.parametrize("name", ["inputs", "results", "finished"])
+def test_a_folder_with_something_else_is_left_alone(folder: JobFolder, name: str) -> None:
+    picture = folder.folder / name / "a.jpg"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"{name} is there already"):
+        prepared(folder, ["a.jpg"])
+    assert picture.read_bytes() == b"mine"
 
 
 def test_an_empty_list_leaves_nothing_behind(folder: JobFolder) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hrformer.cluster.folder import JobFolder
 from hrformer.cluster.job import Machines, check_ray, cluster, run_job
 from hrformer.cluster.rows import MOST_ROWS
 from hrformer.data.addresses import file_system
-from hrformer.data.images import is_url, is_web
+from hrformer.data.images import is_url
 from hrformer.data.picture_lists import MANIFEST, manifest_rows
 from hrformer.predict.exported import is_exported
 from hrformer.predict.pose import PosePredictor
@@ -94,21 +96,22 @@ def _pictures(arguments: PredictArguments) -> Iterator[list[str]]:
     others = expand([name for name in arguments.inputs if name not in manifests], arguments.out)
     if others.left_out:
         note(f"{counted(len(others.left_out), 'file')} left out, whose ending is no picture's")
-    known: set[str] = set()
-    for some in ([*others.files, *others.missing], *(rows for name in manifests for rows in manifest_rows(name))):
-        for name in filter(is_url, some):
-            if not is_web(name) and (scheme := name.partition("://")[0]) not in known:
-                known.add(scheme)
-                _check_scheme(name)
-        yield [name if not name or is_url(name) else _absolute(name) for name in some]
+    first = [name if is_url(name) else _absolute(name) for name in [*others.files, *others.missing]]
+    known = {"http", "https"}
+    for some in chain([first], *map(manifest_rows, manifests)):
+        # One of each kind of address.
+        for kind, name in {name.partition("://")[0]: name for name in some if "://" in name}.items():
+            if kind not in known:
+                known.add(kind)
+                _check_package(name)
+        yield some
 
 
-def _check_scheme(address: str) -> None:
-    """ImportError where a package is missing without which no such address can be read."""
-    try:
+def _check_package(address: str) -> None:
+    """ImportError where a package is missing without which no address of this kind can be read."""
+    # An address of no kind that is known is its own row's error.
+    with suppress(ValueError):
         file_system(address)
-    except ValueError:  # this row's own error
-        return
 
 
 def _report(folder: JobFolder, number: int, before: int) -> int:

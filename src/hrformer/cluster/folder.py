@@ -33,10 +33,14 @@ _PENDING = ".pending"
 _ROWS_AT_ONCE = 1 << 17
 
 
+class ClusterError(RuntimeError):
+    """A job could not go on; the message says why."""
+
+
 class JobFolder:
     """What a job keeps on a disk that all machines see.
 
-    ``run.json`` says what ran, ``inputs/`` holds the list of pictures in parts, ``results/`` the rows, and
+    ``inputs/`` holds the list of pictures in parts and ``run.json``, which says what ran; ``results/`` the rows; and
     ``finished/`` Ray Data's checkpoints, a folder for each driver: for each file of results one with the ids in it.
 
     A file of results counts only with its file in ``finished/``. Ray Data writes the latter under a pending name before
@@ -49,8 +53,8 @@ class JobFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.record, self.inputs = folder / "run.json", folder / "inputs"
-        self.results, self.finished = folder / "results", folder / "finished"
+        self.inputs, self.results, self.finished = (folder / name for name in ("inputs", "results", "finished"))
+        self.record = self.inputs / "run.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -77,17 +81,15 @@ class JobFolder:
             largest: pictures in a part of the list, at most.
 
         Raises:
-            ValueError: there is an earlier job and ``resume`` is not set, or it is another one, or no picture came.
+            ValueError: there is an earlier job and ``resume`` is not set, or it is another one, or no picture came, or
+                the folder holds something else under the names that are used here.
         """
         if self.record.exists():
             return self._known(run, resume)
         self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.inputs, self.results, self.finished):
-            shutil.rmtree(folder, ignore_errors=True)
-        number = self._write_inputs(pictures, largest)
-        # Written last: a list counts only with it.
-        write_json(self.record, {"run": run, "names": list(names), "pictures": number})
-        return number
+        for taken in filter(Path.exists, (self.inputs, self.results, self.finished)):
+            raise ValueError(f"{taken} is there already and of no job: choose another --out")
+        return self._write_inputs(pictures, largest, {"run": run, "names": list(names)})
 
     def _known(self, run: dict[str, Any], resume: bool) -> int:
         try:
@@ -107,8 +109,8 @@ class JobFolder:
             )
         return number
 
-    def _write_inputs(self, pictures: Iterable[list[str]], largest: int) -> int:
-        """Parts of the list, numbered from 0 in ids; whole or not at all."""
+    def _write_inputs(self, pictures: Iterable[list[str]], largest: int, record: dict[str, Any]) -> int:
+        """Parts of the list, called by their first ids, and the record; all or nothing."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -131,6 +133,7 @@ class JobFolder:
                 ids = pa.array(np.arange(first, first + len(table)), pa.int64())
                 pq.write_table(table.add_column(0, ID, ids), parts / f"{first:012}.parquet", compression="zstd")
                 first += len(table)
+            write_json(parts / self.record.name, record | {"pictures": number})
             os.replace(parts, self.inputs)
         finally:
             raw.unlink(missing_ok=True)
@@ -169,7 +172,7 @@ class JobFolder:
         wanted = np.ones(number, bool)
         for file in self._counted():
             wanted[pq.read_table(file, columns=[ID])[ID].to_numpy()] = False
-        parts = sorted(self.inputs.iterdir())
+        parts = sorted(self.inputs.glob("*.parquet"))
         rows = np.split(wanted, [int(part.stem) for part in parts[1:]])
         return [(part, some) for part, some in zip(parts, rows, strict=True) if some.any()]
 
@@ -179,7 +182,7 @@ class JobFolder:
         Two rows can only come of a worker that outlived its driver and wrote while the next driver was at work.
 
         Raises:
-            RuntimeError: pictures are without a row; another run with ``--resume`` does them.
+            ClusterError: pictures are without a row; another run with ``--resume`` does them.
         """
         import pyarrow.parquet as pq
 
@@ -196,7 +199,7 @@ class JobFolder:
                         pq.write_table(table.filter(~seen[ids]), part)
                 seen[ids] = True
             if not seen.all():
-                raise RuntimeError(f"{int((~seen).sum())} of {number} pictures have no row; --resume does them")
+                raise ClusterError(f"{int((~seen).sum())} of {number} pictures have no row; --resume tries them again")
 
     def done(self) -> int:
         """Pictures that have a row that counts."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrformer.cluster.folder import JobFolder
+from hrformer.cluster.folder import ClusterError, JobFolder
 from hrformer.cluster.rows import ID
 from hrformer.cluster.worker import Make, Worker
 
@@ -32,13 +32,13 @@ these tasks find a place beside workers on all cores."""
 
 _READS = 16  # Pictures that a worker on a GPU waits for at once, beside those that it decodes
 
+_RETRIES, _MOST_FAILED = 5, 10
+"""A picture may kill a worker's process outright. Its part of the list is tried again so often, then left without rows,
+and the other parts go on; more parts than the latter end the job."""
+
 _CONNECT_SECONDS = 10.0
 
 _PAUSE = 1.0  # Seconds between two looks at what is done
-
-
-class ClusterError(RuntimeError):
-    """A job could not go on; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +139,7 @@ def run_job(
     if left := folder.left(number):
         context = DataContext.get_current()
         context.enable_progress_bars = False
+        context.max_errored_blocks = _MOST_FAILED
         context.checkpoint_config = CheckpointConfig(
             id_column=ID, checkpoint_path=str(folder.finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
         )
@@ -152,6 +153,7 @@ def run_job(
             compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
             num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
             num_gpus=machines.gpus,
+            max_task_retries=_RETRIES,
         )
         with _watched(folder, number, show):
             try:

@@ -34,6 +34,8 @@ SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .p
 UNREAD = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .psd .svg".split())
 """Endings of pictures that are not read here; told where a folder holds some, such as what phones write."""
 
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
 _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
 
 _INVERSE = {6: 8, 8: 6}
@@ -106,7 +108,7 @@ def unknown_format(name: str) -> str:
 
 def is_url(name: str) -> bool:
     """Whether ``name`` is an address, such as https://host/a.jpg and s3://bucket/a.jpg, and no path."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE) is not None
+    return _ADDRESS.match(name) is not None
 
 
 def is_web(name: str) -> bool:
