@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,13 +92,14 @@ def cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
     Raises:
         ClusterError: there is no cluster at this address.
     """
-    import ray
+    import ray.data
 
-    told: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    told: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What ends a job is raised; Ray logs it as well, with tracebacks.
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         if address and (server := re.fullmatch(r"(.+):(\d+)", address)):
@@ -135,6 +137,7 @@ def run_job(
     import ray
     from ray.data import ActorPoolStrategy, DataContext, read_datasource
     from ray.data.checkpoint import CheckpointConfig
+    from ray.util.annotations import RayDeprecationWarning
 
     if left := folder.left(number):
         context = DataContext.get_current()
@@ -145,16 +148,19 @@ def run_job(
         )
         few: dict[str, Any] = {"concurrency": min(machines.workers, len(left))}
         listed = read_datasource(_source(left), override_num_blocks=len(left), num_cpus=_SMALL_CPUS, **few)
-        rows = listed.map_batches(
-            Worker,
-            fn_constructor_args=(make, task, machines.threads, not machines.gpus),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
-            num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
-            num_gpus=machines.gpus,
-            max_task_retries=_RETRIES,
-        )
+        with warnings.catch_warnings():
+            # Another name for the number of retries is announced, but not there yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            rows = listed.map_batches(
+                Worker,
+                fn_constructor_args=(make, task, machines.threads, not machines.gpus),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
+                num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
+                num_gpus=machines.gpus,
+                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+            )
         with _watched(folder, number, show):
             try:
                 small = {"num_cpus": _SMALL_CPUS}
