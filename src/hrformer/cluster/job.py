@@ -71,13 +71,9 @@ class Machines:
 def check_ray() -> None:
     """ImportError with the line that installs it, unless Ray Data is there with checkpoints as they are needed here."""
     try:
-        import ray.data
-        from ray.data.checkpoint import CheckpointConfig
         from ray.data.checkpoint.checkpoint_writer import PendingCheckpoint
     except ImportError as error:
         raise ImportError(f"--engine ray needs more packages: pip install 'hrformer[cluster]' ({error})") from error
-    assert ray.data is not None
-    assert CheckpointConfig is not None
     assert PendingCheckpoint is not None
 
 
@@ -108,6 +104,8 @@ def cluster(address: str | None) -> Iterator[list[dict[str, float]]]:
         if address:
             ray.init(address=address, **told)
         else:
+            # Else Ray ends every process but as many as there are cores, and starts another for each file of results.
+            os.environ.setdefault("RAY_num_workers_soft_limit", str(3 * cores + 4))
             told |= {"num_cpus": cores, "object_store_memory": STORE_BYTES, "include_dashboard": False}
             ray.init(address="local", **told)
     except (OSError, ValueError, RuntimeError) as error:
