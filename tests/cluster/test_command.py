@@ -41,7 +41,7 @@ def test_what_cannot_be_done_is_told_at_once(options: list[str], said: str, tmp_
 
 
 def test_without_ray_the_pip_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "ray.data", None)
+    monkeypatch.setitem(sys.modules, "ray.data.checkpoint.checkpoint_writer", None)
     assert main(command("a.jpg", "--out", str(tmp_path / "out"))) == 2
     assert "pip install 'hrformer[cluster]'" in capsys.readouterr().err
 
