@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import tyro
 
-from hrformer.cli.arguments import Command, PredictArguments, PredictGroup, SegmentArguments
+from hrformer.cli.arguments import Command, PoseArguments, PredictArguments, PredictGroup, SegmentArguments
 from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import guarded, note, say
 from hrformer.cli.output import OutputFolder
@@ -64,8 +64,8 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in inputs.missing.items()))
     predictor = predictor_of(arguments)
     options = options_of(arguments, predictor)
-    if isinstance(table := options.get("detections"), DetectionTable):
-        _check_detections(table, inputs)
+    if isinstance(arguments, PoseArguments) and arguments.detections is not None:
+        _check_detections(options["detections"], arguments.detections, inputs)
     run = {"task": predictor.task, "weights": arguments.weights} | recorded(arguments)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
@@ -92,10 +92,10 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     return 1 if output.unreadable or output.failed else 0
 
 
-def _check_detections(table: DetectionTable, inputs: Inputs) -> None:
+def _check_detections(table: DetectionTable, name: Path, inputs: Inputs) -> None:
     unknown = [file for file in inputs.files if not table.has(file)]
     if len(unknown) == len(inputs.files):
-        raise ValueError(f"--detections has none for any of the pictures, such as {unknown[0]}")
+        raise ValueError(f"{name} has no detections for any of the pictures, such as {unknown[0]}")
     if unknown:
         note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
 
