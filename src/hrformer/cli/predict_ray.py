@@ -61,7 +61,7 @@ def run_on_cluster(arguments: PredictArguments, typed: Sequence[str]) -> int:
                     run_job(folder, partial(make_predictor, there), task, number, machines, show)
         except KeyboardInterrupt as stop:
             return interrupted(stop, arguments, typed, folder.done(), number)
-        return _report(folder, number, before)
+        return _report(folder, arguments.out, number, before)
 
 
 def make_predictor(arguments: PredictArguments) -> tuple[AnyPredictor, dict[str, Any]]:
@@ -114,11 +114,11 @@ def _check_package(address: str) -> None:
         file_system(address)
 
 
-def _report(folder: JobFolder, number: int, before: int) -> int:
+def _report(folder: JobFolder, out: Path, number: int, before: int) -> int:
     errors, first = folder.errors(_ERRORS_SHOWN)
     already = f", {before} had been done before" if before else ""
     say(f"{counted(number - errors, 'picture')} predicted{already}")
-    say(f"results: Parquet files in {folder.results}")
+    say(f"results: Parquet files in {out / folder.results.name}")
     if errors:
         note(f"could not be read or failed ({errors}):")
     for name, reason in first:
