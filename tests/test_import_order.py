@@ -60,6 +60,7 @@ OPTIONAL = frozenset(
         "fastapi",
         "fastapi_offline",
         "faster_coco_eval",
+        "fsspec",
         "gradio",
         "jinja2",
         "litserve",

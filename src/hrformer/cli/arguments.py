@@ -32,7 +32,8 @@ class General:
 class PredictArguments(General):
     """Options of all three tasks."""
 
-    # Picture files, folders (searched with their subfolders), glob patterns in quotes, or http(s) URLs.
+    # Picture files, folders (searched with their subfolders), glob patterns in quotes, http(s) URLs, addresses such as
+    # s3://BUCKET/FOLDER/, or manifests: .parquet files with a column "path" or "uri".
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="(required)")] = ()
     weights: str  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given.
@@ -46,6 +47,10 @@ class PredictArguments(General):
     pictures: bool = True  # Write pictures with the results drawn on them.
     draw: bool = False  # Videos: also write the video with the results drawn on it, and its own sound.
     codec: Codec = "h264"  # Videos: how the drawn video is packed.
+    # What runs it: this process, or workers of Ray, here or on a cluster, for lists of any size. Results are Parquet
+    # files in --out, without drawn pictures; a run that was stopped in any way goes on with --resume.
+    engine: Literal["plain", "ray"] = "plain"
+    ray_address: str | None = None  # Of a Ray cluster. Default: RAY_ADDRESS, else Ray is started on this machine.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from hrformer.data.images import SUFFIXES, is_url
+from hrformer.data.images import SUFFIXES, is_url, is_web
+from hrformer.data.picture_lists import MANIFEST, find_pictures, manifest_rows
 
 _LONGEST = 100  # Bytes of a name, or of its folder's name before it; file systems allow 255 for all
 
@@ -27,7 +28,7 @@ class Inputs:
 
 
 def expand(arguments: Iterable[str], out: Path) -> Inputs:
-    """List the pictures behind files, folders, glob patterns and URLs.
+    """List the pictures behind files, folders, glob patterns, addresses and manifests.
 
     What is found in the pictures/ and masks/ of ``out``, the folder of results, is no input to a second run.
     """
@@ -69,8 +70,16 @@ class OutputNames:
 
 def _pictures_of(argument: str, out: Path, inputs: Inputs) -> tuple[list[str], str]:
     """Pictures and, in case there are none, why."""
-    if is_url(argument):
+    if is_web(argument) and not argument.lower().endswith(MANIFEST):
         return [argument], ""
+    if argument.lower().endswith(MANIFEST):
+        rows = [file for some in manifest_rows(argument) for file in some]
+        return [file for file in rows if file], "no path in any row of this manifest"
+    if is_url(argument):
+        try:
+            return find_pictures(argument), "no pictures at this address"
+        except OSError as error:
+            return [], getattr(error, "strerror", None) or str(error)
     path = Path(argument).expanduser()
     if os.path.isdir(path):
         return _pictures_in(path, out, inputs), "no pictures in this folder"

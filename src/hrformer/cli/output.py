@@ -10,17 +10,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hrformer.cli.inputs import OutputNames
 from hrformer.cli.messages import note
 from hrformer.data.images import is_url
 from hrformer.predict.results import (
     JPEG_SIDE,
-    Classification,
     Keypoints,
     Result,
     Segmentation,
+    check_finite,
     write_json,
     write_picture,
 )
@@ -87,10 +85,6 @@ class OutputFolder:
     def add(self, result: Result) -> None:
         """Write the files of one result and take note of it; with NaN, or if that is impossible, it failed."""
         assert result.path is not None
-        names = {Keypoints: ("keypoints", "scores"), Classification: ("probabilities",)}.get(type(result), ())
-        if not all(np.isfinite(getattr(result, name)).all() for name in names):
-            self.failed[result.path] = "the network answered NaN or infinity"
-            return
         identity = _identity(result.path)
         row = self._rows.get(identity)
         image_id, name = (row["id"], row["name"]) if row else self._planned[identity]
@@ -98,6 +92,7 @@ class OutputFolder:
         picture = f"pictures/{name}.{suffix}" if self.pictures else ""
         mask = f"masks/{name}.png" if isinstance(result, Segmentation) else ""
         try:
+            check_finite(result)
             if mask:
                 result.save(self.folder / mask)
             if picture:

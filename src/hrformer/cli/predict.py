@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shlex
-import signal
 import sys
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import tyro
 
-from hrformer.cli.arguments import (
-    ClassifyArguments,
-    Command,
-    PoseArguments,
-    PredictArguments,
-    PredictGroup,
-    SegmentArguments,
-)
+from hrformer.cli.arguments import Command, PoseArguments, PredictArguments, PredictGroup, SegmentArguments
 from hrformer.cli.inputs import Inputs, expand
-from hrformer.cli.messages import INTERRUPTED, guarded, note, say
+from hrformer.cli.messages import guarded, note, say
 from hrformer.cli.output import OutputFolder
+from hrformer.cli.predict_ray import run_on_cluster
+from hrformer.cli.predicting import check, interrupted, options_of, predictor_of, recorded, terminable
 from hrformer.cli.video import run_videos
-from hrformer.data.images import ImageError, LoadedImage, load_image
-from hrformer.predict.boxes import WHOLE, DetectionTable
-from hrformer.predict.detectors import MASK_WEIGHTS, detector_for
-from hrformer.predict.pose import PosePredictor
-from hrformer.predict.predictors import AnyPredictor, load
-from hrformer.predict.results import Result
+from hrformer.data.images import LoadedImage, load_image
+from hrformer.predict.boxes import DetectionTable
+from hrformer.predict.outcomes import Outcome, predict_each
+from hrformer.predict.predictors import AnyPredictor
 from hrformer.train.progress import bars
 from hrformer.video.reading import is_video
 from hrformer.wording import counted
@@ -44,11 +32,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-TERMINATED = 143  # Exit code after SIGTERM
-
 TASK_NAMES = {"segmentation": "segment", "classification": "classify"}  # Names of tasks that stand for commands, too
-
-_TASKS = {PoseArguments: "pose", SegmentArguments: "segmentation", ClassifyArguments: "classification"}
 
 
 def main(typed: Sequence[str]) -> int:
@@ -74,12 +58,19 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     Returns:
         0; 1 if some inputs could not be read or predicted; 130 after Ctrl-C; 143 after SIGTERM.
     """
-    _check_numbers(arguments)
     if any(map(is_video, arguments.inputs)):
         return _run_videos(arguments, typed)
-    inputs = _checked_inputs(arguments)
-    predictor, run = _loaded(arguments)
-    options = _options(arguments, predictor, inputs.files)
+    if arguments.engine == "ray":
+        return run_on_cluster(arguments, typed)
+    check(arguments)
+    inputs = expand(arguments.inputs, arguments.out)
+    if not inputs.files:
+        raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in inputs.missing.items()))
+    predictor = predictor_of(arguments)
+    options = options_of(arguments, predictor)
+    if isinstance(arguments, PoseArguments) and arguments.detections is not None:
+        _check_detections(options["detections"], arguments.detections, inputs)
+    run = {"task": predictor.task, "weights": arguments.weights} | recorded(arguments)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
     if inputs.left_out:
@@ -91,15 +82,12 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     for setting, text in predictor.report.assumed.items() if predictor.report else ():
         note(f"assumed: {setting} {text}")
     try:
-        with _terminable():
+        with terminable():
             done = _work(predictor, todo, options, output)
     except KeyboardInterrupt as stop:
         output.flush()
-        resume = shlex.join(["hrformer", *typed, *([] if arguments.resume else ["--resume"])])
         finished = sum(output.has(file) for file in inputs.files)
-        note(f"interrupted: {finished} of {len(inputs.files)} pictures are done, results in {arguments.out}")
-        note(f"to go on: {resume}")
-        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        return interrupted(stop, arguments, typed, f"{finished} of {len(inputs.files)} pictures are done, ")
     except BaseException:
         output.flush()
         raise
@@ -108,51 +96,30 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     return 1 if output.unreadable or output.failed else 0
 
 
-def _loaded(arguments: PredictArguments) -> tuple[AnyPredictor, dict[str, Any]]:
-    """The predictor, and what results depend on."""
-    predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
-    wanted = _TASKS[type(arguments)]
-    if predictor.task != wanted:
-        raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted}")
-    return predictor, {"task": predictor.task, "weights": arguments.weights} | _recorded(arguments)
-
-
 def _run_videos(arguments: PredictArguments, typed: Sequence[str]) -> int:
     """See ``hrformer.cli.video.run_videos``."""
+    check(arguments)
     if pictures := [one for one in arguments.inputs if not is_video(one)]:
         raise ValueError(f"give videos or pictures, not both: {pictures[0]} is no video by its ending")
-    predictor, run = _loaded(arguments)
-    options = _options(arguments, predictor, ())
+    if arguments.engine == "ray":
+        raise ValueError(f"--engine ray is for pictures, and {arguments.inputs[0]} is a video; leave out --engine")
+    predictor = predictor_of(arguments)
+    options = options_of(arguments, predictor)
     note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
     try:
-        with _terminable():
+        with terminable():
+            run = {"task": predictor.task, "weights": arguments.weights} | recorded(arguments)
             return run_videos(arguments, predictor, options, run)
     except KeyboardInterrupt as stop:
-        resume = shlex.join(["hrformer", *typed, *([] if arguments.resume else ["--resume"])])
-        note(f"interrupted; what is done is kept in {arguments.out}")
-        note(f"to go on: {resume}")
-        return TERMINATED if isinstance(stop, _Terminated) else INTERRUPTED
+        return interrupted(stop, arguments, typed)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it SIGTERM ends the work as Ctrl-C does; without effect outside the main thread."""
-
-    def stop(*_: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _check_detections(table: DetectionTable, name: Path, inputs: Inputs) -> None:
+    unknown = [file for file in inputs.files if not table.has(file)]
+    if len(unknown) == len(inputs.files):
+        raise ValueError(f"{name} has no detections for any of the pictures, such as {unknown[0]}")
+    if unknown:
+        note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
 
 
 @contextmanager
@@ -168,125 +135,28 @@ def _silent_libraries() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _check_numbers(arguments: PredictArguments) -> None:
-    if not arguments.inputs:
-        raise ValueError("no INPUT given: name picture files, folders, glob patterns or URLs, or videos")
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {arguments.batch_size}")
-    for name, value in _recorded(arguments).items():
-        numbers = value if isinstance(value, list) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-            raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
-    if isinstance(arguments, PoseArguments) and (arguments.every < 1 or arguments.cutoff <= 0):
-        raise ValueError(
-            f"--every must be at least 1 and --cutoff above 0 Hz, got {arguments.every} and {arguments.cutoff}"
-        )
-
-
-def _checked_inputs(arguments: PredictArguments) -> Inputs:
-    inputs = expand(arguments.inputs, arguments.out)
-    if not inputs.files:
-        raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in inputs.missing.items()))
-    return inputs
-
-
-def _options(arguments: PredictArguments, predictor: AnyPredictor, files: Sequence[str]) -> dict[str, Any]:
-    """What ``predictor.stream`` takes, from what was typed."""
-    # Arguments of the same name as an option of the predictor are that option.
-    known = {field.name for field in fields(predictor.options)} - {"short_side"}
-    options = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name in known}
-    if isinstance(arguments, SegmentArguments) and arguments.short_side is not None:
-        options["short_side"] = arguments.short_side or None
-    if not isinstance(arguments, PoseArguments):
-        return options
-    if arguments.detections is not None and arguments.detector is not None:
-        raise ValueError("give --detections or --detector, not both")
-    if arguments.detector in (None, WHOLE) and arguments.detector_weights is not None:
-        raise ValueError("--detector-weights needs a --detector that takes weights, such as segmentation")
-    if arguments.detections is not None:
-        table = DetectionTable.read(arguments.detections)
-        unknown = [file for file in files if not table.has(file)]
-        if files and len(unknown) == len(files):
-            raise ValueError(f"{arguments.detections} has no detections for any of the pictures, such as {unknown[0]}")
-        if unknown:
-            note(f"no detections for {len(unknown)} of the pictures, such as {unknown[0]}")
-        return options | {"detections": table}
-    assert isinstance(predictor, PosePredictor)
-    name = arguments.detector or predictor.default_detector
-    if name == WHOLE:
-        options["detector"] = WHOLE
-        if arguments.detector is None:
-            note("each picture is taken for one person, animal or thing that fills it; --detections brings boxes")
-    else:
-        values: dict[str, Any] = {"score_threshold": arguments.detector_threshold, "device": predictor.device}
-        options["detector"] = detector_for(name, weights_path=arguments.detector_weights, **values)
-        if arguments.detector is None:
-            note(f"people are found in the masks of {MASK_WEIGHTS}; --detector and --detections take others")
-    return options
-
-
-def _recorded(arguments: PredictArguments) -> dict[str, Any]:
-    """The options that results depend on, as JSON keeps them."""
-    own = {field.name for field in fields(arguments)} - {field.name for field in fields(PredictArguments)}
-    own -= {"every", "smooth", "cutoff"}  # of videos, which take note of them themselves
-    values = {field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name in own}
-    return {
-        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
-
-
 def _work(predictor: AnyPredictor, files: Sequence[str], options: dict[str, Any], output: OutputFolder) -> int:
     """Predict and write; returns the number of pictures done."""
     done = ended = 0
-    queue, unanswered = deque(files), deque[str]()
-    alone: set[str] = set()
     with bars() as show:
 
-        def end_one() -> None:
-            nonlocal ended
+        def told(outcome: Outcome) -> None:
+            nonlocal done, ended
+            if outcome.result is None:
+                (output.unreadable if outcome.unreadable else output.failed)[outcome.name] = outcome.error
+            else:
+                output.add(outcome.result)
+                done += outcome.name not in output.failed
             ended += 1
             show("pictures", ended, len(files))
 
-        def readable() -> Iterator[LoadedImage]:
-            while queue and not (unanswered and (queue[0] in alone or unanswered[0] in alone)):
-                file = queue.popleft()
-                try:
-                    with _silent_libraries():
-                        image = load_image(file)
-                except ImageError as error:
-                    output.unreadable[file] = str(error).removeprefix(f"{file}: ")
-                    end_one()
-                    continue
-                unanswered.append(file)
-                yield image
+        predict_each(predictor, [(file, partial(_load_quietly, file)) for file in files], options, told)
+    return done
 
-        stream: Iterator[Result] = iter(())
-        while True:
-            try:
-                result = next(stream, None)
-            except OSError:
-                raise
-            except Exception as error:
-                if not unanswered:
-                    raise
-                if len(unanswered) == 1:
-                    output.failed[unanswered[0]] = str(error) or type(error).__name__
-                    end_one()
-                else:  # one of a batch: each goes alone, to find out which
-                    alone.update(unanswered)
-                    queue.extendleft(reversed(unanswered))
-                unanswered.clear()
-                result = None  # an error ends a stream
-            if result is not None:
-                unanswered.remove(str(result.path))
-                output.add(result)
-                done += result.path not in output.failed
-                end_one()
-            elif queue:
-                stream = predictor.stream(readable(), **options)
-            else:
-                return done
+
+def _load_quietly(file: str) -> LoadedImage:
+    with _silent_libraries():
+        return load_image(file)
 
 
 def _report(arguments: PredictArguments, output: OutputFolder, done: int, skipped: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from PIL import TiffImagePlugin as tiff
 
+from hrformer.data.addresses import fetch
 from hrformer.geometry.orientation import UPRIGHT, upright_pixels
 from hrformer.wording import listed
 
@@ -31,6 +33,8 @@ SUFFIXES = frozenset(".bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .p
 
 UNREAD = frozenset(".arw .cr2 .cr3 .dng .heic .heif .jxl .nef .psd .svg".split())
 """Endings of pictures that are not read here; told where a folder holds some, such as what phones write."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 _BY_OPENCV = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP")
 
@@ -103,7 +107,12 @@ def unknown_format(name: str) -> str:
 
 
 def is_url(name: str) -> bool:
-    """Whether ``name`` is to be downloaded."""
+    """Whether ``name`` is an address, such as https://host/a.jpg and s3://bucket/a.jpg, and no path."""
+    return _ADDRESS.match(name) is not None
+
+
+def is_web(name: str) -> bool:
+    """Whether ``name`` is an address that begins with http:// or https://."""
     return name.lower().startswith(("http://", "https://"))
 
 
@@ -118,10 +127,11 @@ def load_images(source: Pictures) -> Iterator[LoadedImage]:
     """Decode pictures one after another, so that only those in use are in memory.
 
     Args:
-        source: a file name, an http(s) URL, a file's bytes, a PIL image of any mode, an array (H, W), (H, W, 1),
-            (H, W, 3) or (H, W, 4) in RGB order, a tensor (1 or 3 or 4, H, W), a batch of either with one more
-            dimension in front, or any iterable of these. Arrays and tensors are uint8, uint16 (the upper byte is
-            used, as in files of 16 bits; the largest value is above 255), bool, or floating point in [0, 1].
+        source: a file name, an http(s) URL or another address that fsspec knows, such as s3://bucket/a.jpg, a file's
+            bytes, a PIL image of any mode, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) in RGB order, a tensor
+            (1 or 3 or 4, H, W), a batch of either with one more dimension in front, or any iterable of these. Arrays
+            and tensors are uint8, uint16 (the upper byte is used, as in files of 16 bits; the largest value is above
+            255), bool, or floating point in [0, 1].
             Transparency is for networks of four channels; colours are taken as they are below it. Of several frames
             the first is used.
 
@@ -209,8 +219,15 @@ def _decode_by_opencv(data: bytes, upright: bool) -> LoadedImage | None:
 
 
 def _read(name: str) -> bytes:
-    if is_url(name):
+    if is_web(name):
         return _download(name)
+    if is_url(name):
+        try:
+            return fetch(name)
+        except FileNotFoundError:
+            raise ImageError(f"{name}: no such file") from None
+        except (ImportError, OSError, ValueError) as error:
+            raise ImageError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     path = Path(os.path.expanduser(name))
     if os.path.isdir(path):
         raise ImageError(f"{name}: is a folder; give the pictures in it, such as Path(...).glob('*.jpg')")

@@ -199,6 +199,13 @@ class Segmentation(_Result):
 Result: TypeAlias = "Classification | Keypoints | Segmentation"
 
 
+def check_finite(result: Result) -> None:
+    """ValueError if the numbers that the network gave are not all finite."""
+    names = {Keypoints: ("keypoints", "scores"), Classification: ("probabilities",)}.get(type(result), ())
+    if not all(np.isfinite(getattr(result, name)).all() for name in names):
+        raise ValueError("the network answered NaN or infinity")
+
+
 def _supervision() -> Any:
     try:
         import supervision
