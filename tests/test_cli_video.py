@@ -166,6 +166,81 @@ def test_a_truncated_file_gives_what_it_holds_then_one_line(tmp_path: Path, caps
     assert f"cut.mkv: {rows} frames; results" in said.out
     assert said.err.splitlines()[-2].startswith(f"{tmp_path / 'cut.mkv'} ends at ")
     assert said.err.splitlines()[-1] == f"{tmp_path / 'absent.mp4'}: no such file"
+    assert main(["predict", "classify", str(tmp_path / "cut.mkv"), "--out", str(out), "--resume"]) == 1
+    assert "cut.mkv ends at " in capsys.readouterr().err  # still
+
+
+def test_detections_of_other_frames_are_refused(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes, out = tmp_path / "boxes.json", tmp_path / "out"
+    boxes.write_text('[{"image_id": 100, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.9}]')
+    command = ["--detections", str(boxes), "--out", str(out)]
+    assert main(["predict", "pose", str(clip), *command]) == 2
+    assert "no detections for any frame of clip.mp4; image_id is the frame's number, 0 to 24" in capsys.readouterr().err
+    assert main(["predict", "pose", str(clip), str(clip), *command]) == 2
+    assert "--detections has the frames of one video" in capsys.readouterr().err
+
+
+def test_nothing_of_others_is_replaced(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["predict", "classify", str(clip), "--out", str(tmp_path), "--draw"]
+    (tmp_path / "clip.parts").mkdir()
+    mine = [tmp_path / name for name in ("clip.parts/thesis.txt", "clip.parquet", "clip.drawn.mp4")]
+    for file, told in zip(mine, ("holds thesis.txt", "clip.parquet", "clip.drawn.mp4"), strict=True):
+        file.write_text("mine")
+        for more in ([], ["--resume"]):
+            assert main([*command, *more]) == 2
+            assert told in capsys.readouterr().err
+        assert file.read_text() == "mine"
+        file.unlink()
+    (tmp_path / "clip.parts").rmdir()
+    (tmp_path / "clip.parts").write_text("mine")
+    assert main(command) == 2
+    assert "clip.parts, which is no folder" in capsys.readouterr().err
+    (tmp_path / "clip.parts").unlink()
+    (tmp_path / "file").touch()
+    assert main(["predict", "classify", str(clip), "--out", str(tmp_path / "file")]) == 2
+    assert "file: File exists" in capsys.readouterr().err
+
+
+def test_a_drawing_is_that_of_its_table(clip: Path, tmp_path: Path) -> None:
+    command = ["predict", "classify", str(clip), "--out", str(tmp_path / "out")]
+    assert main([*command, "--draw"]) == 0
+    first = (tmp_path / "out" / "clip.drawn.mp4").read_bytes()
+    assert main([*command, "--top-k", "1"]) == 0
+    assert main([*command, "--top-k", "1", "--draw", "--resume"]) == 0
+    assert (tmp_path / "out" / "clip.drawn.mp4").read_bytes() != first
+
+
+def test_another_video_of_the_same_name_is_another(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_clip(tmp_path / "clip.mp4", [window(n, SIZE) for n in range(10)])
+    command = ["predict", "classify", "--out", str(tmp_path / "out")]
+    assert main([*command, str(clip)]) == 0
+    assert main([*command, str(other), "--resume"]) == 2
+    assert "comes from a run with another sha256" in capsys.readouterr().err
+    assert main(["predict", "segment", str(clip), "--out", str(tmp_path / "out"), "--resume"]) == 2
+    assert "comes from a run with another" in capsys.readouterr().err
+
+
+def test_of_several_videos_one_that_fails_does_not_stop_the_others(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "a").mkdir()
+    odd = tmp_path / "a" / os.fsdecode(b"gr\xfcn.mp4")
+    odd.write_bytes(clip.read_bytes())
+    out.mkdir()
+    (out / "clip.parquet").write_text("mine")
+    files = [str(tmp_path / "absent" / "clip.mp4"), str(clip), str(odd)]
+    assert main(["predict", "classify", *files, "--out", str(out), "--draw"]) == 1
+    said = capsys.readouterr()
+    assert "absent/clip.mp4: no such file" in said.err
+    names = sorted(os.fsencode(file.name) for file in out.iterdir())
+    assert b"gr_xfcn.parquet" in names
+    assert b"gr_xfcn.drawn.mp4" in names
+    # The first was to have the plain name, found or not.
+    assert (out / "clip.parquet").read_text() == "mine"
+    assert len(names) == 5
 
 
 def test_what_makes_no_sense_is_refused(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +248,8 @@ def test_what_makes_no_sense_is_refused(clip: Path, tmp_path: Path, capsys: pyte
         (["classify", str(clip), "a.jpg"], "give videos or pictures, not both: a.jpg is no video"),
         (["pose", str(clip), "--every", "0"], "--every must be at least 1"),
         (["pose", str(clip), "--cutoff", "0"], "--cutoff above 0 Hz"),
+        (["pose", str(clip), "--cutoff", "nan"], "--cutoff above 0 Hz"),
+        (["pose", str(clip), "--engine", "ray"], "--engine ray is for pictures"),
         (["pose", str(clip), "--weights", "hrformer_tiny_things"], "are for classification, not for pose"),
     ]:
         assert main(["predict", *words, "--out", str(tmp_path / "out")]) == 2
@@ -203,8 +280,12 @@ def test_a_camera_runs_until_ctrl_c_and_keeps_what_it_saw(
             return getattr(self.file, name)
 
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which processes of tests may lack
     out, more = tmp_path / "out", ["--no-flip", "--smooth", "one-euro"] if task == "pose" else []
-    assert main(["predict", task, "0", "--out", str(out), "--draw", *more]) == 0
+    try:
+        assert main(["predict", task, "0", "--out", str(out), "--draw", *more]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "camera 0: 9 frames; results" in capsys.readouterr().out
     assert len(frames_of(out / "camera-0.drawn.mp4")) == 9
     if task == "pose":

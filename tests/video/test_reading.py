@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -76,9 +78,85 @@ def test_frames_after_one_are_those_of_a_whole_run(clips: dict[str, Path], name:
 
 def test_a_frame_that_is_not_in_the_file_is_refused(clips: dict[str, Path]) -> None:
     last = frames_of(clips["clip.mp4"])[20]
-    other = Frame(number=20, time=last.time, pixels=last.pixels, mark=(last.mark or 0) + 1)
-    with open_video(clips["clip.mp4"]) as video, pytest.raises(VideoError, match=r"frame 20 at .* is not in this file"):
-        next(video.frames(other))  # type: ignore[call-arg]
+    others = [replace(last, time=last.time + 0.001), replace(last, number=200)]
+    for other in others:
+        with open_video(clips["clip.mp4"]) as video, pytest.raises(VideoError, match="is not in this file"):
+            next(video.frames(other))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["long.ts", "long.mpg", "long.avi", "long.mkv"])
+def test_files_that_cannot_be_sought_go_on_to_their_end(tmp_path: Path, name: str) -> None:
+    """One group of pictures, after whose start no frame can be decoded by itself."""
+    codec = {"long.mpg": "mpeg2video"}.get(name, "libx264")
+    options = {"g": "300", "bf": "2", "x264-params": "intra-refresh=1"} if codec == "libx264" else {"g": "300"}
+    base = Fraction(1, 25) if name in ("long.avi", "long.mpg") else Fraction(1, 90000)
+    clip = write_clip(tmp_path / name, [window(n) for n in range(FRAMES)], base=base, codec=codec, options=options)
+    whole = frames_of(clip)
+    assert len(whole) >= FRAMES - 1
+    for place in (10, len(whole) - 5):
+        with open_video(clip) as video:
+            rest = [*video.frames(whole[place])]  # type: ignore[call-arg]
+        assert [one.time for one in rest] == [one.time for one in whole[place + 1 :]]
+        for one, other in zip(rest, whole[place + 1 :], strict=True):
+            np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+# MP4 has no frames before 0: they are cut off by its edit list.
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("a.mkv", -1200),
+        ("a.mkv", 1000),
+        ("a.mkv", 200_000_000),
+        ("a.mp4", 1000),
+        ("a.mp4", 200_000_000),
+        ("a.ts", 1000),
+    ],
+)
+def test_files_that_start_elsewhere_than_at_0_are_whole(tmp_path: Path, name: str, start: int) -> None:
+    marks = [start + 40 * number for number in range(FRAMES)]
+    clip = write_clip(tmp_path / name, [window(n) for n in range(FRAMES)], marks=marks, options={"bf": "0"})
+    with open_video(clip) as video:
+        frames = [*video.frames()]
+        assert video.problem == ""
+        assert abs(video.expected - FRAMES) <= 1
+    assert_are_windows(frames)
+    np.testing.assert_allclose(np.diff([frame.time for frame in frames]), 0.04, atol=1e-3)
+
+
+def test_equal_times_move_on_by_a_tick_and_no_further(tmp_path: Path) -> None:
+    marks = [40 * number for number in range(FRAMES)]
+    marks[20] = marks[19]
+    clip = tmp_path / "clip.mkv"
+    with av.open(str(clip), "w") as container:
+        stream: Any = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for number, mark in enumerate(marks):
+            frame = av.VideoFrame.from_ndarray(window(number), format="rgb24")
+            frame.pts, frame.time_base = 40 * number, Fraction(1, 1000)
+            for packet in stream.encode(frame):
+                packet.pts = packet.dts = mark
+                container.mux(packet)
+    times = [frame.time for frame in frames_of(clip)]
+    expected = np.array(marks) / 1000
+    expected[20] += 0.001
+    np.testing.assert_allclose(times, expected, atol=1e-9)
+
+
+def test_a_longer_second_stream_does_not_make_a_file_short(tmp_path: Path) -> None:
+    clip = tmp_path / "two.mkv"
+    with av.open(str(clip), "w") as container:
+        streams: list[Any] = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
+        for stream, count in zip(streams, (30, 90), strict=True):
+            for number in range(count):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(window(number), format="rgb24")))
+            container.mux(stream.encode(None))
+    with open_video(clip) as video:
+        assert len([*video.frames()]) == 30
+        assert video.problem == ""
 
 
 # Display matrices (a, b, c, d) and what they do to the stored picture.
@@ -164,6 +242,23 @@ def test_what_is_no_video_is_refused_by_name(clips: dict[str, Path], tmp_path: P
 def test_videos_are_known_by_their_endings_and_cameras_by_numbers() -> None:
     assert all(map(is_video, ["a.mp4", "A.MOV", "folder/b.mkv", "0", "12"]))
     assert not any(map(is_video, ["a.jpg", "folder", "-1", "1.5", "*.png"]))
+
+
+def test_what_is_there_goes_before_what_a_name_could_mean(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    assert not is_video("2024")
+    assert not is_video("folder.mp4")
+    data = clips["clip.mp4"].read_bytes()
+    for name in (b"10:30.mp4", b"http:x.mp4", b"gr\xfcn.mp4"):
+        Path(os.fsdecode(name)).write_bytes(data)
+        assert len(frames_of(Path(os.fsdecode(name)))) == FRAMES
+    for wrong in (-1, True):
+        with pytest.raises(VideoError, match="a camera has a number from 0 on"):
+            open_video(wrong)
 
 
 def test_a_camera_gives_frames_as_time_goes_by(clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

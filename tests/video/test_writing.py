@@ -11,7 +11,7 @@ import pytest
 
 from clips import window, write_clip
 from hrformer.video.reading import VideoError, VideoFile, open_video
-from hrformer.video.writing import Codec, suffix_for, video_writer
+from hrformer.video.writing import Codec, about_video, suffix_for, video_writer
 
 UNEVEN = [number * number + 37 * number for number in range(40)]
 
@@ -31,6 +31,7 @@ def test_times_and_sound_are_those_of_the_source(tmp_path: Path, codec: Codec) -
         with video_writer(target, video, codec, video.rate) as write:
             for frame in video.frames():
                 write(frame.time, frame.mark, 255 - frame.pixels)
+    assert about_video(target) is None
     with open_video(source) as video, open_video(target) as drawn:
         ours, theirs = [*video.frames()], [*drawn.frames()]
         assert drawn.problem == ""
@@ -75,6 +76,36 @@ def test_sound_that_players_do_not_expect_in_mp4_goes_into_matroska(tmp_path: Pa
             for frame in video.frames():
                 write(frame.time, frame.mark, frame.pixels)
     assert [data for _, data in sound_of(tmp_path / "drawn.mkv")] == [data for _, data in sound_of(source)]
+
+
+def test_sound_keeps_its_language_and_what_cannot_be_copied_is_told(tmp_path: Path) -> None:
+    source, told = tmp_path / "clip.avi", list[str]()
+    with av.open(str(source), "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 192, 256, "yuv420p"
+        tones: list[Any] = [container.add_stream(kind, rate=8000, layout="mono") for kind in ("pcm_mulaw", "mp3")]
+        tones[1].metadata["language"] = "deu"
+        for number in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(window(number), format="rgb24")))
+        container.mux(stream.encode(None))
+        for tone in tones:
+            kind = "s16" if tone is tones[0] else "s16p"
+            part = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format=kind, layout="mono")
+            part.sample_rate = 8000
+            container.mux(tone.encode(part))
+            container.mux(tone.encode(None))
+    target = tmp_path / "drawn.mkv"
+    with open_video(source) as video:
+        assert isinstance(video, VideoFile)
+        assert suffix_for(video) == ".mkv"
+        with video_writer(target, video, about="{}", told=told.append) as write:
+            for frame in video.frames():
+                write(frame.time, frame.mark, frame.pixels)
+    assert told == ["sound of the kind pcm_mulaw cannot be copied, and is left out"]
+    assert about_video(target) == "{}"
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        assert [one.codec_context.name for one in after.streams.audio] == ["mp3float"]
+        assert after.streams.audio[0].language == before.streams.audio[1].language
 
 
 def test_after_an_error_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

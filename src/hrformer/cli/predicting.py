@@ -34,7 +34,7 @@ def check(arguments: PredictArguments) -> None:
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ValueError(f"--{name.replace('_', '-')} must be finite, got {value}")
-    if isinstance(arguments, PoseArguments) and (arguments.every < 1 or arguments.cutoff <= 0):
+    if isinstance(arguments, PoseArguments) and (arguments.every < 1 or not 0 < arguments.cutoff < math.inf):
         raise ValueError(
             f"--every must be at least 1 and --cutoff above 0 Hz, got {arguments.every} and {arguments.cutoff}"
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import count as count_from
 from itertools import islice
@@ -17,35 +18,38 @@ from typing import Any
 import numpy as np
 
 from hrformer.cli.arguments import PoseArguments, PredictArguments
+from hrformer.cli.camera import record
 from hrformer.cli.inputs import OutputNames
 from hrformer.cli.messages import note, say
-from hrformer.files import replacing
+from hrformer.files import replacing, sha256_of
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Result
-from hrformer.predict.tracks import Source, Tracks, arrow, read_source, stream_tracks, tracks_writer
-from hrformer.predict.video import Follower, FramePeople, VideoFrame, joints_of, results_of
+from hrformer.predict.tracks import Source, Tracks, arrow, stream_tracks, tracks_writer
+from hrformer.predict.video import Follower, FramePeople, joints_of, results_of
 from hrformer.predict.video_rows import (
-    COLUMNS,
-    draw_frame,
     draw_row,
     draw_tracks,
+    notes_of,
     row_of,
+    rows_of,
+    rows_writer,
+    run_of,
+    schema_of,
+    source_of,
     tracks_of,
-    tracks_of_frames,
     without_tremble,
 )
 from hrformer.train.progress import bars
 from hrformer.video.boxes import BoxLinks
-from hrformer.video.reading import Frame, Video, VideoError, VideoFile, open_video
-from hrformer.video.writing import suffix_for, video_writer
+from hrformer.video.reading import Frame, VideoError, VideoFile, open_video
+from hrformer.video.writing import about_video, suffix_for, video_writer
 from hrformer.wording import counted
 
 PART = 240
 """Frames whose results are written at once; what a run that is killed has to do again."""
 
-RESULTS = b"hrformer.video"
-"""Key of a Parquet file's metadata under which a part's state, or the names of classes, stand as JSON."""
+_OWN = re.compile(r"part-\d{6}\.parquet|\.part-.*\.tmp")  # Files of a folder of parts
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
@@ -92,27 +96,49 @@ class VideoJob:
         """Do what is left to do and say so; returns what was wrong with the video, "" for nothing.
 
         Raises:
-            ValueError: with --resume, what is there comes from another run.
+            ValueError: something that is not ours has one of the names, or with --resume, what is there comes from
+                another run.
         """
-        task, resume = self.predictor.task, self.arguments.resume
-        problem = ""
-        if resume and self.table.exists() and not self.folder.exists():
-            self._check(self.table, self._recorded(), self._wanted())
+        self._look_round()
+        if self.arguments.resume and self.table.exists() and not self.folder.exists():
+            before = run_of(self.table) or {}
+            problem = str(before.pop("problem", ""))
+            self._check(self.table, before, self.wanted)
             say(f"{self.video.name} had been done before; results: {self.table}")
         else:
-            if self.folder.exists() and not resume:
+            if self.folder.exists() and not self.arguments.resume:
                 note(f"{self.folder} holds parts of an earlier run, which are replaced; --resume goes on from them")
                 shutil.rmtree(self.folder)
             frames, problem = self._predict(self._parts_done(), show)
-            people = self._write_table()
+            people = self._write_table(problem)
             shutil.rmtree(self.folder)
-            found = f", {counted(people, 'person', 'people')}" if task == "pose" else ""
+            found = f", {counted(people, 'person', 'people')}" if self.predictor.task == "pose" else ""
             say(f"{self.video.name}: {counted(frames, 'frame')}{found}; results: {self.table}")
         if self.arguments.draw:
-            if not (resume and self.drawing.exists()):
-                self._draw(show)
+            about = json.dumps(self.wanted | {"codec": self.arguments.codec}, sort_keys=True)
+            if not (self.arguments.resume and self.drawing.exists() and about_video(self.drawing) == about):
+                self._draw(about, show)
             say(f"drawn: {self.drawing}")
         return problem
+
+    def _look_round(self) -> None:
+        """Refuse to replace what is not ours; remove what a killed run left half written."""
+        kept = "which holds no results of a video from here: choose another --out, or move it away"
+        if self.table.exists() and run_of(self.table) is None:
+            raise ValueError(f"the results would replace {self.table}, {kept}")
+        if self.arguments.draw and self.drawing.exists() and not (about_video(self.drawing) or "").startswith("{"):
+            raise ValueError(f"the drawn video would replace {self.drawing}, {kept}")
+        if self.folder.is_symlink() or self.folder.exists():
+            if self.folder.is_symlink() or not self.folder.is_dir():
+                raise ValueError(f"parts of the results would lie in {self.folder}, which is no folder: move it away")
+            if strange := [file for file in self.folder.iterdir() if not _OWN.fullmatch(file.name)]:
+                raise ValueError(
+                    f"parts of the results would lie in {self.folder}, which holds {strange[0].name}: {kept}"
+                )
+        if self.table.exists() and not self.arguments.resume:
+            note(f"{self.table} holds results of an earlier run, which are replaced; --out takes another folder")
+        for left in self.arguments.out.glob(f".{glob.escape(self.name)}.*.tmp"):
+            left.unlink()
 
     def _check(self, where: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         if before != now:
@@ -122,19 +148,13 @@ class VideoJob:
                 "choose another --out, or leave out --resume to start again"
             )
 
-    def _wanted(self) -> dict[str, Any]:
-        """What the table depends on."""
-        if not isinstance(self.predictor, PosePredictor):
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """What the table depends on: of the parts, and of what is made of them."""
+        if not isinstance(self.arguments, PoseArguments):
             return self.run
-        assert isinstance(self.arguments, PoseArguments)
-        return source_of(self.predictor, self.video, self.arguments, self.run).settings or {}
-
-    def _recorded(self) -> dict[str, Any]:
-        """What the table that is there depends on."""
-        if isinstance(self.predictor, PosePredictor):
-            return read_source(self.table).settings or {}
-        run: dict[str, Any] = _about(self.table)["run"]
-        return run
+        smoothing = {"smooth": self.arguments.smooth, "cutoff": self.arguments.cutoff}
+        return self.run | smoothing | {"rate": self.video.rate}
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}.parquet"
@@ -143,7 +163,7 @@ class VideoJob:
         """How many parts of this run are there."""
         count = 0
         while self._part(count).exists():
-            self._check(self.folder, _about(self._part(count))["run"], self.run)
+            self._check(self.folder, notes_of(self._part(count))["run"], self.run)
             count += 1
         return count
 
@@ -151,7 +171,7 @@ class VideoJob:
         """Write the parts that are not there yet; returns the number of frames of all, and what the video lacks."""
         last, state = None, None
         if done:
-            state = _about(self._part(done - 1))
+            state = notes_of(self._part(done - 1))
             last = Frame(number=state["frame"], time=state["time"], mark=state["mark"], pixels=_NO_PIXELS)
             if state["ended"]:
                 return last.number + 1, state["problem"]
@@ -197,7 +217,7 @@ class VideoJob:
 
     def _write_part(self, part: int, rows: list[dict[str, Any]], state: dict[str, Any]) -> None:
         pa, pq = arrow()
-        schema = _schema(self.predictor.task, state, mark=True)
+        schema = schema_of(self.predictor.task, state, mark=True)
         with replacing(self._part(part)) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
 
@@ -207,22 +227,26 @@ class VideoJob:
             yield pq.read_table(self._part(part)).to_pylist()
             part += 1
 
-    def _write_table(self) -> int:
+    def _write_table(self, problem: str) -> int:
         """Returns how many people there are; 0 for other tasks."""
+        about = self.wanted | {"problem": problem}
         if isinstance(self.predictor, PosePredictor):
             assert isinstance(self.arguments, PoseArguments)
-            source = source_of(self.predictor, self.video, self.arguments, self.run)
+            source = source_of(self.predictor, self.video, about)
             return write_tracks(self.table, self._parts(), source, self.arguments)
-        with rows_writer(self.table, self.predictor, self.video, self.run) as write:
+        with rows_writer(self.table, self.predictor, self.video, about) as write:
             for rows in self._parts():
                 write(rows)
         return 0
 
-    def _draw(self, show: Show) -> None:
+    def _draw(self, about: str, show: Show) -> None:
         task, info = self.predictor.task, self.predictor.info
         pictures = self.video.frames()
-        with video_writer(self.drawing, self.video, self.arguments.codec, self.video.rate) as write:
-            for part in stream_tracks(self.table) if task == "pose" else _rows_of(self.table):
+        codec, rate = self.arguments.codec, self.video.rate
+        with video_writer(
+            self.drawing, self.video, codec, rate, about=about, told=partial(_told, self.video.name)
+        ) as write:
+            for part in stream_tracks(self.table) if task == "pose" else rows_of(self.table):
                 rows = part.numbers.tolist() if isinstance(part, Tracks) else part
                 for row, frame in zip(rows, pictures, strict=False):
                     if isinstance(part, Tracks):
@@ -231,17 +255,6 @@ class VideoJob:
                         drawn = draw_row(frame.pixels, row, info)
                     write(frame.time, frame.mark, drawn)
                     show("frames drawn", frame.number + 1, max(self.video.expected, frame.number + 1))
-
-
-def source_of(predictor: PosePredictor, video: Video, arguments: PoseArguments, run: dict[str, Any]) -> Source:
-    """What the tracks of a video are about."""
-    return Source(
-        name=video.name,
-        size=video.size,
-        names=predictor.joint_names,
-        skeleton=predictor.info.skeleton,
-        settings=run | {"smooth": arguments.smooth, "cutoff": arguments.cutoff, "rate": video.rate},
-    )
 
 
 def write_tracks(path: Path, parts: Iterable[list[dict[str, Any]]], source: Source, arguments: PoseArguments) -> int:
@@ -273,127 +286,58 @@ def run_videos(
     """Predict on all videos and cameras that were named.
 
     Returns:
-        0; 1 if some could not be read, or not to their end.
+        0; 1 if some could not be read, or not to their end, or of several some failed.
+
+    Raises:
+        ValueError, OSError: the only one failed.
     """
     arrow()
-    names, problems = OutputNames(), list[str]()
-    for source in _files(arguments.inputs):
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sources, names, problems = [*_files(arguments.inputs)], OutputNames(), list[str]()
+    if isinstance(arguments, PoseArguments) and arguments.detections is not None and len(sources) > 1:
+        raise ValueError("--detections has the frames of one video; name one")
+    for source in sources:
+        name = names.choose(os.fsencode(source).decode(errors="backslashreplace"))  # Parquet's library takes UTF-8 only
         try:
-            video = open_video(source)
+            with open_video(source) as video:
+                if isinstance(video, VideoFile):
+                    job = _job(video, predictor, arguments, options, run, name)
+                    with bars() as show:
+                        problem = job.finish(show)
+                    problems += [problem] * bool(problem)
+                else:
+                    record(video, predictor, arguments, options, run)
         except (VideoError, FileNotFoundError) as error:
             problems.append(str(error))
-            continue
-        with video:
-            if isinstance(video, VideoFile):
-                own = run | {"video": video.name, "bytes": video.path.stat().st_size}
-                if isinstance(arguments, PoseArguments):
-                    own["every"] = arguments.every
-                name = names.choose(source)
-                job = VideoJob(
-                    video=video, predictor=predictor, arguments=arguments, options=options, run=own, name=name
-                )
-                with bars() as show:
-                    problem = job.finish(show)
-                problems += [problem] * bool(problem)
-            else:
-                record(video, predictor, arguments, options, run)
+        except (ValueError, OSError) as error:
+            if len(sources) == 1:
+                raise
+            problems.append(f"{source}: {error}")
     for problem in problems:
         note(problem)
     return 1 if problems else 0
 
 
-@contextmanager
-def rows_writer(
-    path: Path, predictor: AnyPredictor, video: Video, run: dict[str, Any]
-) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """A function that appends rows of frames to a Parquet file."""
-    (pa, pq), info = arrow(), predictor.info
-    names = {"video": video.name, "class_names": info.class_names, "palette": info.palette, "run": run}
-    schema = _schema(predictor.task, names)
-    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-
-def _schema(task: str, about: dict[str, Any], *, mark: bool = False) -> Any:
-    pa = arrow()[0]
-    fields = [("frame", pa.int64()), ("time", pa.float64())] + [("mark", pa.int64())] * mark
-    for name, kind in COLUMNS[task].items():
-        fields.append((name, pa.binary() if kind == "binary" else pa.list_(getattr(pa, kind)())))
-    return pa.schema(fields, metadata={RESULTS: json.dumps(about).encode()})
-
-
-def _rows_of(file: Path) -> Iterator[list[dict[str, Any]]]:
-    """Rows of a table, as they were written."""
-    table = arrow()[1].ParquetFile(file)
-    return (table.read_row_group(number).to_pylist() for number in range(table.num_row_groups))
-
-
-def _about(file: Path) -> dict[str, Any]:
-    """What a file's metadata say of it."""
-    about: dict[str, Any] = json.loads(arrow()[1].read_schema(file).metadata[RESULTS])
-    return about
-
-
-def record(
-    video: Video, predictor: AnyPredictor, arguments: PredictArguments, options: dict[str, Any], run: dict[str, Any]
-) -> None:
-    """Results of a camera until it ends or Ctrl-C comes, which then are written."""
-    name = video.name.replace(" ", "-")
-    table, drawing = (arguments.out / f"{name}{suffix}" for suffix in (".parquet", f".drawn{suffix_for(None)}"))
+def _job(
+    video: VideoFile,
+    predictor: AnyPredictor,
+    arguments: PredictArguments,
+    options: dict[str, Any],
+    run: dict[str, Any],
+    name: str,
+) -> VideoJob:
+    own = run | {"video": video.name, "sha256": sha256_of(video.path)}
     if isinstance(arguments, PoseArguments):
-        if arguments.smooth == "zero-phase":
-            raise ValueError("--smooth zero-phase looks ahead, which a camera cannot; use one-euro")
-        options = options | {"every": arguments.every, "smooth": arguments.smooth == "one-euro"}
-    frames, frame = predictor.video(video, **options), None
-    with ExitStack() as stack:
-        show, write = (
-            stack.enter_context(bars()),
-            stack.enter_context(_frames_writer(table, predictor, video, arguments, run)),
-        )
-        draw = stack.enter_context(video_writer(drawing, None, arguments.codec, video.rate)) if arguments.draw else None
-        note("Ctrl-C ends")
-        try:
-            for frame in frames:
-                write(frame)
-                if draw is not None:
-                    draw(frame.time, None, draw_frame(frame))
-                show("frames", frame.number + 1, frame.number + 1)
-        except KeyboardInterrupt:  # how a camera ends
-            pass
-    count = 0 if frame is None else frame.number + 1
-    say(f"{video.name}: {counted(count, 'frame')}; results: {table}")
-    if arguments.draw and count:
-        say(f"drawn: {drawing}")
+        own["every"] = arguments.every
+        table = options.get("detections")
+        count = video.expected
+        if table is not None and count and not any(table.has(str(number)) for number in range(count)):
+            raise ValueError(
+                f"{arguments.detections} has no detections for any frame of {video.name}; image_id is the frame's "
+                f"number, 0 to {count - 1}"
+            )
+    return VideoJob(video=video, predictor=predictor, arguments=arguments, options=options, run=own, name=name)
 
 
-@contextmanager
-def _frames_writer(
-    path: Path, predictor: AnyPredictor, video: Video, arguments: PredictArguments, run: dict[str, Any]
-) -> Iterator[Callable[[VideoFrame[Any]], None]]:
-    """A function that appends the result of a frame to the table of a camera."""
-    waiting: list[VideoFrame[Any]] = []
-    with ExitStack() as stack:
-        if isinstance(predictor, PosePredictor):
-            assert isinstance(arguments, PoseArguments)
-            source = source_of(predictor, video, arguments, run)
-            write_part = stack.enter_context(tracks_writer(path, source))
-
-            def flush() -> None:
-                write_part(tracks_of_frames(waiting, source))
-                waiting.clear()
-        else:
-            write_rows = stack.enter_context(rows_writer(path, predictor, video, run))
-
-            def flush() -> None:
-                frames = (Frame(number=one.number, time=one.time, pixels=_NO_PIXELS) for one in waiting)
-                write_rows([row_of(frame, one.result) for frame, one in zip(frames, waiting, strict=True)])
-                waiting.clear()
-
-        def append(frame: VideoFrame[Any]) -> None:
-            # Rows need no picture.
-            waiting.append(replace(frame, result=replace(frame.result, image=_NO_PIXELS)))
-            if len(waiting) == PART:
-                flush()
-
-        yield append
-        flush()
+def _told(name: str, text: str) -> None:
+    note(f"{name}: {text}")

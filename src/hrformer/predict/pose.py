@@ -235,6 +235,8 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         """The detector to ask, the same object at every call; None for the whole picture."""
         name = self.default_detector if detector is None else detector
         if not isinstance(name, str):
+            if not callable(name):
+                raise ValueError(f"detector must be a name, or a callable from a picture to boxes and scores: {name!r}")
             return name
         if name == WHOLE:
             return None

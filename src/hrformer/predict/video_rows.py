@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from hrformer.data.draw import draw_classification, draw_keypoints, draw_segmentation
+from hrformer.files import replacing
 from hrformer.geometry.skeletons import Skeleton
 from hrformer.models.model import ModelInfo
+from hrformer.predict.pose import PosePredictor
+from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Classification, Keypoints, Result, encode_picture
-from hrformer.predict.tracks import Source, Tracks
+from hrformer.predict.tracks import KIND, Source, Tracks, arrow
 from hrformer.predict.video import Follower, VideoFrame
-from hrformer.video.reading import Frame
+from hrformer.video.reading import Frame, Video
 from hrformer.video.smoothing import in_windows, zero_phase
+
+RESULTS = b"hrformer.video"
+"""Key of a Parquet file's metadata under which notes stand as JSON: a part's state, or what a table is about."""
 
 COLUMNS: dict[str, dict[str, str]] = {
     "pose": {"boxes": "float64", "box_scores": "float64", "scores": "float64", "joints": "float32"},
@@ -115,3 +124,61 @@ def draw_row(pixels: Any, row: dict[str, Any], info: ModelInfo) -> Any:
         return draw_segmentation(pixels, np.asarray(mask), class_names=info.class_names, palette=info.palette)
     names = [info.class_names[i] if i < len(info.class_names) else str(i) for i in row["class_ids"]]
     return draw_classification(pixels, names, row["probabilities"])
+
+
+@contextmanager
+def rows_writer(
+    path: Path, predictor: AnyPredictor, video: Video, run: dict[str, Any]
+) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A function that appends rows of frames to a Parquet file."""
+    (pa, pq), info = arrow(), predictor.info
+    names = {"video": video.name, "class_names": info.class_names, "palette": info.palette, "run": run}
+    schema = schema_of(predictor.task, names)
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def schema_of(task: str, notes: dict[str, Any], *, mark: bool = False) -> Any:
+    """The ``pyarrow.Schema`` of a task's rows, with ``mark`` where later steps need it, and notes that are JSON."""
+    pa = arrow()[0]
+    fields = [("frame", pa.int64()), ("time", pa.float64())] + [("mark", pa.int64())] * mark
+    for name, kind in COLUMNS[task].items():
+        fields.append((name, pa.binary() if kind == "binary" else pa.list_(getattr(pa, kind)())))
+    return pa.schema(fields, metadata={RESULTS: json.dumps(notes).encode()})
+
+
+def rows_of(file: Path) -> Iterator[list[dict[str, Any]]]:
+    """Rows of a table, as they were written."""
+    table = arrow()[1].ParquetFile(file)
+    return (table.read_row_group(number).to_pylist() for number in range(table.num_row_groups))
+
+
+def notes_of(file: Path) -> dict[str, Any]:
+    """The notes of a file's schema; ValueError or an error of pyarrow where it has none."""
+    metadata = arrow()[1].read_schema(file).metadata or {}
+    if RESULTS not in metadata:
+        raise ValueError(f"{file} holds no results of a video")
+    notes: dict[str, Any] = json.loads(metadata[RESULTS])
+    return notes
+
+
+def run_of(file: Path) -> dict[str, Any] | None:
+    """What the results of a video in a file depend on, joints or not; None for whatever else the file is."""
+    pa, pq = arrow()
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+        found = Source.from_json(metadata[KIND]).settings if KIND in metadata else json.loads(metadata[RESULTS])["run"]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return None
+    return dict(found or {})
+
+
+def source_of(predictor: PosePredictor, video: Video, settings: dict[str, Any]) -> Source:
+    """What the tracks of a video are about."""
+    return Source(
+        name=video.name,
+        size=video.size,
+        names=predictor.joint_names,
+        skeleton=predictor.info.skeleton,
+        settings=settings | {"rate": video.rate},
+    )

@@ -40,7 +40,7 @@ class Frame:
         number: from 0, in the order of presentation.
         time: seconds, as the file has it; the first frame of a file need not be at 0. Of cameras, since the start.
         pixels: (H, W, 3) uint8 RGB, upright.
-        mark: the file's own count of time, by which a later run finds the frame; None where it has none.
+        mark: the file's own count of time; None where it has none.
     """
 
     number: int
@@ -84,8 +84,12 @@ class Video(ABC):
 
 
 def is_video(name: str) -> bool:
-    """Whether ``name`` is a video file by its ending, or the number of a camera."""
-    return name.isdecimal() or Path(name).suffix.lower() in SUFFIXES
+    """Whether ``name`` is a video file by its ending, or the number of a camera; a folder of that name goes first."""
+    return _is_camera(name) or (Path(name).suffix.lower() in SUFFIXES and not os.path.isdir(name))
+
+
+def _is_camera(name: str) -> bool:
+    return name.isdecimal() and not os.path.exists(name)
 
 
 def open_video(source: str | os.PathLike[str] | int) -> Video:
@@ -96,7 +100,9 @@ def open_video(source: str | os.PathLike[str] | int) -> Video:
         FileNotFoundError: there is no such file.
         ImportError: PyAV is not installed.
     """
-    if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+    if isinstance(source, int) or (isinstance(source, str) and _is_camera(source)):
+        if isinstance(source, bool) or int(source) < 0:
+            raise VideoError(f"a camera has a number from 0 on, got {source!r}")
         return Camera(int(source))
     if isinstance(source, str) and "://" in source:
         raise VideoError(f"{source}: videos are read from files; download it first")
@@ -112,9 +118,12 @@ class VideoFile(Video):
     def __init__(self, path: Path) -> None:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file")
-        self.path, self.name, self._av = path, path.name, pyav()
+        self.path, self._av = path, pyav()
+        self.name = os.fsencode(path.name).decode(errors="backslashreplace")  # of names that are not UTF-8
+        # FFmpeg takes what stands before a colon for a protocol.
+        self.address = f"file:{os.path.abspath(path)}"
         try:
-            self._container = self._av.open(os.fspath(path))
+            self._container = self._av.open(self.address)
         except (self._av.FFmpegError, OSError) as error:
             raise VideoError(f"{path} cannot be read as a video: {_said(error)}") from error
         streams = [one for one in self._container.streams.video if one.codec_context is not None]
@@ -127,7 +136,7 @@ class VideoFile(Video):
         self.stream.thread_type = "AUTO"
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 0)
         self.seconds = float(self._container.duration or 0) / 1e6
-        self.expected = int(self.stream.frames) or round(self.seconds * self.rate)
+        self.expected = int(self.stream.frames) or round(self._length() * self.rate)
         self._first = self._peek()
         self.orientation = orientation_of(self._first)
         self._stored = (int(self._first.width), int(self._first.height))
@@ -136,6 +145,11 @@ class VideoFile(Video):
     def close(self) -> None:
         self._container.close()
 
+    def _length(self) -> float:
+        """Seconds from the first to the last frame, as far as the file says."""
+        begins = float(self._container.start_time or 0) / 1e6 if "matroska" in self._container.format.name else 0.0
+        return max(self.seconds - begins, 0.0)
+
     def sounds(self) -> list[str]:
         """Names of the codecs of its sound."""
         return [str(one.codec_context.name) for one in self._container.streams.audio if one.codec_context is not None]
@@ -143,29 +157,22 @@ class VideoFile(Video):
     def _peek(self) -> Any:
         """The first frame, which tells how frames are turned."""
         for frame in self._decoded():
-            self._rewind()
             return frame
         self._container.close()
         raise VideoError(f"{self.path} holds no frame that can be decoded{self._why()}")
 
-    def _rewind(self) -> None:
-        try:
-            self._container.seek(0, backward=True, any_frame=False)
-        except self._av.FFmpegError:  # no index to seek by
-            self._reopen()
-
     def _reopen(self) -> None:
+        """Go back to the start, to which many files cannot seek."""
         number = self.stream.index
         self._container.close()
-        self._container = self._av.open(os.fspath(self.path))
+        self._container = self._av.open(self.address)
         self.stream = self._container.streams[number]
         self.stream.thread_type = "AUTO"
 
     def _decoded(self) -> Iterator[Any]:
         self._damaged, self._error, self._reached = 0, "", -np.inf
-        # Sound is looked at too: the file is as long as the longer of both.
-        sounds = self._container.streams.audio
-        packets = self._container.demux(self.stream, *sounds)
+        # Sound, subtitles and other pictures are looked at, too: the file is as long as the longest of all.
+        packets = self._container.demux()
         while True:
             try:
                 packet = next(packets, None)
@@ -196,57 +203,33 @@ class VideoFile(Video):
     def frames(self, after: Frame | None = None) -> Iterator[Frame]:
         """All frames, or those after one that an earlier run saw, of which ``pixels`` are not looked at.
 
+        All are decoded in any case: where to start for the same pictures, no file says for certain.
+
         Raises:
             VideoError: that frame is not in the file.
         """
-        for seconds, mark, decoded in self._timed(after):
-            last = after = Frame(
-                number=0 if after is None else after.number + 1,
-                time=seconds,
-                pixels=self._upright(decoded),
-                mark=mark,
-            )
-            yield last
-        self._conclude(after)
-
-    def _timed(self, after: Frame | None) -> Iterator[tuple[float, int | None, Any]]:
-        """Time, mark and picture of frames in the order of presentation; times rise."""
+        self._reopen()
         step = 1 / self.rate if self.rate else 1 / 30
-        last, base = (-np.inf, self.stream.time_base) if after is None else (after.time, self.stream.time_base)
-        found = after is None
-        for decoded in self._from(after):
-            if not found:
-                assert after is not None
-                if decoded.pts is not None and after.mark is not None and decoded.pts > after.mark:
-                    raise VideoError(f"{self.path}: frame {after.number} at {after.time:g} s is not in this file")
-                found = decoded.pts == after.mark
+        number, seconds = -1, -np.inf
+        for number, decoded in enumerate(self._decoded()):
+            seconds = self._time_of(decoded, seconds, step)
+            if after is not None and number <= after.number:
+                if number == after.number and seconds != after.time:
+                    break
                 continue
-            seconds = -np.inf if decoded.pts is None else float(decoded.pts * base)
-            if seconds <= last:
-                seconds = 0.0 if last == -np.inf else last + step
-            last = seconds
-            yield seconds, decoded.pts, decoded
+            yield Frame(number=number, time=seconds, pixels=self._upright(decoded), mark=decoded.pts)
+        if after is not None and (number < after.number or (number == after.number and seconds != after.time)):
+            raise VideoError(f"{self.path}: frame {after.number} at {after.time:g} s is not in this file")
+        if number >= 0:
+            self._conclude(number + 1, float(seconds))
 
-    def _from(self, after: Frame | None) -> Iterator[Any]:
-        """Decoded frames from ``after`` or before it on."""
-        self._rewind()
-        if after is not None and after.mark is not None:
-            try:
-                self._container.seek(after.mark, stream=self.stream, backward=True, any_frame=False)
-            except self._av.FFmpegError:
-                self._rewind()
-        stream = self._decoded()
-        first = next(stream, None)
-        if first is None:
-            return
-        if after is not None and (first.pts is None or after.mark is None or first.pts > after.mark):
-            self._reopen()  # indices of some files are wrong: from the start
-            stream = self._decoded()
-            if after.mark is None:
-                raise VideoError(f"{self.path} has no times by which an earlier run could go on")
-        else:
-            yield first
-        yield from stream
+    def _time_of(self, decoded: Any, last: float, step: float) -> float:
+        """Seconds of a frame, later than the last: by a step where the file has none, by a tick where it is wrong."""
+        base = float(self.stream.time_base)
+        if decoded.pts is None:
+            return 0.0 if last == -np.inf else last + step
+        seconds = float(decoded.pts * self.stream.time_base)
+        return seconds if seconds > last else last + min(base, step)
 
     def _upright(self, decoded: Any) -> NDArray[np.uint8]:
         if (decoded.width, decoded.height) != self._stored:
@@ -254,16 +237,16 @@ class VideoFile(Video):
         pixels: NDArray[np.uint8] = decoded.to_ndarray(format="rgb24")
         return pixels if self.orientation == UPRIGHT else upright_pixels(pixels, self.orientation)
 
-    def _conclude(self, last: Frame | None) -> None:
-        """Say in ``problem`` what was missing."""
+    def _conclude(self, count: int, last: float) -> None:
+        """Say in ``problem`` what was missing after so many frames, the last of them at a time."""
         self.problem = ""
-        if last is None:
-            return
         step = 1 / self.rate if self.rate else 0.04
-        end = float(self._container.start_time or 0) / 1e6 + self.seconds
+        # The length of Matroska counts from 0, of others from the start.
+        counted = "matroska" in self._container.format.name
+        end = self.seconds + (0.0 if counted else float(self._container.start_time or 0) / 1e6)
         # Lengths in headers are rounded, some by a frame.
         if self.seconds and end - self._reached > max(2.5 * step, 0.1):
-            self.problem = f"{self.path} ends at {last.time:.2f} s of {end:.2f} s, after {last.number + 1} frames"
+            self.problem = f"{self.path} ends at {last:.2f} s of {end:.2f} s, after {count} frames"
         elif self._damaged:
             self.problem = f"{self.path} is damaged in {self._damaged} places"
         if self.problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +37,15 @@ def suffix_for(video: VideoFile | None) -> str:
 
 
 @contextmanager
-def video_writer(path: Path, source: VideoFile | None, codec: Codec = "h264", rate: float = 0.0) -> Iterator[Any]:
+def video_writer(
+    path: Path,
+    source: VideoFile | None,
+    codec: Codec = "h264",
+    rate: float = 0.0,
+    *,
+    about: str = "",
+    told: Callable[[str], object] = lambda text: None,
+) -> Iterator[Any]:
     """A function that appends a frame: its time in seconds, its own count of time or None, and (H, W, 3) uint8 RGB.
 
     Frames are of one size; odd sides get one more row or column. The file is there when the context ends without an
@@ -48,6 +56,8 @@ def video_writer(path: Path, source: VideoFile | None, codec: Codec = "h264", ra
         source: whose sound and count of time are taken; None for cameras.
         codec: how pictures are packed.
         rate: about how many frames there are in a second; players do not depend on it.
+        about: a text that :func:`about_video` reads back.
+        told: is called with a sentence on sound that the container cannot hold, which is left out.
 
     Raises:
         VideoError: this build of FFmpeg has no such encoder.
@@ -59,25 +69,43 @@ def video_writer(path: Path, source: VideoFile | None, codec: Codec = "h264", ra
         raise VideoError(f"this PyAV cannot write {codec}: it lacks {encoder}; it has {known or 'none of our codecs'}")
     kind = {".mp4": "mp4", ".mkv": "matroska"}[path.suffix]
     with replacing(path) as part, av.open(str(part), "w", format=kind) as container:
-        drawn = _Drawn(av, container, source, encoder, options, rate)
+        container.metadata["comment"] = about
+        drawn = _Drawn(av, container, source, encoder, options, rate, told)
         yield drawn.write
         drawn.finish()
+
+
+def about_video(path: Path) -> str | None:
+    """The text that was written with a drawn video; None for whatever else the file is."""
+    av = pyav()
+    try:
+        with av.open(f"file:{os.path.abspath(path)}") as container:
+            return next((value for key, value in container.metadata.items() if key.lower() == "comment"), None)
+    except (av.FFmpegError, OSError):
+        return None
 
 
 class _Drawn:
     """A container that is being filled."""
 
     def __init__(
-        self, av: Any, container: Any, source: VideoFile | None, encoder: str, options: dict[str, str], rate: float
+        self,
+        av: Any,
+        container: Any,
+        source: VideoFile | None,
+        encoder: str,
+        options: dict[str, str],
+        rate: float,
+        told: Callable[[str], object],
     ) -> None:
-        self._av, self._container = av, container
+        self._av, self._container, self._told = av, container, told
         self._encoder, self._options = encoder, options
         self._base = source.stream.time_base if source is not None else Fraction(1, 1000)
         self._rate = Fraction(rate or 30).limit_denominator(1001)
         self._stream: Any = None
         self._last: int | None = None
         self._packets: Iterator[Any] = iter(())
-        self._sound = av.open(str(source.path)) if source is not None else None
+        self._sound = av.open(source.address) if source is not None else None
         self._streams: dict[int, Any] = {}
         if self._sound is not None and self._sound.streams.audio:
             self._packets = self._sound.demux(*self._sound.streams.audio)
@@ -90,7 +118,13 @@ class _Drawn:
         self._stream = stream
         if self._sound is not None:
             for sound in self._sound.streams.audio:
-                self._streams[sound.index] = self._container.add_stream_from_template(sound)
+                try:
+                    kept = self._container.add_stream_from_template(sound)
+                except (ValueError, self._av.FFmpegError):
+                    self._told(f"sound of the kind {sound.codec_context.name} cannot be copied, and is left out")
+                    continue
+                kept.metadata.update({"language": sound.language} if sound.language else {})
+                self._streams[sound.index] = kept
 
     def write(self, seconds: float, mark: int | None, pixels: NDArray[np.uint8]) -> None:
         pixels = cv2.copyMakeBorder(  # type: ignore[assignment]
@@ -120,8 +154,9 @@ class _Drawn:
             if float(packet.dts * packet.time_base) > until:
                 self._waiting = packet
                 return
-            packet.stream = self._streams[packet.stream.index]
-            self._container.mux(packet)
+            if packet.stream.index in self._streams:
+                packet.stream = self._streams[packet.stream.index]
+                self._container.mux(packet)
 
     def finish(self) -> None:
         if self._stream is not None:
