@@ -19,7 +19,7 @@ from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 STORE_BYTES = 100_000_000  # Of each node, so that both have 200 MB
-DEADLINE = 120.0  # Seconds after which a driver is taken for hung
+DEADLINE = 300.0  # Seconds after which a driver is taken for hung
 
 
 @contextmanager

@@ -40,6 +40,13 @@ def test_what_cannot_be_done_is_told_at_once(options: list[str], said: str, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_inputs_that_are_not_there_leave_no_job(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    assert main(command(str(tmp_path / "nofolder"), "--out", str(tmp_path / "out"))) == 2
+    assert "nofolder: no such file or folder" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "inputs").exists()
+
+
 def test_without_ray_the_pip_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "ray.data.checkpoint.checkpoint_writer", None)
     assert main(command("a.jpg", "--out", str(tmp_path / "out"))) == 2

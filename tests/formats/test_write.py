@@ -37,6 +37,23 @@ def test_a_package_that_is_absent_is_named_with_its_extra(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("csv", "clip.parquet"),
+        ("coco", "clip.csv"),
+        ("coco-tracks", "clip"),
+        ("trc", "clip.c3d"),
+        ("openpose", "clip.mp4"),
+    ],
+)
+def test_files_of_another_kind_are_not_written_over(to: ResultsFormat, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{to} is written to .*, not to .*{name}"):
+        write_results(two_people(), tmp_path / name, to=to)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize(("to", "name"), [("coco", "a.json"), ("coco-tracks", "b.json"), ("openpose", "op")])
 def test_an_error_on_the_way_leaves_nothing(to: ResultsFormat, name: str, tmp_path: Path) -> None:
     """JSON has no NaN."""

@@ -33,7 +33,7 @@ class PredictArguments(General):
     """Options of all three tasks."""
 
     # Picture files, folders (searched with their subfolders), glob patterns in quotes, http(s) URLs, addresses such as
-    # s3://BUCKET/FOLDER/, or manifests: .parquet files with a column "path" or "uri".
+    # s3://BUCKET/FOLDER/, or manifests: .parquet files with a column "path" or "uri". Or videos, and cameras by number.
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="INPUT...", help_behavior_hint="(required)")] = ()
     weights: str  # Name from `hrformer models`, weight file, or hf://OWNER/REPO.
     # Folder for results; made if absent. Results of an earlier run are replaced, unless --resume is given.

@@ -94,6 +94,8 @@ def _pictures(arguments: PredictArguments) -> Iterator[list[str]]:
     """All inputs; those of manifests some at a time. What is not there gets a row, too, in which that is said."""
     manifests = [name for name in arguments.inputs if name.lower().endswith(MANIFEST)]
     others = expand([name for name in arguments.inputs if name not in manifests], arguments.out)
+    if not (manifests or others.files):
+        raise ValueError("no pictures: " + "; ".join(f"{name}: {reason}" for name, reason in others.missing.items()))
     if others.left_out:
         note(f"{counted(len(others.left_out), 'file')} left out, whose ending is no picture's")
     first = [name if is_url(name) else _absolute(name) for name in [*others.files, *others.missing]]

@@ -30,6 +30,19 @@ SCALED: dict[ResultsFormat, Callable[[Tracks, Path, float | None], None]] = {"tr
 """Those for biomechanics, which take metres per pixel."""
 
 
+SUFFIXES: dict[ResultsFormat, tuple[str, ...]] = {
+    "coco": (".json",),
+    "coco-tracks": (".json",),
+    "openpose": ("",),
+    "csv": (".csv",),
+    "trc": (".trc", ""),
+    "c3d": (".c3d", ""),
+}
+"""Endings of what each writes; "" is a folder, which may have a dot in its name."""
+
+_OF_FILES = frozenset(".avi .c3d .csv .h5 .json .mkv .mov .mp4 .npz .parquet .trc .txt .xlsx".split())
+
+
 def write_results(
     tracks: Tracks, path: str | os.PathLike[str], *, to: ResultsFormat, scale: float | None = None
 ) -> None:
@@ -47,11 +60,14 @@ def write_results(
         ImportError: a package that writes the format is not installed.
         OSError: the file cannot be written.
     """
+    if to not in WRITERS and to not in SCALED:
+        raise ValueError(f"to must be one of {', '.join(get_args(ResultsFormat))}, got {to!r}")
+    if scale is not None and to not in SCALED:
+        raise ValueError(f"scale is for {' and '.join(SCALED)}; {to} is in pixels")
+    suffix = Path(path).suffix.lower()
+    if to in SUFFIXES and suffix not in SUFFIXES[to] and (all(SUFFIXES[to]) or suffix in _OF_FILES):
+        raise ValueError(f"{to} is written to {' or '.join(one or 'a folder' for one in SUFFIXES[to])}, not to {path}")
     if to in SCALED:
         SCALED[to](tracks, Path(path), scale)
         return
-    if to not in WRITERS:
-        raise ValueError(f"to must be one of {', '.join(get_args(ResultsFormat))}, got {to!r}")
-    if scale is not None:
-        raise ValueError(f"scale is for {' and '.join(SCALED)}; {to} is in pixels")
     WRITERS[to](tracks, Path(path))

@@ -77,3 +77,17 @@ def test_names_of_pictures_are_relative_to_the_set(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, shapes: list[Any], more: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=rf"a\.json: {said}"):
         read(tmp_path, *shapes, **more)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (shape("polygon", [1, 2], [3, 4]), "a polygon called 'nose' has 2 points, and takes three"),
+        (shape("polygon", [1, 2], [3, 4], [1e308, 5]), r"something called 'nose' lies at 1e\+308 pixels"),
+        (shape("rectangle", [1, 2], [-2e6, 5]), r"something called 'nose' lies at -2e\+06 pixels"),
+        (shape("point", [1, 1e300]), r"something called 'nose' lies at 1e\+300 pixels"),
+    ],
+)
+def test_what_cannot_have_been_drawn_is_refused(tmp_path: Path, drawn: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read(tmp_path, drawn)

@@ -144,6 +144,7 @@ def test_lines_of_outlines(tmp_path: Path) -> None:
         ("names: [person]\nkpt_shape: [2, 3]\nkpt_names: [a]", r"'kpt_names' must be 2 different names"),
         ("names: [person]\nkpt_shape: [2, 3]\nflip_idx: [1, 2]", r"'flip_idx' must have each number from 0 to 1 once"),
         ("names: [person]\nx: [", r"is not YAML that can be read"),
+        ("names: [bird]\nkpt_shape: [1000000000000, 3]\n", "'kpt_shape' must be"),
     ],
 )
 def test_wrong_yaml_is_named(tmp_path: Path, yaml: str, said: str) -> None:

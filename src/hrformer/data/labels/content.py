@@ -24,6 +24,9 @@ Content: TypeAlias = "dict[str, Any]"
 """``images``, ``annotations`` and ``categories``. Pictures whose labels lie in a file of their own name it in
 ``labels``."""
 
+FARTHEST = 1e6
+"""Pixels from the corner of a picture beyond which nothing can lie that was drawn on it."""
+
 _SHOWN = 40
 
 
@@ -61,6 +64,19 @@ class Category:
     unnamed: bool = False
 
 
+def _check(file: Path, thing: Thing) -> None:
+    name = thing.label or next(iter(thing.joints), PERSON)
+    polygons = thing.outline if isinstance(thing.outline, list) else []
+    if short := [len(one) // 2 for one in polygons if len(one) < 6]:
+        raise DataError(f"{file}: a polygon called {name!r} has {counted(short[0], 'point')}, and takes three")
+    places = [*(thing.box or ()), *(value for one in polygons for value in one)]
+    places += [value for x, y, _ in thing.joints.values() for value in (x, y)]
+    if far := [value for value in places if not abs(value) <= FARTHEST]:
+        raise DataError(
+            f"{file}: something called {name!r} lies at {far[0]:g} pixels; the largest place is {FARTHEST:g}"
+        )
+
+
 class Collected:
     """Pictures and things of one set, from however many files.
 
@@ -96,8 +112,13 @@ class Collected:
         return int(record["id"])
 
     def add(self, found: Found, picture: int, things: Iterable[Thing]) -> None:
-        """Add what is on a picture."""
+        """Add what is on a picture.
+
+        Raises:
+            DataError: a place is no place on any picture, or a polygon has too few points.
+        """
         for thing in things:
+            _check(found.path, thing)
             self.categories.setdefault(thing.label or PERSON, Category())
             self._things[found].append((picture, thing))
 

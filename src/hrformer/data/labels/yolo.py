@@ -27,6 +27,7 @@ from hrformer.wording import listed
 
 _FIELDS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _NAMES, _MORE = (re.compile(text, re.MULTILINE) for text in (r"^names\s*:", r"^(train|val|valid|test|nc)\s*:"))
+_MOST_JOINTS = 10_000
 _SLACK = 0.02
 """By what share of the picture boxes and outlines may reach over its edge: what rounding and augmentation leave."""
 
@@ -136,7 +137,7 @@ def _described(table: Mapping[str, Any], file: Path, collected: Collected) -> _D
     if shape is None:
         return _Described(classes, (), 0, None)
     if not (isinstance(shape, list) and len(shape) == 2 and all(type(one) is int for one in shape)) or (
-        shape[0] < 1 or shape[1] not in (2, 3)
+        not 0 < shape[0] <= _MOST_JOINTS or shape[1] not in (2, 3)
     ):
         raise DataError(f"{file}: 'kpt_shape' must be [number of joints, 2 or 3], got {shown(table, 'kpt_shape')}")
     flips = table.get("flip_idx")
