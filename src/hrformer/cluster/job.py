@@ -34,8 +34,8 @@ these tasks find a place beside workers on all cores."""
 _READS = 16  # Pictures that a worker on a GPU waits for at once, beside those that it decodes
 
 _RETRIES, _MOST_FAILED = 5, 10
-"""A picture may kill a worker's process outright. Its part of the list is tried again so often, then left without rows,
-and the other parts go on; more parts than the latter end the job."""
+"""A picture may kill a worker's process outright. Its part of the list is tried again so often, then left, and other
+parts go on; more parts than the latter end the job. What is left is tried once more, as long as rows come of it."""
 
 _CONNECT_SECONDS = 10.0
 
@@ -132,41 +132,52 @@ def run_job(
     Raises:
         ClusterError: a worker could not load the predictor, results could not be written, or the cluster is gone.
     """
+    before = number + 1
+    # A machine that dies may use up the retries of several parts at once; they get others as long as that helps.
+    while (left := folder.left(number)) and (count := sum(int(some.sum()) for _, some in left)) < before:
+        before = count
+        with _watched(folder, number, show):
+            _work_on(left, folder, make, task, machines)
+        folder.settle()
+    folder.close(number)
+    show("pictures", number, number)
+
+
+def _work_on(
+    left: list[tuple[Path, NDArray[np.bool_]]], folder: JobFolder, make: Make, task: str, machines: Machines
+) -> None:
+    """Once through all pictures that are left; parts whose retries are used up stay without rows."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext, read_datasource
     from ray.data.checkpoint import CheckpointConfig
     from ray.util.annotations import RayDeprecationWarning
 
-    if left := folder.left(number):
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        context.max_errored_blocks = _MOST_FAILED
-        context.checkpoint_config = CheckpointConfig(
-            id_column=ID, checkpoint_path=str(folder.finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = _MOST_FAILED
+    context.checkpoint_config = CheckpointConfig(
+        id_column=ID, checkpoint_path=str(folder.finished / uuid.uuid4().hex), delete_checkpoint_on_success=False
+    )
+    few: dict[str, Any] = {"concurrency": min(machines.workers, len(left))}
+    listed = read_datasource(_source(left), override_num_blocks=len(left), num_cpus=_SMALL_CPUS, **few)
+    with warnings.catch_warnings():
+        # Another name for the number of retries is announced, but not there yet.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        rows = listed.map_batches(
+            Worker,
+            fn_constructor_args=(make, task, machines.threads, not machines.gpus),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
+            num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
+            num_gpus=machines.gpus,
+            ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
         )
-        few: dict[str, Any] = {"concurrency": min(machines.workers, len(left))}
-        listed = read_datasource(_source(left), override_num_blocks=len(left), num_cpus=_SMALL_CPUS, **few)
-        with warnings.catch_warnings():
-            # Another name for the number of retries is announced, but not there yet.
-            warnings.simplefilter("ignore", RayDeprecationWarning)
-            rows = listed.map_batches(
-                Worker,
-                fn_constructor_args=(make, task, machines.threads, not machines.gpus),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=machines.workers, initial_size=machines.workers),
-                num_cpus=machines.cores - 1 if machines.cores > 1 else _WORKER_CPUS,
-                num_gpus=machines.gpus,
-                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
-            )
-        with _watched(folder, number, show):
-            try:
-                small = {"num_cpus": _SMALL_CPUS}
-                rows.write_parquet(str(folder.results), ray_remote_args=small, compression="zstd", **few)
-            except ray.exceptions.RayError as error:
-                raise ClusterError(_cause(error)) from error
-    folder.close(number)
-    show("pictures", number, number)
+    try:
+        small = {"num_cpus": _SMALL_CPUS}
+        rows.write_parquet(str(folder.results), ray_remote_args=small, compression="zstd", **few)
+    except ray.exceptions.RayError as error:
+        raise ClusterError(_cause(error)) from error
 
 
 def _source(left: list[tuple[Path, NDArray[np.bool_]]]) -> Any:
