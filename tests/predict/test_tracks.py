@@ -14,7 +14,6 @@ from hrformer.geometry.skeletons import COCO17
 from hrformer.predict.tracks import (
     Source,
     Tracks,
-    empty_tracks,
     joined,
     read_source,
     read_tracks,
@@ -87,7 +86,7 @@ def test_parts_that_follow_each_other_are_one(tmp_path: Path) -> None:
     assert_equal(read_tracks(tmp_path / "tracks.parquet"), whole)
     assert_equal(joined([*stream_tracks(tmp_path / "tracks.parquet")], SOURCE), whole)
     np.testing.assert_array_equal(whole.row_times, whole.times[[1, 7, 7]])
-    assert len(empty_tracks(SOURCE)) == 0
+    assert len(joined([], SOURCE)) == 0
 
 
 def test_other_files_are_refused_by_name(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hrformer.cli.arguments import PoseArguments, PredictArguments
 from hrformer.cli.messages import note, say
 from hrformer.predict.pose import PosePredictor
@@ -18,12 +16,11 @@ from hrformer.predict.tracks import tracks_writer
 from hrformer.predict.video import VideoFrame
 from hrformer.predict.video_rows import draw_frame, row_of, rows_writer, source_of, tracks_of_frames
 from hrformer.train.progress import bars
-from hrformer.video.reading import Frame, Video
+from hrformer.video.reading import NO_PIXELS, Video
 from hrformer.video.writing import suffix_for, video_writer
 from hrformer.wording import counted
 
 _PART = 240  # Frames whose rows are written at once
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 
 def record(
@@ -38,10 +35,8 @@ def record(
         options = options | {"every": arguments.every, "smooth": arguments.smooth == "one-euro"}
     frames, frame = predictor.video(video, **options), None
     with ExitStack() as stack:
-        show, write = (
-            stack.enter_context(bars()),
-            stack.enter_context(_frames_writer(table, predictor, video, arguments, run)),
-        )
+        show = stack.enter_context(bars())
+        write = stack.enter_context(_frames_writer(table, predictor, video, arguments, run))
         draw = stack.enter_context(video_writer(drawing, None, arguments.codec, video.rate)) if arguments.draw else None
         note("Ctrl-C ends")
         try:
@@ -77,13 +72,12 @@ def _frames_writer(
             write_rows = stack.enter_context(rows_writer(path, predictor, video, run))
 
             def flush() -> None:
-                frames = (Frame(number=one.number, time=one.time, pixels=_NO_PIXELS) for one in waiting)
-                write_rows([row_of(frame, one.result) for frame, one in zip(frames, waiting, strict=True)])
+                write_rows([row_of(one.number, one.time, one.result) for one in waiting])
                 waiting.clear()
 
         def append(frame: VideoFrame[Any]) -> None:
             # Rows need no picture.
-            waiting.append(replace(frame, result=replace(frame.result, image=_NO_PIXELS)))
+            waiting.append(replace(frame, result=replace(frame.result, image=NO_PIXELS)))
             if len(waiting) == _PART:
                 flush()
 

@@ -15,8 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hrformer.cli.arguments import PoseArguments, PredictArguments
 from hrformer.cli.camera import record
 from hrformer.cli.inputs import OutputNames
@@ -42,7 +40,7 @@ from hrformer.predict.video_rows import (
 )
 from hrformer.train.progress import bars
 from hrformer.video.boxes import BoxLinks
-from hrformer.video.reading import Frame, VideoError, VideoFile, open_video
+from hrformer.video.reading import NO_PIXELS, Frame, VideoError, VideoFile, open_video
 from hrformer.video.writing import about_video, suffix_for, video_writer
 from hrformer.wording import counted
 
@@ -50,8 +48,6 @@ PART = 240
 """Frames whose results are written at once; what a run that is killed has to do again."""
 
 _OWN = re.compile(r"part-\d{6}\.parquet|\.part-.*\.tmp")  # Files of a folder of parts
-
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 
 Show = Callable[[str, int, int], object]
 
@@ -172,7 +168,7 @@ class VideoJob:
         last, state = None, None
         if done:
             state = notes_of(self._part(done - 1))
-            last = Frame(number=state["frame"], time=state["time"], mark=state["mark"], pixels=_NO_PIXELS)
+            last = Frame(number=state["frame"], time=state["time"], pixels=NO_PIXELS)
             if state["ended"]:
                 return last.number + 1, state["problem"]
             note(f"going on after frame {last.number}, at {last.time:.2f} s")
@@ -181,12 +177,12 @@ class VideoJob:
         for part in count_from(done):
             rows = []
             for frame, result in results(self.part_frames):
-                rows.append(row_of(frame, result))
+                rows.append(row_of(frame.number, frame.time, result))
                 show("frames", count + len(rows), max(self.video.expected, count + len(rows)))
                 last = frame
             count, ended = count + len(rows), len(rows) < self.part_frames
             assert last is not None
-            where: dict[str, Any] = {"frame": last.number, "time": last.time, "mark": last.mark}
+            where: dict[str, Any] = {"frame": last.number, "time": last.time}
             where |= {"problem": self.video.problem if ended else "", "ended": ended}
             self._write_part(part, rows, where | {"links": links.state(), "run": self.run})
             if ended:
@@ -217,7 +213,7 @@ class VideoJob:
 
     def _write_part(self, part: int, rows: list[dict[str, Any]], state: dict[str, Any]) -> None:
         pa, pq = arrow()
-        schema = schema_of(self.predictor.task, state, mark=True)
+        schema = schema_of(self.predictor.task, state)
         with replacing(self._part(part)) as file:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
 

@@ -127,11 +127,6 @@ class Tracks:
             )
 
 
-def empty_tracks(source: Source) -> Tracks:
-    """No frames yet."""
-    return joined([], source)
-
-
 def joined(parts: Sequence[Tracks], source: Source) -> Tracks:
     """Parts that follow each other as one."""
     joints = len(source.names)

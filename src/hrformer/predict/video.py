@@ -17,7 +17,7 @@ from hrformer.geometry.skeleton_inference import DEFAULT_SIGMA
 from hrformer.predict.boxes import PersonBoxes
 from hrformer.predict.results import Keypoints, Result
 from hrformer.video.boxes import BoxLinks
-from hrformer.video.reading import Frame, Video, open_video
+from hrformer.video.reading import NO_PIXELS, Frame, Video, open_video
 from hrformer.video.smoothing import OneEuro
 from hrformer.video.tracking import Tracker, TrackOptions
 
@@ -58,7 +58,7 @@ def results_of(
 
     def pictures() -> Iterator[LoadedImage]:
         for frame in frames:
-            waiting.append(replace(frame, pixels=frame.pixels[:0]))  # the result has the pixels
+            waiting.append(replace(frame, pixels=NO_PIXELS))  # the result has the pixels
             yield LoadedImage(pixels=frame.pixels)
 
     for result in stream(pictures()):
@@ -126,29 +126,21 @@ def joints_of(
     stream: Callable[..., Iterator[Keypoints]], people: Iterable[tuple[Frame, PersonBoxes]], **options: Any
 ) -> Iterator[tuple[Frame, Keypoints]]:
     """Each frame with the joints of its people; crops of many frames share a batch."""
-    found: deque[PersonBoxes] = deque()
+    boxes, scores = deque[NDArray[np.floating]](), deque[NDArray[np.floating]]()
 
     def frames() -> Iterator[Frame]:
-        for frame, boxes in people:
-            found.append(boxes)
+        for frame, found in people:
+            boxes.append(found.boxes)
+            scores.append(found.scores)
             yield frame
 
-    def rows(name: str) -> Iterator[Any]:
+    def taken(queue: deque[NDArray[np.floating]]) -> Iterator[NDArray[np.floating]]:
         # Asked once for each picture, after it.
-        while waiting[name]:
-            yield getattr(waiting[name].popleft(), name)
-
-    waiting = {"boxes": deque[PersonBoxes](), "scores": deque[PersonBoxes]()}
-
-    def noted(pictures: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
-        for picture in pictures:
-            boxes = found.popleft()
-            for queue in waiting.values():
-                queue.append(boxes)
-            yield picture
+        while queue:
+            yield queue.popleft()
 
     def run(pictures: Iterable[LoadedImage]) -> Iterator[Keypoints]:
-        return stream(noted(pictures), boxes=rows("boxes"), box_scores=rows("scores"), **options)
+        return stream(pictures, boxes=taken(boxes), box_scores=taken(scores), **options)
 
     yield from results_of(run, frames())
 

@@ -20,7 +20,7 @@ from hrformer.predict.predictors import AnyPredictor
 from hrformer.predict.results import Classification, Keypoints, Result, encode_picture
 from hrformer.predict.tracks import KIND, Source, Tracks, arrow
 from hrformer.predict.video import Follower, VideoFrame
-from hrformer.video.reading import Frame, Video
+from hrformer.video.reading import Video
 from hrformer.video.smoothing import in_windows, zero_phase
 
 RESULTS = b"hrformer.video"
@@ -31,12 +31,12 @@ COLUMNS: dict[str, dict[str, str]] = {
     "segmentation": {"class_ids": "int32", "shares": "float64", "mask": "binary"},
     "classification": {"class_ids": "int32", "probabilities": "float64"},
 }
-"""Columns beside frame, time and mark by task: lists of numbers, or bytes."""
+"""Columns beside frame and time by task: lists of numbers, or bytes."""
 
 
-def row_of(frame: Frame, result: Result) -> dict[str, Any]:
-    """One frame's result as a row."""
-    row: dict[str, Any] = {"frame": frame.number, "time": frame.time, "mark": frame.mark}
+def row_of(number: int, time: float, result: Result) -> dict[str, Any]:
+    """The result of one frame, of its number and seconds, as a row."""
+    row: dict[str, Any] = {"frame": number, "time": time}
     if isinstance(result, Keypoints):
         values = {"boxes": result.boxes, "box_scores": result.box_scores, "scores": result.scores}
         return row | {name: array.ravel() for name, array in values.items()} | {"joints": result.keypoints.ravel()}
@@ -138,10 +138,10 @@ def rows_writer(
         yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def schema_of(task: str, notes: dict[str, Any], *, mark: bool = False) -> Any:
-    """The ``pyarrow.Schema`` of a task's rows, with ``mark`` where later steps need it, and notes that are JSON."""
+def schema_of(task: str, notes: dict[str, Any]) -> Any:
+    """The ``pyarrow.Schema`` of a task's rows, with notes that are JSON."""
     pa = arrow()[0]
-    fields = [("frame", pa.int64()), ("time", pa.float64())] + [("mark", pa.int64())] * mark
+    fields = [("frame", pa.int64()), ("time", pa.float64())]
     for name, kind in COLUMNS[task].items():
         fields.append((name, pa.binary() if kind == "binary" else pa.list_(getattr(pa, kind)())))
     return pa.schema(fields, metadata={RESULTS: json.dumps(notes).encode()})

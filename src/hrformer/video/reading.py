@@ -19,6 +19,9 @@ from hrformer.geometry.orientation import UPRIGHT, upright_pixels, upright_size
 SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 """Endings that are taken for videos."""
 
+NO_PIXELS: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+"""Of frames whose picture is not needed any more."""
+
 INSTALL = "videos need PyAV, pyarrow and scipy: pip install 'hrformer[video]'"
 
 # What swaps axes, flips left and right, flips top and bottom -> EXIF orientation; see ``geometry.orientation``.
