@@ -97,14 +97,19 @@ class SeparableStep(Frozen):
 
 
 class FusedConv(nn.Module):
-    """A convolution, its batch norm or identity, ReLU if asked: (B, C, H, W) -> (B, C', H', W'), channels-last."""
+    """A convolution, its batch norm or identity, ReLU if asked: (B, C, H, W) -> (B, C', H', W'), channels-last.
+
+    One without a batch norm makes a result, not a map for the next: it computes in its weights' precision.
+    """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module, *, relu: bool) -> None:
         super().__init__()
+        self.is_last = isinstance(norm, nn.Identity)
         self.conv = FoldedConv(conv, norm, relu=relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.conv(channels_last(x))
+        x = channels_last(x)
+        y: Tensor = self.conv(x.to(self.conv.weight.dtype) if self.is_last else x)
         return y.permute(0, 3, 1, 2)
 
 

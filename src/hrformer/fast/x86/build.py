@@ -32,6 +32,26 @@ INSTRUCTION_SETS = {
 }
 """Name -> compiler flags; torch names processors' capabilities the same way, in capitals."""
 
+_AVX512 = INSTRUCTION_SETS["avx512"]
+
+HALF_SETS: dict[str, tuple[str, ...]] = {
+    "amx_bf16": ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16", "amx_tile", "amx_bf16"),
+    "avx512_bf16": ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_bf16"),
+}
+"""Instruction sets of the kernels in bfloat16, the best first -> what a processor must have, by Linux's names."""
+
+HALF_FLAGS = {
+    "amx_bf16": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DHALF_TILES"),
+    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+}
+"""Name -> compiler flags."""
+
+EMULATED_FLAGS = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
+"""For plain loops instead of the instructions for bfloat16: for tests, where a processor lacks them."""
+
+SHARED = ("crowd", "memory", "program", "team")
+"""Sources that the kernels in bfloat16 share with those in float32."""
+
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-exceptions", "-fno-rtti", "-fvisibility=default", "-Wall")
 
 
@@ -62,7 +82,7 @@ def refusal() -> str | None:
 
 
 def build(folder: Path = FOLDER, flags: Sequence[str] = ()) -> list[Path]:
-    """Compile all kernels and return their files.
+    """Compile all kernels and return their files. Those in bfloat16 are left out where the compiler is too old.
 
     Args:
         folder: where they go.
@@ -74,19 +94,42 @@ def build(folder: Path = FOLDER, flags: Sequence[str] = ()) -> list[Path]:
     reason = refusal()
     if reason is not None:
         raise RuntimeError(reason)
+    made = [_build(name, own, sorted(SOURCE.glob("*.cpp")), folder, flags) for name, own in INSTRUCTION_SETS.items()]
+    for name, own in HALF_FLAGS.items():
+        try:
+            made.append(build_half(name, folder, (*own, *flags)))
+        except RuntimeError:
+            library_path_in(folder, name).unlink(missing_ok=True)
+    return made
+
+
+def build_half(name: str, folder: Path, flags: Sequence[str]) -> Path:
+    """Compile the kernels in bfloat16 into ``folder`` under a name.
+
+    Raises:
+        RuntimeError: the compiler fails, as one does that does not know the instructions.
+    """
+    sources = sorted((SOURCE / "half").glob("*.cpp")) + [SOURCE / f"{one}.cpp" for one in SHARED]
+    return _build(name, (), sources, folder, flags)
+
+
+def _build(name: str, own: Sequence[str], sources: Sequence[Path], folder: Path, flags: Sequence[str]) -> Path:
     command = compiler()
     assert command is not None
-    sources = sorted(SOURCE.glob("*.cpp"))
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = {name: [str(Path(scratch, f"{name}-{one.stem}.o")) for one in sources] for name in INSTRUCTION_SETS}
+        objects = [str(Path(scratch, f"{one.stem}.o")) for one in sources]
         commands = [
             [*command, *FLAGS, *own, *flags, "-c", str(source), "-o", target]
-            for name, own in INSTRUCTION_SETS.items()
-            for source, target in zip(sources, objects[name], strict=True)
+            for source, target in zip(sources, objects, strict=True)
         ]
         list(pool.map(_run, commands))
         link = [*command, "-shared", "-static-libgcc", *flags]
-        return [_link(link, objects[name], Path(scratch), folder / _file_name(name)) for name in INSTRUCTION_SETS]
+        return _link(link, objects, Path(scratch), library_path_in(folder, name))
+
+
+def library_path_in(folder: Path, name: str) -> Path:
+    """The file of an instruction set in a folder."""
+    return folder / _file_name(name)
 
 
 def _link(command: list[str], objects: list[str], scratch: Path, target: Path) -> Path:

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.structures import STRUCTURES, check_buffers
+from hrformer.fast.x86.build import HALF_SETS, INSTRUCTION_SETS, library_path
+from hrformer.fast.x86.structures import HALF_STRUCTURES, STRUCTURES, check_buffers
 
 SWITCH = "HRFORMER_NATIVE"
-"""Environment variable: "0" leaves the kernels alone, "avx2" takes those even where AVX-512 is there."""
+"""Environment variable: "0" leaves the kernels alone; the name of an instruction set in ``build`` takes that one even
+where a better one is there."""
 
 
 class Kernel:
@@ -34,15 +35,22 @@ class Kernel:
         structure: its argument's type.
         constants: fields that stay; tensors are kept alive.
         lanes: floats in a vector.
+        half: whether it computes in bfloat16.
 
     Raises:
         ValueError: a tensor does not fit the kernel.
     """
 
     def __init__(
-        self, function: Any, structure: type[ctypes.Structure], constants: Mapping[str, Any], lanes: int
+        self,
+        function: Any,
+        structure: type[ctypes.Structure],
+        constants: Mapping[str, Any],
+        lanes: int,
+        *,
+        half: bool = False,
     ) -> None:
-        self._function, self._structure, self._lanes = function, structure, lanes
+        self._function, self._structure, self._lanes, self._half = function, structure, lanes, half
         self.address = ctypes.cast(function, ctypes.c_void_p).value
         settings = structure()
         self._kept = self._fill(settings, constants)
@@ -52,7 +60,7 @@ class Kernel:
         """Run it; tensors are passed by address.
 
         Raises:
-            ValueError: a tensor is not float32, contiguous, on the CPU and of the kernel's size.
+            ValueError: a tensor is not of the kernel's dtype and size, contiguous and on the CPU.
         """
         settings = self._structure.from_buffer_copy(self._template)
         tensors = self._fill(settings, values)
@@ -70,7 +78,7 @@ class Kernel:
                 tensors[name] = value
             else:
                 setattr(settings, name, value)
-        check_buffers(self._structure.__name__, settings, tensors, self._lanes)
+        check_buffers(self._structure.__name__, settings, tensors, self._lanes, half=self._half)
         for name, tensor in tensors.items():
             setattr(settings, name, tensor.data_ptr())
         return tensors
@@ -125,22 +133,31 @@ class NativeLibrary:
 
     Attributes:
         lanes: floats in a vector; packed weights depend on it.
-        instruction_set: that it is compiled for, as in ``build.INSTRUCTION_SETS``.
+        instruction_set: that it is compiled for, as in ``build.INSTRUCTION_SETS`` or ``build.HALF_SETS``.
+        half: whether its kernels compute in bfloat16.
+        runs: whether the system lets this process use them.
+
+    Args:
+        path: of the file.
+        half: whether its kernels compute in bfloat16.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, half: bool = False) -> None:
         self._library = ctypes.CDLL(path)
+        self.half = half
+        self.runs = not half or bool(self._library.hrformer_may_run())
         self.instruction_set = Path(path).stem.removeprefix("kernels_")
         self.lanes = int(self._library.hrformer_lanes())
         self._structures = {
             name: type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
-            for name, fields in STRUCTURES.items()
+            for name, fields in (HALF_STRUCTURES if half else STRUCTURES).items()
         }
         self._kernels: dict[str, Kernel] = {}
 
     def kernel(self, name: str, **constants: Any) -> Kernel:
         """The function of this name with these fields of its structure filled in, tensors as for ``call``."""
-        return Kernel(getattr(self._library, f"hrformer_{name}"), self._structures[name], constants, self.lanes)
+        function = getattr(self._library, f"hrformer_{name}")
+        return Kernel(function, self._structures[name], constants, self.lanes, half=self.half)
 
     def call(self, name: str, **values: Any) -> None:
         """Run a kernel, see ``Kernel``."""
@@ -149,18 +166,29 @@ class NativeLibrary:
         self._kernels[name](**values)
 
 
+def _wanted() -> str:
+    """What ``SWITCH`` asks for; empty for the best.
+
+    Raises:
+        ValueError: there is no such instruction set.
+    """
+    wanted = os.environ.get(SWITCH, "")
+    known = [*INSTRUCTION_SETS, *HALF_SETS]
+    if wanted not in ("", "0", *known):
+        raise ValueError(f"{SWITCH} must be 0, {', '.join(known[:-1])} or {known[-1]}, got {wanted!r}")
+    return wanted
+
+
 @cache
 def find_library() -> tuple[NativeLibrary | None, str]:
-    """The kernels for this processor, or None and why there are none."""
-    wanted = os.environ.get(SWITCH, "")
+    """The kernels in float32 for this processor, or None and why there are none."""
+    wanted = _wanted()
     if wanted == "0":
         return None, f"{SWITCH}=0 switches the kernels off"
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    name = {"avx512": wanted or "avx512", "avx2": "avx2"}.get(capability)
-    if name is None:
+    if capability not in INSTRUCTION_SETS:
         return None, f"kernels need a processor with AVX2, torch finds {capability!r}"
-    if name not in INSTRUCTION_SETS:
-        raise ValueError(f"{SWITCH} must be 0, {' or '.join(INSTRUCTION_SETS)}, got {wanted!r}")
+    name = "avx2" if wanted == "avx2" else capability
     path = library_path(name)
     if not path.is_file():
         return None, "this installation holds no compiled kernels"
@@ -168,3 +196,42 @@ def find_library() -> tuple[NativeLibrary | None, str]:
         return NativeLibrary(str(path)), ""
     except OSError as error:  # OpenMP's functions are torch's; a torch built without them has none
         return None, f"the kernels cannot be loaded: {error}"
+
+
+@cache
+def find_half_library() -> tuple[NativeLibrary | None, str]:
+    """The kernels in bfloat16 for this processor, with AMX where the system allows it; or None and why there are none."""
+    wanted = _wanted()
+    if wanted in ("0", "avx2"):
+        return None, f"{SWITCH}={wanted} switches the kernels in bfloat16 off"
+    have = processor_flags()
+    reason = "kernels in bfloat16 need a processor with AVX512-BF16"
+    for name, flags in HALF_SETS.items():
+        if wanted in HALF_SETS and wanted != name:
+            continue
+        missing = [flag for flag in flags if flag not in have]
+        if missing:
+            reason = f"kernels in bfloat16 need a processor with {', '.join(missing)}"
+            continue
+        path = library_path(name)
+        if not path.is_file():
+            reason = "this installation holds no compiled kernels in bfloat16"
+            continue
+        try:
+            library = NativeLibrary(str(path), half=True)
+        except OSError as error:
+            reason = f"the kernels in bfloat16 cannot be loaded: {error}"
+            continue
+        if library.runs:
+            return library, ""
+        reason = f"the system does not lend this process the registers of {name}"
+    return None, reason
+
+
+def processor_flags() -> frozenset[str]:
+    """What the processor has and the system supports, by Linux's names."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrformer.fast.x86.library import Call, find_library, recorded_calls
+from hrformer.fast.x86.library import Call, find_half_library, find_library, recorded_calls
 
 LARGEST = 1024
 """Bytes of a kernel's structure, as in source/program.cpp."""
@@ -136,13 +136,15 @@ class Program:
     """
 
     def __init__(self, function: Callable[[Tensor], Sequence[Tensor]], x: Tensor) -> None:
-        library = find_library()[0]
+        library = (find_half_library() if x.dtype == torch.bfloat16 else find_library())[0]
         if library is None:
             raise NotRecordableError("there are no kernels")
         self._run = library.kernel("program")
         with recorded_calls() as calls:
             outputs = list(function(x))
-        self._forms = [(y.shape, y.stride(), y.storage_offset(), y.untyped_storage().nbytes()) for y in outputs]
+        self._forms = [
+            (y.dtype, y.shape, y.stride(), y.storage_offset(), y.untyped_storage().nbytes()) for y in outputs
+        ]
         self._size = x.numel()
         self._plan(calls, x, outputs)
 
@@ -207,8 +209,9 @@ class Program:
         """New tensors with the results for ``x``, contiguous in its memory and of the recorded size."""
         assert x.numel() == self._size
         arena = torch.empty(self._arena, dtype=torch.uint8, device="cpu")
-        memories = [torch.empty(size // 4, dtype=torch.float32, device="cpu") for *_, size in self._forms]
-        given = [arena.data_ptr(), x.data_ptr() - 4 * int(x.storage_offset()), *(one.data_ptr() for one in memories)]
+        memories = [torch.empty(size // dtype.itemsize, dtype=dtype, device="cpu") for dtype, *_, size in self._forms]
+        start = x.data_ptr() - x.itemsize * int(x.storage_offset())
+        given = [arena.data_ptr(), start, *(one.data_ptr() for one in memories)]
         bases = (ctypes.c_void_p * len(given))(*given)
         self._run(
             steps=ctypes.addressof(self._steps),
@@ -218,5 +221,5 @@ class Program:
         )
         return [
             memory.as_strided(shape, stride, offset)
-            for memory, (shape, stride, offset, _) in zip(memories, self._forms, strict=True)
+            for memory, (_, shape, stride, offset, _) in zip(memories, self._forms, strict=True)
         ]

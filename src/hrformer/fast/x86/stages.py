@@ -1,13 +1,13 @@
 """The fused stages of inference on x86 processors, by the compiled kernels of ``hrformer.fast.x86``.
 
-Maps are channels-last, (B, H, W, C), float32; results are new tensors. ``hrformer.fast.stages`` holds the plain
-references and chooses. Weights are packed once into the layout that the kernels read: panels of vectors of outputs,
-see ``source/product.h``.
+Maps are channels-last, (B, H, W, C), float32 or bfloat16; results are new tensors of the same kind.
+``hrformer.fast.stages`` holds the plain references and chooses. Weights are packed once into the layout that the
+kernels read: panels of vectors of outputs, see ``source/product.h``, or ``half`` for those in bfloat16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,8 @@ from hrformer.fast.folding import (
     StageWeights,
     folded_attention,
 )
-from hrformer.fast.x86.library import Kernel, NativeLibrary, find_library
+from hrformer.fast.x86 import half
+from hrformer.fast.x86.library import Kernel, NativeLibrary, find_half_library, find_library
 from hrformer.fast.x86.structures import tensors_refusal
 
 ACTIVATIONS = {"none": 0, "gelu": 1, "relu": 2}
@@ -37,12 +38,13 @@ NEVER = -1e30
 
 def native_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | None:
     """Why no compiled kernel runs on this map and what is added to it, or None where one does."""
-    refusal = tensors_refusal(x, others)
+    in_half = x.dtype == torch.bfloat16
+    refusal = tensors_refusal(x, others, torch.bfloat16 if in_half else torch.float32)
     if refusal is not None:
         return refusal
     if torch.is_grad_enabled() and x.requires_grad:
         return "a gradient is wanted"
-    return find_library()[1] or None
+    return (find_half_library() if in_half else find_library())[1] or None
 
 
 def takes(x: Tensor, channels: int, residual: Tensor | None = None, shape: Sequence[int] = ()) -> bool:
@@ -90,18 +92,24 @@ def _product(name: str, weight: Tensor, bias: Tensor, lanes: int) -> dict[str, T
     return {name: pack_product(weight.double(), lanes), bias_name: filled(bias.double(), lanes)}
 
 
-def _library() -> NativeLibrary:
-    library, reason = find_library()
+def _library(x: Tensor) -> NativeLibrary:
+    """That for maps of this dtype."""
+    library, reason = find_half_library() if x.dtype == torch.bfloat16 else find_library()
     assert library is not None, reason
     return library
 
 
-def _kernel(name: str, pack: Callable[..., dict[str, Any]], weights: StageWeights, *further: Any) -> Kernel:
-    """The kernel kept beside its weights, or a new one with the fields that ``pack`` makes of them."""
-    found: Kernel | None = weights.made.get(name)
+def _kernel(name: str, x: Tensor, weights: StageWeights, *further: Any) -> Kernel:
+    """The kernel for maps of this dtype kept beside its weights, or a new one with its fields made of them."""
+    key = (name, x.dtype)
+    found: Kernel | None = weights.made.get(key)
     if found is None:
-        library = _library()
-        found = weights.made[name] = library.kernel(name, **pack(weights, library.lanes, *further))
+        library = _library(x)
+        if library.half:
+            fields = half.pack(name, weights, *further)
+        else:
+            fields = PACKERS[name](weights, library.lanes, *further)
+        found = weights.made[key] = library.kernel(name, **fields)
     return found
 
 
@@ -110,7 +118,7 @@ def attention_block(x: Tensor, weights: AttentionWeights) -> Tensor:
     x = x.contiguous()
     batch, height, width, _ = x.shape
     y = torch.empty_like(x)
-    _kernel("attention", _attention, weights)(x=x, y=y, batch=batch, height=height, width=width)
+    _kernel("attention", x, weights)(x=x, y=y, batch=batch, height=height, width=width)
     return y
 
 
@@ -140,7 +148,7 @@ def feed_forward_block(x: Tensor, first: PointwiseWeights, second: DepthwiseWeig
     x = x.contiguous()
     batch, height, width, _ = x.shape
     y = torch.empty_like(x)
-    kernel = _kernel("feed_forward", _feed_forward, second, first)
+    kernel = _kernel("feed_forward", x, second, first)
     kernel(x=x, y=y, rows=batch * height, height=height, width=width)
     return y
 
@@ -181,7 +189,7 @@ def pointwise(
     y = x.new_empty(*x.shape[:-1], weights.weight.shape[0])
     codes = {"activation": ACTIVATIONS[activation], "after": ACTIVATIONS[after]}
     rows = x.numel() // x.shape[-1]
-    _kernel("linear", _linear, weights)(x=x.contiguous(), y=y, rows=rows, residual=_sum(residual), **codes)
+    _kernel("linear", x, weights)(x=x.contiguous(), y=y, rows=rows, residual=_sum(residual), **codes)
     return y
 
 
@@ -198,7 +206,7 @@ def convolution(x: Tensor, weights: ConvolutionWeights, *, activation: str = "no
     out_height, out_width = ((size + 2 * pad - cell) // stride + 1 for size, pad, cell, stride in sizes)
     y = x.new_empty(batch, out_height, out_width, channels)
     outside = {"out_height": out_height, "out_width": out_width, "activation": ACTIVATIONS[activation]}
-    kernel = _kernel("convolution", _convolution, weights)
+    kernel = _kernel("convolution", x, weights)
     kernel(x=x.contiguous(), y=y, batch=batch, height=height, width=width, **outside)
     return y
 
@@ -228,7 +236,7 @@ def depthwise_pointwise(
     batch, height, width, _ = x.shape
     y = x.new_empty(batch, -(-height // weights.stride), -(-width // weights.stride), weights.weight.shape[0])
     codes = {"middle": ACTIVATIONS[middle], "activation": ACTIVATIONS[activation]}
-    kernel = _kernel("separable", _separable, weights)
+    kernel = _kernel("separable", x, weights)
     kernel(x=x.contiguous(), y=y, batch=batch, height=height, width=width, residual=_sum(residual), **codes)
     return y
 
@@ -255,5 +263,15 @@ def fusion_sum(
     for i, (term, factor) in enumerate(zip(terms, factors, strict=True)):
         fields |= {f"term{i}": term, f"height{i}": term.shape[1], f"width{i}": term.shape[2], f"factor{i}": factor}
     sizes = {"batch": batch, "height": size[0], "width": size[1], "channels": channels}
-    _library().call("fusion", y=y, **sizes, **fields, bilinear=int(bilinear))
+    _library(y).call("fusion", y=y, **sizes, **fields, bilinear=int(bilinear))
     return y
+
+
+PACKERS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "attention": _attention,
+    "feed_forward": _feed_forward,
+    "linear": _linear,
+    "convolution": _convolution,
+    "separable": _separable,
+}
+"""Kernel -> what makes the constant fields of its structure from the weights of its stage and the lanes of a vector."""

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.half import SIZES as HALF_SIZES
+
 LARGEST = 2**31 - 1
 """Sizes are 32-bit integers in the kernels."""
 
@@ -33,8 +36,8 @@ def is_in_memory(tensor: Tensor) -> bool:
     return not count or int(tensor.storage_offset() + count) * tensor.itemsize <= tensor.untyped_storage().nbytes()
 
 
-def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | None:
-    """Why kernels take neither this map nor these tensors beside it, or None where they do."""
+def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = (), dtype: torch.dtype = torch.float32) -> str | None:
+    """Why kernels in this precision take neither this map nor these tensors beside it, or None where they do."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "the model is being compiled or exported"
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
@@ -44,8 +47,8 @@ def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | No
             continue
         if type(tensor) not in (Tensor, nn.Parameter):
             return f"{type(tensor).__name__} is a subclass of torch.Tensor"
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
-            return f"compiled kernels take float32 on the CPU, got {tensor.dtype} on {tensor.device.type}"
+        if tensor.device.type != "cpu" or tensor.dtype != dtype:
+            return f"compiled kernels take {dtype} on the CPU here, got {tensor.dtype} on {tensor.device.type}"
         if not is_in_memory(tensor):
             return f"compiled kernels take plain memory, got {tensor.layout}, negated numbers or none"
     if not 0 < x.numel() <= LARGEST:
@@ -141,12 +144,18 @@ STRUCTURES: dict[str, Fields] = {
 }
 """Function of the library, without its prefix -> fields of its structure."""
 
+HALF_STRUCTURES: dict[str, Fields] = {
+    **{name: STRUCTURES[name] for name in ("feed_forward", "attention", "linear", "separable", "fusion", "program")},
+    "convolution": {name: kind for name, kind in STRUCTURES["convolution"].items() if name != "zeros"},
+}
+"""The same for kernels in bfloat16."""
+
 
 Sizes = Mapping[str, int]
 """Field -> numbers behind it."""
 
 
-def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int) -> None:
+def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int, *, half: bool = False) -> None:
     """Refuse tensors that do not fit a kernel.
 
     Args:
@@ -154,15 +163,17 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         settings: its structure, with all sizes filled in.
         tensors: by field.
         lanes: floats in a vector.
+        half: whether the kernel computes in bfloat16.
 
     Raises:
-        ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
-            without memory for it.
+        ValueError: a tensor is of another dtype than the kernel takes, not on the CPU, not contiguous, of another size
+            or without memory for it.
     """
-    sizes = SIZES[name](settings, lanes)
+    sizes = HALF_SIZES[name](settings) if half else SIZES[name](settings, lanes)
     for field, tensor in tensors.items():
+        dtype = torch.bfloat16 if half and field in HALVES else torch.float32
         fits = (
-            tensor.dtype == torch.float32
+            tensor.dtype == dtype
             and tensor.device.type == "cpu"
             and is_in_memory(tensor)
             and tensor.is_contiguous()
@@ -170,7 +181,7 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         )
         if not fits:
             raise ValueError(
-                f"kernel {name!r}: {field} must be {sizes[field]} contiguous float32 numbers on the CPU, "
+                f"kernel {name!r}: {field} must be {sizes[field]} contiguous {str(dtype)[6:]} numbers on the CPU, "
                 f"got {tuple(tensor.shape)} with strides {tensor.stride() if tensor.layout == torch.strided else None} "
                 f"in {tensor.dtype} on {tensor.device}"
             )

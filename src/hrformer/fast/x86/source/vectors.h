@@ -24,7 +24,7 @@ static INLINE int filled(int count) { return vectors_of(count) * LANES; }
 // The first n lanes, 0 < n <= LANES; memory behind them is neither read nor written, the others are zero.
 static INLINE vec load_part(const float* p, int n) {
   if (n >= LANES) return load(p);
-#if LANES == 16
+#ifdef __AVX512F__
   return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
   vec v = {};
@@ -35,7 +35,7 @@ static INLINE vec load_part(const float* p, int n) {
 
 static INLINE void store_part(float* p, vec v, int n) {
   if (n >= LANES) return store(p, v);
-#if LANES == 16
+#ifdef __AVX512F__
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
   memcpy(p, &v, n * sizeof(float));
@@ -50,9 +50,12 @@ static INLINE vec first_lanes(vec v, int n) {
 }
 
 // The second of the two where one is NaN, as the instructions have it.
-#if LANES == 16
+#ifdef __AVX512F__
 static INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 static INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif LANES == 16  // for an emulation of wider instructions
+static INLINE vec smaller(vec a, vec b) { return a < b ? a : b; }
+static INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
 #else
 static INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
 static INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
@@ -63,8 +66,12 @@ static INLINE vec relu(vec x) { return larger(splat(0), x); }
 
 // Of all lanes, halving: a chain of additions as long as a vector would wait for each of them.
 static INLINE float sum_of(vec v) {
-#if LANES == 16
+#ifdef __AVX512F__
   return _mm512_reduce_add_ps((__m512)v);
+#elif LANES == 16
+  float sum = 0;
+  for (int i = 0; i < LANES; i++) sum += v[i];
+  return sum;
 #else
   __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
   half = _mm_add_ps(half, _mm_movehl_ps(half, half));
@@ -73,8 +80,12 @@ static INLINE float sum_of(vec v) {
 }
 
 static INLINE float largest_of(vec v) {
-#if LANES == 16
+#ifdef __AVX512F__
   return _mm512_reduce_max_ps((__m512)v);
+#elif LANES == 16
+  float largest = v[0];
+  for (int i = 1; i < LANES; i++) largest = v[i] > largest ? v[i] : largest;
+  return largest;
 #else
   __m128 half = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
   half = _mm_max_ps(half, _mm_movehl_ps(half, half));

@@ -1,0 +1,196 @@
+// Sums of a block of rows times a panel of weights, by the instructions that the build is for:
+//
+//   HALF_TILES: AMX, a product of 16 x 32 and 32 x 16 numbers at once. The kernel of the system must allow it, see tiles.cpp.
+//   else: AVX512-BF16, sixteen sums of two products at once.
+//
+// With HALF_EMULATED both are plain loops that round as the instructions do.
+//
+// A panel holds the weights of 32 outputs, or of 16 where no more are left: for every two of the depth, a row with the
+// two weights of each output side by side.
+
+#pragma once
+
+#include <pmmintrin.h>
+
+#include "half.h"
+
+// Outputs of a panel, and the most rows of a block.
+static const int PANEL = GROUP;
+
+#ifdef HALF_TILES
+
+static const int BLOCK_ROWS = 32;
+
+#ifdef HALF_EMULATED
+
+// Numbers below the smallest normal count as zero, in the operands and in the results.
+static INLINE float normal(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7f800000 ? value : 0;
+}
+
+struct Tiles {};
+
+// For every sum: products of even and of odd depth apart, then both together onto it.
+static INLINE void tile_product(float* sums, const half* a, size_t stride, const half* w, size_t step) {
+  for (int r = 0; r < 16; r++)
+    for (int n = 0; n < 16; n++) {
+      float even = 0, odd = 0;
+      for (int k = 0; k < 16; k++) {
+        even = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k])), normal(wide(w[k * step + 2 * n])), even));
+        odd = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k + 1])), normal(wide(w[k * step + 2 * n + 1])), odd));
+      }
+      float& sum = sums[r * PANEL + n];
+      sum = normal(normal(sum) + normal(even + odd));
+    }
+}
+
+static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
+                         const float* start, float* sums) {
+  const int wide_step = columns > LANES ? 2 * PANEL : PANEL;
+  for (int r = 0; r < BLOCK_ROWS; r++)
+    for (int n = 0; n < PANEL; n++) sums[r * PANEL + n] = n < columns ? start[n] : 0;
+  for (int k = 0; k < depth; k += 32, w += 16 * wide_step)
+    for (int r = 0; r < rows; r += 16)
+      for (int n = 0; n < columns; n += LANES)
+        tile_product(sums + r * PANEL + n, a + r * stride + k, stride, w + 2 * n, wide_step);
+}
+
+#else
+
+// The tiles of the calling thread, all of 16 rows of 64 bytes, for as long as this lives.
+struct Tiles {
+  Tiles() {
+    struct alignas(64) Shapes {
+      uint8_t palette, start, reserved[14];
+      uint16_t bytes[16];
+      uint8_t rows[16];
+    };
+    static const Shapes shapes = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    __asm__ volatile("ldtilecfg %0" ::"m"(shapes));
+  }
+  ~Tiles() { __asm__ volatile("tilerelease" ::: "memory"); }
+};
+
+#define TILE_LOAD(t, p, stride) \
+  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((long)(stride)) : "memory")
+#define TILE_STORE(t, p, stride) \
+  __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((long)(stride)) : "memory")
+#define TILE_PRODUCT(sums, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
+
+// Sums of up to BLOCK_ROWS rows, `stride` numbers apart, and up to PANEL columns, into rows of PANEL floats; `start` is
+// what each column begins with. Rows up to a multiple of 16 are read. `depth`: a multiple of 32.
+static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
+                         const float* start, float* sums) {
+  const bool tall = rows > 16, wide = columns > LANES;
+  const half* lower = a + 16 * stride;
+  const size_t apart = stride * sizeof(half);
+  TILE_LOAD(0, start, 0);
+  TILE_LOAD(2, start, 0);
+  if (wide) {
+    TILE_LOAD(1, start + LANES, 0);
+    TILE_LOAD(3, start + LANES, 0);
+  }
+  const int row_bytes = wide ? 128 : 64;
+  for (int k = 0; k < depth; k += 32, w += 8 * row_bytes) {
+    TILE_LOAD(6, w, row_bytes);
+    TILE_LOAD(4, a + k, apart);
+    TILE_PRODUCT(0, 4, 6);
+    if (wide) {
+      TILE_LOAD(7, w + 32, row_bytes);
+      TILE_PRODUCT(1, 4, 7);
+    }
+    if (tall) {
+      TILE_LOAD(5, lower + k, apart);
+      TILE_PRODUCT(2, 5, 6);
+      if (wide) TILE_PRODUCT(3, 5, 7);
+    }
+  }
+  const size_t line = PANEL * sizeof(float);
+  TILE_STORE(0, sums, line);
+  if (wide) TILE_STORE(1, sums + LANES, line);
+  if (tall) {
+    TILE_STORE(2, sums + 16 * PANEL, line);
+    if (wide) TILE_STORE(3, sums + 16 * PANEL + LANES, line);
+  }
+}
+
+#endif
+
+#else
+
+static const int BLOCK_ROWS = 12;
+
+struct Tiles {};
+
+#ifdef HALF_EMULATED
+
+static INLINE float normal(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7f800000 ? value : 0;
+}
+
+// The product of odd depth is added first.
+static INLINE vec sum_of_products(vec sum, const half* a, const half* w) {
+  const float even = normal(wide(a[0])), odd = normal(wide(a[1]));
+  for (int n = 0; n < LANES; n++) {
+    sum[n] = normal(__builtin_fmaf(odd, normal(wide(w[2 * n + 1])), sum[n]));
+    sum[n] = normal(__builtin_fmaf(even, normal(wide(w[2 * n])), sum[n]));
+  }
+  return sum;
+}
+
+#else
+
+static INLINE vec sum_of_products(vec sum, const half* a, const half* w) {
+  int both;
+  memcpy(&both, a, sizeof both);
+  return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(both), (__m512bh)_mm512_loadu_si512(w));
+}
+
+#endif
+
+template <int V>
+static INLINE void sums_of_block(const half* a, size_t stride, int rows, const half* w, int depth, const float* start,
+                                 float* out) {
+  constexpr int R = 12;
+  vec sums[R][V];
+  const half* row[R];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++) {
+    row[r] = a + (r < rows ? r : rows - 1) * stride;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) sums[r][v] = load(start + v * LANES);
+  }
+  for (int k = 0; k < depth; k += 2, w += 2 * V * LANES)
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) sums[r][v] = sum_of_products(sums[r][v], row[r] + k, w + 2 * v * LANES);
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(out + r * PANEL + v * LANES, sums[r][v]);
+}
+
+static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
+                         const float* start, float* sums) {
+  if (columns > LANES)
+    sums_of_block<2>(a, stride, rows, w, depth, start, sums);
+  else
+    sums_of_block<1>(a, stride, rows, w, depth, start, sums);
+}
+
+#endif
+
+// What the calling thread needs to compute, for as long as this lives: tiles, and vector instructions that take numbers
+// below the smallest normal for zero, as those for bfloat16 do; a squared small number would cost a hundred cycles.
+struct Ready {
+  const unsigned before = _mm_getcsr();
+  Ready() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
+  ~Ready() { _mm_setcsr(before); }
+  Ready(const Ready&) = delete;
+  const Tiles tiles;
+};

@@ -1,0 +1,200 @@
+// Numbers of 16 bits (bfloat16) in memory, float32 in registers; sixteen lanes whatever the processor.
+//
+// HALF_EMULATED: without the instructions for bfloat16, by plain code that rounds as they do.
+
+#pragma once
+
+#include "../vectors.h"
+
+static_assert(LANES == 16, "tiles, and pairs of vectors, are made for sixteen lanes");
+
+typedef uint16_t half;
+
+// Channels of a map that are loaded and stored at once: two vectors.
+static const int GROUP = 2 * LANES;
+
+static INLINE int grouped(int count) { return (count + GROUP - 1) / GROUP * GROUP; }
+
+struct Pair {
+  vec first, second;
+};
+
+static INLINE Pair operator+(Pair a, Pair b) { return {a.first + b.first, a.second + b.second}; }
+static INLINE Pair operator*(vec a, Pair b) { return {a * b.first, a * b.second}; }
+static INLINE Pair relu(Pair v) { return {relu(v.first), relu(v.second)}; }
+
+#ifndef HALF_EMULATED
+
+static INLINE __mmask32 mask_of(int n) { return n >= GROUP ? ~0u : (1u << n) - 1; }
+
+// n <= 32 numbers in their order; zeros behind them. Memory behind them is not read.
+static INLINE Pair load_halves(const half* p, int n) {
+  const __m512i v = n >= GROUP ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(mask_of(n), p);
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(v));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(v, 1));
+  return {(vec)_mm512_slli_epi32(low, 16), (vec)_mm512_slli_epi32(high, 16)};
+}
+
+// The same, those at even places and those at odd ones.
+static INLINE Pair load_parted(const half* p, int n) {
+  const __m512i v = n >= GROUP ? _mm512_loadu_si512(p) : _mm512_maskz_loadu_epi16(mask_of(n), p);
+  return {(vec)_mm512_slli_epi32(v, 16), (vec)_mm512_and_si512(v, _mm512_set1_epi32(0xffff0000))};
+}
+
+// To the nearest, the even one of two; numbers below the smallest normal become zero, NaN stays NaN.
+static INLINE void store_halves(half* p, Pair v, int n = GROUP) {
+  const __m512i made = (__m512i)_mm512_cvtne2ps_pbh((__m512)v.second, (__m512)v.first);
+  if (n >= GROUP)
+    _mm512_storeu_si512(p, made);
+  else
+    _mm512_mask_storeu_epi16(p, mask_of(n), made);
+}
+
+static INLINE void store_half_vector(half* p, vec v) {
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+
+// 2^x for x <= 0, relative error 1.1e-4; 0 from about -126 on. NaN gives NaN.
+// The factors are those with the smallest largest relative error on half an octave around zero that give 1 at zero.
+static INLINE vec power_of_two(vec x) {
+  const __m512 r = _mm512_reduce_ps((__m512)x, 0);
+  vec p = splat(0.0550090596f);
+  p = p * (vec)r + splat(0.242210969f);
+  p = p * (vec)r + splat(0.693282902f);
+  p = p * (vec)r + splat(1);
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)((vec)((__m512)x - r)));
+}
+
+// x between -limit and limit.
+static INLINE vec bounded(vec x, float limit) {
+  return (vec)_mm512_range_ps((__m512)x, (__m512)splat(limit), 2);
+}
+
+#else
+
+static INLINE float wide(half h) {
+  const uint32_t bits = (uint32_t)h << 16;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+static INLINE half narrow(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  if (value != value) return (half)(bits >> 16 | 0x40);
+  if ((bits & 0x7f800000) == 0) return (half)(bits >> 16 & 0x8000);
+  return (half)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static INLINE Pair load_halves(const half* p, int n) {
+  Pair v = {};
+  for (int i = 0; i < GROUP && i < n; i++) (i < LANES ? v.first : v.second)[i % LANES] = wide(p[i]);
+  return v;
+}
+
+static INLINE Pair load_parted(const half* p, int n) {
+  Pair v = {};
+  for (int i = 0; i < GROUP && i < n; i++) (i % 2 ? v.second : v.first)[i / 2] = wide(p[i]);
+  return v;
+}
+
+static INLINE void store_halves(half* p, Pair v, int n = GROUP) {
+  for (int i = 0; i < GROUP && i < n; i++) p[i] = narrow((i < LANES ? v.first : v.second)[i % LANES]);
+}
+
+static INLINE void store_half_vector(half* p, vec v) {
+  for (int i = 0; i < LANES; i++) p[i] = narrow(v[i]);
+}
+
+static INLINE vec power_of_two(vec argument) {
+  const vec shift = splat(12582912), x = larger(argument, splat(-126));  // 1.5 * 2^23: adding it rounds
+  const vec whole = (x + shift) - shift, r = x - whole;
+  vec p = splat(0.0550090596f);
+  p = p * r + splat(0.242210969f);
+  p = p * r + splat(0.693282902f);
+  p = p * r + splat(1);
+  const ivec exponent = __builtin_convertvector(whole, ivec) + 127;
+  const vec scaled = p * (vec)(exponent << 23);
+  return argument == argument ? (argument < splat(-126) ? splat(0) : scaled) : argument;
+}
+
+static INLINE vec bounded(vec x, float limit) { return smaller(larger(x, splat(-limit)), splat(limit)); }
+
+#endif
+
+// Vectors that are computed side by side: each waits for its own last result, so that fewer would leave units idle.
+static const int TOGETHER = 4;
+
+// GELU within 2e-4: x times the normal distribution function, 0.5 + z P(z * z) with z = x within 3.9, and P the
+// polynomial with the smallest largest error of x * z P(z * z) that gives 0.5 at the limit, so that GELU is 0 below it
+// and x above (linear programming in float64). NaN gives NaN.
+static INLINE void half_gelu(vec (&x)[TOGETHER]) {
+  vec z[TOGETHER], u[TOGETHER], p[TOGETHER];
+#define EACH(statement) \
+  _Pragma("GCC unroll 4") for (int i = 0; i < TOGETHER; i++) statement
+  EACH(z[i] = bounded(x[i], 3.9f));
+  EACH(u[i] = z[i] * z[i]);
+  EACH(p[i] = splat(2.58494719e-08f) * u[i] + splat(-1.73615285e-06f));
+  EACH(p[i] = p[i] * u[i] + splat(5.02436924e-05f));
+  EACH(p[i] = p[i] * u[i] + splat(-0.000831230718f));
+  EACH(p[i] = p[i] * u[i] + splat(0.00882911775f));
+  EACH(p[i] = p[i] * u[i] + splat(-0.0646398365f));
+  EACH(p[i] = p[i] * u[i] + splat(0.397895873f));
+  EACH(p[i] = p[i] * z[i] + splat(0.5f));
+  EACH(x[i] *= p[i]);
+#undef EACH
+}
+
+// Two pairs after an activation, numbered as `enum Activation` of ../activation.h.
+static INLINE void activate(Pair (&v)[2], int activation) {
+  if (activation == 1) {
+    vec x[TOGETHER] = {v[0].first, v[0].second, v[1].first, v[1].second};
+    half_gelu(x);
+    v[0] = {x[0], x[1]};
+    v[1] = {x[2], x[3]};
+  } else if (activation == 2) {
+    v[0] = relu(v[0]);
+    v[1] = relu(v[1]);
+  }
+}
+
+static INLINE Pair load_floats(const float* p) { return {load(p), load(p + LANES)}; }
+
+// This many numbers in the buffers that threads keep, see ../memory.cpp.
+static INLINE half* half_buffer(float* (*buffer)(size_t), size_t halves) {
+  return (half*)buffer((halves + 1) / 2);
+}
+
+// Layer norm of one token without gain and shift: mean, then squared deviations from it. Of every group, the channels
+// at even places come first, then those at odd ones: the weights behind it are packed in that order. What follows the
+// last channel up to the end of its group is finite.
+static INLINE void half_normalise(const half* x, half* y, int channels, float eps) {
+  vec sum = {};
+  for (int c = 0; c < channels; c += GROUP) {
+    const Pair v = load_parted(x + c, channels - c);
+    sum += v.first + v.second;
+  }
+  const vec mean = splat(sum_of(sum) / channels);
+  vec squares = {}, more = {};
+  int c = 0;
+  for (; c + GROUP <= channels; c += GROUP) {
+    const Pair v = load_parted(x + c, GROUP);
+    const vec first = v.first - mean, second = v.second - mean;
+    squares += first * first;
+    more += second * second;
+  }
+  if (c < channels) {
+    const int left = channels - c;
+    const Pair v = load_parted(x + c, left);
+    const vec first = first_lanes(v.first - mean, (left + 1) / 2), second = first_lanes(v.second - mean, left / 2);
+    squares += first * first;
+    more += second * second;
+  }
+  const vec scale = splat(1 / __builtin_sqrtf(sum_of(squares + more) / channels + eps));
+  const vec shift = mean * scale;
+  for (int c = 0; c < channels; c += GROUP) {
+    const Pair v = load_parted(x + c, channels - c);
+    store_halves(y + c, {v.first * scale - shift, v.second * scale - shift});
+  }
+}

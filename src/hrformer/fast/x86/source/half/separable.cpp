@@ -1,0 +1,67 @@
+// A depthwise 3x3 convolution, stride 1 or 2 and padding 1, and the 1x1 convolution behind it, in bfloat16: the map
+// between them is never whole.
+
+#include "../team.h"
+#include "depthwise.h"
+#include "half_product.h"
+
+struct Separable {
+  const half* x;  // (batch, height, width, depth)
+  half* y;        // (batch, ceil(height / stride), ceil(width / stride), channels)
+  int batch, height, width, depth, channels, stride;
+  const float* depthwise;  // (9, grouped depth)
+  const float* depthwise_bias;
+  const half* weight;      // packed, grouped depth deep, in the order of the convolution
+  const float* bias;       // (grouped channels)
+  const half* residual;    // as y, or null
+  int middle, activation;  // between the two, and after the second before the residual is added
+  int threads;
+};
+
+static const int BAND_TOKENS = 128;
+
+static void mix_row(const Separable& f, int row, half* out) {
+  const int height = (f.height + f.stride - 1) / f.stride;
+  const int picture = row / height, centre = row % height * f.stride, middle = f.middle;
+  const half* x = f.x + (size_t)picture * f.height * f.width * f.depth;
+  const half* lines[3];
+  for (int i = 0; i < 3; i++) {
+    const int at = centre + i - 1;
+    lines[i] = at >= 0 && at < f.height ? x + (size_t)at * f.width * f.depth : nullptr;
+  }
+  auto finish = [=](Pair(&v)[2]) { activate(v, middle); };
+  const int step = grouped(f.depth);
+  if (f.stride == 1)
+    half_depthwise_row<1>(lines, f.width, f.depth, 0, f.depth, step, f.depthwise, f.depthwise_bias, out, finish);
+  else
+    half_depthwise_row<2>(lines, f.width, f.depth, 0, f.depth, step, f.depthwise, f.depthwise_bias, out, finish);
+}
+
+// Output rows begin to end, counted through all pictures.
+static void work(const Separable& f, int begin, int end) {
+  const Ready ready;
+  const int width = (f.width + f.stride - 1) / f.stride, depth = grouped(f.depth), channels = f.channels;
+  const int tokens = (end - begin) * width;
+  half* mixed = half_buffer(thread_buffer, (size_t)((tokens + 15) / 16 * 16) * depth);
+  for (int row = begin; row < end; row++) mix_row(f, row, mixed + (size_t)(row - begin) * width * depth);
+  const half* residual = f.residual ? f.residual + (size_t)begin * width * channels : nullptr;
+  half* y = f.y + (size_t)begin * width * channels;
+  const int activation = f.activation;
+  half_product(mixed, depth, tokens, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
+    activate(v, activation);
+    ROWS_OF_TWO(i, n) {
+      const size_t at = (size_t)(r + i) * channels + c;
+      if (residual) v[i] = v[i] + load_halves(residual + at, channels - c);
+      store_halves(y + at, v[i], channels - c);
+    }
+  });
+}
+
+extern "C" void hrformer_separable(const Separable* settings) {
+  const Separable f = *settings;
+  const int width = (f.width + f.stride - 1) / f.stride, rows = f.batch * ((f.height + f.stride - 1) / f.stride);
+  int band = (BAND_TOKENS + width - 1) / width, share = (rows + f.threads - 1) / f.threads;
+  if (band > share) band = share;
+  const int bands = (rows + band - 1) / band;
+  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
+}
