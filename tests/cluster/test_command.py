@@ -96,7 +96,8 @@ def test_a_folder_on_this_machine(
         str(path) for path in [*tmp_path.glob("*.jpg"), tmp_path / "absent.jpg"]
     )
     assert {len(row["labels"]) for row in rows if row["error"] is None} == {2}
-    assert json.loads((out / "inputs" / "run.json").read_text())["names"][0] == "airplane"
+    record = json.loads((out / "inputs" / "run.json").read_text())
+    assert (record["names"][0], record["run"]["precision"]) == ("airplane", "fp32")
     # Nothing is left to do, but to say it again.
     assert main([*typed, "--resume"]) == 1
     assert "10 pictures predicted, 11 had been done before" in capfd.readouterr().out
@@ -104,6 +105,8 @@ def test_a_folder_on_this_machine(
     assert "--resume" in capfd.readouterr().err
     assert main([*typed, "--resume", "--flip"]) == 2
     assert "flip False, this one has flip True" in capfd.readouterr().err
+    assert main([*typed, "--resume", "--precision", "bf16"]) == 2
+    assert "precision fp32, this one has precision bf16" in capfd.readouterr().err
 
 
 def test_an_address_without_a_cluster_is_told_in_one_line() -> None:

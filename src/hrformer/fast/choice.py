@@ -47,10 +47,12 @@ class Choice:
     reason: str = ""
 
 
-def check_precision(precision: str) -> None:
-    """ValueError for what is not one of ``PRECISIONS``."""
+def check_precision(precision: str, dtype: torch.dtype = torch.float32) -> None:
+    """ValueError for what is not one of ``PRECISIONS``, or stands beside a type that weights are to have."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be 'fp32', 'bf16' or 'auto', got {precision!r}")
+    if precision == "bf16" and dtype != torch.float32:
+        raise ValueError(f"give precision or dtype, not both: got {precision!r} and {dtype}")
 
 
 def weights_precision(model: nn.Module) -> str:
