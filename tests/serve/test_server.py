@@ -335,6 +335,8 @@ def test_a_precision_that_no_model_takes_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("hrformer.serve.server.is_exported", lambda source: True)
     with pytest.raises(ValueError, match="'bf16' is for weights; an exported file keeps"):
         load_service(["a.onnx"], ServeOptions(), precision="bf16")
+    with pytest.raises(ValueError, match="must be 'fp32', 'bf16' or 'auto', got 'fp16'"):
+        load_service([NANO["cifar10"]], ServeOptions(), precision="fp16")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -44,8 +44,8 @@ class PredictArguments(General):
     # Run through `hrformer.optimize`: fused kernels on a GPU and, for HRFormer, on x86 processors, else OpenVINO or
     # ONNX Runtime, which compile for some seconds. Results differ by rounding.
     fast: bool = False
-    # Of the network's products. bf16 is the quicker on newer processors, with --fast, and less exact; auto takes it
-    # with --fast where our kernels have it for this processor.
+    # Of the network's products. bf16 is less exact, and made for --fast on processors with AVX512-BF16 or AMX; auto
+    # takes it with --fast where our kernels have it for this processor, else fp32.
     precision: Precision = "fp32"
     resume: bool = False  # Skip pictures whose results are in --out already.
     pictures: bool = True  # Write pictures with the results drawn on them.
@@ -233,8 +233,8 @@ class ServeArguments(General):
     port: int = 8000  # Port; 0 takes a free one.
     device: str | None = None  # Where weights run, such as cpu or cuda:0. Default: the GPU if there is one.
     fast: bool = True  # Run weights through `hrformer.optimize`.
-    # Of the networks' products. bf16 is the quicker on newer processors and less exact; auto takes it where our kernels
-    # have it for this processor.
+    # Of the networks' products. bf16 is less exact, and made for processors with AVX512-BF16 or AMX; auto takes it
+    # where our kernels have it for this processor, else fp32.
     precision: Precision = "fp32"
     # How models of pose find people where a request has no boxes, as in `hrformer predict pose`.
     detector: str | None = None

@@ -16,9 +16,9 @@ from typing import Any
 
 import uvicorn
 
-from hrformer.fast.choice import Precision
+from hrformer.fast.choice import Precision, check_precision
 from hrformer.predict.exported import is_exported
-from hrformer.predict.predictors import load
+from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.serve.app import Service
 from hrformer.serve.batcher import Batcher
 from hrformer.serve.metrics import Metrics
@@ -69,10 +69,7 @@ def load_service(
     names = [name for name, _ in named]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two models are called {min(twice)!r}: give one another name, NAME=FILE")
-    if precision != "fp32" and all(is_exported(source) for _, source in named):
-        raise ValueError(f"precision {precision!r} is for weights; an exported file keeps what it was exported with")
-    asked: dict[str, Any] = {"device": device, "fast": fast, "precision": precision}
-    predictors = [load(source) if is_exported(source) else load(source, **asked) for _, source in named]
+    predictors = _loaded([source for _, source in named], device, fast, precision)
     if detector is not None and not any(predictor.task == "pose" for predictor in predictors):
         raise ValueError("--detector finds people for models of pose, of which there is none here")
     metrics = Metrics()
@@ -96,6 +93,15 @@ def load_service(
         if precision != "fp32":
             told(f"{name}: {predictor.precision_note}")
     return Service(models, batcher, pool, options, metrics, token)
+
+
+def _loaded(sources: Sequence[str], device: str | None, fast: bool, precision: Precision) -> list[AnyPredictor]:
+    """Predictors of weights as asked for, and of exported files as they are."""
+    check_precision(precision)
+    if precision != "fp32" and all(map(is_exported, sources)):
+        raise ValueError(f"precision {precision!r} is for weights; an exported file keeps what it was exported with")
+    asked: dict[str, Any] = {"device": device, "fast": fast, "precision": precision}
+    return [load(source) if is_exported(source) else load(source, **asked) for source in sources]
 
 
 def _named(text: str) -> tuple[str, str]:
