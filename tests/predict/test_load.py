@@ -73,6 +73,16 @@ def test_precision_reaches_the_model(
     assert reason in predictor.precision_note
 
 
+def test_on_a_gpu_weights_take_the_precision(
+    classification_model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_checkpoint(classification_model, tmp_path / "weights.safetensors")
+    monkeypatch.setattr("hrformer.predict.predictors.find_device", lambda device: torch.device("cuda"))
+    for precision, dtype in (("fp32", torch.float32), ("auto", torch.float32), ("bf16", torch.bfloat16)):
+        predictor = load(file, device="cpu", fast=True, precision=precision)
+        assert predictor.dtype == next(predictor.model.parameters()).dtype == dtype
+
+
 def test_wrong_precisions_are_named(classification_model: VisionModel, tmp_path: Path) -> None:
     file = save_checkpoint(classification_model, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="must be 'fp32', 'bf16' or 'auto', got 'fp16'"):
