@@ -64,13 +64,16 @@ class Forward:
         """What the calls so far were run by, where ``optimize`` had a choice; empty else.
 
         Raises:
-            ValueError: it fell back to the plain network, which would be timed under a wrong name.
+            ValueError: it fell back to the plain network or, on the CPU, to another precision, which would be timed
+                under a wrong name.
         """
         if not isinstance(self._run, FastModel):
             return ""
         wanted = _backend(self._candidate)
         if self._run.backend == "reference" or (wanted and self._run.backend != wanted):
             raise ValueError(f"{self._candidate.label}: the plain network ran in place of {wanted or 'a fast one'}")
+        if self._device.type == "cpu" and self._run.precision != self._candidate.precision:
+            raise ValueError(f"{self._candidate.label}: {self._run.backend} ran in {self._run.precision}")
         return self._run.backend
 
 

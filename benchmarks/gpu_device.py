@@ -20,6 +20,7 @@ import own_process
 from hrformer.fast import coat
 from hrformer.fast import optimize as optimize_module
 from hrformer.fast import stages as fused
+from hrformer.fast.choice import Choice
 from hrformer.fast.triton import attention_op as attention
 from hrformer.fast.triton import feed_forward_op
 from hrformer.fast.triton.graphs import GraphedModel, Replay
@@ -82,7 +83,7 @@ def _depthwise_stage(u: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def graph_on_cpu() -> None:
     """``optimize`` takes Triton's way on this CPU, and captures calls; memory is that of this process."""
     own_process.run_script = lambda name, order: memory_probe.measure(order)
-    optimize_module._chosen = lambda model, wanted: ("triton", "")
+    optimize_module.chosen = lambda model, wanted: Choice(backend="triton", precision="fp32")
     GraphedModel._runs_as_it_is = lambda self, x: self.training
     GraphedModel.__init__.__kwdefaults__["capture"] = _call
 

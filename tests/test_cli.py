@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+from half_kernels import pretend_half_kernels, pretend_no_half
 from hrformer.__main__ import main
 from hrformer.checkpoints.checkpoint import load_model, save_checkpoint
 from hrformer.cli.inputs import OutputNames, expand
@@ -178,6 +179,35 @@ def test_interrupt_and_resume(photos: Path, weights: dict[str, str], capfd, monk
     Path("my out/images.json").write_text("{")
     assert main(resume[1:]) == 2
     assert "cannot go on" in capfd.readouterr().err
+
+
+def test_precision_reaches_the_model_and_the_record(
+    photos: Path, weights: dict[str, str], capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pretend_half_kernels(monkeypatch)
+    command = ["predict", "classify", "a", "--weights", weights["classify"], "--device", "cpu", "--no-pictures"]
+
+    def recorded(*more: str) -> tuple[str, str]:
+        capfd.readouterr()
+        assert main([*command, *more, "--out", "out"]) == 0
+        found = json.loads(Path("out/images.json").read_text())["run"]["precision"]
+        return found, capfd.readouterr().err
+
+    found, said = recorded("--fast")
+    assert (found, "precision" in said) == ("fp32", False)
+    for options, expected in ((["--fast", "bf16"], "bf16"), (["--fast", "auto"], "bf16"), (["bf16"], "bf16")):
+        found, said = recorded(*options[:-1], "--precision", options[-1])
+        assert found == expected
+        assert f"precision: {expected}\n" in said
+    assert made == ["fp32", "bf16", "bf16"]
+    assert recorded("--precision", "auto")[0] == "fp32"
+    assert main([*command, "--out", "out", "--resume", "--precision", "bf16"]) == 2
+    assert "come from a run with precision fp32, this one has precision bf16" in capfd.readouterr().err
+    reason = pretend_no_half(monkeypatch)
+    found, said = recorded("--fast", "--precision", "bf16")
+    assert found == "fp32"
+    assert "products are fp32, not bf16 as asked" in said
+    assert reason in said
 
 
 def test_odd_names_links_and_special_files_are_named(photos: Path, weights: dict[str, str], capfd) -> None:

@@ -19,6 +19,7 @@ import hrformer
 from clips import window, write_clip
 from hrformer.__main__ import main
 from hrformer.predict.tracks import read_source, read_tracks
+from hrformer.predict.video_rows import run_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIZE = (240, 400)
@@ -138,6 +139,8 @@ def test_parts_of_another_run_are_not_gone_on_from(
     assert len(before) == 4
     assert main([*command, "--resume", "--top-k", "2"]) == 2
     assert "comes from a run with another top_k" in capsys.readouterr().err
+    assert main([*command, "--resume", "--precision", "bf16"]) == 2
+    assert "comes from a run with another precision" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert main([*command, "--resume"]) == 0
     assert pq.read_table(out / "clip.parquet").num_rows == 25
@@ -296,3 +299,4 @@ def test_a_camera_runs_until_ctrl_c_and_keeps_what_it_saw(
         assert "which a camera cannot" in capsys.readouterr().err
     else:
         assert pq.read_table(out / "camera-0.parquet").num_rows == 9
+        assert (run_of(out / "camera-0.parquet") or {})["precision"] == "fp32"

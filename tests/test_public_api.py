@@ -30,7 +30,7 @@ PUBLIC = [
 SIGNATURES = {
     "create_model": "name, task=, *, num_classes=, num_keypoints=, window_size=, skeleton=, **options",
     "list_models": "",
-    "load": "name_or_path, device=, *, dtype=, fast=, **overrides",
+    "load": "name_or_path, device=, *, dtype=, fast=, precision=, **overrides",
     "export": ("model, path, *, to=, graph=, precision=, pictures=, weights=, licence=, score=, told=, **options"),
     "optimize": "model, *, backend=, threads=, precision=, cache=",
     "load_checkpoint": (

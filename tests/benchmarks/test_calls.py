@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import hrformer.fast.optimize
 from bench_records import candidate
 from calls import Forward, make_input, prepare_training
 from candidates import Candidate, Job
+from half_kernels import pretend, pretend_half_kernels
 from hrformer.models.model import TASKS
 from networks import build_network
 
@@ -54,6 +56,17 @@ def test_autocast_keeps_weights_and_computes_in_half(networks: dict) -> None:
     x, network = pictures(one), copy.deepcopy(networks["pose"])
     assert Forward(network, one, CPU)(x).dtype == torch.bfloat16
     assert (x.dtype, next(network.parameters()).dtype) == (torch.float32, torch.float32)
+
+
+def test_another_precision_is_not_timed(networks: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, one = pretend_half_kernels(monkeypatch), candidate("hrformer_nano", way="fast", precision="bf16")
+    assert Forward(copy.deepcopy(networks["pose"]), one, CPU).backend() == "native"
+    assert made == ["bf16"]
+    packages = {"find_spec": lambda name: name if name == "onnxruntime" else None}
+    pretend(monkeypatch, native_model_refusal=lambda model, precision: "none", **packages)
+    monkeypatch.setattr(hrformer.fast.optimize, "find_spec", lambda name: name)
+    with pytest.raises(ValueError, match="onnxruntime ran in fp32"):
+        Forward(copy.deepcopy(networks["pose"]), one, CPU).backend()
 
 
 def test_inputs_follow_the_seed() -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from half_kernels import pretend_half_kernels
 from hrformer.__main__ import main
+from hrformer.cli.arguments import ClassifyArguments
 from hrformer.cli.inputs import expand
+from hrformer.cli.predict_ray import make_predictor
 from hrformer.cluster.job import Machines, cluster
 from small_cluster import SOURCE
 from training import WEIGHTS
@@ -38,6 +41,13 @@ def test_what_cannot_be_done_is_told_at_once(options: list[str], said: str, tmp_
     assert main([*command("a.jpg", "--out", str(tmp_path / "out")), *options]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_load_the_precision_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pretend_half_kernels(monkeypatch)
+    asked = ClassifyArguments(weights=NANO, device="cpu", fast=True, precision="auto")
+    assert make_predictor(asked)[0].precision == "bf16"
+    assert made == ["bf16"]
 
 
 def test_inputs_that_are_not_there_leave_no_job(tmp_path: Path, capsys) -> None:
@@ -96,7 +106,8 @@ def test_a_folder_on_this_machine(
         str(path) for path in [*tmp_path.glob("*.jpg"), tmp_path / "absent.jpg"]
     )
     assert {len(row["labels"]) for row in rows if row["error"] is None} == {2}
-    assert json.loads((out / "inputs" / "run.json").read_text())["names"][0] == "airplane"
+    record = json.loads((out / "inputs" / "run.json").read_text())
+    assert (record["names"][0], record["run"]["precision"]) == ("airplane", "fp32")
     # Nothing is left to do, but to say it again.
     assert main([*typed, "--resume"]) == 1
     assert "10 pictures predicted, 11 had been done before" in capfd.readouterr().out
@@ -104,6 +115,8 @@ def test_a_folder_on_this_machine(
     assert "--resume" in capfd.readouterr().err
     assert main([*typed, "--resume", "--flip"]) == 2
     assert "flip False, this one has flip True" in capfd.readouterr().err
+    assert main([*typed, "--resume", "--precision", "bf16"]) == 2
+    assert "precision fp32, this one has precision bf16" in capfd.readouterr().err
 
 
 def test_an_address_without_a_cluster_is_told_in_one_line() -> None:

@@ -100,6 +100,9 @@ def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         exported(pixels, boxes=boxes, flip=False)
     with pytest.raises(ValueError, match="finished program"):
         load(out / "model.onnx", fast=True)
+    with pytest.raises(ValueError, match="precision and settings of weights do not apply"):
+        load(out / "model.onnx", precision="bf16")
+    assert exported.precision == "fp32"
     _as_the_docs_say(out, pixels, exported, monkeypatch)
     _without_this_package(tmp_path, out, pixels, theirs)
     _memory_stays(out / "model.onnx")

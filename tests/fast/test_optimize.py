@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hrformer.fast.choice as choice
 import hrformer.fast.optimize as module
 from fast_models import assert_same, small
-from hrformer.fast.optimize import BACKENDS, MAX_SIZES, PLAIN_CALLS, Engine, FastModel, Wanted, optimize
+from hrformer.fast.choice import BACKENDS, Wanted
+from hrformer.fast.optimize import MAX_SIZES, PLAIN_CALLS, Engine, FastModel, optimize
 from hrformer.models.model import TASKS, VisionModel
 
 pytest.importorskip("openvino", reason="needs openvino, from the extra 'fast-cpu'")
@@ -177,8 +179,8 @@ def test_failing_runtime_gives_way_to_the_plain_network(caplog) -> None:
 
 
 def test_without_runtimes_one_line_says_so(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    monkeypatch.setattr(module, "native_model_refusal", lambda model: "no kernels today")
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "native_model_refusal", lambda model, precision: "no kernels today")
     model = small("hrformer_nano", "pose")
     with caplog.at_level(logging.INFO, "hrformer"):
         fast = optimize(model)
@@ -194,7 +196,7 @@ def test_without_runtimes_one_line_says_so(monkeypatch, caplog) -> None:
     ("options", "expected"),
     [
         ({"backend": "tensorrt"}, f"must be one of {', '.join(BACKENDS)}, got 'tensorrt'"),
-        ({"precision": "fp8"}, "'fp32' or 'bf16', got 'fp8'"),
+        ({"precision": "fp8"}, "'fp32', 'bf16' or 'auto', got 'fp8'"),
         *(
             ({"threads": threads}, rf"threads must be a whole number from 1 to 1024, got {threads!r}")
             for threads in (0, -1, 1025, 2**32, 2**32 + 2, 2.5, True, "2")
@@ -211,6 +213,45 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"'onnxruntime' needs a package: pip install 'hrformer\[fast-cpu\]'"):
         optimize(nn.Conv2d(3, 3, 1), backend="onnxruntime")
+
+
+def test_precision_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Kernels(nn.Module):
+        def __init__(self, model: nn.Module, threads: int | None, precision: str) -> None:
+            super().__init__()
+            asked.append((threads, precision))
+
+    monkeypatch.setattr(module, "NativeModel", Kernels)
+    monkeypatch.setattr(choice, "native_model_refusal", lambda model, precision: None)
+    monkeypatch.setattr(choice, "find_half_library", lambda: (object(), ""))
+    model = small("hrformer_nano", "pose")
+    for precision in ("fp32", "bf16", "auto"):
+        fast = optimize(model, threads=1, precision=precision)
+        assert (fast.backend, fast.precision) == ("native", asked[-1][1])
+    assert optimize(model).precision == "fp32"
+    assert asked == [(1, "fp32"), (1, "bf16"), (1, "bf16"), (None, "fp32")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_openvino_says_what_it_computes_in(monkeypatch: pytest.MonkeyPatch, caplog, there: bool) -> None:
+    monkeypatch.setattr(module, "has_bf16", lambda: there)
+    with caplog.at_level(logging.INFO, "hrformer"):
+        fast = optimize(nn.Conv2d(3, 3, 1), backend="openvino", precision="bf16", cache=False)
+    assert (fast.backend, fast.precision) == ("openvino", "bf16" if there else "fp32")
+    assert ("no bf16 on this processor" in fast.reason) is ("no bf16 on this processor" in caplog.text) is not there
+
+
+def test_precision_follows_what_becomes_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "find_half_library", lambda: (None, "none"))
+    fast = optimize(small("hrformer_nano", "pose"), precision="auto")
+    assert fast.precision == "fp32"
+    assert fast.to(torch.bfloat16).precision == "bf16"
+    fast = FastModel(nn.Flatten(), Engine("openvino", precision="bf16"), Wanted())
+    assert fast.precision == "bf16"
+    fast._use(Engine("reference", "it fails"))
+    assert fast.precision == "fp32"
 
 
 def test_first_result_waits_for_no_program(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fast_models import assert_same, small
-from hrformer.fast.optimize import Engine, FastModel, Wanted, optimize
+from hrformer.fast.choice import Wanted
+from hrformer.fast.optimize import Engine, FastModel, optimize
 from hrformer.fast.triton.graphs import GraphedModel
 from hrformer.fast.x86.library import find_library
 from hrformer.models.attention import WindowAttention

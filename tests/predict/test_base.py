@@ -3,10 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from hrformer.models.model import VisionModel
 from hrformer.predict.base import free_memory, run_in_batches
+from hrformer.predict.predictors import predictor_for
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -52,6 +55,39 @@ def test_jobs_are_taken_only_as_needed() -> None:
     assert next(results) == (0, [0])
     assert taken <= 10
     assert [number for number, _ in results] == list(range(1, 1000))
+
+
+@pytest.mark.parametrize("task", ["classification", "pose", "segmentation"])
+def test_bf16_without_kernels_is_autocast(task: str, request: pytest.FixtureRequest, noise: np.ndarray) -> None:
+    model: VisionModel = request.getfixturevalue(f"{task}_model")
+    seen: list[tuple[bool, torch.dtype]] = []
+
+    def look(_: object, __: object, output: torch.Tensor) -> None:
+        seen.append((torch.is_autocast_enabled("cpu"), output.dtype))
+
+    options = {"short_side": 64} if task == "segmentation" else {"detector": "picture"} if task == "pose" else {}
+    hook = model.backbone.conv1.register_forward_hook(look)
+    try:
+        for precision in ("fp32", "bf16", "auto"):
+            predictor = predictor_for(model, device="cpu", precision=precision)
+            predictor(noise, **options, flip=False)
+            assert predictor.precision == ("bf16" if precision == "bf16" else "fp32")
+        with torch.autocast("cpu", torch.bfloat16):  # of the caller
+            predictor_for(model, device="cpu")(noise, **options, flip=False)
+    finally:
+        hook.remove()
+    assert seen == [(False, torch.float32), (True, torch.bfloat16), (False, torch.float32), (True, torch.bfloat16)]
+    with pytest.raises(ValueError, match="must be 'fp32', 'bf16' or 'auto', got 'half'"):
+        predictor_for(model, device="cpu", precision="half")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not both"):
+        predictor_for(model, device="cpu", dtype=torch.bfloat16, precision="bf16")
+
+
+def test_half_weights_are_half_precision(classification_model: VisionModel) -> None:
+    try:
+        assert predictor_for(classification_model, device="cpu", dtype=torch.bfloat16).precision == "bf16"
+    finally:
+        classification_model.float()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from half_kernels import pretend_half_kernels, pretend_no_half
 from hrformer.checkpoints import download, registry
 from hrformer.checkpoints.checkpoint import save_checkpoint
+from hrformer.fast.optimize import FastModel
 from hrformer.geometry.skeletons import COCO17
 from hrformer.models.model import VisionModel
 from hrformer.predict.classify import ClassificationPredictor
@@ -46,6 +48,48 @@ def test_settings_reach_the_model(pose_model: VisionModel, tmp_path: Path) -> No
     assert predictor.info.decoder == "mmpose"
     assert predictor.info.input_spec.size == (64, 48)
     assert load(file, device="cpu", dtype=torch.bfloat16).model.backbone.conv1.weight.dtype == torch.bfloat16
+
+
+def test_precision_reaches_the_model(
+    classification_model: VisionModel, tmp_path: Path, noise: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_checkpoint(classification_model, tmp_path / "weights.safetensors")
+    made = pretend_half_kernels(monkeypatch)
+    for asked, runs in (("fp32", "fp32"), ("bf16", "bf16"), ("auto", "bf16")):
+        predictor = load(file, device="cpu", fast=True, precision=asked)
+        assert (predictor.precision, predictor.precision_note) == (runs, f"precision: {runs}")
+        assert isinstance(predictor.model, FastModel)
+        assert predictor.model.backend == "native"
+        predictor(noise)
+    assert load(file, device="cpu", fast=True).precision == "fp32"
+    assert made == ["fp32", "bf16", "bf16", "fp32"]
+    for asked, runs in (("fp32", "fp32"), ("bf16", "bf16"), ("auto", "fp32")):
+        predictor = load(file, device="cpu", precision=asked)
+        assert predictor.precision == runs
+        assert not isinstance(predictor.model, FastModel)
+    reason = pretend_no_half(monkeypatch)
+    predictor = load(file, device="cpu", fast=True, precision="bf16")
+    assert predictor.precision == "fp32"
+    assert reason in predictor.precision_note
+
+
+def test_on_a_gpu_weights_take_the_precision(
+    classification_model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = save_checkpoint(classification_model, tmp_path / "weights.safetensors")
+    monkeypatch.setattr("hrformer.predict.predictors.find_device", lambda device: torch.device("cuda"))
+    for precision, dtype in (("fp32", torch.float32), ("auto", torch.float32), ("bf16", torch.bfloat16)):
+        predictor = load(file, device="cpu", fast=True, precision=precision)
+        assert predictor.dtype == next(predictor.model.parameters()).dtype == dtype
+
+
+def test_wrong_precisions_are_named(classification_model: VisionModel, tmp_path: Path) -> None:
+    file = save_checkpoint(classification_model, tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match="must be 'fp32', 'bf16' or 'auto', got 'fp16'"):
+        load(file, device="cpu", precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not both: got 'bf16' and torch\.float64"):
+        load(file, device="cpu", dtype=torch.float64, fast=True, precision="bf16")
+    assert load(file, device="cpu", dtype=torch.float64, precision="auto").precision == "fp64"
 
 
 def test_joints_given_by_the_caller(tmp_path: Path, noise: np.ndarray) -> None:

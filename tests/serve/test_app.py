@@ -243,6 +243,7 @@ def test_models_are_described(client: TestClient) -> None:
     assert list(models) == ["cifar10", "lspet", "camvid"]
     assert [row["label"] for row in models["cifar10"]["classes"]][3] == "cat"
     assert models["cifar10"]["options"] == {"flip": False, "top_k": 5}
+    assert models["cifar10"]["precision"] == "fp32"
     assert models["camvid"]["classes"][0]["color"] == list(load(NANO["camvid"], "cpu").info.palette[0])
     joints = models["lspet"]["keypoints"]
     assert "right_ankle" in joints["names"]

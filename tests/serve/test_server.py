@@ -22,6 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import hrformer.cli.serve
+from half_kernels import pretend_half_kernels
 from hrformer.__main__ import main
 from hrformer.cli.arguments import ServeArguments
 from hrformer.serve.app import Service
@@ -309,6 +310,33 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     file.write_text("two words")
     with pytest.raises(ValueError, match="one word"):
         hrformer.cli.serve._token(file)
+
+
+@pytest.mark.parametrize(
+    ("fast", "precision", "runs"),
+    [(True, "fp32", "fp32"), (True, "bf16", "bf16"), (True, "auto", "bf16"), (False, "bf16", "bf16")],
+)
+def test_precision_reaches_the_models_and_their_description(
+    fast: bool, precision: Any, runs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, told = pretend_half_kernels(monkeypatch), list[str]()
+    asked: dict[str, Any] = {"fast": fast, "precision": precision, "device": "cpu", "told": told.append}
+    service = load_service([f"a={NANO['lspet']}"], ServeOptions(), **asked)
+    with TestClient(service.guard) as client:
+        assert client.get("/v1/models").json()["models"][0]["precision"] == runs
+        answer = client.post("/v1/models/a:predict", files={"image": CAT}, data={"boxes": "[[20, 30, 200, 250]]"})
+        assert len(answer.json()["results"][0]["people"]) == 1
+    service.batcher.close()
+    assert made == ([runs] * 2 if fast else [])  # of the model, and of the detector that finds people for it
+    assert (f"a: precision: {runs}" in told) is (precision != "fp32")
+
+
+def test_a_precision_that_no_model_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrformer.serve.server.is_exported", lambda source: True)
+    with pytest.raises(ValueError, match="'bf16' is for weights; an exported file keeps"):
+        load_service(["a.onnx"], ServeOptions(), precision="bf16")
+    with pytest.raises(ValueError, match="must be 'fp32', 'bf16' or 'auto', got 'fp16'"):
+        load_service([NANO["cifar10"]], ServeOptions(), precision="fp16")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from hrformer.data.source_config import Split
 from hrformer.export.export import Graph
 from hrformer.export.files import Format
 from hrformer.export.files import Precision as ExportPrecision
+from hrformer.fast.choice import Precision
 from hrformer.formats.write import ResultsFormat
 from hrformer.geometry.heatmaps import Decoder
 from hrformer.geometry.input_spec import ChannelOrder
@@ -40,9 +41,12 @@ class PredictArguments(General):
     out: Path = Path("predictions")
     device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
     batch_size: int = 8  # How many pictures, or people for pose, go through the network at once.
-    # Run through `hrformer.optimize`: fused kernels on a GPU, OpenVINO or ONNX Runtime on a processor. The first run
-    # compiles for some seconds; results differ by rounding.
+    # Run through `hrformer.optimize`: fused kernels on a GPU and, for HRFormer, on x86 processors, else OpenVINO or
+    # ONNX Runtime, which compile for some seconds. Results differ by rounding.
     fast: bool = False
+    # Of the network's products. bf16 is less exact, and made for --fast on processors with AVX512-BF16 or AMX; auto
+    # takes it with --fast where our kernels have it for this processor, else fp32.
+    precision: Precision = "fp32"
     resume: bool = False  # Skip pictures whose results are in --out already.
     pictures: bool = True  # Write pictures with the results drawn on them.
     draw: bool = False  # Videos: also write the video with the results drawn on it, and its own sound.
@@ -229,6 +233,9 @@ class ServeArguments(General):
     port: int = 8000  # Port; 0 takes a free one.
     device: str | None = None  # Where weights run, such as cpu or cuda:0. Default: the GPU if there is one.
     fast: bool = True  # Run weights through `hrformer.optimize`.
+    # Of the networks' products. bf16 is less exact, and made for processors with AVX512-BF16 or AMX; auto takes it
+    # where our kernels have it for this processor, else fp32.
+    precision: Precision = "fp32"
     # How models of pose find people where a request has no boxes, as in `hrformer predict pose`.
     detector: str | None = None
     # File with the token that clients must send as "Authorization: Bearer". Default: HRFORMER_TOKEN, else no token.
@@ -283,11 +290,13 @@ class EvaluateArguments(General):
     server_ids: bool = False
     device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
     workers: int | None = None  # Processes that read pictures ahead. Default: one per core, less one.
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of the forward pass.
+    # Of the forward pass. auto: bf16 with --fast where our kernels have it for this processor, else fp32; fp16 is for a
+    # GPU.
+    precision: Precision | Literal["fp16"] = "fp32"
     # Classifiers: fit the temperature of the probabilities to this part of the set, and write the weights with it into
     # this file (.safetensors). The order of the classes stays as it is.
     calibrate: Path | None = None
-    # Run through `hrformer.optimize`, so that scores are those of the fast path; needs --precision fp32.
+    # Run through `hrformer.optimize`, so that scores are those of the fast path; on a GPU with --precision fp32.
     fast: bool = False
 
 

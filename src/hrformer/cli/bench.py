@@ -15,6 +15,7 @@ from tyro.conf import Positional, arg
 
 from hrformer.cli.arguments import General
 from hrformer.cli.messages import note, say, wide_console
+from hrformer.fast.choice import Precision, weights_precision
 from hrformer.fast.optimize import optimize
 from hrformer.models.model import Task, VisionModel, find_device
 from hrformer.predict.predictors import load
@@ -24,7 +25,7 @@ from hrformer.zoo import create_model, list_models
 FIRST_CALLS = 3  # Calls before the timed ones: runtimes compile a size when it comes for the third time
 LEAST_CALLS = 5  # Timed calls, however long they take
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "auto": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,9 @@ class BenchArguments(General):
     batch: tuple[int, ...] = (1,)  # How many pictures go through the network at once.
     # Height and width of the pictures. Default: what the weights are for, or the task's usual size.
     size: tuple[int, int] | None = None
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # Of weights and arithmetic; fp16 is for a GPU.
+    # Of weights and arithmetic; fp16 is for a GPU. auto: bf16 in the rows of `hrformer.optimize` where our kernels have
+    # it for this processor, else fp32.
+    precision: Precision | Literal["fp16"] = "fp32"
     device: str | None = None  # Where to run, such as cpu or cuda:0. Default: the GPU if there is one.
     threads: int = 0  # On a CPU. Default: as many as PyTorch takes, one per core.
     seconds: float = 2.0  # How long each row is timed, at least.
@@ -54,11 +57,11 @@ def run_bench(arguments: BenchArguments) -> int:
     if arguments.threads < 0 or arguments.seconds < 0:
         raise ValueError(f"--threads and --seconds must not be negative, got {arguments.threads}, {arguments.seconds}")
     if arguments.precision == "fp16" and device.type == "cpu":
-        raise ValueError("--precision fp16 is for a GPU; a CPU takes fp32 or bf16")
+        raise ValueError("--precision fp16 is for a GPU; a CPU takes fp32, bf16 or auto")
     named, task = list_models(), arguments.task
     models = {n: create_model(n, task) if n in named else load(n, "cpu").model for n in arguments.models}
     table = Table(title=f"{arguments.precision} on {device}", title_justify="left")
-    for column in ("model", "run by"):
+    for column in ("model", "run by", "in"):
         table.add_column(column, no_wrap=True)
     for column in ("batch", "size", "first call", "median", "pictures/s", "peak memory"):
         table.add_column(column, justify="right")
@@ -72,7 +75,7 @@ def run_bench(arguments: BenchArguments) -> int:
                 note(f"{name}, batch {batch}")
                 x = torch.randn(batch, model.info.options.get("in_chans", 3), height, width)
                 for way, first, middle, peak in _timings(model, x, arguments.precision, device, arguments.seconds):
-                    cells = [name, way, str(batch), f"{height}x{width}", f"{first:.3g} s"]
+                    cells = [name, *way, str(batch), f"{height}x{width}", f"{first:.3g} s"]
                     cells += [f"{1000 * middle:.4g} ms", f"{batch / middle:.3g}"]
                     table.add_row(*cells, f"{peak / 2**20:.0f} MiB" if peak else "-")
             model.to("cpu")
@@ -85,22 +88,24 @@ def run_bench(arguments: BenchArguments) -> int:
 
 
 def _timings(
-    model: VisionModel, x: torch.Tensor, precision: str, device: torch.device, seconds: float
-) -> Iterator[tuple[str, float, float, int]]:
-    """What runs the model, and how long that takes: first plain PyTorch, then what ``optimize`` chooses.
+    model: VisionModel, x: torch.Tensor, precision: Precision | Literal["fp16"], device: torch.device, seconds: float
+) -> Iterator[tuple[tuple[str, str], float, float, int]]:
+    """What runs the model, in which precision, and how long that takes: first plain PyTorch, then as ``optimize`` does.
 
-    ``model``, float32 in evaluation mode, and ``x`` (B, C, H, W) are on the CPU; ``precision`` is a key of ``DTYPES``.
+    ``model``, float32 in evaluation mode, and ``x`` (B, C, H, W) are on the CPU.
     """
     dtype = DTYPES[precision]
     pictures = x.to(device, dtype)
     plain = model.to(device, dtype)
-    yield "PyTorch", *_time(lambda: plain(pictures), device, seconds)
+    yield ("PyTorch", weights_precision(plain)), *_time(lambda: plain(pictures), device, seconds)
     if device.type == "cpu":
-        # Runtimes on the CPU take float32 and compute in bfloat16 inside.
+        # Kernels and runtimes on the CPU take float32 and compute in bfloat16 inside.
         plain, pictures = plain.float(), x
-    fast = optimize(plain, precision="bf16" if dtype == torch.bfloat16 and device.type == "cpu" else "fp32")
+    fast = optimize(plain, precision="fp32" if precision == "fp16" else precision)
     way = f"optimize: {'PyTorch' if fast.backend == 'reference' else fast.backend}"
-    yield way, *_time(lambda: fast(pictures), device, seconds)
+    if fast.reason:
+        note(fast.reason)
+    yield (way, fast.precision), *_time(lambda: fast(pictures), device, seconds)
 
 
 @torch.inference_mode()

@@ -30,6 +30,7 @@ from hrformer.evaluate.evaluate import evaluate, export_predictions
 from hrformer.evaluate.files import evaluate_class_file, evaluate_keypoint_file, evaluate_masks
 from hrformer.evaluate.inference import ALONE, Processes, Progress
 from hrformer.evaluate.protocols import Evaluation
+from hrformer.fast.choice import weights_precision
 from hrformer.fast.optimize import FastModel, optimize
 from hrformer.files import sha256_of, write_file
 from hrformer.models.model import VisionModel, find_device
@@ -95,27 +96,33 @@ def _check_options(options: EvaluateArguments) -> None:
         raise ValueError("--server-ids says what masks in files hold; it needs --predictions")
     if options.calibrate is not None and options.calibrate.suffix != ".safetensors":
         raise ValueError(f"--calibrate: the file name must end in .safetensors, got {options.calibrate.name}")
-    if options.fast and (options.precision != "fp32" or options.predictions is not None):
-        raise ValueError("--fast runs weights in --precision fp32; leave out --fast, or --precision and --predictions")
+    if options.predictions is not None and (options.fast or options.precision != "fp32"):
+        raise ValueError("--fast and --precision run weights; leave them out with --predictions, which needs no model")
 
 
 def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tuple[Evaluation, dict[str, Any]] | None:
     """Outcome, and facts about the weights; None where files for a test server were written instead."""
     options, config = command.options, command.config
-    path, model = _load(command)
-    with bars(after=2.0) as look:
-        source = left_out(config, open_set(config, options.split), options.split, look)
     device = find_device(options.device)
     if device == torch.device("cuda"):  # of several processes each takes its own
         device = find_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    _check_precision(options, device)
+    path, model = _load(command)
+    with bars(after=2.0) as look:
+        source = left_out(config, open_set(config, options.split), options.split, look)
     workers = default_workers(group.world_size) if options.workers is None else options.workers
-    shared: dict[str, Any] = {"device": device, "workers": workers, "processes": group}
-    shared |= {"precision": options.precision, "limit": options.limit}
+    shared: dict[str, Any] = {"device": device, "workers": workers, "processes": group, "limit": options.limit}
     if options.calibrate is not None:
         _calibrate(model, source, config, options.calibrate, device, workers)
     if options.fast:
-        model = optimize(model.to(device))
+        assert options.precision != "fp16"
+        model = optimize(model.to(device), precision=options.precision)
+    elif options.precision != "auto":
+        shared["precision"] = options.precision
     note(f"{model.info.name} ({path}) on {source.name} {options.split}, {counted(len(source), 'item')}, {device}")
+    if options.precision != "fp32":
+        reason = f" ({model.reason})" if isinstance(model, FastModel) and model.reason else ""
+        note(f"precision: {_precision(model, options)}{reason}")
     if options.submit:
         with _progress() as progress:
             shared |= {"dataset": server_set(config), "progress": progress}
@@ -130,11 +137,26 @@ def _run_model(command: RunCommand[EvaluateArguments], group: Processes) -> tupl
         "sha256": sha256_of(path),
         "model": model.info.name,
         "input": model.info.input_spec.to_dict(),
-        "precision": options.precision,
+        "precision": _precision(model, options),
         "path": model.backend if isinstance(model, FastModel) else "reference",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processes": group.world_size,
     }
+
+
+def _check_precision(options: EvaluateArguments, device: torch.device) -> None:
+    precision = options.precision
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("--precision fp16 is for a GPU; a CPU takes fp32, bf16 or auto")
+    if options.fast and device.type != "cpu" and precision in ("bf16", "fp16"):
+        raise ValueError(f"--fast runs weights in --precision fp32 on {device}; leave out --fast, or --precision")
+
+
+def _precision(model: VisionModel, options: EvaluateArguments) -> str:
+    """What products are computed in: by the kernels or runtime of ``optimize``, by autocast, or as the weights are."""
+    if isinstance(model, FastModel):
+        return model.precision
+    return options.precision if options.precision in ("bf16", "fp16") else weights_precision(model)
 
 
 def _calibrate(

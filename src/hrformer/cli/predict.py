@@ -17,7 +17,15 @@ from hrformer.cli.inputs import Inputs, expand
 from hrformer.cli.messages import guarded, note, say
 from hrformer.cli.output import OutputFolder
 from hrformer.cli.predict_ray import run_on_cluster
-from hrformer.cli.predicting import check, interrupted, options_of, predictor_of, recorded, terminable
+from hrformer.cli.predicting import (
+    check,
+    interrupted,
+    options_of,
+    predictor_of,
+    run_of,
+    say_what_runs,
+    terminable,
+)
 from hrformer.cli.video import run_videos
 from hrformer.data.images import LoadedImage, load_image
 from hrformer.predict.boxes import DetectionTable
@@ -70,7 +78,7 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
     options = options_of(arguments, predictor)
     if isinstance(arguments, PoseArguments) and arguments.detections is not None:
         _check_detections(options["detections"], arguments.detections, inputs)
-    run = {"task": predictor.task, "weights": arguments.weights} | recorded(arguments)
+    run = run_of(arguments, predictor)
     output = OutputFolder(arguments.out, run, pictures=arguments.pictures, resume=arguments.resume)
     output.unreadable.update(inputs.missing)
     if inputs.left_out:
@@ -78,7 +86,7 @@ def run_predict(arguments: PredictArguments, typed: Sequence[str]) -> int:
         note(f"{left} left out, whose ending is no picture's, such as {inputs.left_out[0]}")
     todo = [file for file in inputs.files if not (arguments.resume and output.has(file))]
     output.plan(inputs.files)
-    note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
+    say_what_runs(arguments, predictor)
     for setting, text in predictor.report.assumed.items() if predictor.report else ():
         note(f"assumed: {setting} {text}")
     try:
@@ -105,11 +113,10 @@ def _run_videos(arguments: PredictArguments, typed: Sequence[str]) -> int:
         raise ValueError(f"--engine ray is for pictures, and {arguments.inputs[0]} is a video; leave out --engine")
     predictor = predictor_of(arguments)
     options = options_of(arguments, predictor)
-    note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
+    say_what_runs(arguments, predictor)
     try:
         with terminable():
-            run = {"task": predictor.task, "weights": arguments.weights} | recorded(arguments)
-            return run_videos(arguments, predictor, options, run)
+            return run_videos(arguments, predictor, options, run_of(arguments, predictor))
     except KeyboardInterrupt as stop:
         return interrupted(stop, arguments, typed)
 

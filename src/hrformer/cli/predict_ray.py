@@ -44,7 +44,9 @@ def run_on_cluster(arguments: PredictArguments, typed: Sequence[str]) -> int:
     options_of(replace(there, device="cpu"), here)
     task, folder = here.task, JobFolder(there.out)
     typed_inputs = [name if is_url(name) else _absolute(name) for name in there.inputs]
-    run = {"task": task, "weights": arguments.weights, "inputs": typed_inputs} | recorded(arguments)
+    # The precision as asked for: what "auto" is, each machine says for itself.
+    run = {"task": task, "weights": arguments.weights, "inputs": typed_inputs, "precision": arguments.precision}
+    run |= recorded(arguments)
     with folder.locked():
         number = folder.prepare(
             run, _pictures(there), names=_names(here), resume=arguments.resume, largest=MOST_ROWS[task]

@@ -42,7 +42,7 @@ def check(arguments: PredictArguments) -> None:
 
 def predictor_of(arguments: PredictArguments) -> AnyPredictor:
     """The predictor that was asked for; errors as of ``load``, and ValueError if the weights are for another task."""
-    predictor = load(arguments.weights, arguments.device, fast=arguments.fast)
+    predictor = load(arguments.weights, arguments.device, fast=arguments.fast, precision=arguments.precision)
     wanted = _TASKS[type(arguments)]
     if predictor.task != wanted:
         raise ValueError(f"the weights {arguments.weights} are for {predictor.task}, not for {wanted}")
@@ -76,6 +76,19 @@ def options_of(arguments: PredictArguments, predictor: AnyPredictor) -> dict[str
         if arguments.detector is None:
             note(f"people are found in the masks of {MASK_WEIGHTS}; --detector and --detections take others")
     return options
+
+
+def run_of(arguments: PredictArguments, predictor: AnyPredictor) -> dict[str, Any]:
+    """What is running: the task, the weights, the precision that runs, and all options that results depend on."""
+    about = {"task": predictor.task, "weights": arguments.weights, "precision": predictor.precision}
+    return about | recorded(arguments)
+
+
+def say_what_runs(arguments: PredictArguments, predictor: AnyPredictor) -> None:
+    """A line about model, weights and device, and another about the precision where one was asked for."""
+    note(f"{predictor.info.name} ({arguments.weights}) on {predictor.device}")
+    if arguments.precision != "fp32":
+        note(predictor.precision_note)
 
 
 def recorded(arguments: PredictArguments) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def run_serve(arguments: ServeArguments) -> int:
             options,
             device=arguments.device,
             fast=arguments.fast,
+            precision=arguments.precision,
             detector=arguments.detector,
             token=token,
             told=note,

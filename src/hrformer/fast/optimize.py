@@ -5,34 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from hrformer.fast.eligibility import changed_part, is_watched, part_in_training
+from hrformer.fast.choice import BACKENDS, Backend, Precision, Wanted, check_precision, chosen, weights_precision
+from hrformer.fast.eligibility import is_watched
 from hrformer.fast.fused import fuse_trunk
 from hrformer.fast.proof import is_finite, structure_of_same
 from hrformer.fast.runtimes.onnx import ONNXRuntime
-from hrformer.fast.runtimes.openvino import OpenVINORuntime, Plane
+from hrformer.fast.runtimes.openvino import OpenVINORuntime, Plane, has_bf16
 from hrformer.fast.snapshot import Snapshot, copied
 from hrformer.fast.triton.graphs import GraphedModel
 from hrformer.fast.triton.launch import switched_off
-from hrformer.fast.x86.model import NativeModel, native_model_refusal
+from hrformer.fast.x86.model import NativeModel
 from hrformer.files import cache_dir
 from hrformer.models.fusion import UpsampleMode
 from hrformer.models.model import ModelInfo, VisionModel
 
 logger = logging.getLogger("hrformer")
-
-Backend = Literal["auto", "native", "openvino", "onnxruntime", "triton", "reference"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-Precision = Literal["fp32", "bf16"]
 
 PLAIN_CALLS = 2
 """Calls of a size that the plain network answers: one picture and its mirror image are no reason for a program."""
@@ -55,8 +51,8 @@ def optimize(
     biases computed once. On CUDA, blocks become fused Triton kernels and every input size one CUDA graph; on x86
     processors HRFormer runs on this package's compiled kernels, and other networks, or HRFormer where those are
     missing, in OpenVINO or ONNX Runtime. Where none of that applies, the plain network answers, and one line of the
-    logger "hrformer" says why. Outputs differ from the plain network's by rounding: on the CPU at most 1e-5 of the
-    largest absolute output in the tests of this package.
+    logger "hrformer" says why. Outputs differ from the plain network's by rounding: in float32 on the CPU at most 1e-5
+    of the largest absolute output in the tests of this package.
 
     Args:
         model: on its device, in its dtype; made for one (B, C, H, W) input. Its mode does not matter.
@@ -64,19 +60,20 @@ def optimize(
             OpenVINO, else ONNX Runtime, whichever is installed (``pip install 'hrformer[fast-cpu]'``), else the plain
             network.
         threads: of kernels and runtimes on the CPU; None takes ``torch.get_num_threads()``.
-        precision: "bf16" takes OpenVINO on the CPU and lets it compute in bfloat16 on processors that can, with
-            8 bits of mantissa. On CUDA the model's own dtype says it.
+        precision: of products on the CPU; weights, inputs and outputs are float32 in any case. "bf16", with 8 bits of
+            mantissa, takes the compiled kernels where they and the processor have it, else OpenVINO; without either,
+            products are float32 and the logger says so. "auto" is "bf16" on processors where the compiled kernels have
+            it, else "fp32". On CUDA the model's own dtype says it.
         cache: keep programs that OpenVINO compiled in the cache folder (``$HRFORMER_HOME/runtimes``).
 
     Raises:
         ValueError: unknown or impossible backend, precision or number of threads; "native" asked for by name where
-            the compiled kernels do not run; ``HRFORMER_TRITON_OFF`` names a kernel that there is not.
+            the compiled kernels do not run, or not in bf16; ``HRFORMER_TRITON_OFF`` names a kernel that there is not.
         ModuleNotFoundError: the package of a backend asked for by name is not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+    check_precision(precision)
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be a whole number from 1 to {MAX_THREADS}, got {threads!r}")
@@ -87,29 +84,26 @@ def optimize(
     return FastModel(plain, _engine(plain, wanted), wanted)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What ``optimize`` was asked for, see there."""
-
-    backend: Backend = "auto"
-    threads: int | None = None
-    precision: Precision = "fp32"
-    cache: bool = True
-
-
 class Engine:
     """What runs a model, made from it: a fused network or a runtime; the plain network where there is neither.
 
     Attributes:
         backend: as in ``FastModel``.
-        reason: why it is "reference", else empty.
+        reason: as in ``FastModel``.
+        precision: of products; empty for the type of the weights.
         runtime: an ``OpenVINORuntime`` or ``ONNXRuntime``.
     """
 
     def __init__(
-        self, backend: Backend, reason: str = "", *, fused: nn.Module | None = None, runtime: Any = None
+        self,
+        backend: Backend,
+        reason: str = "",
+        *,
+        precision: str = "",
+        fused: nn.Module | None = None,
+        runtime: Any = None,
     ) -> None:
-        self.backend, self.reason = backend, reason
+        self.backend, self.reason, self.precision = backend, reason, precision
         self.fused, self.runtime = fused, runtime
         self._sizes: OrderedDict[Plane, dict[tuple[int, bool], TreeSpec]] = OrderedDict()
         self._seen: Counter[Plane] = Counter()
@@ -150,61 +144,33 @@ def _engine(model: nn.Module, wanted: Wanted) -> Engine:
     Raises:
         ValueError, ModuleNotFoundError: see ``optimize``.
     """
-    backend, reason = _chosen(model, wanted)
+    choice = chosen(model, wanted)
+    backend, precision, reason = choice.backend, choice.precision, choice.reason
     if backend == "native":
         assert isinstance(model, VisionModel)
-        return Engine(backend, fused=NativeModel(model, wanted.threads))
+        fused: nn.Module = NativeModel(model, wanted.threads, cast(Any, precision))
+        return Engine(backend, precision=precision, fused=fused)
     if backend == "triton":
         fused = fuse_trunk(model) if isinstance(model, VisionModel) else model
-        return Engine(backend, fused=GraphedModel(fused))
+        return Engine(backend, precision=precision, fused=GraphedModel(fused))
     if backend == "reference":
         if reason:
             logger.info("the plain network runs: %s", reason)
-        return Engine(backend, reason)
+        return Engine(backend, reason, precision=precision)
     if find_spec(backend) is None:
         raise ModuleNotFoundError(
             f"backend {backend!r} needs a package: pip install 'hrformer[fast-cpu]'", name=backend
         )
+    if backend == "openvino" and precision == "bf16" and not has_bf16():
+        precision, reason = "fp32", "products are fp32, not bf16 as asked: OpenVINO has no bf16 on this processor"
+    if reason:
+        logger.info("%s runs: %s", backend, reason)
     threads = wanted.threads or torch.get_num_threads()
-    if backend == "openvino":
-        folder: Path | None = cache_dir() / "runtimes" if wanted.cache else None
-        runtime = OpenVINORuntime(model, threads=threads, bf16=wanted.precision == "bf16", folder=folder)
-        return Engine(backend, runtime=runtime)
-    return Engine(backend, runtime=ONNXRuntime(model, threads=threads))
-
-
-def _chosen(model: nn.Module, wanted: Wanted) -> tuple[Backend, str]:
-    """The backend for a model; "reference" with the reason where none applies."""
-    backend = wanted.backend
-    weight = next(model.parameters(), torch.empty(0, dtype=torch.float32, device="cpu"))
-    if backend == "triton" and weight.device.type != "cuda":
-        raise ValueError(f"backend 'triton' runs on CUDA, but the model is on {weight.device}")
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if backend in ("native", "openvino", "onnxruntime") and not on_cpu:
-        raise ValueError(
-            f"backend {backend!r} runs float32 models on the CPU, this one is {weight.dtype} on {weight.device}"
-        )
-    changed = changed_part(model) or part_in_training(model)
-    refusal = "they compute in fp32, not bf16" if wanted.precision == "bf16" else native_model_refusal(model)
-    if backend == "native" and (changed or refusal):
-        raise ValueError(f"backend 'native' does not run here: {changed or refusal}")
-    if backend == "reference":
-        return "reference", ""
-    if changed:
-        return "reference", changed
-    if backend != "auto":
-        return backend, ""
-    if weight.device.type == "cuda":
-        return "triton", ""
-    if not on_cpu:
-        return "reference", f"no fast path for {weight.dtype} on {weight.device}"
-    if refusal is None:
-        return "native", ""
-    if find_spec("openvino") is not None:
-        return "openvino", ""
-    if find_spec("onnxruntime") is not None:
-        return "onnxruntime", ""
-    return "reference", f"{refusal}, and no runtime for the CPU is installed (pip install 'hrformer[fast-cpu]')"
+    if backend == "onnxruntime":
+        return Engine(backend, reason, precision=precision, runtime=ONNXRuntime(model, threads=threads))
+    folder: Path | None = cache_dir() / "runtimes" if wanted.cache else None
+    runtime = OpenVINORuntime(model, threads=threads, bf16=precision == "bf16", folder=folder)
+    return Engine(backend, reason, precision=precision, runtime=runtime)
 
 
 class FastModel(VisionModel):
@@ -255,8 +221,13 @@ class FastModel(VisionModel):
 
     @property
     def reason(self) -> str:
-        """Why the plain network runs; empty where something faster does."""
+        """Why the plain network runs, or why not in the precision that was asked for; else empty."""
         return self._ready().reason
+
+    @property
+    def precision(self) -> str:
+        """What its products are computed in: "fp32" or "bf16"; "fp16" or "fp64" for weights of these types."""
+        return self._ready().precision or weights_precision(self.plain)
 
     @property
     def fused(self) -> nn.Module | None:

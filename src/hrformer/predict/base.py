@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, overload
@@ -18,6 +19,7 @@ from torch import Tensor
 from hrformer.checkpoints.matching import LoadReport
 from hrformer.data.images import LoadedImage, Picture, Pictures, is_single, load_images
 from hrformer.data.preprocess import normalise
+from hrformer.fast.choice import Precision, check_precision, weights_precision
 from hrformer.models.model import ModelInfo, VisionModel, find_device
 from hrformer.predict.results import Result
 from hrformer.predict.video import VideoFrame, VideoSource, opened, results_of
@@ -49,13 +51,16 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         options: defaults of every call, which may override them by name; None takes the published test protocol.
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic. Results are float32 or better in any case.
+        precision: of products: "bf16" runs the network under PyTorch's autocast, "fp32" and "auto" as it is. A model of
+            ``hrformer.optimize`` has a precision of its own, and takes none here.
 
     Attributes:
         report: what was read from the weight file, and what had to be assumed; None for models made otherwise.
         weights: that file; None for models made otherwise.
 
     Raises:
-        ValueError: the model is for another task, or the device is not there.
+        ValueError: the model is for another task, the device is not there, or the precision is unknown or one beside a
+            ``dtype``.
     """
 
     task: ClassVar[str]
@@ -67,11 +72,14 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        precision: Precision = "fp32",
     ) -> None:
+        check_precision(precision, dtype)
         if model.task != self.task:
             raise ValueError(f"{type(self).__name__} needs a model for {self.task}, this one is for {model.task}")
         self.device = find_device(device)
         self.dtype = dtype
+        self._autocast = precision == "bf16"
         self.model = model.to(self.device, dtype).eval()
         self.options = options or self.default_options(model.info)
         self.report: LoadReport | None = None
@@ -81,6 +89,22 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     def info(self) -> ModelInfo:
         """What the weights stand for."""
         return self.model.info
+
+    @property
+    def precision(self) -> str:
+        """What the network's products are computed in, such as "fp32" or "bf16"."""
+        if self._autocast:
+            return "bf16"
+        for part in (self.model, self.model.backbone):
+            if isinstance(found := getattr(part, "precision", None), str):  # of ``optimize``, or an exported file
+                return found
+        return weights_precision(self.model)
+
+    @property
+    def precision_note(self) -> str:
+        """A line about what products are computed in, and why not in the precision that was asked for."""
+        reason = getattr(self.model, "reason", "")
+        return f"precision: {self.precision}" + (f" ({reason})" if reason else "")
 
     @overload
     def __call__(self, images: Picture, **options: Any) -> ResultT: ...
@@ -168,6 +192,12 @@ class Predictor(ABC, Generic[ResultT, OptionsT]):
     def _pixels(self, image: LoadedImage) -> NDArray[np.uint8]:
         """(H, W, 3), or (H, W, 4) for a network of four channels."""
         return image.for_channels(len(self.info.input_spec.mean))
+
+    def _output(self, x: Tensor) -> Tensor:
+        """The network's output as float32, for a normalised input."""
+        with torch.autocast(self.device.type, torch.bfloat16) if self._autocast else nullcontext():
+            output: Tensor = self.model(x)
+        return output.float()
 
     def _network_input(self, pixels: Tensor) -> Tensor:
         """(B, H, W, 3 or 4) uint8 RGB on any device -> normalised (B, C, H, W) on the model's."""

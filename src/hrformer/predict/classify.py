@@ -44,9 +44,9 @@ class ClassificationPredictor(Predictor[Classification, ClassificationOptions]):
     def run(self, pixels: Tensor, options: ClassificationOptions) -> Sequence[Tensor]:
         """(B, H, W, 3) uint8 -> B probability vectors (C,) on the CPU. Mirrored logits are averaged in."""
         x = self._network_input(pixels)
-        logits = self.model(x).float()
+        logits = self._output(x)
         if options.flip:
-            logits = (logits + self.model(x.flip(-1)).float()) / 2
+            logits = (logits + self._output(x.flip(-1))) / 2
         return list((logits / self.info.temperature).softmax(dim=1).cpu())
 
     def finish(self, image: LoadedImage, answers: Sequence[Tensor], options: ClassificationOptions) -> Classification:

@@ -168,6 +168,11 @@ class RuntimeNetwork(nn.Module):
         super().__init__()
         self.file = file
 
+    @property
+    def precision(self) -> str:
+        """What the file was exported with, such as "fp32" or "int8"."""
+        return str(self.file.facts["precision"])
+
     def forward(self, x: Tensor) -> Any:
         found = self.file.run(**{NETWORK_INPUT: x.detach().cpu().float().contiguous().numpy()})
         maps = {name: torch.from_numpy(value) for name, value in found.items()}

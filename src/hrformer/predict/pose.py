@@ -261,11 +261,11 @@ class PosePredictor(Predictor[Keypoints, PoseOptions]):
         ``flip`` averages with the mirror image's, ``shift`` is that of ``PoseOptions``.
         """
         x = self._network_input(crops)
-        plain: Tensor = self.model(x).float()
+        plain = self._output(x)
         if not flip:
             return plain
         assert self.info.skeleton is not None
-        mirrored, pairs = self.model(x.flip(-1)).float(), self.info.skeleton.flip_pairs
+        mirrored, pairs = self._output(x.flip(-1)), self.info.skeleton.flip_pairs
         return merge_flipped(plain, mirrored, pairs, shift and self.info.shift_heatmap)
 
     def run(self, crops: Tensor, options: PoseOptions) -> Sequence[_Answer]:

@@ -10,8 +10,9 @@ import torch
 
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.checkpoints.download import resolve_weights
+from hrformer.fast.choice import Precision, check_precision
 from hrformer.fast.optimize import optimize
-from hrformer.models.model import VisionModel
+from hrformer.models.model import VisionModel, find_device
 from hrformer.predict.classify import ClassificationPredictor
 from hrformer.predict.exported import ExportedFile, exported_model, is_exported, pipeline_predictor
 from hrformer.predict.pose import PosePredictor
@@ -30,6 +31,7 @@ def load(
     *,
     dtype: torch.dtype = torch.float32,
     fast: bool = False,
+    precision: Precision = "fp32",
     **overrides: Any,
 ) -> AnyPredictor:
     """The predictor for the task of published weights or of a weight file.
@@ -41,32 +43,41 @@ def load(
         device: where to run; None takes the GPU if there is one.
         dtype: of weights and arithmetic.
         fast: run through ``hrformer.optimize``; results differ by rounding.
+        precision: of the network's products. With ``fast`` on the CPU that of ``hrformer.optimize``; elsewhere "bf16"
+            is PyTorch's autocast, with ``fast`` on a GPU weights in bfloat16, and "auto" is "fp32".
         **overrides: what a file cannot tell, see ``hrformer.checkpoints.checkpoint.load_model``.
 
     Raises:
-        ValueError: unknown name, or the file is not one that can be loaded, or it has no head.
+        ValueError: unknown name, or the file is not one that can be loaded, or it has no head; an unknown precision, or
+            one beside a ``dtype``.
         FileNotFoundError: there is no such file.
         DownloadError: the weights could not be fetched.
     """
+    check_precision(precision, dtype)
     if is_exported(name_or_path):
-        return _load_exported(Path(name_or_path).expanduser(), device, dtype, fast, overrides)
+        path = Path(name_or_path).expanduser()
+        if fast or dtype != torch.float32 or precision != "fp32" or overrides:
+            raise ValueError(
+                f"{path.name} is a finished program; fast, dtype, precision and settings of weights do not apply to it"
+            )
+        return _load_exported(path, device)
     path, published = resolve_weights(name_or_path)
     model, report = load_model(path, published=published, **overrides)
-    predictor = predictor_for(model, device=device, dtype=dtype)
+    if not fast:
+        predictor = predictor_for(model, device=device, dtype=dtype, precision=precision)
+    else:
+        if precision == "bf16" and find_device(device).type != "cpu":
+            dtype = torch.bfloat16
+        predictor = predictor_for(model, device=device, dtype=dtype)
+        predictor.model = optimize(model, precision=precision)
     predictor.report, predictor.weights = report, path
-    if fast:
-        predictor.model = optimize(model)
     return predictor
 
 
-def _load_exported(
-    path: Path, device: str | torch.device | None, dtype: torch.dtype, fast: bool, overrides: dict[str, Any]
-) -> AnyPredictor:
+def _load_exported(path: Path, device: str | torch.device | None) -> AnyPredictor:
     """The predictor of an exported file, which stays what it is."""
     if device is not None and torch.device(device).type != "cpu":
         raise ValueError(f"{path.name} runs on the CPU here, got device {str(device)!r}")
-    if fast or dtype != torch.float32 or overrides:
-        raise ValueError(f"{path.name} is a finished program; fast, dtype and settings of weights do not apply to it")
     file = ExportedFile(path)
     if file.facts["graph"] == "pipeline":
         return pipeline_predictor(file)
@@ -74,9 +85,13 @@ def _load_exported(
 
 
 def predictor_for(
-    model: VisionModel, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+    model: VisionModel,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    precision: Precision = "fp32",
 ) -> AnyPredictor:
     """The predictor for a model's task, with the published test protocol as options; ValueError without a head."""
     if model.task is None:
         raise ValueError(f"{model.info.name} is a bare backbone; a predictor needs a head for one of {[*_PREDICTORS]}")
-    return _PREDICTORS[model.task](model, device=device, dtype=dtype)
+    return _PREDICTORS[model.task](model, device=device, dtype=dtype, precision=precision)

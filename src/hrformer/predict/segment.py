@@ -123,7 +123,7 @@ class SegmentationPredictor(Predictor[Segmentation, SegmentationOptions]):
     def run(self, pixels: Tensor, options: SegmentationOptions) -> Sequence[Tensor]:
         """(B, h, w, 3) uint8 -> B times logits (C, h, w) on the model's device."""
         padded = pad_to_multiple(self._network_input(pixels), options.pad_multiple)
-        logits = fuse_scales(lambda x: self.model(x).float(), padded, options.scales, options.flip)
+        logits = fuse_scales(self._output, padded, options.scales, options.flip)
         if not bool(logits.isfinite().all()):
             raise ValueError("the network answered NaN or infinity")
         return list(logits[:, :, : pixels.shape[1], : pixels.shape[2]])

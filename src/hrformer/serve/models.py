@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from hrformer.data.draw import color_of
 from hrformer.data.images import DAMAGE, LoadedImage, load_image
+from hrformer.fast.choice import Precision
 from hrformer.fast.optimize import optimize
 from hrformer.predict.boxes import WHOLE, Detector, PersonBoxes, found_boxes, given_boxes
 from hrformer.predict.detectors import MaskDetector, detector_for
@@ -151,6 +152,7 @@ class ServedModel:
         pool: threads for everything else: decoding, cutting out, drawing, encoding.
         detector: pose: who finds people, see ``PosePredictor.stream``; None takes the predictor's default.
         fast: run a detector's network through ``hrformer.optimize``, too.
+        precision: of that network's products, with ``fast``.
         pixels: room for decoded pictures, shared by all models.
         people: room for people cut out of them.
     """
@@ -167,6 +169,7 @@ class ServedModel:
         people: Places,
         detector: str | None = None,
         fast: bool = True,
+        precision: Precision = "fp32",
     ) -> None:
         self.name, self.predictor, self.options = name, predictor, options
         self._batcher, self._pool = batcher, pool
@@ -176,7 +179,7 @@ class ServedModel:
             predictor.options = replace(predictor.options, flip=False)  # left and right are unknown
         whole = predictor.task == "segmentation" or self.file is not None
         self.lane = Lane(name=name, probe=self._probe, pixels=BATCH_PIXELS if whole else None)
-        self.detector_name, self._detector = self._found_detector(detector, fast)
+        self.detector_name, self._detector = self._found_detector(detector, fast, precision)
         finder = Lane(name=f"{name} detector", probe=self._probe_detector, pixels=BATCH_PIXELS)
         self._detector_lane = finder
         self.fields = fields_of(name, predictor, options.pictures, options.people)
@@ -287,7 +290,7 @@ class ServedModel:
     async def _aside(self, function: Callable[..., Value], *arguments: Any) -> Value:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
-    def _found_detector(self, name: str | None, fast: bool) -> tuple[str | None, Detector | None]:
+    def _found_detector(self, name: str | None, fast: bool, precision: Precision) -> tuple[str | None, Detector | None]:
         if not isinstance(self.predictor, PosePredictor):
             return None, None
         name = name or self.predictor.default_detector
@@ -295,7 +298,7 @@ class ServedModel:
             return name, None
         detector = detector_for(name, device=self.predictor.device)
         if fast and isinstance(detector, MaskDetector):
-            detector.predictor.model = optimize(detector.predictor.model)
+            detector.predictor.model = optimize(detector.predictor.model, precision=precision)
         return name, detector
 
     def _probe(self) -> None:
@@ -331,6 +334,7 @@ class ServedModel:
             "name": self.name,
             "task": task,
             "architecture": info.name,
+            "precision": self.predictor.precision,
             "input_size": info.input_spec.size,
             "classes": [] if task == "pose" else classes,
             "keypoints": joints,

@@ -16,8 +16,9 @@ from typing import Any
 
 import uvicorn
 
+from hrformer.fast.choice import Precision, check_precision
 from hrformer.predict.exported import is_exported
-from hrformer.predict.predictors import load
+from hrformer.predict.predictors import AnyPredictor, load
 from hrformer.serve.app import Service
 from hrformer.serve.batcher import Batcher
 from hrformer.serve.metrics import Metrics
@@ -40,6 +41,7 @@ def load_service(
     *,
     device: str | None = None,
     fast: bool = True,
+    precision: Precision = "fp32",
     detector: str | None = None,
     token: str | None = None,
     told: Callable[[str], object] = lambda _: None,
@@ -51,12 +53,14 @@ def load_service(
         options: limits.
         device: where weights run; None takes the GPU if there is one.
         fast: run weights through ``hrformer.optimize``.
+        precision: of the products of weights, see ``load``; exported files keep their own.
         detector: who finds people for models of pose, see ``PosePredictor.stream``.
         token: of clients of the API; None lets everybody in.
         told: called with a line about each model.
 
     Raises:
-        ValueError: no weights, two models of one name, a name that is none, or weights that answer with NaN.
+        ValueError: no weights, two models of one name, a name that is none, weights that answer with NaN, or a
+            precision that is unknown or applies to none of the models.
         FileNotFoundError, CheckpointError, DownloadError, ImportError: see ``load``.
     """
     if not weights:
@@ -65,7 +69,7 @@ def load_service(
     names = [name for name, _ in named]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two models are called {min(twice)!r}: give one another name, NAME=FILE")
-    predictors = [load(source, device, fast=fast) if not is_exported(source) else load(source) for _, source in named]
+    predictors = _loaded([source for _, source in named], device, fast, precision)
     if detector is not None and not any(predictor.task == "pose" for predictor in predictors):
         raise ValueError("--detector finds people for models of pose, of which there is none here")
     metrics = Metrics()
@@ -82,11 +86,22 @@ def load_service(
     models = []
     for name, predictor in zip(names, predictors, strict=True):
         shared: dict[str, Any] = {"batcher": batcher, "pool": pool, "pixels": pixels, "people": people}
-        model = ServedModel(name, predictor, options, detector=detector, fast=fast, **shared)
+        model = ServedModel(name, predictor, options, detector=detector, fast=fast, precision=precision, **shared)
         model.warm_up()
         models.append(model)
         told(f"{name}: {predictor.task}, {predictor.info.name} on {predictor.device}")
+        if precision != "fp32":
+            told(f"{name}: {predictor.precision_note}")
     return Service(models, batcher, pool, options, metrics, token)
+
+
+def _loaded(sources: Sequence[str], device: str | None, fast: bool, precision: Precision) -> list[AnyPredictor]:
+    """Predictors of weights as asked for, and of exported files as they are."""
+    check_precision(precision)
+    if precision != "fp32" and all(map(is_exported, sources)):
+        raise ValueError(f"precision {precision!r} is for weights; an exported file keeps what it was exported with")
+    asked: dict[str, Any] = {"device": device, "fast": fast, "precision": precision}
+    return [load(source) if is_exported(source) else load(source, **asked) for source in sources]
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hrformer.fast.choice as choice
 import hrformer.fast.x86.model as module
 from fast_models import assert_same, small
 from hrformer.fast.fused import fuse_trunk
@@ -167,8 +168,10 @@ def test_other_networks_and_missing_kernels_are_refused(monkeypatch: pytest.Monk
     assert native_model_refusal(model) == "this installation holds no compiled kernels"
     with pytest.raises(ValueError, match="this installation holds no compiled kernels"):
         optimize(model, backend="native")
-    with pytest.raises(ValueError, match="fp32, not bf16"):
-        optimize(model, backend="native", precision="bf16")
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "native_model_refusal", lambda model, precision: f"no instructions for {precision}")
+        with pytest.raises(ValueError, match="does not run here in bf16: no instructions for bf16"):
+            optimize(model, backend="native", precision="bf16")
     with pytest.raises(ValueError, match="float32 models on the CPU"):
         optimize(model.double(), backend="native")
 

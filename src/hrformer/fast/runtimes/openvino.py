@@ -86,6 +86,11 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
+def has_bf16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor when it may."""
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OpenVINORuntime:
     """Runs a module on batches of float32 pictures.
 
