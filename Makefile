@@ -60,7 +60,7 @@ clean:
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Compiled by the installation.
-NATIVE := hatch_build.py src/hrformer/fast/x86/build.py $(wildcard src/hrformer/fast/x86/source/*)
+NATIVE := hatch_build.py src/hrformer/fast/x86/build.py $(wildcard src/hrformer/fast/x86/source/*.* src/hrformer/fast/x86/source/half/*)
 
 # Checks by calls, not in line: half the time to compile. Fused products, else of -O2: without them sums round otherwise.
 SANITIZER := -O1 -fexpensive-optimizations -g1 -w -fno-omit-frame-pointer -fsanitize=address,undefined \
