@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from candidates import Origin
+from hrformer.fast.x86.library import find_half_library
 from hrformer.train.run_folder import versions
 
 # Parameters of glibc's mallopt (malloc.h).
@@ -85,6 +86,12 @@ def keep_freed_memory() -> str:
     return f"glibc: mmap threshold {threshold >> 20} MiB, trim threshold {trimmed >> 20} MiB"
 
 
+def _instructions() -> str:
+    """The processor's instruction sets: torch's, and that of our kernels in bfloat16 where there are some."""
+    half = find_half_library()[0]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *([half.instruction_set] if half else [])])
+
+
 def describe(device: str, malloc: str) -> dict[str, Any]:
     """Machine, versions, commit, date and conditions, in JSON types; what a reader needs to judge the figures.
 
@@ -107,7 +114,7 @@ def describe(device: str, malloc: str) -> dict[str, Any]:
         "malloc": malloc,
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": _instructions(),
         "memory_gib": round(memory / 2**30, 1),
         "tf32": torch.backends.cuda.matmul.allow_tf32 if device == "cuda" else None,
         "load_average": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,

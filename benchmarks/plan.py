@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from candidates import Candidate, Job, Origin, Way
+from candidates import Candidate, Job, Origin, Precision, Way
 from records import Growth, Kind, Record, Verdict
 from timing import fit_power_law, paired_ratio
 
@@ -36,16 +36,19 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selector:
-    """Some of the candidates of a group: whose code, which network, and how run; any way where ``ways`` is empty."""
+    """Some of the candidates of a group: whose code, which network, how run and in which precision; any way where
+    ``ways`` is empty, any precision where it is None."""
 
     origin: Origin = "ours"
     model: str
     ways: tuple[Way, ...] = ()
+    precision: Precision | None = None
 
     def takes(self, candidate: Candidate) -> bool:
         """Whether a candidate is one of them."""
         named = (candidate.origin, candidate.model) == (self.origin, self.model)
-        return named and (not self.ways or candidate.way in self.ways)
+        fits = self.precision in (None, candidate.precision)
+        return named and fits and (not self.ways or candidate.way in self.ways)
 
     def fastest(self, records: Sequence[Record]) -> Record | None:
         """The record with the lowest median among those that it takes, failures aside."""

@@ -71,7 +71,7 @@ class _Parts:
         self, group: str, name: str, model: str, against: Selector | None, due: float, then: float | None, **more: Any
     ) -> None:
         """Add a target for a group."""
-        ours = Selector(model=model, ways=more.pop("ways", ()))
+        ours = Selector(model=model, ways=more.pop("ways", ()), precision=more.pop("precision", None))
         self.targets.append(Target(name=name, group=group, ours=ours, against=against, due=due, then=then, **more))
 
     def growth(self, model: str, batches: tuple[float, ...], batch: int) -> None:
@@ -116,7 +116,7 @@ def cpu(peers: Peers = ()) -> Plan:
     candidates += some("hrnet_w32", task, "eager", origin="timm")
     candidates += some("swin_tiny_patch4_window7_224", task, "eager", origin="timm")
     title = parts.group("Training step, classification 224, batch 4", "train", candidates, 4, size)
-    parts.target(title, f"{SMALL}, training step against the official code", SMALL, _official(SMALL), 1.8, 2.5)
+    parts.target(title, f"{SMALL}, training step against the official code", SMALL, _official(SMALL), 2.5, 4.0)
     title = parts.group("Training memory, classification 224, batch 4", "train-memory", candidates[:3], 4, size)
     parts.target(title, f"{SMALL}, training memory against the official code", SMALL, _official(SMALL), 2.0, None)
 
@@ -126,6 +126,27 @@ def cpu(peers: Peers = ()) -> Plan:
         part = f"{TO_FIRST_RESULT}, {cache}"
         parts.target(title, f"first result, {cache}", SMALL, None, 5.0, None, unit="s", part=part, ways=("fast",))
     return Plan(name="cpu", groups=tuple(parts.groups), targets=tuple(parts.targets))
+
+
+def cpu_bf16(peers: Peers = ()) -> Plan:
+    """Targets on a CPU in bfloat16: pose at 256x192 against HRNet in the same precision and our own float32.
+
+    Args:
+        peers: other implementations at hand; none has a way to run in bfloat16 on a CPU that is worth a comparison.
+    """
+    parts = _Parts(peers, half=True)
+    for (model, rival), batch in product(RIVALS.items(), (1, 8)):
+        candidates = parts.some(model, "pose", "fast", "fast-openvino") + parts.some(rival, "pose", "fast-openvino")
+        candidates += _Parts(peers, half=False).some(model, "pose", "fast")
+        title = parts.group(f"Pose 256x192, {model}, batch {batch}, bf16", "forward", candidates, batch)
+        name = f"{model} against the best of {rival}, bf16, batch {batch}"
+        half: Precision = "bf16"
+        parts.target(title, name, model, Selector(model=rival), 1.0, 1.5, precision=half)
+        if model == BASE:
+            name = f"{model} in bf16 against its own float32, batch {batch}"
+            own = Selector(model=model, precision="fp32")
+            parts.target(title, name, model, own, 1.6, 1.8, precision=half, ways=("fast",))
+    return Plan(name="cpu-bf16", groups=tuple(parts.groups), targets=tuple(parts.targets))
 
 
 def gpu(peers: Peers = ()) -> Plan:
@@ -186,4 +207,4 @@ def _gpu_segmentation(parts: _Parts) -> None:
         parts.target(title, name, BASE, _official(BASE), due, None)
 
 
-PRESETS: Mapping[str, Callable[[Peers], Plan]] = {"cpu": cpu, "gpu": gpu}
+PRESETS: Mapping[str, Callable[[Peers], Plan]] = {"cpu": cpu, "cpu-bf16": cpu_bf16, "gpu": gpu}

@@ -33,7 +33,7 @@ from report import figures_file, markdown, put_into
 FAILED = 1
 """Exit code where some candidates could not be measured."""
 
-TITLES = {"cpu": "CPU", "gpu": "GPU", "custom": "Measurements"}
+TITLES = {"cpu": "CPU", "cpu-bf16": "CPU, bfloat16", "gpu": "GPU", "custom": "Measurements"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Arguments:
     Weights are random. Writes results.json, results.md and chart.svg. Exit code 1 if some could not be measured.
     """
 
-    preset: Literal["none", "cpu", "gpu"] = "none"
+    preset: Literal["none", "cpu", "cpu-bf16", "gpu"] = "none"
     """The standard run, with the project's targets; the options up to --sweep-values are then not looked at."""
     model: tuple[str, ...] = ("hrformer_small",)
     """Models of ours; `hrformer models` lists them."""
@@ -191,7 +191,7 @@ def write_results(document: Document, out: Path, results: Path | None) -> str:
 
 
 def _device(arguments: Arguments) -> str:
-    wanted = {"cpu": "cpu", "gpu": "cuda"}.get(arguments.preset, arguments.device)
+    wanted = {"cpu": "cpu", "cpu-bf16": "cpu", "gpu": "cuda"}.get(arguments.preset, arguments.device)
     if arguments.device not in ("auto", wanted):
         raise ValueError(f"--preset {arguments.preset} runs on {wanted}, not on {arguments.device}")
     if wanted == "auto":

@@ -128,7 +128,12 @@ def _cells(weight: Tensor) -> Tensor:
     """(N, C, height, width) -> (N, height * width * C), cells before channels; each fills groups of its own where there
     are many channels."""
     cells = weight.permute(0, 2, 3, 1)
-    return (F.pad(cells, (0, -cells.shape[-1] % GROUP)) if cells.shape[-1] >= GROUP else cells).flatten(1)
+    return F.pad(cells, (0, _depth_of_cell(cells.shape[-1]) - cells.shape[-1])).flatten(1)
+
+
+def _depth_of_cell(depth: int) -> int:
+    """Channels that a cell under the kernel of a full convolution takes, see source/half/convolution.cpp."""
+    return depth if depth < GROUP else grouped(depth)
 
 
 def _separable(w: DepthwiseWeights) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def _convolution_sizes(s: Any) -> dict[str, int]:
     return {
         "x": s.batch * s.height * s.width * s.depth,
         "y": s.batch * s.out_height * s.out_width * s.channels,
-        "weight": _panels(s.channels, s.kernel_height * s.kernel_width * (s.depth if s.depth < GROUP else grouped(s.depth))),
+        "weight": _panels(s.channels, s.kernel_height * s.kernel_width * _depth_of_cell(s.depth)),
         "bias": grouped(s.channels),
     }
 
