@@ -192,5 +192,5 @@ struct Ready {
   Ready() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
   ~Ready() { _mm_setcsr(before); }
   Ready(const Ready&) = delete;
-  const Tiles tiles;
+  const Tiles tiles{};
 };
