@@ -46,8 +46,10 @@ HALF_FLAGS = {
 }
 """Name -> compiler flags."""
 
-EMULATED_FLAGS = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
-"""For plain loops instead of the instructions for bfloat16: for tests, where a processor lacks them."""
+_EMULATED = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
+
+EMULATED_FLAGS = {"amx_bf16": (*_EMULATED, "-DHALF_TILES"), "avx512_bf16": _EMULATED}
+"""The same for plain loops that round as the instructions for bfloat16 do: for tests, where a processor lacks them."""
 
 SHARED = ("crowd", "memory", "program", "team")
 """Sources that the kernels in bfloat16 share with those in float32."""
@@ -111,6 +113,15 @@ def build_half(name: str, folder: Path, flags: Sequence[str]) -> Path:
     """
     sources = sorted((SOURCE / "half").glob("*.cpp")) + [SOURCE / f"{one}.cpp" for one in SHARED]
     return _build(name, (), sources, folder, flags)
+
+
+def build_emulated(folder: Path, flags: Sequence[str] = ()) -> list[Path]:
+    """Compile the kernels in bfloat16 without their instructions, under the same names, and return their files.
+
+    Raises:
+        RuntimeError: the compiler fails.
+    """
+    return [build_half(name, folder, (*own, *flags)) for name, own in EMULATED_FLAGS.items()]
 
 
 def _build(name: str, own: Sequence[str], sources: Sequence[Path], folder: Path, flags: Sequence[str]) -> Path:
