@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hrformer.fast.x86 import build, model, program, stages
-from hrformer.fast.x86.library import NativeLibrary, find_library, processor_flags
+from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library, processor_flags
 
 LIBRARIES = [*build.HALF_SETS, *(f"{name} emulated" for name in build.HALF_SETS)]
 """Every instruction set, and every emulation of one."""
@@ -37,6 +37,11 @@ def half_library(which: str) -> NativeLibrary:
     if not library.runs:
         pytest.skip(f"the system does not lend this process the registers of {name}")
     return library
+
+
+def any_half_library() -> NativeLibrary:
+    """What this process takes by itself, else an emulation; for what does not depend on the instructions."""
+    return find_half_library()[0] or half_library("avx512_bf16 emulated")
 
 
 def use(monkeypatch: pytest.MonkeyPatch, library: NativeLibrary) -> None:
