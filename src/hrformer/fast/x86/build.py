@@ -160,4 +160,5 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, sys.argv[2:])
+    make, *arguments = (build_emulated, *sys.argv[2:]) if sys.argv[1:2] == ["--emulated"] else (build, *sys.argv[1:])
+    make(Path(arguments[0]) if arguments else FOLDER, arguments[1:])
