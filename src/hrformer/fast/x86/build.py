@@ -160,5 +160,6 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    make, *arguments = (build_emulated, *sys.argv[2:]) if sys.argv[1:2] == ["--emulated"] else (build, *sys.argv[1:])
-    make(Path(arguments[0]) if arguments else FOLDER, arguments[1:])
+    emulated = sys.argv[1:2] == ["--emulated"]
+    arguments = sys.argv[1 + emulated :]
+    (build_emulated if emulated else build)(Path(arguments[0]) if arguments else FOLDER, arguments[1:])
