@@ -78,15 +78,16 @@ def test_half_packing_rounds_every_weight_and_fills_with_zeros(out: int, into: i
     assert found[out:].count_nonzero() == found[:, into:].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("channels", [20, 34])
 @pytest.mark.parametrize("name", sorted(PACKERS))
-def test_half_fields_are_of_the_sizes_that_kernels_are_given(name: str) -> None:
-    """Weights of 20 channels, of which neither vectors, heads nor groups are whole."""
+def test_half_fields_are_of_the_sizes_that_kernels_are_given(name: str, channels: int) -> None:
+    """Of channels of which neither vectors, heads nor groups are whole."""
     weights: dict[str, tuple[Any, ...]] = {
-        "attention": (attention_weights(20, 2, 3),),
-        "feed_forward": (depthwise_weights(50, 20), product_weights(20, 50, norm=True)),
-        "linear": (product_weights(20, 50),),
-        "convolution": (convolution_weights(20, 50, (3, 2)),),
-        "separable": (depthwise_weights(20, 50, 2),),
+        "attention": (attention_weights(channels, 2, 3),),
+        "feed_forward": (depthwise_weights(50, channels), product_weights(channels, 50, norm=True)),
+        "linear": (product_weights(channels, 50),),
+        "convolution": (convolution_weights(channels, 50, (3, 2)),),
+        "separable": (depthwise_weights(channels, 50, 2),),
     }
     fields = pack(name, *weights[name])
     structure = type(name, (ctypes.Structure,), {"_fields_": list(HALF_STRUCTURES[name].items())})()
@@ -103,6 +104,8 @@ def test_half_heads_are_filled_up_and_places_without_token_never_count() -> None
     fields = pack("attention", attention_weights(20, 2, 3, bias=False))
     assert (fields["heads"], fields["head_dim"]) == (2, 16)
     scores = fields["bias"]
-    assert scores.shape == (2, 9, 32)
-    assert (scores[..., :9] == 0).all()
-    assert (scores[..., 9:] == NEVER).all()
+    # Tiles read up to 16 rows beyond those of the last head.
+    assert scores.shape == (2 * 9 + 16, 32)
+    assert (scores[:-16, :9] == 0).all()
+    assert (scores[:, 9:] == NEVER).all()
+    assert (scores[-16:] == NEVER).all()

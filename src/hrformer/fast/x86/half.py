@@ -73,8 +73,8 @@ def _attention(w: AttentionWeights) -> dict[str, Any]:
     rows = zero_padded(qkv[0].view(3, heads, dim, -1), (3, heads, wide, qkv[0].shape[1])).flatten(0, 2)
     shifts = zero_padded(qkv[1].view(3, heads, dim), (3, heads, wide)).flatten()
     out = zero_padded(proj[0].view(-1, heads, dim), (proj[0].shape[0], heads, wide)).flatten(1)
-    scores = torch.full((heads, tokens, grouped(tokens)), NEVER, dtype=torch.float32, device=rows.device)
-    scores[..., :tokens] = 0.0 if w.bias is None else w.bias.float() * exponent
+    scores = torch.full((heads * tokens + 16, grouped(tokens)), NEVER, dtype=torch.float32, device=rows.device)
+    scores[:-16, :tokens] = 0.0 if w.bias is None else w.bias.float().flatten(0, 1) * exponent
     return {
         "channels": w.channels,
         "window": w.window,
@@ -120,8 +120,15 @@ def _convolution(w: ConvolutionWeights) -> dict[str, Any]:
         "kernel_height": cells[0],
         "kernel_width": cells[1],
         **dict(zip(("stride_y", "stride_x", "padding_y", "padding_x"), (*w.stride, *w.padding), strict=True)),
-        **_product("weight", w.weight.permute(0, 2, 3, 1).flatten(1), w.bias),
+        **_product("weight", _cells(w.weight), w.bias),
     }
+
+
+def _cells(weight: Tensor) -> Tensor:
+    """(N, C, height, width) -> (N, height * width * C), cells before channels; each fills groups of its own where there
+    are many channels."""
+    cells = weight.permute(0, 2, 3, 1)
+    return (F.pad(cells, (0, -cells.shape[-1] % GROUP)) if cells.shape[-1] >= GROUP else cells).flatten(1)
 
 
 def _separable(w: DepthwiseWeights) -> dict[str, Any]:
@@ -172,7 +179,7 @@ def _attention_sizes(s: Any) -> dict[str, int]:
         "qkv_bias": grouped(3 * inner),
         "proj": _panels(s.channels, inner),
         "proj_bias": grouped(s.channels),
-        "bias": s.heads * s.window**2 * grouped(s.window**2),
+        "bias": (s.heads * s.window**2 + 16) * grouped(s.window**2),
     }
 
 
@@ -189,7 +196,9 @@ def _convolution_sizes(s: Any) -> dict[str, int]:
     return {
         "x": s.batch * s.height * s.width * s.depth,
         "y": s.batch * s.out_height * s.out_width * s.channels,
-        "weight": _panels(s.channels, s.kernel_height * s.kernel_width * s.depth),
+        "weight": _panels(
+            s.channels, s.kernel_height * s.kernel_width * (s.depth if s.depth < GROUP else grouped(s.depth))
+        ),
         "bias": grouped(s.channels),
     }
 

@@ -28,6 +28,9 @@ LONGEST = 16
 FEWEST_TOKENS = 128
 """Of a picture that is taken alone: fewer do not pay for reading all weights."""
 
+WIDEST_HALF = 160
+"""Channels of pictures in bfloat16 that are taken alone: beyond, weights do not stay in a core's cache beside them."""
+
 ARENA, INPUT, OUTPUTS = 0, 1, 2
 """Memories of a run: of the maps between, the input, and the first output."""
 
@@ -89,7 +92,10 @@ def _follows(first: Call, second: Call) -> bool:
 
 
 def _goes_by_picture(call: Call) -> bool:
-    batch, height, width, _ = call.tensors["x"].shape
+    x = call.tensors["x"]
+    batch, height, width, channels = x.shape
+    if x.dtype == torch.bfloat16 and channels > WIDEST_HALF:
+        return False
     threads = call.structure.from_buffer_copy(call.settings).threads
     return height * width >= FEWEST_TOKENS and (batch % threads == 0 or batch >= 4 * threads) and batch > 1
 

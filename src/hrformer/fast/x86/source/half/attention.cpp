@@ -17,7 +17,7 @@ struct Attention {
   const float* qkv_bias;   // (grouped 3 * heads * head_dim)
   const half* proj;        // packed, grouped heads * head_dim deep
   const float* proj_bias;  // (grouped channels)
-  const float* bias;       // (heads, window^2, grouped window^2), very negative where filled
+  const float* bias;       // (heads * window^2 + 16, grouped window^2), very negative where filled
   int threads;
 };
 
@@ -26,43 +26,55 @@ static const int STRIP_TOKENS = 192;
 
 static int padded(int count) { return (count + 15) / 16 * 16; }
 
-static int packed_stride(const Attention& a) { return grouped(3 * a.heads * a.head_dim); }
+// An odd number of groups: rows a power of two apart would share few lines of the first cache.
+static int packed_stride(const Attention& a) { return grouped(3 * a.heads * a.head_dim) / GROUP / 2 * 2 * GROUP + GROUP; }
 
-// What becomes of some tokens: normalised, then queries, keys and values; a token of the padding; and where in the map
-// each token's channels lie.
+// What becomes of some tokens: normalised, group by group; then queries, keys and values; a token of the padding; and where
+// in the map each token's channels lie.
 struct Tokens {
-  half *normed, *qkv, *zeros;
+  half* normed;
+  size_t apart;
+  half *qkv, *zeros;
   size_t* places;
 };
 
 // One head of one window.
 struct Head {
   half *keys, *values, *shares;
-  float* scores;
+  float *scores, *scales;
 };
 
+// Heads that take every step together: what vectors have just written, tiles cannot load yet.
+static const int ABREAST = 4;
+
 // Rows that a product reads beyond the tokens: of the last window, up to a multiple of 16.
+static size_t rows_for(int tokens) { return padded(tokens) + 16; }
+
 static size_t token_halves(const Attention& a, int tokens) {
-  const size_t rows = padded(tokens) + 16, places = tokens * sizeof(size_t) / sizeof(half);
-  return rows * (grouped(a.channels) + packed_stride(a)) + packed_stride(a) + grouped(places);
+  const size_t places = tokens * sizeof(size_t) / sizeof(half);
+  return rows_for(tokens) * (grouped(a.channels) + packed_stride(a)) + packed_stride(a) + GROUP + grouped(places);
 }
 
 static Tokens tokens_in(const Attention& a, int tokens, half* memory) {
-  const size_t stride = packed_stride(a), rows = padded(tokens) + 16;
+  const size_t stride = packed_stride(a), rows = rows_for(tokens);
   half *qkv = memory + rows * grouped(a.channels), *zeros = qkv + rows * stride;
-  memset(zeros, 0, stride * sizeof(half));
-  return {memory, qkv, zeros, (size_t*)(zeros + stride)};
+  memset(zeros, 0, (stride + GROUP) * sizeof(half));
+  return {memory, rows * GROUP, qkv, zeros, (size_t*)(zeros + stride + GROUP)};
 }
 
-static size_t head_halves(const Attention& a) {
-  const size_t places = a.window * a.window, deep = grouped(places), rows = padded(places) + 16;
-  return padded(places) * grouped(a.head_dim) + deep * padded(a.head_dim) + rows * deep + rows * deep * 2;
+static size_t halves_of_head(const Attention& a) {
+  const size_t places = a.window * a.window, deep = grouped(places);
+  return padded(places) * grouped(a.head_dim) + deep * padded(a.head_dim) + rows_for(places) * (deep * 3 + 2);
 }
 
-static Head head_in(const Attention& a, half* memory) {
-  const size_t places = a.window * a.window, deep = grouped(places), rows = padded(places) + 16;
+static size_t head_halves(const Attention& a) { return ABREAST * halves_of_head(a); }
+
+static Head head_in(const Attention& a, half* memory, int number) {
+  const size_t places = a.window * a.window, deep = grouped(places);
+  memory += number * halves_of_head(a);
   half *values = memory + padded(places) * grouped(a.head_dim), *shares = values + deep * padded(a.head_dim);
-  return {memory, values, shares, (float*)(shares + rows * deep)};
+  float* scores = (float*)(shares + rows_for(places) * deep);
+  return {memory, values, shares, scores, scores + rows_for(places) * deep};
 }
 
 // Keys as the right operand of a product: for every two numbers of a key, those of all places side by side.
@@ -107,44 +119,95 @@ template <class RowOf> static inline void pack_values(RowOf row, int places, int
   }
 }
 
-// Softmax of one row of scores but for the division: powers of two into `shares`; returns 1 / sum.
-static INLINE float exponentials(const float* row, int length, half* shares) {
-  vec most = load(row);
-  for (int i = LANES; i < length; i += LANES) most = larger(most, load(row + i));
-  const vec top = splat(largest_of(most));
-  vec sum = {};
-  for (int i = 0; i < length; i += GROUP) {
-    const Pair e = {power_of_two(load(row + i) - top), power_of_two(load(row + i + LANES) - top)};
-    store_halves(shares + i, e);
-    sum += e.first + e.second;
-  }
-  return 1 / sum_of(sum);
+// The largest, or the sum, of all lanes of four vectors: every four lanes of the result hold the four.
+template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
+  const ivec low = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
+  const ivec high = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
+  const ivec even = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+  const ivec odd = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
+  const ivec quarter = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
+  const ivec halves = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
+  const vec first = both(__builtin_shuffle(v[0], v[1], low), __builtin_shuffle(v[0], v[1], high));
+  const vec second = both(__builtin_shuffle(v[2], v[3], low), __builtin_shuffle(v[2], v[3], high));
+  vec all = both(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, odd));
+  all = both(all, __builtin_shuffle(all, quarter));
+  return both(all, __builtin_shuffle(all, halves));
 }
 
-// `tokens`: of every place of the window; `real`: the places inside the map; `queries`: their rows, one after another.
-// The result takes the place of the queries.
-static void attend(const Attention& a, const Head& h, half* const* tokens, const half* zeros, const int* real,
-                   half* queries, int count, int head) {
-  const int places = a.window * a.window, length = grouped(places), dim = a.head_dim, all = a.heads * dim;
-  const int stride = packed_stride(a);
-  float scale[count];
+// Softmax of four rows of scores but for the division: powers of two into `shares`; returns 1 / sum of each, in the first
+// four lanes.
+static INLINE vec exponentials(const float* rows, int length, half* shares) {
+  vec most[4], top[4], sum[4] = {};
+#define EACH(...) \
+  _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) __VA_ARGS__
+  EACH(most[r] = load(rows + r * length));
+  for (int i = LANES; i < length; i += LANES) EACH(most[r] = larger(most[r], load(rows + r * length + i)));
+  const vec tops = of_four(most, [](vec a, vec b) { return larger(a, b); });
+  EACH(top[r] = splat(tops[r]));
+  for (int i = 0; i < length; i += GROUP) EACH({
+    const float* row = rows + r * length + i;
+    const Pair e = {power_of_two(load(row) - top[r]), power_of_two(load(row + LANES) - top[r])};
+    store_halves(shares + r * length + i, e);
+    sum[r] += e.first + e.second;
+  });
+#undef EACH
+  return splat(1) / of_four(sum, [](vec a, vec b) { return a + b; });
+}
+
+// A head of a window: its memory and number; the window's tokens, of every place of it; the places inside the map; and
+// their rows, one after another.
+struct Inside {
+  Head memory;
+  int head;
+  half** tokens;
+  int* real;
+  half* queries;
+  int count;
+};
+
+static void pack_head(const Attention& a, const Inside& w, const half* zeros) {
+  const Head& h = w.memory;
+  const int head = w.head;
+  const int places = a.window * a.window, dim = a.head_dim, all = a.heads * dim;
+  half* const* tokens = w.tokens;
   pack_keys([=](int place) { return tokens[place] + all + head * dim; }, places, dim, h.keys);
   pack_values([=](int place) { return tokens[place] + 2 * all + head * dim; }, places, dim, zeros, h.values);
-  float* scores = h.scores;
+}
+
+static void score(const Attention& a, const Inside& w) {
+  const Head& h = w.memory;
+  const int head = w.head;
+  const int places = a.window * a.window, length = grouped(places), dim = a.head_dim;
   const float* bias = a.bias + (size_t)head * places * length;
-  half* query = queries + head * dim;
-  half_product(query, stride, count, h.keys, grouped(dim), places, nullptr, [=](int r, int c, Pair(&v)[2], int n) {
-    ROWS_OF_TWO(i, n) {
-      const Pair sum = v[i] + load_floats(bias + (size_t)real[r + i] * length + c);
-      store(scores + (size_t)(r + i) * length + c, sum.first);
-      store(scores + (size_t)(r + i) * length + c + LANES, sum.second);
-    }
-  });
-  for (int r = 0; r < count; r++) scale[r] = exponentials(scores + (size_t)r * length, length, h.shares + r * length);
-  const float* factor = scale;
-  half_product(h.shares, length, count, h.values, length, dim, nullptr, [=](int r, int c, Pair(&v)[2], int n) {
-    ROWS_OF_TWO(i, n) store_halves(query + (size_t)(r + i) * stride + c, splat(factor[r + i]) * v[i], dim - c);
-  });
+  const Left queries = whole_rows(w.queries + head * dim, packed_stride(a));
+  if (w.count < places) {
+    for (int r = 0; r < w.count; r++)
+      memcpy(h.scores + (size_t)r * length, bias + (size_t)w.real[r] * length, length * sizeof(float));
+    bias = h.scores;
+  } else if (length - padded(places)) {  // what no tile writes
+    for (int r = 0; r < places; r++) store(h.scores + (size_t)(r + 1) * length - LANES, load(bias + length - LANES));
+  }
+  plain_product(queries, w.count, h.keys, grouped(dim), places, {bias, (size_t)length, h.scores, (size_t)length});
+}
+
+static void soften(const Attention& a, const Inside& w) {
+  const Head& h = w.memory;
+  const int length = grouped(a.window * a.window);
+  for (int r = 0; r < w.count; r += 4)
+    store(h.scales + r, exponentials(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length));
+}
+
+// The result takes the place of the queries.
+static void mix(const Attention& a, const Inside& w) {
+  const Head& h = w.memory;
+  const int length = grouped(a.window * a.window), dim = a.head_dim, stride = packed_stride(a);
+  const float* scale = h.scales;
+  half* query = w.queries + w.head * dim;
+  half_product(whole_rows(h.shares, length), w.count, h.values, length, dim, nullptr,
+               [=](int r, int c, Pair(&v)[2], int n) {
+                 ROWS_OF_TWO(i, n)
+                 store_halves(query + (size_t)(r + i) * stride + c, splat(scale[r + i]) * v[i], dim - c);
+               });
 }
 
 // A piece of work: strips begin to end, counted through all pictures, and of them the windows of columns left to right.
@@ -166,37 +229,56 @@ static Window window_of(const Attention& a, int strip, int column) {
 static int look_round(const Attention& a, const Window& w, int* real, size_t* places) {
   const int k = a.window;
   int count = 0;
-  for (int i = 0; i < k * k; i++) {
-    const int row = w.top + i / k, cell = w.left + i % k;
-    if (row < 0 || row >= a.height || cell < 0 || cell >= a.width) continue;
-    if (places) places[count] = (((size_t)w.picture * a.height + row) * a.width + cell) * a.channels;
-    real[count++] = i;
+  const int begin = w.left < 0 ? -w.left : 0, end = w.left + k > a.width ? a.width - w.left : k;
+  for (int i = 0; i < k; i++) {
+    const int row = w.top + i;
+    if (row < 0 || row >= a.height) continue;
+    const size_t cells = ((size_t)w.picture * a.height + row) * a.width;
+    for (int j = begin; j < end; j++) {
+      if (places) places[count] = (cells + w.left + j) * a.channels;
+      real[count++] = i * k + j;
+    }
   }
   return count;
 }
 
-// Heads from to until of a window whose tokens begin at `first`.
-static void attend_window(const Attention& a, const Tokens& t, const Head& h, const Window& w, int first, int from,
-                          int until) {
+// Heads of windows, begin to end: the heads of the first window, of the second, and so on. `window` gives a window by its
+// number, `firsts` where its tokens begin; `memory` is for ABREAST heads.
+template <class WindowOf>
+static void attend(const Attention& a, const Tokens& t, half* memory, WindowOf window, const int* firsts, int begin,
+                   int end) {
   const int places = a.window * a.window, stride = packed_stride(a);
-  half* tokens[places];
-  int real[places];
-  const int count = look_round(a, w, real, nullptr);
-  for (int i = 0; i < places; i++) tokens[i] = t.zeros;
-  for (int i = 0; i < count; i++) tokens[real[i]] = t.qkv + (size_t)(first + i) * stride;
-  for (int head = from; head < until && count; head++)
-    attend(a, h, tokens, t.zeros, real, t.qkv + (size_t)first * stride, count, head);
+  half* tokens[ABREAST * places];
+  int real[ABREAST * places];
+  for (; begin < end; begin += ABREAST) {
+    const int count = end - begin < ABREAST ? end - begin : ABREAST;
+    Inside inside[ABREAST];
+    for (int i = 0; i < count; i++) {
+      const int number = (begin + i) / a.heads;
+      half* queries = t.qkv + (size_t)firsts[number] * stride;
+      Inside& w = inside[i];
+      w = {head_in(a, memory, i), (begin + i) % a.heads, tokens + i * places, real + i * places, queries, 0};
+      w.count = look_round(a, window(number), w.real, nullptr);
+      for (int j = 0; j < places; j++) w.tokens[j] = t.zeros;
+      for (int j = 0; j < w.count; j++) w.tokens[w.real[j]] = queries + (size_t)j * stride;
+      pack_head(a, w, t.zeros);
+    }
+    for (int i = 0; i < count; i++) score(a, inside[i]);
+    for (int i = 0; i < count; i++) soften(a, inside[i]);
+    for (int i = 0; i < count; i++) mix(a, inside[i]);
+  }
 }
 
 static void normalise_tokens(const Attention& a, const Tokens& t, int begin, int end) {
-  const size_t stride = grouped(a.channels);
-  for (int i = begin; i < end; i++) half_normalise(a.x + t.places[i], t.normed + i * stride, a.channels, a.eps);
+  const half* x = a.x;
+  const size_t* places = t.places;
+  half_normalise_all([=](int i) { return x + places[i]; }, begin, end, t.normed, t.apart, a.channels, a.eps);
 }
 
 static void pack(const Attention& a, const Tokens& t, int tokens, Columns share) {
   const int stride = packed_stride(a), depth = grouped(a.channels);
   half* qkv = t.qkv;
-  product_of_columns(t.normed, depth, tokens, a.qkv, depth, share, a.qkv_bias, [=](int r, int c, Pair(&v)[2], int n) {
+  product_of_columns({t.normed, GROUP, t.apart}, tokens, a.qkv, depth, share, a.qkv_bias, [=](int r, int c, Pair(&v)[2], int n) {
     ROWS_OF_TWO(i, n) store_halves(qkv + (size_t)(r + i) * stride + c, v[i]);
   });
 }
@@ -206,7 +288,7 @@ static void project(const Attention& a, const Tokens& t, int tokens, Columns sha
   const half* x = a.x;
   half* y = a.y;
   const size_t* places = t.places;
-  product_of_columns(t.qkv, packed_stride(a), tokens, a.proj, grouped(a.heads * a.head_dim), share, a.proj_bias,
+  product_of_columns(whole_rows(t.qkv, packed_stride(a)), tokens, a.proj, grouped(a.heads * a.head_dim), share, a.proj_bias,
                      [=](int r, int c, Pair(&v)[2], int n) {
                        const int part = channels - c;
                        ROWS_OF_TWO(i, n) {
@@ -234,13 +316,12 @@ static void work(const Attention& a, const Piece& p) {
   const size_t taken = grouped(token_halves(a, most));
   half* memory = half_buffer(thread_buffer, taken + head_halves(a));
   const Tokens t = tokens_in(a, most, memory);
-  const Head h = head_in(a, memory + taken);
   int firsts[windows];
   const int tokens = place_tokens(a, p, t.places, firsts);
   normalise_tokens(a, t, 0, tokens);
   pack(a, t, tokens, {0, 3 * a.heads * a.head_dim});
-  for (int i = 0; i < windows; i++)
-    attend_window(a, t, h, window_of(a, p.begin + i / columns, p.left + i % columns), firsts[i], 0, a.heads);
+  attend(a, t, memory + taken, [&](int i) { return window_of(a, p.begin + i / columns, p.left + i % columns); }, firsts,
+         0, windows * a.heads);
   project(a, t, tokens, {0, a.channels});
 }
 
@@ -256,11 +337,12 @@ static void work_together(const Attention& a, int strips, int columns) {
     const Ready ready;
     pack(a, t, tokens, columns_of(3 * inner, i, parts));
   });
-  for_parts(parts, windows * a.heads, [&](int i) {
+  const int heads = windows * a.heads, chunks = (heads + ABREAST - 1) / ABREAST;
+  for_parts(parts, chunks, [&](int i) {
     const Ready ready;
-    const Head h = head_in(a, half_buffer(thread_buffer, head_halves(a)));
-    const int window = i / a.heads, head = i % a.heads;
-    attend_window(a, t, h, window_of(a, window / columns, window % columns), first[window], head, head + 1);
+    half* memory = half_buffer(thread_buffer, head_halves(a));
+    attend(a, t, memory, [&](int j) { return window_of(a, j / columns, j % columns); }, first, heads * i / chunks,
+           heads * (i + 1) / chunks);
   });
   for_parts(parts, parts, [&](int i) {
     const Ready ready;

@@ -12,8 +12,30 @@
 
 #include "half.h"
 
-// Outputs of a panel, and the most rows of a block.
+// Outputs of a panel.
 static const int PANEL = GROUP;
+
+// Rows of numbers, the left operand: where they start, how far apart they are, and how far apart the groups of a row; or,
+// of a convolution, where each group is. The rows of a map have their groups one after another; where groups lie apart,
+// the rows of each are together, which is how tiles and the depthwise convolution like them.
+struct Left {
+  const half* start;
+  size_t row, group;
+  const ptrdiff_t* places = nullptr;
+
+  INLINE Left below(int rows) const { return {start + rows * row, row, group, places}; }
+  INLINE const half* of(int k) const { return start + (places ? places[k] : (ptrdiff_t)(k * group)); }
+};
+
+// Sums before and after a block: rows of floats, `row` apart.
+struct Sums {
+  const float* before;
+  size_t before_row;
+  float* after;
+  size_t after_row;
+};
+
+static INLINE Left whole_rows(const half* start, size_t stride) { return {start, stride, GROUP}; }
 
 #ifdef HALF_TILES
 
@@ -31,7 +53,7 @@ static INLINE float normal(float value) {
 struct Tiles {};
 
 // For every sum: products of even and of odd depth apart, then both together onto it.
-static INLINE void tile_product(float* sums, const half* a, size_t stride, const half* w, size_t step) {
+static INLINE void tile_product(float* sums, size_t line, const half* a, size_t stride, const half* w, size_t step) {
   for (int r = 0; r < 16; r++)
     for (int n = 0; n < 16; n++) {
       float even = 0, odd = 0;
@@ -39,20 +61,21 @@ static INLINE void tile_product(float* sums, const half* a, size_t stride, const
         even = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k])), normal(wide(w[k * step + 2 * n])), even));
         odd = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k + 1])), normal(wide(w[k * step + 2 * n + 1])), odd));
       }
-      float& sum = sums[r * PANEL + n];
+      float& sum = sums[r * line + n];
       sum = normal(normal(sum) + normal(even + odd));
     }
 }
 
-static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
-                         const float* start, float* sums) {
+static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s, const half*,
+                         int) {
   const int wide_step = columns > LANES ? 2 * PANEL : PANEL;
-  for (int r = 0; r < BLOCK_ROWS; r++)
-    for (int n = 0; n < PANEL; n++) sums[r * PANEL + n] = n < columns ? start[n] : 0;
+  const int filled_rows = (rows + 15) / 16 * 16, filled_columns = columns > LANES ? PANEL : LANES;
+  for (int r = 0; r < filled_rows; r++)
+    for (int n = 0; n < filled_columns; n++) s.after[r * s.after_row + n] = s.before[r * s.before_row + n];
   for (int k = 0; k < depth; k += 32, w += 16 * wide_step)
     for (int r = 0; r < rows; r += 16)
-      for (int n = 0; n < columns && n < PANEL; n += LANES)
-        tile_product(sums + r * PANEL + n, a + r * stride + k, stride, w + 2 * n, wide_step);
+      for (int n = 0; n < filled_columns; n += LANES)
+        tile_product(s.after + r * s.after_row + n, s.after_row, a.of(k / GROUP) + r * a.row, a.row, w + 2 * n, wide_step);
 }
 
 #else
@@ -77,41 +100,42 @@ struct Tiles {
   __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((long)(stride)) : "memory")
 #define TILE_PRODUCT(sums, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
 
-// Sums of up to BLOCK_ROWS rows, `stride` numbers apart, and up to PANEL columns, into rows of PANEL floats; `start` is
-// what each column begins with. Rows up to a multiple of 16 are read. `depth`: a multiple of 32.
-static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
-                         const float* start, float* sums) {
+// Sums of up to BLOCK_ROWS rows and up to PANEL columns. Rows and columns up to a multiple of 16 are read and written.
+// `depth`: a multiple of 32. Weights that will be read soon are asked for
+// ahead of time: `lines` of a cache, from `soon` on, in every step of the depth.
+static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s,
+                         const half* soon, int lines) {
   const bool tall = rows > 16, wide = columns > LANES;
-  const half* lower = a + 16 * stride;
-  const size_t apart = stride * sizeof(half);
-  TILE_LOAD(0, start, 0);
-  TILE_LOAD(2, start, 0);
-  if (wide) {
-    TILE_LOAD(1, start + LANES, 0);
-    TILE_LOAD(3, start + LANES, 0);
-  }
+  const size_t half_way = 16 * a.row;
+  const size_t apart = a.row * sizeof(half);
+  const size_t before = s.before_row * sizeof(float), after = s.after_row * sizeof(float);
+  const float* lower = s.before + 16 * s.before_row;
+  TILE_LOAD(0, s.before, before);
+  if (wide) TILE_LOAD(1, s.before + LANES, before);
+  if (tall) TILE_LOAD(2, lower, before);
+  if (tall && wide) TILE_LOAD(3, lower + LANES, before);
   const int row_bytes = wide ? 128 : 64;
-  for (int k = 0; k < depth; k += 32, w += 8 * row_bytes) {
+  for (int k = 0; k < depth / GROUP; k++, w += 8 * row_bytes) {
+    const half* upper = a.of(k);
+    for (int i = 0; i < lines; i++, soon += 32) __builtin_prefetch(soon, 0, 2);
     TILE_LOAD(6, w, row_bytes);
-    TILE_LOAD(4, a + k, apart);
+    TILE_LOAD(4, upper, apart);
     TILE_PRODUCT(0, 4, 6);
     if (wide) {
       TILE_LOAD(7, w + 32, row_bytes);
       TILE_PRODUCT(1, 4, 7);
     }
     if (tall) {
-      TILE_LOAD(5, lower + k, apart);
+      TILE_LOAD(5, upper + half_way, apart);
       TILE_PRODUCT(2, 5, 6);
       if (wide) TILE_PRODUCT(3, 5, 7);
     }
   }
-  const size_t line = PANEL * sizeof(float);
-  TILE_STORE(0, sums, line);
-  if (wide) TILE_STORE(1, sums + LANES, line);
-  if (tall) {
-    TILE_STORE(2, sums + 16 * PANEL, line);
-    if (wide) TILE_STORE(3, sums + 16 * PANEL + LANES, line);
-  }
+  float* out = s.after + 16 * s.after_row;
+  TILE_STORE(0, s.after, after);
+  if (wide) TILE_STORE(1, s.after + LANES, after);
+  if (tall) TILE_STORE(2, out, after);
+  if (tall && wide) TILE_STORE(3, out + LANES, after);
 }
 
 #endif
@@ -151,34 +175,36 @@ static INLINE vec sum_of_products(vec sum, const half* a, const half* w) {
 #endif
 
 template <int V>
-static INLINE void sums_of_block(const half* a, size_t stride, int rows, const half* w, int depth, const float* start,
-                                 float* out) {
+static INLINE void sums_of_block(const Left& a, int rows, const half* w, int depth, const Sums& s) {
   constexpr int R = 12;
   vec sums[R][V];
   const half* row[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++) {
-    row[r] = a + (r < rows ? r : rows - 1) * stride;
+    row[r] = a.start + (r < rows ? r : rows - 1) * a.row;
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) sums[r][v] = load(start + v * LANES);
+    for (int v = 0; v < V; v++) sums[r][v] = load(s.before + r * s.before_row + v * LANES);
   }
-  for (int k = 0; k < depth; k += 2, w += 2 * V * LANES)
+  for (int group = 0; group < depth / GROUP; group++) {
+    const ptrdiff_t from = a.of(group) - a.start;
+    for (int k = 0; k < GROUP; k += 2, w += 2 * V * LANES)
 #pragma GCC unroll 12
-    for (int r = 0; r < R; r++)
+      for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++) sums[r][v] = sum_of_products(sums[r][v], row[r] + k, w + 2 * v * LANES);
+        for (int v = 0; v < V; v++) sums[r][v] = sum_of_products(sums[r][v], row[r] + from + k, w + 2 * v * LANES);
+  }
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) store(out + r * PANEL + v * LANES, sums[r][v]);
+    for (int v = 0; v < V; v++) store(s.after + r * s.after_row + v * LANES, sums[r][v]);
 }
 
-static INLINE void block(const half* a, size_t stride, int rows, const half* w, int depth, int columns,
-                         const float* start, float* sums) {
+static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s, const half*,
+                         int) {
   if (columns > LANES)
-    sums_of_block<2>(a, stride, rows, w, depth, start, sums);
+    sums_of_block<2>(a, rows, w, depth, s);
   else
-    sums_of_block<1>(a, stride, rows, w, depth, start, sums);
+    sums_of_block<1>(a, rows, w, depth, s);
 }
 
 #endif

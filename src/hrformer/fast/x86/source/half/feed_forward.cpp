@@ -20,41 +20,49 @@ struct FeedForward {
 };
 
 // Tokens of a band: enough that a panel of weights is read for many rows.
-static const int BAND_TOKENS = 128;
+static const int BAND_TOKENS = 256;
 
 static int padded(int tokens) { return (tokens + 15) / 16 * 16; }
 
-static void normalise_tokens(const FeedForward& f, const half* x, int begin, int end, half* normed) {
-  const size_t stride = grouped(f.channels);
-  for (size_t t = begin; t < (size_t)end; t++)
-    half_normalise(x + t * f.channels, normed + t * stride, f.channels, f.eps);
+// One group of the hidden channels after the first product; tokens of it follow each other.
+static void expand(const FeedForward& f, int tokens, const Left& normed, int group, half* hidden) {
+  const int depth = grouped(f.channels), left = f.hidden - group;
+  half_product(normed, tokens, f.fc1 + (size_t)group * depth, depth, left < GROUP ? left : GROUP, f.fc1_bias + group,
+               [=](int r, int, Pair(&v)[2], int n) {
+                 activate(v, 1);
+                 ROWS_OF_TWO(i, n) store_halves(hidden + (size_t)(r + i) * GROUP, v[i]);
+               });
 }
 
-// A share of the hidden channels after the first product.
-static void expand(const FeedForward& f, int tokens, const half* normed, half* hidden, Columns share) {
-  const int stride = grouped(f.hidden), depth = grouped(f.channels);
-  product_of_columns(normed, depth, tokens, f.fc1, depth, share, f.fc1_bias, [=](int r, int c, Pair(&v)[2], int n) {
-    activate(v, 1);
-    ROWS_OF_TWO(i, n) store_halves(hidden + (size_t)(r + i) * stride + c, v[i]);
-  });
-}
-
-// Row r, counted through all pictures, of channels begin to end after the convolution; `row` is its place in the map
-// before.
-static INLINE void mix(const FeedForward& f, int r, const half* row, int begin, int end, half* out) {
-  const int stride = grouped(f.hidden);
-  const size_t line = (size_t)f.width * stride;
-  const half* lines[3] = {r % f.height ? row - line : nullptr, row, (r + 1) % f.height ? row + line : nullptr};
-  half_depthwise_row<1>(lines, f.width, stride, begin, end, stride, f.depthwise, f.depthwise_bias, out,
-                        [](Pair(&v)[2]) __attribute__((always_inline)) { activate(v, 1); });
+// Rows first to last, counted through all pictures, of a group of channels after the convolution; `row` is the place of
+// the first in the map before.
+static void mix(const FeedForward& f, int first, int last, const half* row, int group, half* out) {
+  const size_t line = (size_t)f.width * GROUP;
+  const Taps taps = {f.depthwise + group, f.depthwise_bias + group, grouped(f.hidden)};
+  auto finish = [](Pair(&v)[2]) __attribute__((always_inline)) { activate(v, 1); };
+  for (int r = first; r < last;) {
+    const half* above = r % f.height ? row - line : nullptr;
+    const bool two = r + 1 < last && (r + 1) % f.height;
+    if (two) {
+      const half* below = (r + 2) % f.height ? row + 2 * line : nullptr;
+      half_depthwise_rows<2, 1>({{above, row, row + line, below}, f.width, GROUP, GROUP}, taps, out, GROUP, line, finish);
+    } else {
+      const half* below = (r + 1) % f.height ? row + line : nullptr;
+      half_depthwise_rows<1, 1>({{above, row, below}, f.width, GROUP, GROUP}, taps, out, GROUP, line, finish);
+    }
+    const int rows = two ? 2 : 1;
+    r += rows;
+    row += rows * line;
+    out += rows * line;
+  }
 }
 
 // A share of the result's channels, from row `first` on.
-static void reduce(const FeedForward& f, int first, int tokens, const half* mixed, Columns share) {
-  const int stride = grouped(f.hidden), channels = f.channels;
+static void reduce(const FeedForward& f, int first, int tokens, const Left& mixed, Columns share) {
+  const int depth = grouped(f.hidden), channels = f.channels;
   const half* x = f.x + (size_t)first * f.width * channels;
   half* y = f.y + (size_t)first * f.width * channels;
-  product_of_columns(mixed, stride, tokens, f.fc2, stride, share, f.fc2_bias, [=](int r, int c, Pair(&v)[2], int n) {
+  product_of_columns(mixed, tokens, f.fc2, depth, share, f.fc2_bias, [=](int r, int c, Pair(&v)[2], int n) {
     const int part = channels - c;
     activate(v, 1);
     ROWS_OF_TWO(i, n) {
@@ -64,60 +72,62 @@ static void reduce(const FeedForward& f, int first, int tokens, const half* mixe
   });
 }
 
-// Rows begin to end, band by band. Of the first hidden map a band needs a row more on either side, so the last two
-// rows of a band are the first of the next.
+static void normalise_tokens(const FeedForward& f, const half* x, int begin, int end, half* normed, size_t apart) {
+  const int channels = f.channels;
+  half_normalise_all([=](int t) { return x + (size_t)t * channels; }, begin, end, normed, apart, channels, f.eps);
+}
+
+// Rows begin to end, band by band, and of a band group by group of the hidden channels: a group stays in the first cache
+// from the first product through the convolution. Of the first hidden map a band needs a row more on either side, so the
+// last two rows of a band are the first of the next.
 static void work(const FeedForward& f, int begin, int end) {
   const Ready ready;
   int band = (BAND_TOKENS + f.width - 1) / f.width;
   if (band > end - begin) band = end - begin;
-  const int stride = grouped(f.hidden), group = half_depthwise_group(f.width), depth = grouped(f.channels);
-  const size_t line = (size_t)f.width * stride, mixed_rows = padded(band * f.width);
-  const size_t normed_rows = padded((band + 2) * f.width);
-  half* hidden = half_buffer(thread_buffer, (band + 2) * line + mixed_rows * stride + normed_rows * depth);
-  half *mixed = hidden + (band + 2) * line, *normed = mixed + mixed_rows * stride;
+  const int groups = grouped(f.hidden) / GROUP;
+  const size_t line = (size_t)f.width * GROUP, rows = (band + 2) * line;
+  const size_t mixed_apart = (size_t)padded(band * f.width) * GROUP, normed_apart = (size_t)padded((band + 2) * f.width) * GROUP;
+  half* hidden = half_buffer(thread_buffer, groups * (rows + mixed_apart) + grouped(f.channels) / GROUP * normed_apart);
+  half *mixed = hidden + groups * rows, *normed = mixed + groups * mixed_apart;
   int have = begin % f.height ? begin - 1 : begin;  // first hidden row that the buffer holds
   int done = have;
   for (int first = begin; first < end; first += band) {
     const int last = first + band < end ? first + band : end;
     const int needed = last % f.height ? last + 1 : last;
     const int from = first % f.height ? first - 1 : first;
-    if (from > have) {
-      memmove(hidden, hidden + (from - have) * line, (done - from) * line * sizeof(half));
-      have = from;
+    const int tokens = (needed - done) * f.width;
+    normalise_tokens(f, f.x + (size_t)done * f.width * f.channels, 0, tokens, normed, normed_apart);
+    for (int group = 0; group < groups; group++) {
+      half* part = hidden + group * rows;
+      if (from > have) memmove(part, part + (from - have) * line, (done - from) * line * sizeof(half));
+      if (tokens > 0) expand(f, tokens, {normed, GROUP, normed_apart}, group * GROUP, part + (done - from) * line);
+      mix(f, first, last, part + (first - from) * line, group * GROUP, mixed + group * mixed_apart);
     }
-    if (needed > done) {
-      const int tokens = (needed - done) * f.width;
-      normalise_tokens(f, f.x + (size_t)done * f.width * f.channels, 0, tokens, normed);
-      expand(f, tokens, normed, hidden + (done - have) * line, {0, f.hidden});
-      done = needed;
-    }
-    for (int c = 0; c < stride; c += group)
-      for (int r = first; r < last; r++)
-        mix(f, r, hidden + (r - have) * line, c, c + group < stride ? c + group : stride, mixed + (r - first) * line);
-    reduce(f, first, (last - first) * f.width, mixed, {0, f.channels});
+    have = from;
+    done = needed > done ? needed : done;
+    reduce(f, first, (last - first) * f.width, {mixed, GROUP, mixed_apart}, {0, f.channels});
   }
 }
 
 // All rows at once, with both hidden maps whole; threads take channels of them, and then of the result.
 static void work_together(const FeedForward& f) {
-  const int tokens = f.rows * f.width, stride = grouped(f.hidden), rows = padded(tokens);
-  half* normed = half_buffer(shared_buffer, (size_t)rows * (grouped(f.channels) + 2 * stride));
-  half *hidden = normed + (size_t)rows * grouped(f.channels), *mixed = hidden + (size_t)rows * stride;
-  const size_t line = (size_t)f.width * stride;
-  const int parts = f.threads;
+  const int tokens = f.rows * f.width, parts = f.threads, groups = grouped(f.hidden) / GROUP;
+  const size_t apart = (size_t)padded(tokens) * GROUP;
+  half* normed = half_buffer(shared_buffer, apart * (grouped(f.channels) / GROUP + 2 * groups));
+  half *hidden = normed + apart * grouped(f.channels) / GROUP, *mixed = hidden + apart * groups;
   for_parts(parts, parts, [&](int i) {
-    normalise_tokens(f, f.x, tokens * i / parts, tokens * (i + 1) / parts, normed);
+    normalise_tokens(f, f.x, tokens * i / parts, tokens * (i + 1) / parts, normed, apart);
   });
   for_parts(parts, parts, [&](int i) {
     const Ready ready;
-    const Columns share = columns_of(f.hidden, i, parts);
-    expand(f, tokens, normed, hidden, share);
-    for (int r = 0; r < f.rows; r++)
-      mix(f, r, hidden + r * line, share.begin, grouped(share.end), mixed + r * line);
+    for (int group = groups * i / parts; group < groups * (i + 1) / parts; group++) {
+      expand(f, tokens, {normed, GROUP, apart}, group * GROUP, hidden + group * apart);
+      mix(f, 0, f.rows, hidden + group * apart, group * GROUP, mixed + group * apart);
+    }
   });
   for_parts(parts, parts, [&](int i) {
     const Ready ready;
-    reduce(f, 0, tokens, mixed, columns_of(f.channels, i, parts));
+    reduce(f, 0, tokens, {mixed, GROUP, apart}, columns_of(f.channels, i, parts));
   });
 }
 

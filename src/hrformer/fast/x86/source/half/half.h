@@ -81,7 +81,16 @@ static INLINE vec bounded(vec x, float limit) {
   return (vec)_mm512_range_ps((__m512)x, (__m512)splat(limit), 2);
 }
 
+// n <= 32 numbers, and zeros behind them.
+static INLINE void copy_group(half* to, const half* from, int n) {
+  _mm512_storeu_si512(to, n >= GROUP ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi16(n > 0 ? mask_of(n) : 0, from));
+}
+
 #else
+
+static INLINE void copy_group(half* to, const half* from, int n) {
+  for (int i = 0; i < GROUP; i++) to[i] = i < n ? from[i] : 0;
+}
 
 static INLINE float wide(half h) {
   const uint32_t bits = (uint32_t)h << 16;
@@ -182,35 +191,52 @@ static INLINE half* half_buffer(float* (*buffer)(size_t), size_t halves) {
   return (half*)buffer((halves + 1) / 2);
 }
 
-// Layer norm of one token without gain and shift: mean, then squared deviations from it. Of every group, the channels
-// at even places come first, then those at odd ones: the weights behind it are packed in that order. What follows the
-// last channel up to the end of its group is finite.
-static INLINE void half_normalise(const half* x, half* y, int channels, float eps) {
-  vec sum = {};
-  for (int c = 0; c < channels; c += GROUP) {
-    const Pair v = load_parted(x + c, channels - c);
-    sum += v.first + v.second;
+// Layer norm of N tokens side by side, without gain and shift: mean, then squared deviations from it. Groups of the result lie
+// `apart`. Of every group, the channels at even places come first, then those at odd ones: the weights behind it are
+// packed in that order. What follows the last channel up to the end of its group is finite.
+template <int N>
+static INLINE void half_normalise(const half* const (&x)[N], half* y, size_t apart, int channels, float eps) {
+  const int whole = channels - channels % GROUP, left = channels - whole;
+  vec sum[N] = {}, squares[N] = {}, mean[N], scale[N];
+#define EACH(...) \
+  _Pragma("GCC unroll 4") for (int i = 0; i < N; i++) __VA_ARGS__
+  for (int c = 0; c < channels; c += GROUP) EACH({
+    const Pair v = load_parted(x[i] + c, channels - c);
+    sum[i] += v.first + v.second;
+  });
+  EACH(mean[i] = splat(sum_of(sum[i]) / channels));
+  for (int c = 0; c < whole; c += GROUP) EACH({
+    const Pair v = load_parted(x[i] + c, GROUP);
+    const vec first = v.first - mean[i], second = v.second - mean[i];
+    squares[i] += first * first;
+    squares[i] += second * second;
+  });
+  if (left) EACH({
+    const Pair v = load_parted(x[i] + whole, left);
+    const vec first = first_lanes(v.first - mean[i], (left + 1) / 2);
+    const vec second = first_lanes(v.second - mean[i], left / 2);
+    squares[i] += first * first;
+    squares[i] += second * second;
+  });
+  EACH(scale[i] = splat(1 / __builtin_sqrtf(sum_of(squares[i]) / channels + eps)));
+  EACH(mean[i] *= scale[i]);
+  for (int c = 0; c < channels; c += GROUP, y += apart) EACH({
+    const Pair v = load_parted(x[i] + c, channels - c);
+    store_halves(y + i * GROUP, {v.first * scale[i] - mean[i], v.second * scale[i] - mean[i]});
+  });
+#undef EACH
+}
+
+// Tokens begin to end, `from(token)` where each is; the first group of their rows from `y` on.
+template <class From>
+static INLINE void half_normalise_all(From from, int begin, int end, half* y, size_t apart, int channels, float eps) {
+  int t = begin;
+  for (; t + 4 <= end; t += 4) {
+    const half* const four[4] = {from(t), from(t + 1), from(t + 2), from(t + 3)};
+    half_normalise<4>(four, y + (size_t)t * GROUP, apart, channels, eps);
   }
-  const vec mean = splat(sum_of(sum) / channels);
-  vec squares = {}, more = {};
-  int c = 0;
-  for (; c + GROUP <= channels; c += GROUP) {
-    const Pair v = load_parted(x + c, GROUP);
-    const vec first = v.first - mean, second = v.second - mean;
-    squares += first * first;
-    more += second * second;
-  }
-  if (c < channels) {
-    const int left = channels - c;
-    const Pair v = load_parted(x + c, left);
-    const vec first = first_lanes(v.first - mean, (left + 1) / 2), second = first_lanes(v.second - mean, left / 2);
-    squares += first * first;
-    more += second * second;
-  }
-  const vec scale = splat(1 / __builtin_sqrtf(sum_of(squares + more) / channels + eps));
-  const vec shift = mean * scale;
-  for (int c = 0; c < channels; c += GROUP) {
-    const Pair v = load_parted(x + c, channels - c);
-    store_halves(y + c, {v.first * scale - shift, v.second * scale - shift});
+  for (; t < end; t++) {
+    const half* const one[1] = {from(t)};
+    half_normalise<1>(one, y + (size_t)t * GROUP, apart, channels, eps);
   }
 }

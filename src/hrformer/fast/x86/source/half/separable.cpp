@@ -20,21 +20,19 @@ struct Separable {
 
 static const int BAND_TOKENS = 128;
 
-static void mix_row(const Separable& f, int row, half* out) {
-  const int height = (f.height + f.stride - 1) / f.stride;
-  const int picture = row / height, centre = row % height * f.stride, middle = f.middle;
+template <int STRIDE> static void mix_row(const Separable& f, int row, half* out, size_t apart) {
+  const int height = (f.height + STRIDE - 1) / STRIDE;
+  const int picture = row / height, centre = row % height * STRIDE, middle = f.middle;
   const half* x = f.x + (size_t)picture * f.height * f.width * f.depth;
-  const half* lines[3];
-  for (int i = 0; i < 3; i++) {
-    const int at = centre + i - 1;
-    lines[i] = at >= 0 && at < f.height ? x + (size_t)at * f.width * f.depth : nullptr;
+  for (int c = 0; c < f.depth; c += GROUP, out += apart) {
+    Lines<3> lines = {{}, f.width, f.depth, f.depth - c};
+    for (int i = 0; i < 3; i++) {
+      const int at = centre + i - 1;
+      lines.at[i] = at >= 0 && at < f.height ? x + (size_t)at * f.width * f.depth + c : nullptr;
+    }
+    half_depthwise_rows<1, STRIDE>(lines, {f.depthwise + c, f.depthwise_bias + c, grouped(f.depth)}, out, GROUP, 0,
+                                   [=](Pair(&v)[2]) { activate(v, middle); });
   }
-  auto finish = [=](Pair(&v)[2]) { activate(v, middle); };
-  const int step = grouped(f.depth);
-  if (f.stride == 1)
-    half_depthwise_row<1>(lines, f.width, f.depth, 0, f.depth, step, f.depthwise, f.depthwise_bias, out, finish);
-  else
-    half_depthwise_row<2>(lines, f.width, f.depth, 0, f.depth, step, f.depthwise, f.depthwise_bias, out, finish);
 }
 
 // Output rows begin to end, counted through all pictures.
@@ -42,12 +40,19 @@ static void work(const Separable& f, int begin, int end) {
   const Ready ready;
   const int width = (f.width + f.stride - 1) / f.stride, depth = grouped(f.depth), channels = f.channels;
   const int tokens = (end - begin) * width;
-  half* mixed = half_buffer(thread_buffer, (size_t)((tokens + 15) / 16 * 16) * depth);
-  for (int row = begin; row < end; row++) mix_row(f, row, mixed + (size_t)(row - begin) * width * depth);
+  const size_t apart = (size_t)(tokens + 15) / 16 * 16 * GROUP;
+  half* mixed = half_buffer(thread_buffer, apart * depth / GROUP);
+  for (int row = begin; row < end; row++) {
+    half* out = mixed + (size_t)(row - begin) * width * GROUP;
+    if (f.stride == 1)
+      mix_row<1>(f, row, out, apart);
+    else
+      mix_row<2>(f, row, out, apart);
+  }
   const half* residual = f.residual ? f.residual + (size_t)begin * width * channels : nullptr;
   half* y = f.y + (size_t)begin * width * channels;
   const int activation = f.activation;
-  half_product(mixed, depth, tokens, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
+  half_product({mixed, GROUP, apart}, tokens, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
     activate(v, activation);
     ROWS_OF_TWO(i, n) {
       const size_t at = (size_t)(r + i) * channels + c;
