@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.half import SIZES as HALF_SIZES
 from hrformer.fast.x86.library import NativeLibrary, find_library
-from hrformer.fast.x86.structures import SIZES, STRUCTURES, check_buffers
+from hrformer.fast.x86.structures import HALF_STRUCTURES, SIZES, STRUCTURES, check_buffers
 
 pytestmark = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 
@@ -71,17 +73,24 @@ def test_constants_are_checked_when_a_kernel_is_made(library: NativeLibrary) -> 
         library.kernel("linear", depth=3, channels=4, weight=torch.ones(5), bias=torch.ones(library.lanes))
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
-def test_every_pointer_of_every_kernel_has_a_size(name: str) -> None:
-    structure = type(name, (ctypes.Structure,), {"_fields_": list(STRUCTURES[name].items())})
-    ones = {field: 1 for field, kind in STRUCTURES[name].items() if kind is ctypes.c_int}
-    pointers = [field for field, kind in STRUCTURES[name].items() if kind is ctypes.c_void_p]
+@pytest.mark.parametrize(
+    ("name", "half"), [*((name, False) for name in STRUCTURES), *((name, True) for name in HALF_STRUCTURES)]
+)
+def test_every_pointer_of_every_kernel_has_a_size_and_a_type(name: str, half: bool) -> None:
+    fields = (HALF_STRUCTURES if half else STRUCTURES)[name]
+    structure = type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+    settings = structure(**{field: 1 for field, kind in fields.items() if kind is ctypes.c_int})
+    pointers = [field for field, kind in fields.items() if kind is ctypes.c_void_p]
+    sizes = HALF_SIZES[name](settings) if half else SIZES[name](settings, 8)
     if name == "program":  # its pointers are to structures, whose tensors were checked when they were recorded
-        assert SIZES[name](structure(**ones), 8) == {}
+        assert sizes == {}
         return
-    sizes = SIZES[name](structure(**ones), 8)
     assert all(sizes[pointer] > 0 for pointer in pointers)
     for pointer in pointers:
-        check_buffers(name, structure(**ones), {pointer: torch.ones(sizes[pointer])}, 8)
-        with pytest.raises(ValueError, match=pointer):
-            check_buffers(name, structure(**ones), {pointer: torch.ones(sizes[pointer] - 1)}, 8)
+        kinds = [torch.float32, torch.bfloat16]
+        right, wrong = reversed(kinds) if half and pointer in HALVES else kinds
+        check_buffers(name, settings, {pointer: torch.ones(sizes[pointer], dtype=right)}, 8, half=half)
+        misfits = [(sizes[pointer] - 1, right), (sizes[pointer] + 1, right), (sizes[pointer], wrong)]
+        for size, dtype in misfits:
+            with pytest.raises(ValueError, match=f"kernel '{name}': {pointer} must be"):
+                check_buffers(name, settings, {pointer: torch.ones(size, dtype=dtype)}, 8, half=half)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from subprocess import run
 
 import pytest
 import torch
 
 from hrformer.fast.x86 import library
-from hrformer.fast.x86.build import SOURCE, library_path
-from hrformer.fast.x86.library import NativeLibrary, find_library, kernel_threads
-from hrformer.fast.x86.structures import STRUCTURES
+from hrformer.fast.x86.build import HALF_SETS, SOURCE, library_path
+from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library, kernel_threads, processor_flags
+from hrformer.fast.x86.structures import HALF_STRUCTURES, STRUCTURES, Fields
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 
@@ -24,9 +26,9 @@ FIELD = re.compile(r"^ *(?:const )?(\w+)(?=[ *])((?:[ *]*\w+(?:\[\d+\])?,?)+);",
 TYPES = {"float": ctypes.c_float, "int": ctypes.c_int}
 
 
-def declared() -> dict[str, list[object]]:
+def declared(paths: Iterable[Path]) -> dict[str, list[object]]:
     """Function -> types of its structure's fields, one after another, as the sources have them."""
-    text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in sorted(SOURCE.iterdir()))
+    text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in paths)
     structs = dict(STRUCT.findall(text))
 
     def fields(name: str) -> Iterator[object]:
@@ -44,11 +46,37 @@ def declared() -> dict[str, list[object]]:
     return {function: list(fields(name)) for function, name in FUNCTION.findall(text)}
 
 
-def test_structures_are_those_of_the_sources() -> None:
-    found = declared()
-    assert found.keys() == STRUCTURES.keys()
+FLOAT_SOURCES = sorted(path for path in SOURCE.iterdir() if path.is_file())
+HALF_SOURCES = [*sorted((SOURCE / "half").iterdir()), SOURCE / "fusion.h", SOURCE / "program.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("structures", "sources"), [(STRUCTURES, FLOAT_SOURCES), (HALF_STRUCTURES, HALF_SOURCES)], ids=["float", "half"]
+)
+def test_structures_are_those_of_the_sources(structures: dict[str, Fields], sources: list[Path]) -> None:
+    found = declared(sources)
+    assert found.keys() == structures.keys()
     for name, types in found.items():
-        assert list(STRUCTURES[name].values()) == types, name
+        assert list(structures[name].values()) == types, name
+
+
+def test_pointers_to_bfloat16_are_those_of_the_sources() -> None:
+    """Fusions are declared for both kinds of numbers, so that theirs are `number`."""
+    text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in HALF_SOURCES)
+    structs = dict(STRUCT.findall(text))
+    for function, name in FUNCTION.findall(text):
+        if function == "program":
+            continue
+        kinds = [kind for kind, names in FIELD.findall(structs[name]) for one in names.split(",") if "*" in one]
+        counts = [
+            int(found[1]) if (found := re.search(r"\[(\d+)\]", one)) else 1
+            for _, names in FIELD.findall(structs[name])
+            for one in names.split(",")
+            if "*" in one
+        ]
+        halves = [kind != "float" for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
+        pointers = [field for field, kind in HALF_STRUCTURES[function].items() if kind is ctypes.c_void_p]
+        assert [field in HALVES for field in pointers] == halves, function
 
 
 @needs_kernels
@@ -79,9 +107,11 @@ def test_threads_belong_to_the_caller() -> None:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    find_library.cache_clear()
+    for find in (find_library, find_half_library):
+        find.cache_clear()
     yield
-    find_library.cache_clear()
+    for find in (find_library, find_half_library):
+        find.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh")
@@ -118,8 +148,114 @@ def test_a_file_that_is_no_library_is_refused(monkeypatch: pytest.MonkeyPatch, t
 def test_a_wrong_switch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(library.SWITCH, "sse")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    with pytest.raises(ValueError, match="HRFORMER_NATIVE must be 0, avx2 or avx512, got 'sse'"):
-        find_library()
+    names = "0, avx2, avx512, amx_bf16 or avx512_bf16"
+    for find in (find_library, find_half_library):
+        with pytest.raises(ValueError, match=f"HRFORMER_NATIVE must be {names}, got 'sse'"):
+            find()
+
+
+class Half:
+    """Stands for a ``NativeLibrary`` in bfloat16; the system lends the registers of some."""
+
+    lent: tuple[str, ...] = tuple(HALF_SETS)
+
+    def __init__(self, path: str, *, half: bool) -> None:
+        assert half
+        self.name = Path(path).stem.removeprefix("kernels_")
+        self.runs = self.name in self.lent
+
+
+@pytest.fixture
+def machine(fresh: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Pretend what the processor has, which files there are, and what the system lends."""
+
+    def pretend(
+        *,
+        flags: Iterable[str] = HALF_SETS["amx_bf16"],
+        files: Iterable[str] = HALF_SETS,
+        lent: Iterable[str] = HALF_SETS,
+    ) -> None:
+        for name in files:
+            (tmp_path / f"kernels_{name}.so").touch()
+        monkeypatch.delenv(library.SWITCH, raising=False)
+        monkeypatch.setattr(library, "processor_flags", lambda: frozenset(flags))
+        monkeypatch.setattr(library, "library_path", lambda name: tmp_path / f"kernels_{name}.so")
+        monkeypatch.setattr(library, "NativeLibrary", type("Lent", (Half,), {"lent": tuple(lent)}))
+
+    return pretend
+
+
+def found_half() -> tuple[str | None, str]:
+    """Name of the instruction set that is taken, and the reason."""
+    library, reason = find_half_library()
+    return getattr(library, "name", None), reason
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "name", "reason"),
+    [
+        ({}, "", "amx_bf16", ""),
+        ({}, "avx512", "amx_bf16", ""),
+        ({}, "amx_bf16", "amx_bf16", ""),
+        ({}, "avx512_bf16", "avx512_bf16", ""),
+        ({"flags": HALF_SETS["avx512_bf16"]}, "", "avx512_bf16", ""),
+        ({"lent": ["avx512_bf16"]}, "", "avx512_bf16", ""),
+        ({"files": ["avx512_bf16"]}, "", "avx512_bf16", ""),
+        ({}, "0", None, "HRFORMER_NATIVE=0 switches the kernels in bfloat16 off"),
+        ({}, "avx2", None, "HRFORMER_NATIVE=avx2 switches the kernels in bfloat16 off"),
+        (
+            {"flags": ["avx512f", "avx512dq", "avx512bw", "avx512vl"]},
+            "",
+            None,
+            "kernels in bfloat16 need a processor with avx512_bf16",
+        ),
+        (
+            {"flags": HALF_SETS["avx512_bf16"]},
+            "amx_bf16",
+            None,
+            "kernels in bfloat16 need a processor with amx_tile, amx_bf16",
+        ),
+        ({"files": []}, "", None, "this installation holds no compiled kernels in bfloat16"),
+        (
+            {"lent": []},
+            "amx_bf16",
+            None,
+            "the system does not lend this process the registers of amx_bf16",
+        ),
+    ],
+)
+def test_the_best_that_runs_is_taken_or_the_reason_said(
+    machine: Callable[..., None],
+    given: dict[str, list[str]],
+    wanted: str,
+    name: str | None,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine(**given)
+    monkeypatch.setenv(library.SWITCH, wanted)
+    assert found_half() == (name, reason)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_file_in_bfloat16_that_is_no_library_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "kernels.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.setattr(library, "processor_flags", lambda: frozenset(HALF_SETS["amx_bf16"]))
+    monkeypatch.setattr(library, "library_path", lambda name: broken)
+    found, reason = find_half_library()
+    assert found is None
+    assert reason.startswith("the kernels in bfloat16 cannot be loaded: ")
+
+
+def test_flags_are_those_of_the_first_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known = processor_flags()
+    assert not known or "fpu" in known
+    (tmp_path / "cpuinfo").write_text("model name\t: one\nflags\t\t: fpu amx_bf16\n\nflags\t\t: other\n")
+    for path, flags in ((tmp_path / "cpuinfo", {"fpu", "amx_bf16"}), (tmp_path / "none", set())):
+        monkeypatch.setattr(library, "Path", lambda name, path=path: path)
+        assert processor_flags() == flags
 
 
 @needs_kernels

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_structure
 
 import hrformer.fast.choice as choice
 import hrformer.fast.x86.model as module
 from fast_models import assert_same, small
+from half_libraries import LIBRARIES, any_half_library, half_library, use
 from hrformer.fast.fused import fuse_trunk
-from hrformer.fast.optimize import optimize
+from hrformer.fast.optimize import FastModel, optimize
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import find_library
 from hrformer.fast.x86.model import native_model_refusal
 from hrformer.models.blocks import ConvFFN
-from hrformer.models.model import TASKS
+from hrformer.models.model import TASKS, VisionModel
 from hrformer.zoo import create_model
 
 needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
@@ -207,3 +211,171 @@ def test_only_a_trunk_that_was_compared_is_fused() -> None:
     assert fast.backend != "native"
     with pytest.raises(ValueError, match="backend 'native' does not run here: "):
         optimize(model, backend="native")
+
+
+def leaves(result: Any) -> list[Tensor]:
+    return tree_flatten(result)[0]
+
+
+def half_model(model: VisionModel, **options: Any) -> FastModel:
+    fast = optimize(model, backend="native", precision="bf16", **options)
+    assert (fast.backend, fast.precision, fast.reason) == ("native", "bf16", "")
+    return fast
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, any_half_library())
+
+
+def assert_half(name: str, task: str | None, size: tuple[int, ...]) -> None:
+    """Error against float64 at most twice autocast's; float32, and as the plain network's result otherwise."""
+    model, x = small(name, task), torch.randn(size)
+    expected = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = model(x)
+    found = half_model(model)(x)
+    exact = copy.deepcopy(model).double()(x.double())
+    assert tree_structure(found) == tree_structure(expected)
+    for ours, theirs, wanted in zip(leaves(found), leaves(plain), leaves(exact), strict=True):
+        assert (ours.dtype, ours.shape) == (torch.float32, wanted.shape)
+        error, allowed = ours.double() - wanted, theirs.double() - wanted
+        assert error.abs().max() <= 2 * allowed.abs().max()
+        assert error.norm() <= 2 * allowed.norm()
+
+
+@needs_kernels
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("name", "task", "size"),
+    [
+        ("hrformer_tiny", "pose", (2, 3, 64, 48)),
+        ("hrformer_tiny", "segmentation", (1, 3, 61, 83)),
+        ("hrformer_nano", "classification", (2, 3, 64, 64)),
+        ("hrformer_nano", None, (1, 3, 40, 32)),
+    ],
+)
+def test_half_error_of_whole_networks(
+    library: str, name: str, task: str | None, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, half_library(library))
+    assert_half(name, task, size)
+
+
+@needs_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize("library", [name for name in LIBRARIES if "emulated" not in name])
+@pytest.mark.parametrize(
+    ("name", "task", "size"),
+    [
+        ("hrformer_small", "pose", (1, 3, 128, 96)),
+        ("hrformer_base", "pose", (1, 3, 64, 48)),
+        ("hrformer_small", "segmentation", (1, 3, 96, 128)),
+        ("hrformer_tiny", "classification", (3, 3, 96, 96)),
+    ],
+)
+def test_half_error_of_published_sizes(
+    library: str, name: str, task: str, size: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, half_library(library))
+    assert_half(name, task, size)
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("task", ["pose", "classification"])
+def test_half_recordings_give_the_same_bits(task: str) -> None:
+    model = small("hrformer_nano", task)
+    fused = module.NativeModel(model, precision="bf16")
+    for batch, height, width in ((2, 64, 96), (1, 128, 64), (4, 128, 64), (1, 33, 50)):
+        x = torch.randn(batch, 3, height, width)
+        first = fused(x)
+        assert all(torch.equal(fused(x), first) for _ in range(2))
+        assert torch.equal(module.NativeModel(model, 2, precision="bf16")(x), first)
+    recorded = [program is not None for program in fused.fused.backbone._programs.values()]
+    assert recorded == [True, True, True, False]  # odd maps are resized twice, the second time by torch
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+def test_half_kernels_run_all_of_it() -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 64, 48)
+    fast = half_model(model)
+    fast(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        fast(x)
+    names = {event.key for event in profile.key_averages()}
+    assert not {name for name in names if any(word in name for word in ("conv", "mm", "norm", "gelu", "softmax"))}
+
+
+class Seen(nn.Module):
+    """A head of somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+        self.layer = nn.Conv2d(sum(HEAD_CHANNELS), 2, 1)
+
+    def forward(self, maps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        self.dtypes = [y.dtype for y in maps.values()]
+        return self.layer(torch.cat([nn.functional.interpolate(y, size) for y in maps.values()], 1))
+
+
+HEAD_CHANNELS = [info.channels for info in create_model("hrformer_nano", None).backbone.feature_info]
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+def test_half_maps_reach_other_heads_in_float32() -> None:
+    model, x = small("hrformer_nano", None), torch.randn(1, 3, 40, 32)
+    model.head = Seen()
+    fast = module.NativeModel(model, precision="bf16")
+    found, expected = fast(x), model(x)
+    assert fast.fused.head.dtypes == [torch.float32] * len(HEAD_CHANNELS)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+def test_half_copies_and_pickles_work() -> None:
+    model, x = small("hrformer_nano", "pose"), torch.randn(1, 3, 32, 32)
+    fast = half_model(model)
+    expected = fast(x)
+    fast(x)
+    for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert copied.precision == "bf16"
+        assert torch.equal(copied(x), expected)
+    assert torch.equal(optimize(fast, precision="bf16")(x), expected)
+    assert_same(optimize(fast)(x), model(x))
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+def test_half_callers_in_several_threads() -> None:
+    fast = half_model(small("hrformer_nano", "pose"))
+    xs = [torch.randn(1 + i % 2, 3, 64, 32 + 32 * i) for i in range(4)]
+    expected = [fast(x) for x in xs]
+    wrong: list[int] = []
+
+    def repeat(i: int) -> None:
+        wrong.extend(i for _ in range(8) if not torch.equal(fast(xs[i]), expected[i]))
+
+    callers = [threading.Thread(target=repeat, args=(i,)) for i in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert wrong == []
+
+
+@needs_kernels
+@pytest.mark.usefixtures("half")
+def test_half_is_left_to_the_plain_network_under_autocast_and_for_other_inputs() -> None:
+    model = small("hrformer_nano", "pose")
+    fast, x = half_model(model), torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fast(x), model(x))
+    assert fast(torch.empty(0, 3, 32, 32)).shape == (0, 3, 8, 8)
+    assert not fast(x.requires_grad_()).requires_grad
+    assert fast(torch.full_like(x, float("nan"))).isnan().all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from half_libraries import any_half_library, use
 from hrformer.fast.folding import PointwiseWeights
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.library import find_library, kernel_threads
@@ -63,6 +64,29 @@ def test_a_run_gives_what_the_function_gives_in_new_memory() -> None:
         assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
         kept.append((found, [y.clone() for y in found]))
     assert all(torch.equal(*pair) for found, copies in kept for pair in zip(found, copies, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_in_bfloat16_gives_what_the_function_gives(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, any_half_library())
+    for weights in LAYERS:
+        monkeypatch.setattr(weights, "made", {})
+    with kernel_threads(threads):
+        program = Program(chain, torch.randn(2, 3, 5, 16).bfloat16())
+        for _ in range(3):
+            x = torch.randn(2, 3, 5, 16).bfloat16()
+            found, expected = program(x), chain(x)
+            assert [y.dtype for y in found] == [torch.bfloat16] * 2
+            assert [y.stride() for y in found] == [y.stride() for y in expected]
+            assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+            assert expected[1].float().allclose(chain(x.float())[1], rtol=0.1, atol=0.1)
+
+
+@needs_kernels
+def test_a_recording_is_of_one_precision() -> None:
+    """A map in float32 between kernels in bfloat16 was made by no kernel."""
+    with pytest.raises(NotRecordableError, match="reads what no kernel wrote"):
+        Program(lambda x: [native.pointwise(x.float(), LAYERS[0])], torch.randn(1, 2, 2, 16).bfloat16())
 
 
 @needs_kernels

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrformer.fast import stages as fused
-from hrformer.fast.folding import AttentionWeights, ConvolutionWeights, DepthwiseWeights, PointwiseWeights
+from hrformer.fast.folding import ConvolutionWeights, PointwiseWeights
 from hrformer.fast.x86 import stages as native
 from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
 from hrformer.fast.x86.library import NativeLibrary, find_library, kernel_threads
-from hrformer.models.attention import WindowAttention
+from stage_weights import attention_weights, convolution_weights, depthwise_weights, product_weights
 
 pytestmark = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 
@@ -31,39 +31,6 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         pytest.skip("needs a processor with AVX-512")
     library = NativeLibrary(str(library_path(request.param)))
     monkeypatch.setattr(native, "find_library", lambda: (library, ""))
-
-
-def attention_weights(channels: int, heads: int, window: int, bias: bool = True) -> AttentionWeights:
-    attn, norm = WindowAttention(channels, heads, window), nn.LayerNorm(channels)
-    for vector in (norm.weight, norm.bias, attn.qkv.bias, attn.proj.bias):
-        nn.init.normal_(vector)
-    nn.init.normal_(attn.relative_position_bias_table)
-    gathered = attn.gathered_bias().detach() if bias else None
-    return AttentionWeights(
-        norm_weight=norm.weight.detach(),
-        norm_bias=norm.bias.detach(),
-        qkv_weight=attn.qkv.weight.detach(),
-        qkv_bias=attn.qkv.bias.detach(),
-        proj_weight=attn.proj.weight.detach(),
-        proj_bias=attn.proj.bias.detach(),
-        bias=gathered,
-        window=window,
-        num_heads=heads,
-        eps=1e-6,
-    )
-
-
-def product_weights(into: int, out: int, *, norm: bool = False) -> PointwiseWeights:
-    extra: dict[str, Any] = {"norm_weight": torch.randn(into), "norm_bias": torch.randn(into), "eps": 1e-6}
-    return PointwiseWeights(weight=torch.randn(out, into) / into**0.5, bias=torch.randn(out), **(extra if norm else {}))
-
-
-def depthwise_weights(into: int, out: int, stride: int = 1) -> DepthwiseWeights:
-    product = product_weights(into, out)
-    taps, bias = torch.randn(into, 3, 3) / 3, torch.randn(into)
-    return DepthwiseWeights(
-        depthwise=taps, depthwise_bias=bias, weight=product.weight, bias=product.bias, stride=stride
-    )
 
 
 def assert_as_exact(found: Tensor, reference: Callable[..., Tensor], x: Tensor, *rest: Any, **options: Any) -> None:
@@ -163,8 +130,7 @@ def test_depthwise_pointwise(into: int, stride: int, size: tuple[int, int]) -> N
 def test_convolution(
     into: int, out: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], activation: str
 ) -> None:
-    weight = torch.randn(out, into, *kernel) / (into * kernel[0] * kernel[1]) ** 0.5
-    weights = ConvolutionWeights(weight=weight, bias=torch.randn(out), stride=stride, padding=padding)
+    weights = convolution_weights(into, out, kernel, stride, padding)
     for size in ((9, 14), (5, 5)):
         x = torch.randn(3, *size, into)
         found = fused.convolution(x, weights, activation=activation)

@@ -46,8 +46,10 @@ HALF_FLAGS = {
 }
 """Name -> compiler flags."""
 
-EMULATED_FLAGS = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
-"""For plain loops instead of the instructions for bfloat16: for tests, where a processor lacks them."""
+_EMULATED = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
+
+EMULATED_FLAGS = {"amx_bf16": (*_EMULATED, "-DHALF_TILES"), "avx512_bf16": _EMULATED}
+"""The same for plain loops that round as the instructions for bfloat16 do: for tests, where a processor lacks them."""
 
 SHARED = ("crowd", "memory", "program", "team")
 """Sources that the kernels in bfloat16 share with those in float32."""
@@ -113,6 +115,15 @@ def build_half(name: str, folder: Path, flags: Sequence[str]) -> Path:
     return _build(name, (), sources, folder, flags)
 
 
+def build_emulated(folder: Path, flags: Sequence[str] = ()) -> list[Path]:
+    """Compile the kernels in bfloat16 without their instructions, under the same names, and return their files.
+
+    Raises:
+        RuntimeError: the compiler fails.
+    """
+    return [build_half(name, folder, (*own, *flags)) for name, own in EMULATED_FLAGS.items()]
+
+
 def _build(name: str, own: Sequence[str], sources: Sequence[Path], folder: Path, flags: Sequence[str]) -> Path:
     command = compiler()
     assert command is not None
@@ -149,4 +160,6 @@ def _run(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER, sys.argv[2:])
+    emulated = sys.argv[1:2] == ["--emulated"]
+    arguments = sys.argv[1 + emulated :]
+    (build_emulated if emulated else build)(Path(arguments[0]) if arguments else FOLDER, arguments[1:])

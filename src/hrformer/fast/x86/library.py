@@ -200,7 +200,7 @@ def find_library() -> tuple[NativeLibrary | None, str]:
 
 @cache
 def find_half_library() -> tuple[NativeLibrary | None, str]:
-    """The kernels in bfloat16 for this processor, with AMX where the system lends it; else None and why there are none."""
+    """The kernels in bfloat16 for this processor, with AMX where the system allows it, or None and the reason."""
     wanted = _wanted()
     if wanted in ("0", "avx2"):
         return None, f"{SWITCH}={wanted} switches the kernels in bfloat16 off"

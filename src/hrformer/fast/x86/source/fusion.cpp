@@ -4,6 +4,9 @@
 
 typedef float number;
 typedef vec Values;
+struct Mode {
+  Mode() {}
+};
 static const int WIDTH = LANES;
 
 static INLINE Values load_values(const number* p, int n) { return load_part(p, n); }

@@ -1,7 +1,7 @@
 // The sum of a fusion unit and its ReLU: terms of the result's size, and smaller ones resized on the way.
 //
 // Included once the build's numbers are known: `number` is one of them in memory, `Values` what `load_values` makes of
-// the next WIDTH of them.
+// the next WIDTH of them, `Mode` how the calling thread treats small numbers for as long as one lives.
 
 #pragma once
 
@@ -85,6 +85,7 @@ extern "C" void hrformer_fusion(const Fusion* settings) {
       corners[i * f.width + x] = {(ptrdiff_t)h.first * f.channels, (ptrdiff_t)h.second * f.channels, h.second_share};
     }
   for_runs(f.threads, f.batch * f.height, [&](int first, int last) {
+    const Mode mode;
     for (int row = first; row < last; row++) fuse_row(f, count, row, corners);
   });
 }

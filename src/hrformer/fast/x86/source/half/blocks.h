@@ -10,8 +10,6 @@
 
 #pragma once
 
-#include <pmmintrin.h>
-
 #include "half.h"
 
 // Outputs of a panel.
@@ -49,7 +47,7 @@ static const int BLOCK_ROWS = 32;
 static INLINE float normal(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
-  return bits & 0x7f800000 ? value : 0;
+  return bits & 0x7f800000 ? value : __builtin_copysignf(0, value);
 }
 
 struct Tiles {};
@@ -76,7 +74,7 @@ static INLINE void block(const Left& a, int rows, const half* w, int depth, int 
     for (int n = 0; n < filled_columns; n++) s.after[r * s.after_row + n] = s.before[r * s.before_row + n];
   for (int k = 0; k < depth; k += 32, w += 16 * wide_step)
     for (int r = 0; r < rows; r += 16)
-      for (int n = 0; n < columns; n += LANES)
+      for (int n = 0; n < filled_columns; n += LANES)
         tile_product(s.after + r * s.after_row + n, s.after_row, a.of(k / GROUP) + r * a.row, a.row, w + 2 * n, wide_step);
 }
 
@@ -153,7 +151,7 @@ struct Tiles {};
 static INLINE float normal(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
-  return bits & 0x7f800000 ? value : 0;
+  return bits & 0x7f800000 ? value : __builtin_copysignf(0, value);
 }
 
 // The product of odd depth is added first.
@@ -211,12 +209,8 @@ static INLINE void block(const Left& a, int rows, const half* w, int depth, int 
 
 #endif
 
-// What the calling thread needs to compute, for as long as this lives: tiles, and vector instructions that take numbers
-// below the smallest normal for zero, as those for bfloat16 do; a squared small number would cost a hundred cycles.
+// What the calling thread needs to compute, for as long as this lives.
 struct Ready {
-  const unsigned before = _mm_getcsr();
-  Ready() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
-  ~Ready() { _mm_setcsr(before); }
-  Ready(const Ready&) = delete;
-  const Tiles tiles;
+  const Flushing flushing;
+  const Tiles tiles{};
 };

@@ -4,6 +4,7 @@
 
 typedef half number;
 typedef Pair Values;
+typedef Flushing Mode;
 static const int WIDTH = GROUP;
 
 static INLINE Values load_values(const number* p, int n) { return load_halves(p, n); }

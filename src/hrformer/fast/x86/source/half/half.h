@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <pmmintrin.h>
+
 #include "../vectors.h"
 
 static_assert(LANES == 16, "tiles, and pairs of vectors, are made for sixteen lanes");
@@ -14,6 +16,15 @@ typedef uint16_t half;
 static const int GROUP = 2 * LANES;
 
 static INLINE int grouped(int count) { return (count + GROUP - 1) / GROUP * GROUP; }
+
+// For as long as this lives, vector instructions of the calling thread take numbers below the smallest normal for zero,
+// as those for bfloat16 do: a product with a small number would cost a hundred cycles.
+struct Flushing {
+  const unsigned before = _mm_getcsr();
+  Flushing() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
+  ~Flushing() { _mm_setcsr(before); }
+  Flushing(const Flushing&) = delete;
+};
 
 struct Pair {
   vec first, second;
@@ -96,25 +107,30 @@ static INLINE half narrow(float value) {
   return (half)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+struct Numbers {
+  float floats[GROUP];
+};
+
 static INLINE Pair load_halves(const half* p, int n) {
-  Pair v = {};
-  for (int i = 0; i < GROUP && i < n; i++) (i < LANES ? v.first : v.second)[i % LANES] = wide(p[i]);
-  return v;
+  Numbers v = {};
+  for (int i = 0; i < GROUP && i < n; i++) v.floats[i] = wide(p[i]);
+  return {load(v.floats), load(v.floats + LANES)};
 }
 
 static INLINE Pair load_parted(const half* p, int n) {
-  Pair v = {};
-  for (int i = 0; i < GROUP && i < n; i++) (i % 2 ? v.second : v.first)[i / 2] = wide(p[i]);
-  return v;
+  Numbers v = {};
+  for (int i = 0; i < GROUP && i < n; i++) v.floats[i % 2 * LANES + i / 2] = wide(p[i]);
+  return {load(v.floats), load(v.floats + LANES)};
 }
 
 static INLINE void store_halves(half* p, Pair v, int n = GROUP) {
-  for (int i = 0; i < GROUP && i < n; i++) p[i] = narrow((i < LANES ? v.first : v.second)[i % LANES]);
+  Numbers numbers;
+  store(numbers.floats, v.first);
+  store(numbers.floats + LANES, v.second);
+  for (int i = 0; i < GROUP && i < n; i++) p[i] = narrow(numbers.floats[i]);
 }
 
-static INLINE void store_half_vector(half* p, vec v) {
-  for (int i = 0; i < LANES; i++) p[i] = narrow(v[i]);
-}
+static INLINE void store_half_vector(half* p, vec v) { store_halves(p, {v, v}, LANES); }
 
 static INLINE vec power_of_two(vec argument) {
   const vec shift = splat(12582912), x = larger(argument, splat(-126));  // 1.5 * 2^23: adding it rounds
