@@ -321,11 +321,12 @@ def _is(
 
 
 def _is_ordinary(tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
+    """What lies in memory on the CPU is for ``training_refusal`` to say, which sees all tensors once."""
     return (
         tensor is not None
         and type(tensor) in (Tensor, nn.Parameter)
         and tensor.shape == shape
         and tensor.dtype == dtype
         and tensor.device == device
-        and is_in_memory(tensor)
+        and (tensor.is_cpu or is_in_memory(tensor))
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def is_in_memory(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return True
-    if tensor.layout != torch.strided or tensor.is_neg() or tensor._is_zerotensor():
+    if tensor.layout is not torch.strided or tensor.is_neg() or tensor._is_zerotensor():
         return False
     count = tensor.numel()
     if count and not tensor.is_contiguous():
@@ -44,7 +46,7 @@ def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = ()) -> str | No
             continue
         if type(tensor) not in (Tensor, nn.Parameter):
             return f"{type(tensor).__name__} is a subclass of torch.Tensor"
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+        if not tensor.is_cpu or tensor.dtype is not torch.float32:
             return f"compiled kernels take float32 on the CPU, got {tensor.dtype} on {tensor.device.type}"
         if not is_in_memory(tensor):
             return f"compiled kernels take plain memory, got {tensor.layout}, negated numbers or none"
@@ -122,7 +124,7 @@ STRUCTURES: dict[str, Fields] = {
     "feed_forward_training_backward": {
         **fields("floats grad x reduced expanded mixed back2 back1 statistics"),
         **FEED_FORWARD_SIZE,
-        **fields("int expanded_given"),
+        **fields("int expanded_given mixed_given"),
         **FEED_FORWARD_WEIGHTS,
         **fields(
             "floats grad_x layer_weight_grad layer_bias_grad fc1_grad norm1_grad norm1_bias_grad depthwise_grad "
@@ -159,11 +161,11 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
             without memory for it.
     """
-    sizes = SIZES[name](settings, lanes)
+    sizes = _sizes(name, lanes, tuple([getattr(settings, field) for field in _COUNTS[name]]))
     for field, tensor in tensors.items():
         fits = (
-            tensor.dtype == torch.float32
-            and tensor.device.type == "cpu"
+            tensor.dtype is torch.float32
+            and tensor.is_cpu
             and is_in_memory(tensor)
             and tensor.is_contiguous()
             and tensor.numel() == sizes[field]
@@ -294,3 +296,13 @@ SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
     "attention_training_backward": _attention_training,
 }
 """Kernel -> its sizes, from its structure and the number of floats in a vector."""
+
+_COUNTS = {
+    name: [field for field, kind in structure.items() if kind is ctypes.c_int] for name, structure in STRUCTURES.items()
+}
+
+
+@lru_cache(maxsize=1024)
+def _sizes(name: str, lanes: int, counts: tuple[int, ...]) -> Sizes:
+    """The sizes that belong to the whole numbers of a structure, computed once."""
+    return SIZES[name](SimpleNamespace(**dict(zip(_COUNTS[name], counts, strict=True))), lanes)

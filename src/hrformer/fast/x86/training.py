@@ -22,7 +22,8 @@ from hrformer.fast.x86.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS
 
 STORE_FROM = 64
 """Channels from which the first product's map is worth its memory: computing it again costs 2 * C operations per number
-of a map that is E / C times as large as the input. In HRFormer-S all branches but the finest store it."""
+of a map that is E / C times as large as the input. In HRFormer-S all branches but the finest store it. From half as
+many on the convolution's map is stored, which costs two passes to compute again."""
 
 OPTIONAL = ("qkv", "proj", "bias")
 """Weights of attention whose gradients a kernel leaves out where it gets no memory for them."""
@@ -134,19 +135,19 @@ class _FeedForward(torch.autograd.Function):
         }
         mixed = torch.empty_like(expanded)
         library.call("feed_forward_training", y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
-        kept = expanded if x.shape[-1] >= STORE_FROM else None
-        ctx.save_for_backward(x, kept, reduced, statistics, *parameters)
+        kept = expanded if x.shape[-1] >= STORE_FROM else None, mixed if 2 * x.shape[-1] >= STORE_FROM else None
+        ctx.save_for_backward(x, *kept, reduced, statistics, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # once: recomputation gives them one time only
-        grad, x, expanded, reduced, statistics = in_order([grad, *saved[:4]])
-        given = _by_field(FEED_FORWARD_WEIGHTS, saved[4:])
+        grad, x, expanded, mixed, reduced, statistics = in_order([grad, *saved[:5]])
+        given = _by_field(FEED_FORWARD_WEIGHTS, saved[5:])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
         hidden = filled_count(ctx.size["hidden"], _library().lanes)
-        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("mixed", "back2", "back1")}
+        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("back2", "back1")}
         grad_x = torch.empty_like(grad)
         maps = {"grad": grad, "x": x, "reduced": reduced, "statistics": statistics, "grad_x": grad_x}
         grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
@@ -155,8 +156,10 @@ class _FeedForward(torch.autograd.Function):
         _library().call(
             "feed_forward_training_backward",
             **maps,
-            expanded=torch.empty_like(works["mixed"]) if expanded is None else expanded,
+            expanded=torch.empty_like(works["back1"]) if expanded is None else expanded,
             expanded_given=int(expanded is not None),
+            mixed=torch.empty_like(works["back1"]) if mixed is None else mixed,
+            mixed_given=int(mixed is not None),
             **{f"{name}_grad": grads[name] for name in grads if name not in ZERO},
             **(works | ctx.size | given),
         )
@@ -202,7 +205,14 @@ def _size(x: Tensor) -> dict[str, Any]:
 
 def in_order(tensors: Iterable[Tensor | None]) -> list[Any]:
     """Tensors as kernels take them: a gradient, or what a hook gives back for a saved tensor, may be any view."""
-    return [None if tensor is None else tensor.detach().resolve_neg().contiguous() for tensor in tensors]
+    return [
+        tensor if tensor is None or _is_plain(tensor) else tensor.detach().resolve_neg().contiguous()
+        for tensor in tensors
+    ]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and not tensor.is_neg()
 
 
 def _by_field(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:

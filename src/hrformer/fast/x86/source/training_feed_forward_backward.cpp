@@ -14,12 +14,12 @@ struct FeedForwardTrainingBackward {
   const float* x;
   const float* reduced;
   float* expanded;  // (rows, width, filled hidden); as the forward pass left it, or computed here
-  float* mixed;     // the same; memory to work in
+  float* mixed;     // the same, after the convolution
   float* back2;     // the same: gradients after the second norm, and after the first
   float* back1;
   float* statistics;  // of the forward pass
   Size size;
-  int expanded_given;
+  int expanded_given, mixed_given;
   Weights weights;
   float* grad_x;  // as x
   float *layer_weight_grad, *layer_bias_grad;
@@ -106,24 +106,19 @@ static void back_gelu2(const Backward& f, const Plan& p, int part, int first, in
   const int hidden = filled(f.size.hidden);
   const float* mixed = f.mixed + first * f.size.line();
   float* out = f.back2 + first * f.size.line();
-  for (int c = 0; c < hidden; c += LANES) {
-    const vec scale = load(p.norm2.scale + c), shift = load(p.norm2.shift + c), mean = load(p.norm2.mean + c);
-    vec plain = {}, scaled = {};
-    for (int t = 0; t < tokens; t++) {
-      const vec x = load(mixed + (size_t)t * hidden + c);
-      const Activated a = gelu_and_slope(x * scale + shift);
-      const vec behind = load(grad + (size_t)t * stride + c) * a.slope;
-      store(active + (size_t)t * stride + c, a.value);
-      store(out + (size_t)t * hidden + c, behind);
-      plain += behind;
-      scaled += behind * (x - mean);
+  const float *scale = p.norm2.scale, *shift = p.norm2.shift;
+  for (int t = 0; t < tokens; t++) {
+    const size_t at = (size_t)t * hidden, wide = (size_t)t * stride;
+    for (int c = 0; c < hidden; c += LANES) {
+      const Activated a = gelu_and_slope(load(mixed + at + c) * load(scale + c) + load(shift + c));
+      store(active + wide + c, a.value);
+      store(out + at + c, load(grad + wide + c) * a.slope);
     }
-    add_lanes(p.sums2 + (size_t)part * 2 * hidden + c, plain);
-    add_lanes(p.sums2 + ((size_t)part * 2 + 1) * hidden + c, scaled);
   }
+  add_gradients(out, mixed, p.norm2.mean, tokens, hidden, p.sums2 + (size_t)part * 2 * hidden);
 }
 
-// Computes the convolution's output again; then the gradient behind the second norm, and that of the second product's
+// Computes the convolution's output again, unless it is given; then the gradient behind the second norm, and that of the second product's
 // weights.
 static void back_second_product(const Backward& f, const Plan& p, const NormBackward& back3) {
   const Size s = f.size;
@@ -135,7 +130,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
     float *grad = pieces.floats(band * narrow + LANES), *wide = pieces.floats(band * stride);
     float* active = pieces.floats(band * stride);
     for_bands(s, part, p.parts, [&](int first, int last) {
-      for (int r = first; r < last; r++) {
+      for (int r = first; r < last && !f.mixed_given; r++) {
         const float* lines[3];
         ring.around(
             r, [&](int row, float* to) { activate(p.norm1, f.expanded + row * s.line(), s.width, hidden, to); },
@@ -153,43 +148,61 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
   });
 }
 
-// One row back through the convolution and the first GELU. `sums` are those of the taps' gradients and of the first
-// norm, (11, filled hidden).
-static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* sums) {
-  const int hidden = filled(f.size.hidden);
-  const float* expanded = f.expanded + row * f.size.line();
-  float* out = f.back1 + row * f.size.line();
-  for (int c = 0; c < hidden; c += LANES) {
-    const vec scale = load(p.norm1.scale + c), shift = load(p.norm1.shift + c), mean = load(p.norm1.mean + c);
-    vec tap[9], total[9], plain = load(sums + 9 * hidden + c), scaled = load(sums + 10 * hidden + c);
+// A vector of channels of a row back through the convolution: the gradient after the first GELU, times its slope.
+static INLINE void back_taps(const float* const* lines, const float* taps, const float* slope, int width, int hidden,
+                             float* out) {
+  vec tap[9];
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) {
-      tap[i] = load(p.taps + (size_t)i * hidden + c);
-      total[i] = load(sums + (size_t)i * hidden + c);
-    }
-    const float* lines[3] = {rows[0] + c, rows[1] + c, rows[2] + c};
-    // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
-    slide(lines, f.size.width, hidden, [&](int column, const vec* left, const vec* middle, const vec* right) {
-      const vec x = load(expanded + (size_t)column * hidden + c);
-      const Activated a = gelu_and_slope(x * scale + shift);
-      vec grad = {};
+  for (int i = 0; i < 9; i++) tap[i] = load(taps + (size_t)i * hidden);
+  // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
+  slide(lines, width, hidden, [=](int column, const vec* left, const vec* middle, const vec* right) {
+    vec grad = {};
 #pragma GCC unroll 3
-      for (int i = 0; i < 3; i++) {
-        const int at = 3 * (2 - i);
-        grad += left[i] * tap[at + 2] + middle[i] * tap[at + 1] + right[i] * tap[at];
-        total[at + 2] += left[i] * a.value;
-        total[at + 1] += middle[i] * a.value;
-        total[at] += right[i] * a.value;
-      }
-      grad *= a.slope;
-      store(out + (size_t)column * hidden + c, grad);
-      plain += grad;
-      scaled += grad * (x - mean);
-    });
+    for (int i = 0; i < 3; i++) {
+      const int at = 3 * (2 - i);
+      grad += left[i] * tap[at + 2] + middle[i] * tap[at + 1] + right[i] * tap[at];
+    }
+    store(out + (size_t)column * hidden, grad * load(slope + (size_t)column * hidden));
+  });
+}
+
+// Adds the gradients of the taps, (9, hidden), of a vector of channels of a row.
+static INLINE void add_taps(const float* const* lines, const float* active, int width, int hidden, float* sums) {
+  vec total[9];
 #pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) store(sums + (size_t)i * hidden + c, total[i]);
-    store(sums + 9 * hidden + c, plain);
-    store(sums + 10 * hidden + c, scaled);
+  for (int i = 0; i < 9; i++) total[i] = load(sums + (size_t)i * hidden);
+  slide(lines, width, hidden, [&](int column, const vec* left, const vec* middle, const vec* right) {
+    const vec value = load(active + (size_t)column * hidden);
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+      const int at = 3 * (2 - i);
+      total[at + 2] += left[i] * value;
+      total[at + 1] += middle[i] * value;
+      total[at] += right[i] * value;
+    }
+  });
+#pragma GCC unroll 9
+  for (int i = 0; i < 9; i++) store(sums + (size_t)i * hidden, total[i]);
+}
+
+// One row back through the convolution and the first GELU. `sums` are those of the taps' gradients, (9, filled hidden);
+// `space` holds two rows.
+static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* space, float* sums) {
+  const int hidden = filled(f.size.hidden), width = f.size.width;
+  const float* expanded = f.expanded + row * f.size.line();
+  float *out = f.back1 + row * f.size.line(), *active = space, *slope = space + f.size.line();
+  for (int t = 0; t < width; t++) {
+    const size_t at = (size_t)t * hidden;
+    for (int c = 0; c < hidden; c += LANES) {
+      const Activated a = gelu_and_slope(load(expanded + at + c) * load(p.norm1.scale + c) + load(p.norm1.shift + c));
+      store(active + at + c, a.value);
+      store(slope + at + c, a.slope);
+    }
+  }
+  for (int c = 0; c < hidden; c += LANES) {
+    const float* lines[3] = {rows[0] + c, rows[1] + c, rows[2] + c};
+    back_taps(lines, p.taps + c, slope + c, width, hidden, out + c);
+    add_taps(lines, active + c, width, hidden, sums + c);
   }
 }
 
@@ -207,11 +220,11 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
   const Size s = f.size;
   const int hidden = filled(s.hidden);
   for_parts(f.threads, p.parts, [&](int part) {
-    Pieces pieces = {thread_buffer(RowRing::floats(s) + 11 * hidden + 2 * whole_lines(LANES))};
+    Pieces pieces = {thread_buffer(RowRing::floats(s) + 2 * s.line() + 9 * hidden + 3 * whole_lines(LANES))};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
-    float* sums = pieces.floats(11 * hidden);
+    float *space = pieces.floats(2 * s.line()), *sums = pieces.floats(9 * hidden);
     for_bands(s, part, p.parts, [&](int first, int last) {
-      memset(sums, 0, 11 * hidden * sizeof(float));
+      memset(sums, 0, 9 * hidden * sizeof(float));
       for (int r = first; r < last; r++) {
         const float* lines[3];
         ring.around(
@@ -221,10 +234,12 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
               back_norm(back2, p.norm2, f.back2 + at, f.mixed + at, s.width, hidden, hidden, to);
             },
             lines);
-        back_row(f, p, r, lines, sums);
+        back_row(f, p, r, lines, space, sums);
       }
       for (int i = 0; i < 9 * hidden; i++) p.tap_sums[(size_t)part * 9 * hidden + i] += sums[i];
-      for (int i = 0; i < 2 * hidden; i++) p.sums1[(size_t)part * 2 * hidden + i] += sums[9 * hidden + i];
+      const size_t at = first * s.line();
+      add_gradients(f.back1 + at, f.expanded + at, p.norm1.mean, (last - first) * s.width, hidden,
+                    p.sums1 + (size_t)part * 2 * hidden);
     });
   });
 }

@@ -141,6 +141,34 @@ static INLINE void add_lanes(double* total, vec v) {
   for (int i = 0; i < LANES; i++) total[i] += v[i];
 }
 
+// V vectors of channels: adds the sums over a band of gradient and of gradient * (x - mean).
+template <int V>
+static INLINE void add_gradient_vectors(const float* grad, const float* x, const float* mean, int tokens, int channels,
+                                        double* sums) {
+  vec plain[V] = {}, scaled[V] = {}, middle[V];
+  for (int v = 0; v < V; v++) middle[v] = load(mean + v * LANES);
+  for (int t = 0; t < tokens; t++, grad += channels, x += channels)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      const vec g = load(grad + v * LANES);
+      plain[v] += g;
+      scaled[v] += g * (load(x + v * LANES) - middle[v]);
+    }
+  for (int v = 0; v < V; v++) {
+    add_lanes(sums + v * LANES, plain[v]);
+    add_lanes(sums + channels + v * LANES, scaled[v]);
+  }
+}
+
+// The same for all channels, which fill whole vectors: what norm_backward_of reads of one part.
+static __attribute__((noinline, unused)) void add_gradients(const float* grad, const float* x, const float* mean,
+                                                            int tokens, int channels, double* sums) {
+  int c = 0;
+  for (; c + 4 * LANES <= channels; c += 4 * LANES)
+    add_gradient_vectors<4>(grad + c, x + c, mean + c, tokens, channels, sums + c);
+  for (; c < channels; c += LANES) add_gradient_vectors<1>(grad + c, x + c, mean + c, tokens, channels, sums + c);
+}
+
 struct Layer {
   const float *weight, *bias;  // (channels), or null: no layer norm
   float eps;
