@@ -41,7 +41,12 @@ static void mix(const FeedForwardTraining& f, int parts, const Norm& norm, const
       for (int r = first; r < last; r++) {
         const float* lines[3];
         ring.around(
-            r, [&](int row, float* to) { activate(norm, f.expanded + row * s.line(), s.width, hidden, to); }, lines);
+            r,
+            [&](int row, float* to) {
+              const size_t at = row * s.line();
+              activate(norm, f.expanded + at, s.width, hidden, to, f.mixed + at);
+            },
+            lines);
         convolve_row(lines, taps, bias, s.width, hidden, f.mixed + r * s.line());
       }
       add_band(moments[part], f.mixed + first * s.line(), (last - first) * s.width, hidden, s.hidden);
@@ -57,7 +62,7 @@ static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, co
     float* active = thread_buffer(s.band() * s.line());
     for_bands(s, part, parts, [&](int first, int last) {
       const int tokens = (last - first) * s.width;
-      activate(norm, f.mixed + first * s.line(), tokens, hidden, active);
+      activate(norm, f.mixed + first * s.line(), tokens, hidden, active, active);
       float* out = f.reduced + (size_t)first * s.width * channels;
       product([=](int r) { return active + (size_t)r * hidden; }, tokens, fc2, s.hidden, vectors_of(channels),
               [=](int r, int c, vec v) {

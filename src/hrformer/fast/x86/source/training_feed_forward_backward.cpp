@@ -110,6 +110,8 @@ static void back_gelu2(const Backward& f, const Plan& p, int part, int first, in
   for (int t = 0; t < tokens; t++) {
     const size_t at = (size_t)t * hidden, wide = (size_t)t * stride;
     for (int c = 0; c < hidden; c += LANES) {
+      ask_ahead(mixed + at + c);
+      ask_ahead(out + at + c);
       const Activated a = gelu_and_slope(load(mixed + at + c) * load(scale + c) + load(shift + c));
       store(active + wide + c, a.value);
       store(out + at + c, load(grad + wide + c) * a.slope);
@@ -133,7 +135,11 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
       for (int r = first; r < last && !f.mixed_given; r++) {
         const float* lines[3];
         ring.around(
-            r, [&](int row, float* to) { activate(p.norm1, f.expanded + row * s.line(), s.width, hidden, to); },
+            r,
+            [&](int row, float* to) {
+              const size_t at = row * s.line();
+              activate(p.norm1, f.expanded + at, s.width, hidden, to, f.mixed + at);
+            },
             lines);
         convolve_row(lines, p.taps, p.depthwise_bias, s.width, hidden, f.mixed + r * s.line());
       }
@@ -148,62 +154,51 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
   });
 }
 
-// A vector of channels of a row back through the convolution: the gradient after the first GELU, times its slope.
-static INLINE void back_taps(const float* const* lines, const float* taps, const float* slope, int width, int hidden,
-                             float* out) {
-  vec tap[9];
+// One row back through the convolution: the gradient after the first GELU, times its slope, and the sums of the taps'
+// gradients, (9, filled hidden).
+static void back_taps(const float* const* rows, const float* taps, const float* active, const float* slope, int width,
+                      int hidden, float* sums, float* out) {
+  for_cells(rows, width, hidden, [=](int column, int count, int c, const vec (*inputs)[CELLS + 2]) INLINED {
+    vec grads[CELLS] = {}, values[CELLS];
+#pragma GCC unroll 4
+    for (int j = 0; j < CELLS; j++)
+      values[j] = j < count ? load(active + (size_t)(column + j) * hidden + c) : (vec){};
+    // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
 #pragma GCC unroll 9
-  for (int i = 0; i < 9; i++) tap[i] = load(taps + (size_t)i * hidden);
-  // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
-  slide(lines, width, hidden, [=](int column, const vec* left, const vec* middle, const vec* right) {
-    vec grad = {};
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-      const int at = 3 * (2 - i);
-      grad += left[i] * tap[at + 2] + middle[i] * tap[at + 1] + right[i] * tap[at];
+    for (int i = 0; i < 9; i++) {
+      const vec tap = load(taps + (size_t)(8 - i) * hidden + c);
+      vec total = load(sums + (size_t)(8 - i) * hidden + c);
+#pragma GCC unroll 4
+      for (int j = 0; j < CELLS; j++) {
+        grads[j] += inputs[i / 3][j + i % 3] * tap;
+        total += inputs[i / 3][j + i % 3] * values[j];
+      }
+      store(sums + (size_t)(8 - i) * hidden + c, total);
     }
-    store(out + (size_t)column * hidden, grad * load(slope + (size_t)column * hidden));
+#pragma GCC unroll 4
+    for (int j = 0; j < CELLS; j++) {
+      const size_t at = (size_t)(column + j) * hidden + c;
+      if (j < count) store(out + at, grads[j] * load(slope + at));
+    }
   });
 }
 
-// Adds the gradients of the taps, (9, hidden), of a vector of channels of a row.
-static INLINE void add_taps(const float* const* lines, const float* active, int width, int hidden, float* sums) {
-  vec total[9];
-#pragma GCC unroll 9
-  for (int i = 0; i < 9; i++) total[i] = load(sums + (size_t)i * hidden);
-  slide(lines, width, hidden, [&](int column, const vec* left, const vec* middle, const vec* right) {
-    const vec value = load(active + (size_t)column * hidden);
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-      const int at = 3 * (2 - i);
-      total[at + 2] += left[i] * value;
-      total[at + 1] += middle[i] * value;
-      total[at] += right[i] * value;
-    }
-  });
-#pragma GCC unroll 9
-  for (int i = 0; i < 9; i++) store(sums + (size_t)i * hidden, total[i]);
-}
-
-// One row back through the convolution and the first GELU. `sums` are those of the taps' gradients, (9, filled hidden);
-// `space` holds two rows.
+// One row back through the convolution and the first GELU, with the sums of `back_taps`; `space` holds two rows.
 static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* space, float* sums) {
   const int hidden = filled(f.size.hidden), width = f.size.width;
-  const float* expanded = f.expanded + row * f.size.line();
+  const float *expanded = f.expanded + row * f.size.line(), *scale = p.norm1.scale, *shift = p.norm1.shift;
   float *out = f.back1 + row * f.size.line(), *active = space, *slope = space + f.size.line();
   for (int t = 0; t < width; t++) {
     const size_t at = (size_t)t * hidden;
     for (int c = 0; c < hidden; c += LANES) {
-      const Activated a = gelu_and_slope(load(expanded + at + c) * load(p.norm1.scale + c) + load(p.norm1.shift + c));
+      ask_ahead(expanded + at + c);
+      ask(out + at + c);
+      const Activated a = gelu_and_slope(load(expanded + at + c) * load(scale + c) + load(shift + c));
       store(active + at + c, a.value);
       store(slope + at + c, a.slope);
     }
   }
-  for (int c = 0; c < hidden; c += LANES) {
-    const float* lines[3] = {rows[0] + c, rows[1] + c, rows[2] + c};
-    back_taps(lines, p.taps + c, slope + c, width, hidden, out + c);
-    add_taps(lines, active + c, width, hidden, sums + c);
-  }
+  back_taps(rows, p.taps, active, slope, width, hidden, sums, out);
 }
 
 // Gradient of a map before a batch norm: `count` tokens, `stride` floats apart in `out`, in the order of memory.
@@ -211,6 +206,8 @@ static inline void back_norm(const NormBackward& back, const Norm& norm, const f
                              int channels, int stride, float* out) {
   for (int t = 0; t < count; t++, grad += channels, x += channels, out += stride)
     for (int c = 0; c < channels; c += LANES) {
+      ask_ahead(x + c);
+      ask_ahead(grad + c);
       const vec off = load(x + c) - load(norm.mean + c);
       store(out + c, load(grad + c) * load(back.scale + c) + (off * load(back.slope + c) + load(back.shift + c)));
     }
