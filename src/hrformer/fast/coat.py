@@ -52,6 +52,16 @@ class FastTransformerBlock(TransformerBlock):
 
     coat_of = TransformerBlock
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain block's."""
+        if not isinstance(x, Tensor) or not x.is_cpu or not is_unchanged(self.drop_path, nn.Identity):
+            return super().forward(x)
+        tokens = x.permute(0, 2, 3, 1)
+        attended = self._attention_on_cpu(tokens, residual=True)
+        tokens = tokens + self.attend(tokens) if attended is None else attended
+        y = self._feed_forward_on_cpu(tokens, residual=True)
+        return (tokens + self.feed_forward(tokens) if y is None else y).permute(0, 3, 1, 2)
+
     def attend(self, tokens: Tensor) -> Tensor:
         """As the plain block's: (B, H, W, C) -> (B, H, W, C)."""
         if not isinstance(tokens, Tensor):  # a stand-in of torch.fx, which no condition may ask
@@ -64,31 +74,31 @@ class FastTransformerBlock(TransformerBlock):
             if any_size:
                 return attn.proj(window_attention_op(packed, pad_token, bias, **sizes)[0])
             return attn.proj(window_attention_core(packed, pad_token, bias, **sizes))
-        if _trains_on_cpu(attn, tokens) and _is_attention(tokens, self.norm1, attn):
-            norm, qkv, proj = self.norm1, attn.qkv, attn.proj
-            weights = AttentionWeights(
-                norm.weight, norm.bias, qkv.weight, qkv.bias, proj.weight, proj.bias, attn.gathered_bias()
-            )
-            if not training_refusal(tokens, weights):
-                return window_attention_training(
-                    tokens, weights, window=attn.window, num_heads=attn.num_heads, layer_eps=norm.eps
-                )
-        return super().attend(tokens)
+        y = self._attention_on_cpu(tokens, residual=False)
+        return super().attend(tokens) if y is None else y
+
+    def _attention_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
+        """By a compiled kernel, or None where none applies; with the tokens added where asked for."""
+        norm, attn = self.norm1, self.attn
+        if not _trains_on_cpu(attn, tokens) or not _is_attention(tokens, norm, attn):
+            return None
+        qkv, proj = attn.qkv, attn.proj
+        weights = AttentionWeights(
+            norm.weight, norm.bias, qkv.weight, qkv.bias, proj.weight, proj.bias, attn.gathered_bias()
+        )
+        if training_refusal(tokens, weights):
+            return None
+        sizes = {"window": attn.window, "num_heads": attn.num_heads}
+        return window_attention_training(tokens, weights, **sizes, layer_eps=norm.eps, residual=residual)
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """As the plain block's: (B, H, W, C) -> (B, H, W, C)."""
         if not isinstance(tokens, Tensor):
             return super().feed_forward(tokens)
+        y = self._feed_forward_on_cpu(tokens, residual=False)
+        if y is not None:
+            return y
         ffn = self.ffn
-        if _trains_on_cpu(ffn, tokens) and _is_layer_norm(self.norm2, tokens) and _is_feed_forward(tokens, ffn):
-            parts: tuple[Any, ...] = (self.norm2, ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)
-            weights = FeedForwardWeights(*(tensor for part in parts for tensor in (part.weight, part.bias)))
-            norms = (ffn.norm1, ffn.norm2, ffn.norm3)
-            statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
-            whole = all(cast(Tensor, tensor).is_contiguous() for tensor in statistics)
-            if whole and not training_refusal(tokens, (*weights, *statistics)):
-                running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
-                return feed_forward_training(tokens, weights, running, self.norm2.eps)
         if on_gpu(tokens) and _trains(ffn, tokens) and type(ffn.fc1) is nn.Conv2d:
             normed = self.norm2(tokens)
             if _is_feed_forward(normed, ffn, ffn.fc1.weight.dtype):
@@ -102,6 +112,23 @@ class FastTransformerBlock(TransformerBlock):
                 return conv_ffn_training(normed.contiguous(), fc1, first, depthwise, middle, fc2, second)
             return ffn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return super().feed_forward(tokens)
+
+    def _feed_forward_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
+        """As ``_attention_on_cpu``."""
+        ffn = self.ffn
+        if not (
+            _trains_on_cpu(ffn, tokens) and _is_layer_norm(self.norm2, tokens) and _is_feed_forward(tokens, ffn)
+        ):
+            return None
+        parts: tuple[Any, ...] = (self.norm2, ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)
+        weights = FeedForwardWeights(*(tensor for part in parts for tensor in (part.weight, part.bias)))
+        norms = (ffn.norm1, ffn.norm2, ffn.norm3)
+        statistics = [cast(Tensor, tensor) for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+        whole = all(tensor.is_contiguous() for tensor in statistics)
+        if not whole or training_refusal(tokens, (*weights, *statistics)):
+            return None
+        running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
+        return feed_forward_training(tokens, weights, running, self.norm2.eps, residual=residual)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What TorchScript compiles: the plain block with the same parts."""
@@ -233,6 +260,7 @@ def _trains_on_cpu(part: nn.Module, x: Tensor) -> bool:
     """Training of (B, H, W, C) tokens that autograd records."""
     return (
         not torch.compiler.is_compiling()
+        and x.is_cpu
         and _trains(part, x)
         and torch.is_grad_enabled()
         and x.ndim == 4

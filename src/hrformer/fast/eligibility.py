@@ -39,7 +39,7 @@ def _remember(kind: type[nn.Module]) -> None:
     _methods[kind] = frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
 
 
-for _kind in (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU, WindowAttention, ConvFFN):
+for _kind in (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU, nn.Identity, WindowAttention, ConvFFN):
     _remember(_kind)
 
 

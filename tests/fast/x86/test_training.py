@@ -104,6 +104,10 @@ def running_statistics(weights: FeedForwardWeights, dtype: torch.dtype) -> Runni
     return first, second, third
 
 
+def added_plainly(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+    return x + plain_feed_forward(x, w, running, eps)
+
+
 def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
     """The operations that ``ConvFFN`` consists of."""
 
@@ -121,6 +125,12 @@ def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: 
 def feed_forward_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
     """The kernels, on a map (B, C, H, W)."""
     return native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps).permute(0, 3, 1, 2)
+
+
+def added_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+    """The same with the input added."""
+    tokens = native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps, residual=True)
+    return tokens.permute(0, 3, 1, 2)
 
 
 class Watched(Tensor):
@@ -143,13 +153,17 @@ def run_feed_forward(
     return results | moved
 
 
-def run_attention(x: Tensor, weights: AttentionWeights, heads: int, window: int, *, plain: bool = False) -> Results:
+def run_attention(
+    x: Tensor, weights: AttentionWeights, heads: int, window: int, *, plain: bool = False, residual: bool = False
+) -> Results:
     leaf = x.clone().requires_grad_()
+    sizes = {"window": window, "num_heads": heads}
     if plain:
         normed = F.layer_norm(leaf, x.shape[-1:], weights.layer_weight, weights.layer_bias, 1e-6)
-        y = window_attention(normed, *weights[2:6], weights.bias, window=window, num_heads=heads)
+        y = window_attention(normed, *weights[2:6], weights.bias, **sizes)
+        y = leaf + y if residual else y
     else:
-        y = window_attention_training(leaf, weights, window=window, num_heads=heads, layer_eps=1e-6)
+        y = window_attention_training(leaf, weights, **sizes, layer_eps=1e-6, residual=residual)
     return results_of(y, leaf, weights)
 
 
@@ -194,6 +208,27 @@ def test_feed_forward_is_accurate(
     ours = run_feed_forward(feed_forward_training, x, weights)
     plainly = run_feed_forward(plain_feed_forward, x, weights)
     assert_accurate(ours, plainly, run_feed_forward(plain_feed_forward, x.double(), widened(weights)))
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("size", [MAPS[0], MAPS[1]])
+def test_feed_forward_with_its_input_added_is_accurate(size: tuple[int, ...], layer_norm: bool) -> None:
+    batch, channels, hidden, height, width = size
+    x, weights = (
+        torch.randn(batch, channels, height, width),
+        feed_forward_weights(channels, hidden, layer_norm=layer_norm),
+    )
+    ours, plainly = (run_feed_forward(run, x, weights) for run in (added_training, added_plainly))
+    assert_accurate(ours, plainly, run_feed_forward(added_plainly, x.double(), widened(weights)))
+
+
+@pytest.mark.parametrize("size", WINDOWED[:3])
+def test_attention_with_its_input_added_is_accurate(size: tuple[int, ...]) -> None:
+    batch, channels, heads, height, width, window = size
+    x, weights = torch.randn(batch, height, width, channels), attention_weights(channels, heads, window)
+    ours, plainly = (run_attention(x, weights, heads, window, plain=p, residual=True) for p in (False, True))
+    exact = run_attention(x.double(), widened(weights), heads, window, plain=True, residual=True)
+    assert_accurate(ours, plainly, exact)
 
 
 def test_statistics_far_from_zero_are_accurate() -> None:

@@ -81,7 +81,7 @@ FEED_FORWARD_WEIGHTS = fields(
 )
 ATTENTION_SIZE = fields("int batch height width channels window heads; float layer_eps")
 ATTENTION_WEIGHTS = fields("floats layer_weight layer_bias qkv qkv_bias proj proj_bias bias")
-THREADS = fields("int threads")
+RESIDUAL, THREADS = fields("int residual"), fields("int threads")
 
 
 def _running(number: int) -> Fields:
@@ -119,6 +119,7 @@ STRUCTURES: dict[str, Fields] = {
         **_running(1),
         **_running(2),
         **_running(3),
+        **RESIDUAL,
         **THREADS,
     },
     "feed_forward_training_backward": {
@@ -130,14 +131,16 @@ STRUCTURES: dict[str, Fields] = {
             "floats grad_x layer_weight_grad layer_bias_grad fc1_grad norm1_grad norm1_bias_grad depthwise_grad "
             "norm2_grad norm2_bias_grad fc2_grad norm3_grad norm3_bias_grad"
         ),
+        **RESIDUAL,
         **THREADS,
     },
-    "attention_training": {**fields("floats x y"), **ATTENTION_SIZE, **ATTENTION_WEIGHTS, **THREADS},
+    "attention_training": {**fields("floats x y"), **ATTENTION_SIZE, **ATTENTION_WEIGHTS, **RESIDUAL, **THREADS},
     "attention_training_backward": {
         **fields("floats grad x grad_x"),
         **ATTENTION_SIZE,
         **ATTENTION_WEIGHTS,
         **{f"{name}_grad": kind for name, kind in ATTENTION_WEIGHTS.items()},
+        **RESIDUAL,
         **THREADS,
     },
 }

@@ -75,7 +75,9 @@ class AttentionWeights(NamedTuple):
     bias: Tensor | None
 
 
-def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Running, layer_eps: float) -> Tensor:
+def feed_forward_training(
+    x: Tensor, weights: FeedForwardWeights, running: Running, layer_eps: float, *, residual: bool = False
+) -> Tensor:
     """Layer norm, 1x1, BN, GELU, depthwise 3x3, BN, GELU, 1x1, BN, GELU with the statistics of the batch.
 
     Args:
@@ -83,16 +85,18 @@ def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Runni
         weights: parameters.
         running: running statistics of the three batch norms; moved in place.
         layer_eps: of the layer norm.
+        residual: add ``x`` to the result.
 
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    y: Tensor = _FeedForward.apply(x, running, layer_eps, *weights)
+    settings = {"layer_eps": layer_eps, "residual": int(residual)}
+    y: Tensor = _FeedForward.apply(x, running, settings, *weights)
     return y
 
 
 def window_attention_training(
-    x: Tensor, weights: AttentionWeights, *, window: int, num_heads: int, layer_eps: float
+    x: Tensor, weights: AttentionWeights, *, window: int, num_heads: int, layer_eps: float, residual: bool = False
 ) -> Tensor:
     """Layer norm and multi-head self-attention inside windows, see ``hrformer.models.attention.WindowAttention``.
 
@@ -102,11 +106,12 @@ def window_attention_training(
         window: K.
         num_heads: h; divides C.
         layer_eps: of the layer norm.
+        residual: add ``x`` to the result.
 
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    settings = {"window": window, "heads": num_heads, "layer_eps": layer_eps}
+    settings = {"window": window, "heads": num_heads, "layer_eps": layer_eps, "residual": int(residual)}
     y: Tensor = _WindowAttention.apply(x, settings, *weights)
     return y
 
@@ -118,10 +123,12 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, running: Running, layer_eps: float, *parameters: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, running: Running, settings: dict[str, Any], *parameters: Tensor | None
+    ) -> Tensor:
         library, x = _library(), x.contiguous()
         given = _by_field(FEED_FORWARD_WEIGHTS, parameters)
-        ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], "layer_eps": layer_eps}
+        ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], **settings}
         ctx.size["rows"] = ctx.size.pop("batch") * x.shape[1]
         hidden, channels = (filled_count(count, library.lanes) for count in (ctx.size["hidden"], x.shape[3]))
         expanded = x.new_empty(*x.shape[:3], hidden)  # after the first product

@@ -16,6 +16,7 @@ struct FeedForwardTraining {
   Size size;
   Weights weights;
   Running running1, running2, running3;
+  int residual;  // whether the input is added to the output
   int threads;
 };
 
@@ -82,7 +83,8 @@ static void finish(const FeedForwardTraining& f, int parts, const Norm& norm) {
       for (int c = 0; c < channels; c += LANES) {
         const size_t at = (size_t)t * channels + c;
         const vec x = load_part(f.reduced + at, channels - c);
-        store_part(f.y + at, gelu(x * load(norm.scale + c) + load(norm.shift + c)), channels - c);
+        const vec y = gelu(x * load(norm.scale + c) + load(norm.shift + c));
+        store_part(f.y + at, f.residual ? y + load_part(f.x + at, channels - c) : y, channels - c);
       }
   });
 }

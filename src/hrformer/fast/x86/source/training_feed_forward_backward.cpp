@@ -29,6 +29,7 @@ struct FeedForwardTrainingBackward {
   float *norm2_grad, *norm2_bias_grad;
   float* fc2_grad;  // (channels, hidden), or null
   float *norm3_grad, *norm3_bias_grad;
+  int residual;
   int threads;
 };
 
@@ -260,15 +261,19 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       layer_norm(layer, f.x + start, tokens, channels, narrow, normed, plain, rstd);
       if (f.fc1_grad) add_outer(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
       float* out = f.grad_x + start;
+      const float* past = f.residual ? f.grad + start : nullptr;
       if (!layer.weight) {
         product([=](int r) { return grad + (size_t)r * stride; }, tokens, p.fc1_back, s.hidden, vectors_of(channels),
-                [=](int r, int c, vec v) { store_part(out + (size_t)r * channels + c, v, channels - c); });
+                [=](int r, int c, vec v) {
+                  const size_t to = (size_t)r * channels + c;
+                  store_part(out + to, past ? v + load_part(past + to, channels - c) : v, channels - c);
+                });
         return;
       }
       product([=](int r) { return grad + (size_t)r * stride; }, tokens, p.fc1_back, s.hidden, vectors_of(channels),
               [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
       memset(sums, 0, 2 * narrow * sizeof(float));
-      layer_norm_backward(layer, back, plain, rstd, tokens, channels, narrow, out, sums);
+      layer_norm_backward(layer, back, plain, rstd, tokens, channels, narrow, past, out, sums);
       for (int i = 0; i < 2 * narrow; i++) p.layer_sums[(size_t)part * 2 * narrow + i] += sums[i];
     });
   });

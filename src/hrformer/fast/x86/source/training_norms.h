@@ -212,9 +212,10 @@ static inline void layer_norm(const Layer& layer, const float* x, int tokens, in
   }
 }
 
-// Gradient of the tokens before a layer norm; adds to the sums of weight and bias gradients, (2, filled channels).
+// Gradient of the tokens before a layer norm, with the one that goes past it where `past` is given; adds to the sums of weight and bias gradients, (2, filled channels).
 static inline void layer_norm_backward(const Layer& layer, const float* grad, const float* plain, const float* rstd,
-                                       int tokens, int channels, int stride, float* out, float* sums) {
+                                       int tokens, int channels, int stride, const float* past, float* out,
+                                       float* sums) {
   float* of_weight = sums;
   float* of_bias = sums + filled(channels);
   for (int t = 0; t < tokens; t++, grad += stride, plain += stride, out += channels) {
@@ -229,7 +230,9 @@ static inline void layer_norm_backward(const Layer& layer, const float* grad, co
     const vec mean = splat(sum_of(total) / channels), slope = splat(sum_of(along) / channels), scale = splat(rstd[t]);
     for (int c = 0; c < channels; c += LANES) {
       const vec g = load(grad + c) * load_part(layer.weight + c, channels - c);
-      store_part(out + c, (g - mean - load(plain + c) * slope) * scale, channels - c);
+      const vec back = (g - mean - load(plain + c) * slope) * scale;
+      store_part(out + c, past ? back + load_part(past + c, channels - c) : back, channels - c);
     }
+    if (past) past += channels;
   }
 }
