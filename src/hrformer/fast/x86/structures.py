@@ -134,6 +134,18 @@ STRUCTURES: dict[str, Fields] = {
         **RESIDUAL,
         **THREADS,
     },
+    "batch_norm_training": {
+        **fields("floats x added y statistics; int tokens channels relu; floats weight bias"),
+        **_running(1),
+        **THREADS,
+    },
+    "batch_norm_training_backward": fields(
+        "floats grad x y grad_x grad_added statistics; int tokens channels relu; "
+        "floats weight bias weight_grad bias_grad; int threads"
+    ),
+    "fusion_training_backward": fields(
+        "floats grad y; int batch height width channels; floats term[4]; int factor[4] threads"
+    ),
     "attention_training": {**fields("floats x y"), **ATTENTION_SIZE, **ATTENTION_WEIGHTS, **RESIDUAL, **THREADS},
     "attention_training_backward": {
         **fields("floats grad x grad_x"),
@@ -273,6 +285,21 @@ def _feed_forward_training(s: Any, lanes: int) -> Sizes:
     )
 
 
+def _batch_norm_training(s: Any, lanes: int) -> Sizes:
+    return {
+        **dict.fromkeys(("x", "added", "y", "grad", "grad_x", "grad_added"), s.tokens * s.channels),
+        "statistics": 2 * filled_count(s.channels, lanes),
+        **dict.fromkeys(("weight", "bias", "weight_grad", "bias_grad"), s.channels),
+        **dict.fromkeys(("running_mean1", "running_var1"), s.channels),
+    }
+
+
+def _fusion_training(s: Any, lanes: int) -> Sizes:
+    cells = s.batch * s.height * s.width
+    terms = {f"term{i}": cells // max(getattr(s, f"factor{i}"), 1) ** 2 * s.channels for i in range(4)}
+    return {**dict.fromkeys(("grad", "y"), cells * s.channels), **terms}
+
+
 def _attention_training(s: Any, lanes: int) -> Sizes:
     sizes = {
         **dict.fromkeys(("x", "y", "grad", "grad_x"), s.batch * s.height * s.width * s.channels),
@@ -295,6 +322,9 @@ SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
     "program": lambda s, lanes: {},
     "feed_forward_training": _feed_forward_training,
     "feed_forward_training_backward": _feed_forward_training,
+    "batch_norm_training": _batch_norm_training,
+    "batch_norm_training_backward": _batch_norm_training,
+    "fusion_training_backward": _fusion_training,
     "attention_training": _attention_training,
     "attention_training_backward": _attention_training,
 }

@@ -123,10 +123,8 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, running: Running, settings: dict[str, Any], *parameters: Tensor | None
-    ) -> Tensor:
-        library, x = _library(), x.contiguous()
+    def forward(ctx: Any, x: Tensor, running: Running, settings: dict[str, Any], *parameters: Tensor | None) -> Tensor:
+        library, x = kernels(), x.contiguous()
         given = _by_field(FEED_FORWARD_WEIGHTS, parameters)
         ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], **settings}
         ctx.size["rows"] = ctx.size.pop("batch") * x.shape[1]
@@ -153,14 +151,14 @@ class _FeedForward(torch.autograd.Function):
         grad, x, expanded, mixed, reduced, statistics = in_order([grad, *saved[:5]])
         given = _by_field(FEED_FORWARD_WEIGHTS, saved[5:])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
-        hidden = filled_count(ctx.size["hidden"], _library().lanes)
+        hidden = filled_count(ctx.size["hidden"], kernels().lanes)
         works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("back2", "back1")}
         grad_x = torch.empty_like(grad)
         maps = {"grad": grad, "x": x, "reduced": reduced, "statistics": statistics, "grad_x": grad_x}
         grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
         grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
         grads |= {name: None for name in ("fc1", "fc2") if not getattr(needs, name)}
-        _library().call(
+        kernels().call(
             "feed_forward_training_backward",
             **maps,
             expanded=torch.empty_like(works["back1"]) if expanded is None else expanded,
@@ -182,7 +180,7 @@ class _WindowAttention(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.size = {**_size(x), **settings}
         y = torch.empty_like(x)
-        _library().call("attention_training", x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters))
+        kernels().call("attention_training", x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters))
         return y
 
     @staticmethod
@@ -196,11 +194,12 @@ class _WindowAttention(torch.autograd.Function):
             for (name, weight), needed in zip(given.items(), ctx.needs_input_grad[2:], strict=True)
         }
         written = {f"{name}_grad": grad for name, grad in grads.items()}
-        _library().call("attention_training_backward", grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written)
+        kernels().call("attention_training_backward", grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written)
         return (grad_x, None, *grads.values())
 
 
-def _library() -> NativeLibrary:
+def kernels() -> NativeLibrary:
+    """The compiled kernels, which a refusal would have missed."""
     library, reason = find_library()
     assert library is not None, reason
     return library
