@@ -28,40 +28,24 @@ struct BatchNormTrainingBackward {
   int threads;
 };
 
+// Tokens of a band: what fits the cache of a core beside its gradients.
+static int band_of(int channels) {
+  const int tokens = 16384 / channels;
+  return tokens < 64 ? 64 : tokens > 256 ? 256 : tokens;
+}
+
 // Parts of at least a band each.
-static int parts_of(int tokens, int threads) {
-  const int bands = (tokens + BAND_TOKENS - 1) / BAND_TOKENS;
+static int parts_of(int tokens, int channels, int threads) {
+  const int bands = (tokens + band_of(channels) - 1) / band_of(channels);
   return threads < bands ? threads : bands;
 }
 
 // Calls `work(first, count)` for the bands of a part.
-template <class Work> static INLINE void for_bands(int tokens, int part, int parts, Work work) {
+template <class Work> static INLINE void for_bands(int tokens, int channels, int part, int parts, Work work) {
   const Share own = share(tokens, part, parts);
-  for (int first = own.first; first < own.last; first += BAND_TOKENS)
-    work(first, first + BAND_TOKENS < own.last ? BAND_TOKENS : own.last - first);
-}
-
-// Adds a band to the moments; `sums` holds three rows of channels. In the order of memory, which the first of its two
-// passes reads from far away.
-static void add_moments(Moments& m, const float* x, int tokens, int channels, float* sums) {
-  const int all = filled(channels);
-  float *mean = sums, *off = sums + all, *squares = sums + 2 * all;
-  memset(sums, 0, 3 * all * sizeof(float));
-  for (int t = 0; t < tokens; t++)
-    for (int c = 0; c < channels; c += LANES) {
-      const float* at = x + (size_t)t * channels + c;
-      ask_ahead(at);
-      store(mean + c, load(mean + c) + load_part(at, channels - c));
-    }
-  for (int c = 0; c < all; c += LANES) store(mean + c, load(mean + c) / splat((float)tokens));
-  for (int t = 0; t < tokens; t++)
-    for (int c = 0; c < channels; c += LANES) {
-      const vec d = load_part(x + (size_t)t * channels + c, channels - c) - load(mean + c);
-      store(off + c, load(off + c) + d);
-      store(squares + c, load(squares + c) + d * d);
-    }
-  for (int c = 0; c < channels; c++) merge(m, c, mean[c] + (double)off[c] / tokens, squares[c], tokens);
-  m.count += tokens;
+  const int band = band_of(channels);
+  for (int first = own.first; first < own.last; first += band)
+    work(first, first + band < own.last ? band : own.last - first);
 }
 
 static void apply(const BatchNormTraining& f, const Norm& norm, int first, int tokens) {
@@ -79,24 +63,20 @@ static void apply(const BatchNormTraining& f, const Norm& norm, int first, int t
 
 extern "C" void hrformer_batch_norm_training(const BatchNormTraining* settings) {
   const BatchNormTraining f = *settings;
-  const int parts = parts_of(f.tokens, f.threads), all = filled(f.channels);
-  Block block(parts * (moments_floats(f.channels) + whole_lines(3 * all)) + norm_floats(f.channels));
+  const int parts = parts_of(f.tokens, f.channels, f.threads), all = filled(f.channels);
+  Block block(parts * moments_floats(f.channels) + norm_floats(f.channels));
   Pieces pieces = {block.start};
   Moments moments[parts];
-  float* sums[parts];
-  for (int p = 0; p < parts; p++) {
-    moments[p] = empty_moments(pieces, f.channels);
-    sums[p] = pieces.floats(3 * all);
-  }
+  for (int p = 0; p < parts; p++) moments[p] = empty_moments(pieces, f.channels);
   for_parts(f.threads, parts, [&](int part) {
-    for_bands(f.tokens, part, parts, [&](int first, int tokens) {
-      add_moments(moments[part], f.x + (size_t)first * f.channels, tokens, f.channels, sums[part]);
+    for_bands(f.tokens, f.channels, part, parts, [&](int first, int tokens) {
+      add_band(moments[part], f.x + (size_t)first * f.channels, tokens, f.channels, f.channels);
     });
   });
   finish_moments(moments, parts, f.channels, f.running, f.statistics, f.statistics + all);
   const Norm norm = norm_of(pieces, f.channels, f.statistics, f.statistics + all, f.weight, f.bias);
   for_parts(f.threads, parts, [&](int part) {
-    for_bands(f.tokens, part, parts, [&](int first, int tokens) { apply(f, norm, first, tokens); });
+    for_bands(f.tokens, f.channels, part, parts, [&](int first, int tokens) { apply(f, norm, first, tokens); });
   });
 }
 
@@ -109,21 +89,27 @@ static INLINE vec before_relu(const BatchNormTrainingBackward& f, const Norm& no
   return y <= splat(0) ? splat(0) : grad;
 }
 
-// Sums over a band of the gradient and of gradient * (x - mean), see norm_backward_of.
-static void add_gradients(const BatchNormTrainingBackward& f, const Norm& norm, int first, int tokens, float* sums,
-                          double* total) {
+// Sums over a band of the gradient and of gradient * (x - mean), see norm_backward_of: V vectors of channels from `c`.
+template <int V>
+static INLINE void add_gradients(const BatchNormTrainingBackward& f, const Norm& norm, int first, int tokens, int c,
+                                 double* total) {
   const int channels = f.channels, all = filled(channels);
-  memset(sums, 0, 2 * all * sizeof(float));
-  for (int t = first; t < first + tokens; t++)
-    for (int c = 0; c < channels; c += LANES) {
-      const size_t at = (size_t)t * channels + c;
-      ask_ahead(f.x + at);
-      ask_ahead(f.grad + at);
-      const vec x = load_part(f.x + at, channels - c), grad = before_relu(f, norm, at, c, x);
-      store(sums + c, load(sums + c) + grad);
-      store(sums + all + c, load(sums + all + c) + grad * (x - load(norm.mean + c)));
+  vec plain[V] = {}, scaled[V] = {};
+  for (int t = 0; t < tokens; t++)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      const int from = c + v * LANES;
+      const size_t at = (size_t)(first + t) * channels + from;
+      ask(f.x + at + SOON * channels);
+      ask(f.grad + at + SOON * channels);
+      const vec x = load_part(f.x + at, channels - from), grad = before_relu(f, norm, at, from, x);
+      plain[v] += grad;
+      scaled[v] += grad * (x - load(norm.mean + from));
     }
-  for (int i = 0; i < 2 * all; i++) total[i] += sums[i];
+  for (int v = 0; v < V; v++) {
+    add_lanes(total + c + v * LANES, plain[v]);
+    add_lanes(total + all + c + v * LANES, scaled[v]);
+  }
 }
 
 static void apply_back(const BatchNormTrainingBackward& f, const Norm& norm, const NormBackward& back, int first,
@@ -144,22 +130,23 @@ static void apply_back(const BatchNormTrainingBackward& f, const Norm& norm, con
 
 extern "C" void hrformer_batch_norm_training_backward(const BatchNormTrainingBackward* settings) {
   const BatchNormTrainingBackward f = *settings;
-  const int parts = parts_of(f.tokens, f.threads), all = filled(f.channels);
-  Block block(whole_lines((size_t)parts * 4 * all) + parts * whole_lines(2 * all) + 2 * norm_floats(f.channels));
+  const int parts = parts_of(f.tokens, f.channels, f.threads), all = filled(f.channels);
+  Block block(whole_lines((size_t)parts * 4 * all) + 2 * norm_floats(f.channels));
   Pieces pieces = {block.start};
   const float* rstd = f.statistics + all;
   const Norm norm = norm_of(pieces, f.channels, f.statistics, rstd, f.weight, f.bias);
   double* total = pieces.zero_doubles((size_t)parts * 2 * all);
-  float* sums[parts];
-  for (int p = 0; p < parts; p++) sums[p] = pieces.floats(2 * all);
   for_parts(f.threads, parts, [&](int part) {
-    for_bands(f.tokens, part, parts, [&](int first, int tokens) {
-      add_gradients(f, norm, first, tokens, sums[part], total + (size_t)part * 2 * all);
+    for_bands(f.tokens, f.channels, part, parts, [&](int first, int tokens) {
+      double* own = total + (size_t)part * 2 * all;
+      int c = 0;
+      for (; c + 2 * LANES <= all; c += 2 * LANES) add_gradients<2>(f, norm, first, tokens, c, own);
+      if (c < all) add_gradients<1>(f, norm, first, tokens, c, own);
     });
   });
   const NormBackward back =
       norm_backward_of(pieces, f.channels, norm, rstd, total, parts, f.tokens, f.weight_grad, f.bias_grad);
   for_parts(f.threads, parts, [&](int part) {
-    for_bands(f.tokens, part, parts, [&](int first, int tokens) { apply_back(f, norm, back, first, tokens); });
+    for_bands(f.tokens, f.channels, part, parts, [&](int first, int tokens) { apply_back(f, norm, back, first, tokens); });
   });
 }

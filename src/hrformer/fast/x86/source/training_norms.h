@@ -25,10 +25,16 @@ static INLINE Moments empty_moments(Pieces& pieces, int channels) {
 
 static INLINE size_t moments_floats(int channels) { return 2 * whole_lines(2 * filled(channels)); }
 
-static INLINE void merge(Moments& m, int c, double mean, double squares, double count) {
-  const double total = m.count + count, delta = mean - m.mean[c];
-  m.mean[c] += delta * (count / total);
-  m.squares[c] += squares + delta * delta * (m.count * count / total);
+// What `count` more tokens weigh beside those seen so far.
+struct Weight {
+  double share, both;
+  Weight(const Moments& m, double count) : share(count / (m.count + count)), both(m.count * share) {}
+};
+
+static INLINE void merge(Moments& m, int c, double mean, double squares, const Weight& weight) {
+  const double delta = mean - m.mean[c];
+  m.mean[c] += delta * weight.share;
+  m.squares[c] += squares + delta * delta * weight.both;
 }
 
 // V vectors of channels of a band, two passes: mean, then deviations from it. The last vector holds `part` channels.
@@ -37,7 +43,11 @@ static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t st
   vec sum[V] = {}, off[V] = {}, squares[V] = {}, mean[V];
   for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; v++) sum[v] += load_part(z + t * stride + v * LANES, v == V - 1 ? part : LANES);
+    for (int v = 0; v < V; v++) {
+      const float* at = z + t * stride + v * LANES;
+      ask(at + SOON * stride);
+      sum[v] += load_part(at, v == V - 1 ? part : LANES);
+    }
   for (int v = 0; v < V; v++) mean[v] = sum[v] / splat((float)tokens);
   for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
@@ -46,9 +56,11 @@ static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t st
       off[v] += d;
       squares[v] += d * d;
     }
+  const Weight weight(m, tokens);
+  const double each = 1.0 / tokens;
   for (int v = 0; v < V; v++)
     for (int i = 0; i < (v == V - 1 ? part : LANES); i++)
-      merge(m, channel + v * LANES + i, mean[v][i] + (double)off[v][i] / tokens, squares[v][i], tokens);
+      merge(m, channel + v * LANES + i, mean[v][i] + off[v][i] * each, squares[v][i], weight);
 }
 
 // All channels of a band of tokens.
@@ -75,7 +87,8 @@ static inline void finish_moments(Moments* parts, int count, int channels, const
   Moments all = parts[0];
   for (int p = 1; p < count; p++) {
     if (parts[p].count == 0) continue;
-    for (int c = 0; c < channels; c++) merge(all, c, parts[p].mean[c], parts[p].squares[c], parts[p].count);
+    const Weight weight(all, parts[p].count);
+    for (int c = 0; c < channels; c++) merge(all, c, parts[p].mean[c], parts[p].squares[c], weight);
     all.count += parts[p].count;
   }
   for (int c = 0; c < channels; c++) {

@@ -23,6 +23,8 @@ static INLINE int band_stride(int channels) { return filled(channels) + (filled(
 // Floats of a cache line, and how far ahead of its use memory is asked for: a page, where the processor's own guesses
 // end. Nothing is wrong with an address beyond a map.
 static const int LINE = 16, PAGE = 1024;
+// Tokens ahead of their use, where channels are taken a few at a time.
+static const int SOON = 16;
 static INLINE void ask(const float* p) { __builtin_prefetch(p, 0, 2); }
 static INLINE void ask_ahead(const float* p) { ask(p + PAGE); }
 
