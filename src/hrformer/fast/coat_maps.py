@@ -23,7 +23,6 @@ from hrformer.models.blocks import BasicBlock, Bottleneck
 from hrformer.models.fusion import FusionUnit
 from hrformer.models.trunk import HighResolutionTrunk
 
-
 FEW_CELLS = 4096
 """Cells of a map up to which a 1x1 convolution is made as a product: of 28 x 28 cells in four pictures it takes 0.5 to
 0.95 of a convolution's time, of 56 x 56 as long or longer."""

@@ -48,21 +48,27 @@ class Kernel:
         self._kept = self._fill(settings, constants)
         self._template = bytes(settings)
 
-    def __call__(self, **values: Any) -> None:
+    def __call__(self, *, in_memory: bool = False, **values: Any) -> None:
         """Run it; tensors are passed by address.
+
+        Args:
+            in_memory: whether the caller has seen that they are in memory, see ``structures.is_in_memory``.
+            values: fields.
 
         Raises:
             ValueError: a tensor is not float32, contiguous, on the CPU and of the kernel's size.
         """
         settings = self._structure.from_buffer_copy(self._template)
-        tensors = self._fill(settings, values)
+        tensors = self._fill(settings, values, in_memory)
         settings.threads = current_threads()
         self._function(ctypes.byref(settings))
         calls = getattr(_own, "calls", None)
         if calls is not None:
             calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
 
-    def _fill(self, settings: ctypes.Structure, values: Mapping[str, Any]) -> dict[str, Tensor]:
+    def _fill(
+        self, settings: ctypes.Structure, values: Mapping[str, Any], in_memory: bool = False
+    ) -> dict[str, Tensor]:
         """Write values into the structure, tensors by address once they are known to fit; return these."""
         tensors = {}
         for name, value in values.items():
@@ -70,7 +76,7 @@ class Kernel:
                 tensors[name] = value
             else:
                 setattr(settings, name, value)
-        check_buffers(self._structure.__name__, settings, tensors, self._lanes)
+        check_buffers(self._structure.__name__, settings, tensors, self._lanes, in_memory=in_memory)
         for name, tensor in tensors.items():
             setattr(settings, name, tensor.data_ptr())
         return tensors
@@ -142,11 +148,11 @@ class NativeLibrary:
         """The function of this name with these fields of its structure filled in, tensors as for ``call``."""
         return Kernel(getattr(self._library, f"hrformer_{name}"), self._structures[name], constants, self.lanes)
 
-    def call(self, name: str, **values: Any) -> None:
+    def call(self, name: str, *, in_memory: bool = False, **values: Any) -> None:
         """Run a kernel, see ``Kernel``."""
         if name not in self._kernels:
             self._kernels[name] = self.kernel(name)
-        self._kernels[name](**values)
+        self._kernels[name](in_memory=in_memory, **values)
 
 
 @cache

@@ -163,7 +163,9 @@ Sizes = Mapping[str, int]
 """Field -> numbers behind it."""
 
 
-def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int) -> None:
+def check_buffers(
+    name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int, *, in_memory: bool = False
+) -> None:
     """Refuse tensors that do not fit a kernel.
 
     Args:
@@ -171,6 +173,7 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         settings: its structure, with all sizes filled in.
         tensors: by field.
         lanes: floats in a vector.
+        in_memory: whether all tensors are known to be in memory, or to have been freed.
 
     Raises:
         ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
@@ -181,7 +184,7 @@ def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes
         fits = (
             tensor.dtype is torch.float32
             and tensor.is_cpu
-            and is_in_memory(tensor)
+            and (tensor.data_ptr() != 0 if in_memory else is_in_memory(tensor))
             and tensor.is_contiguous()
             and tensor.numel() == sizes[field]
         )

@@ -139,7 +139,7 @@ class _FeedForward(torch.autograd.Function):
             for name, value in kept._asdict().items()
         }
         mixed = torch.empty_like(expanded)
-        library.call("feed_forward_training", y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
+        library.call("feed_forward_training", in_memory=True, y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
         kept = expanded if x.shape[-1] >= STORE_FROM else None, mixed if 2 * x.shape[-1] >= STORE_FROM else None
         ctx.save_for_backward(x, *kept, reduced, statistics, *parameters)
         return y
@@ -160,6 +160,7 @@ class _FeedForward(torch.autograd.Function):
         grads |= {name: None for name in ("fc1", "fc2") if not getattr(needs, name)}
         kernels().call(
             "feed_forward_training_backward",
+            in_memory=True,
             **maps,
             expanded=torch.empty_like(works["back1"]) if expanded is None else expanded,
             expanded_given=int(expanded is not None),
@@ -180,7 +181,9 @@ class _WindowAttention(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.size = {**_size(x), **settings}
         y = torch.empty_like(x)
-        kernels().call("attention_training", x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters))
+        kernels().call(
+            "attention_training", in_memory=True, x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters)
+        )
         return y
 
     @staticmethod
@@ -194,7 +197,9 @@ class _WindowAttention(torch.autograd.Function):
             for (name, weight), needed in zip(given.items(), ctx.needs_input_grad[2:], strict=True)
         }
         written = {f"{name}_grad": grad for name, grad in grads.items()}
-        kernels().call("attention_training_backward", grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written)
+        kernels().call(
+            "attention_training_backward", in_memory=True, grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written
+        )
         return (grad_x, None, *grads.values())
 
 

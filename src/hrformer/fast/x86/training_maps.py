@@ -68,7 +68,7 @@ class _BatchNorm(torch.autograd.Function):
         y, statistics = torch.empty_like(tokens), x.new_empty(2 * filled_count(channels, library.lanes))
         moved = {f"running_{name}1": value for name, value in running._asdict().items()}
         maps = {"x": tokens, "added": past, "y": y, "statistics": statistics}
-        library.call("batch_norm_training", **maps, weight=scale, bias=shift, **ctx.size, **moved)
+        library.call("batch_norm_training", in_memory=True, **maps, weight=scale, bias=shift, **ctx.size, **moved)
         y = y.permute(0, 3, 1, 2)
         ctx.was_added = added is not None
         ctx.save_for_backward(x, y if relu and ctx.was_added else None, statistics, weight, bias)
@@ -88,6 +88,7 @@ class _BatchNorm(torch.autograd.Function):
         written = {"weight_grad": torch.empty_like(weight), "bias_grad": torch.empty_like(bias)}
         kernels().call(
             "batch_norm_training_backward",
+            in_memory=True,
             grad=grad,
             x=x,
             y=y,
@@ -110,7 +111,7 @@ class _Fusion(torch.autograd.Function):
         for i, (term, factor) in enumerate(zip(maps, factors, strict=True)):
             fields |= {f"term{i}": term, f"height{i}": term.shape[1], f"width{i}": term.shape[2], f"factor{i}": factor}
         y = maps[0].new_empty(batch, height, width, channels)
-        kernels().call("fusion", y=y, **ctx.size, **fields, bilinear=0)
+        kernels().call("fusion", in_memory=True, y=y, **ctx.size, **fields, bilinear=0)
         y = y.permute(0, 3, 1, 2)
         ctx.save_for_backward(y)
         return y
@@ -132,7 +133,7 @@ class _Fusion(torch.autograd.Function):
                 number = len(fields) // 2
                 fields |= {f"term{number}": back, f"factor{number}": factor}
             grads.append(None if back is None else _map(back))
-        kernels().call("fusion_training_backward", grad=grad, y=y, **ctx.size, **fields)
+        kernels().call("fusion_training_backward", in_memory=True, grad=grad, y=y, **ctx.size, **fields)
         return None, *grads
 
 

@@ -67,11 +67,9 @@ static inline void expand_rows(const Size& s, const Weights& w, const float* x, 
   const int tokens = (last - first) * s.width, stride = filled(s.channels), hidden = filled(s.hidden);
   const size_t start = (size_t)first * s.width;
   float* out = expanded + start * hidden;
-  for (int t = 0; t < tokens; t++) {
-    for (int c = 0; c < hidden; c += LINE) ask(out + (size_t)t * hidden + c);
-    layer_norm(layer_of(s, w), x + (start + t) * s.channels, 1, s.channels, stride, normed + (size_t)t * stride, nullptr,
-               nullptr);
-  }
+  auto row = [=](int t) { return x + (start + t) * s.channels; };
+  layer_norm(layer_of(s, w), row, tokens, s.channels, stride, normed, nullptr, nullptr);
+  for (int c = 0; c < tokens * hidden; c += LINE) ask(out + c);
   product([=](int r) { return normed + (size_t)r * stride; }, tokens, fc1, s.channels, vectors_of(s.hidden),
           [=](int r, int c, vec v) { store(out + (size_t)r * hidden + c, v + load(bias + c)); });
 }

@@ -258,7 +258,8 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       const size_t start = (size_t)first * s.width * channels;
       const size_t at = first * s.line();
       back_norm(back1, p.norm1, f.back1 + at, f.expanded + at, tokens, hidden, stride, grad);
-      layer_norm(layer, f.x + start, tokens, channels, narrow, normed, plain, rstd);
+      const float* x = f.x + start;
+      layer_norm(layer, [=](int t) { return x + (size_t)t * channels; }, tokens, channels, narrow, normed, plain, rstd);
       if (f.fc1_grad) add_outer(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
       float* out = f.grad_x + start;
       const float* past = f.residual ? f.grad + start : nullptr;
@@ -273,7 +274,10 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       product([=](int r) { return grad + (size_t)r * stride; }, tokens, p.fc1_back, s.hidden, vectors_of(channels),
               [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
       memset(sums, 0, 2 * narrow * sizeof(float));
-      layer_norm_backward(layer, back, plain, rstd, tokens, channels, narrow, past, out, sums);
+      layer_norm_backward(
+          layer, back, plain, rstd, tokens, channels, narrow,
+          [=](int t) { return past ? past + (size_t)t * channels : nullptr; },
+          [=](int t) { return out + (size_t)t * channels; }, sums);
       for (int i = 0; i < 2 * narrow; i++) p.layer_sums[(size_t)part * 2 * narrow + i] += sums[i];
     });
   });
