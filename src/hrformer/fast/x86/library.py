@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +21,14 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.structures import STRUCTURES, check_buffers
+from hrformer.fast.x86.structures import STRUCTURES, check_numbers
 
 SWITCH = "HRFORMER_NATIVE"
 """Environment variable: "0" leaves the kernels alone, "avx2" takes those even where AVX-512 is there."""
+
+
+CODES = {ctypes.c_void_p: "P", ctypes.c_int: "i", ctypes.c_float: "f"}
+"""Types of fields as the module ``struct`` names them."""
 
 
 class Kernel:
@@ -44,9 +49,11 @@ class Kernel:
     ) -> None:
         self._function, self._structure, self._lanes = function, structure, lanes
         self.address = ctypes.cast(function, ctypes.c_void_p).value
-        settings = structure()
-        self._kept = self._fill(settings, constants)
-        self._template = bytes(settings)
+        kinds = "".join(CODES[kind] for _, kind in structure._fields_)  # type: ignore[misc]
+        padding = ctypes.sizeof(structure) - struct.calcsize(kinds)
+        self._pack = struct.Struct(f"{kinds}{padding}x").pack
+        self._numbers = dict.fromkeys((field for field, *_ in structure._fields_), 0)
+        self._kept = self._fill(self._numbers, constants, in_memory=False)
 
     def __call__(self, *, in_memory: bool = False, **values: Any) -> None:
         """Run it; tensors are passed by address.
@@ -58,27 +65,26 @@ class Kernel:
         Raises:
             ValueError: a tensor is not float32, contiguous, on the CPU and of the kernel's size.
         """
-        settings = self._structure.from_buffer_copy(self._template)
-        tensors = self._fill(settings, values, in_memory)
-        settings.threads = current_threads()
-        self._function(ctypes.byref(settings))
+        numbers = self._numbers.copy()
+        tensors = self._fill(numbers, values, in_memory=in_memory)
+        numbers["threads"] = current_threads()
+        settings = self._pack(*numbers.values())
+        self._function(ctypes.byref(self._structure.from_buffer_copy(settings)))
         calls = getattr(_own, "calls", None)
         if calls is not None:
-            calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
+            calls.append(Call(self._structure.__name__, self, self._structure, settings, tensors))
 
-    def _fill(
-        self, settings: ctypes.Structure, values: Mapping[str, Any], in_memory: bool = False
-    ) -> dict[str, Tensor]:
-        """Write values into the structure, tensors by address once they are known to fit; return these."""
+    def _fill(self, numbers: dict[str, Any], values: Mapping[str, Any], *, in_memory: bool) -> dict[str, Tensor]:
+        """Write values into the structure's numbers, tensors by address once they are known to fit; return these."""
         tensors = {}
         for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[name] = value
-            else:
-                setattr(settings, name, value)
-        check_buffers(self._structure.__name__, settings, tensors, self._lanes, in_memory=in_memory)
+            elif value is not None:
+                numbers[name] = value
+        check_numbers(self._structure.__name__, numbers, tensors, self._lanes, in_memory=in_memory)
         for name, tensor in tensors.items():
-            setattr(settings, name, tensor.data_ptr())
+            numbers[name] = tensor.data_ptr()
         return tensors
 
     def __deepcopy__(self, memo: Any) -> None:

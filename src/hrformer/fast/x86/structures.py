@@ -163,14 +163,19 @@ Sizes = Mapping[str, int]
 """Field -> numbers behind it."""
 
 
-def check_buffers(
-    name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int, *, in_memory: bool = False
+def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int) -> None:
+    """``check_numbers`` for a structure with all sizes filled in."""
+    check_numbers(name, {field: getattr(settings, field) for field in _COUNTS[name]}, tensors, lanes)
+
+
+def check_numbers(
+    name: str, numbers: Mapping[str, Any], tensors: Mapping[str, Tensor], lanes: int, *, in_memory: bool = False
 ) -> None:
     """Refuse tensors that do not fit a kernel.
 
     Args:
         name: of the kernel.
-        settings: its structure, with all sizes filled in.
+        numbers: its structure's fields, all sizes among them.
         tensors: by field.
         lanes: floats in a vector.
         in_memory: whether all tensors are known to be in memory, or to have been freed.
@@ -179,7 +184,7 @@ def check_buffers(
         ValueError: a tensor is not float32, not on the CPU, not contiguous, of another size than the kernel takes or
             without memory for it.
     """
-    sizes = _sizes(name, lanes, tuple([getattr(settings, field) for field in _COUNTS[name]]))
+    sizes = _sizes(name, lanes, tuple([numbers[field] for field in _COUNTS[name]]))
     for field, tensor in tensors.items():
         fits = (
             tensor.dtype is torch.float32
