@@ -7,7 +7,6 @@ gradients are the same to rounding. ``HRFORMER_FAST=0`` in the environment leave
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hrformer.fast.coat_maps import MAP_COAT, FastSequence, is_sequence
+from hrformer.fast.coat_maps import MAP_COAT, FastSequence, is_sequence, plain_copy, takes_kernels
 from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_size
-from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind, runs_as_written
+from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind
 from hrformer.fast.trainable import NUMBER, is_batch_norm, is_layer, is_ordinary, running_statistics, trains
 from hrformer.fast.trainable import trains_on_cpu as _trains_on_cpu
 from hrformer.fast.triton.attention_op import window_attention_core, window_attention_op
@@ -50,16 +49,13 @@ class FastTransformerBlock(TransformerBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the plain block's."""
-        if not isinstance(x, Tensor) or not x.is_cpu or not self._adds_its_input():
+        if not takes_kernels(self, x) or not x.is_cpu or not is_unchanged(self.drop_path, nn.Identity):
             return super().forward(x)
         tokens = x.permute(0, 2, 3, 1)
         attended = self._attention_on_cpu(tokens, residual=True)
         tokens = tokens + self.attend(tokens) if attended is None else attended
         y = self._feed_forward_on_cpu(tokens, residual=True)
         return (tokens + self.feed_forward(tokens) if y is None else y).permute(0, 3, 1, 2)
-
-    def _adds_its_input(self) -> bool:
-        return runs_as_written(self) and is_unchanged(self.drop_path, nn.Identity)
 
     def attend(self, tokens: Tensor) -> Tensor:
         """As the plain block's: (B, H, W, C) -> (B, H, W, C)."""
@@ -187,13 +183,6 @@ def take_off(model: Model) -> Model:
     for part in model.modules():
         part.__class__ = plain_kind(type(part))
     return model
-
-
-def plain_copy(part: nn.Module) -> nn.Module:
-    """A plain module with the very parts, parameters and settings of ``part``."""
-    plain = copy.copy(part)
-    plain.__class__ = plain_kind(type(part))
-    return plain
 
 
 def set_grad_checkpointing(trunk: HighResolutionTrunk, enable: bool = True) -> None:

@@ -6,15 +6,16 @@ modules where no kernel applies.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast.compiled import upsample_sooner
-from hrformer.fast.eligibility import is_unchanged, runs_as_written
+from hrformer.fast.eligibility import is_unchanged, plain_kind, runs_as_written
 from hrformer.fast.trainable import is_batch_norm, running_statistics, trains_on_cpu
 from hrformer.fast.x86.structures import tensors_refusal
 from hrformer.fast.x86.training import training_refusal
@@ -35,7 +36,7 @@ class FastSequence(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the plain one's."""
-        if not isinstance(x, Tensor) or not runs_as_written(self):
+        if not takes_kernels(self, x):
             return cast(Tensor, super().forward(x))
         layers = list(self)
         i = 0
@@ -50,6 +51,10 @@ class FastSequence(nn.Sequential):
                 i += 1
         return x
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the plain part with the same parts."""
+        return plain_copy(self)
+
 
 class FastBottleneck(Bottleneck):
     """``Bottleneck`` whose batch norms, addition and ReLU are one kernel each."""
@@ -58,11 +63,15 @@ class FastBottleneck(Bottleneck):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the plain one's."""
-        if not isinstance(x, Tensor) or not runs_as_written(self):
+        if not takes_kernels(self, x):
             return super().forward(x)
         out = normalised(convolved(x, self.conv1), self.bn1, self.relu)
         out = normalised(self.conv2(out), self.bn2, self.relu)
         return normalised(convolved(out, self.conv3), self.bn3, self.relu, lambda: self.downsample(x))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the plain part with the same parts."""
+        return plain_copy(self)
 
 
 class FastBasicBlock(BasicBlock):
@@ -72,10 +81,14 @@ class FastBasicBlock(BasicBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """As the plain one's."""
-        if not isinstance(x, Tensor) or not runs_as_written(self):
+        if not takes_kernels(self, x):
             return super().forward(x)
         out = normalised(self.conv1(x), self.bn1, self.relu)
         return normalised(self.conv2(out), self.bn2, self.relu, lambda: x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the plain part with the same parts."""
+        return plain_copy(self)
 
 
 class FastFusionUnit(FusionUnit):
@@ -85,7 +98,7 @@ class FastFusionUnit(FusionUnit):
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         """As the plain one's."""
-        if self.upsample != "nearest" or not all(isinstance(x, Tensor) for x in xs) or not runs_as_written(self):
+        if self.upsample != "nearest" or not takes_kernels(self, *xs):
             return super().forward(xs)
         outputs = []
         for i, row in enumerate(self.paths):
@@ -109,6 +122,10 @@ class FastFusionUnit(FusionUnit):
         """As the plain unit's."""
         return upsample_sooner(x, factor, size, self.upsample)
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the plain part with the same parts."""
+        return plain_copy(self)
+
 
 class FastTrunk(HighResolutionTrunk):
     """``HighResolutionTrunk`` whose stem has one kernel for each batch norm with its ReLU."""
@@ -117,16 +134,33 @@ class FastTrunk(HighResolutionTrunk):
 
     def forward_half(self, x: Tensor) -> Tensor:
         """As the plain one's."""
-        if not isinstance(x, Tensor) or not runs_as_written(self):
+        if not takes_kernels(self, x):
             return super().forward_half(x)
         return normalised(self.conv1(x.contiguous(memory_format=torch.channels_last)), self.bn1, self.relu)
 
     def forward_stem(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As the plain one's."""
-        if not isinstance(x, Tensor) or not runs_as_written(self):
+        if not takes_kernels(self, x):
             return super().forward_stem(x)
         half = self.forward_half(x)
         return half, normalised(self.conv2(half), self.bn2, self.relu)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What TorchScript compiles: the plain part with the same parts."""
+        return plain_copy(self)
+
+
+def takes_kernels(part: nn.Module, *xs: Any) -> bool:
+    """Whether a coat may look at maps: not while a graph is made of them, nor at stand-ins for tensors, nor where
+    methods were replaced."""
+    return all(type(x) is Tensor for x in xs) and not torch.compiler.is_compiling() and runs_as_written(part)
+
+
+def plain_copy(part: nn.Module) -> nn.Module:
+    """A plain module with the very parts, parameters and settings of ``part``."""
+    plain = copy.copy(part)
+    plain.__class__ = plain_kind(type(part))
+    return plain
 
 
 MAP_COAT: dict[type[nn.Module], type[nn.Module]] = {

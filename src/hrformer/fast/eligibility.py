@@ -294,7 +294,7 @@ def _replaced(found: nn.Module) -> Iterator[tuple[str, str, str]]:
     """Methods that were replaced on the object, where ``compile()`` leaves its result, which computes the same; a
     forward that was replaced in the class."""
     kind = type(found)
-    names = [] if is_original(kind) else ["forward"]
+    names = [] if is_original(kind) and is_original(plain_kind(kind)) else ["forward"]
     names += [n for n, value in vars(found).items() if callable(value) and callable(getattr(kind, n, None))]
     for name in names:
         if name != "_compiled_call_impl":
