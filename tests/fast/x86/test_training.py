@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -104,12 +105,11 @@ def running_statistics(weights: FeedForwardWeights, dtype: torch.dtype) -> Runni
     return first, second, third
 
 
-def added_plainly(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
-    return x + plain_feed_forward(x, w, running, eps)
-
-
-def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+def plain_feed_forward(
+    x: Tensor, w: FeedForwardWeights, running: Running, eps: float, *, residual: bool = False
+) -> Tensor:
     """The operations that ``ConvFFN`` consists of."""
+    start = x
 
     def norm_gelu(x: Tensor, kept: RunningStatistics, weight: Tensor, bias: Tensor) -> Tensor:
         return F.gelu(F.batch_norm(x, kept.mean, kept.var, weight, bias, True, kept.momentum, kept.eps))
@@ -119,18 +119,13 @@ def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: 
     x = norm_gelu(F.conv2d(x, w.fc1, w.fc1_bias), running[0], w.norm1, w.norm1_bias)
     x = F.conv2d(x, w.depthwise, w.depthwise_bias, padding=1, groups=x.shape[1])
     x = norm_gelu(x, running[1], w.norm2, w.norm2_bias)
-    return norm_gelu(F.conv2d(x, w.fc2, w.fc2_bias), running[2], w.norm3, w.norm3_bias)
+    y = norm_gelu(F.conv2d(x, w.fc2, w.fc2_bias), running[2], w.norm3, w.norm3_bias)
+    return start + y if residual else y
 
 
-def feed_forward_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+def feed_forward_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float, **more: bool) -> Tensor:
     """The kernels, on a map (B, C, H, W)."""
-    return native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps).permute(0, 3, 1, 2)
-
-
-def added_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
-    """The same with the input added."""
-    tokens = native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps, residual=True)
-    return tokens.permute(0, 3, 1, 2)
+    return native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps, **more).permute(0, 3, 1, 2)
 
 
 class Watched(Tensor):
@@ -218,8 +213,9 @@ def test_feed_forward_with_its_input_added_is_accurate(size: tuple[int, ...], la
         torch.randn(batch, channels, height, width),
         feed_forward_weights(channels, hidden, layer_norm=layer_norm),
     )
-    ours, plainly = (run_feed_forward(run, x, weights) for run in (added_training, added_plainly))
-    assert_accurate(ours, plainly, run_feed_forward(added_plainly, x.double(), widened(weights)))
+    added = partial(feed_forward_training, residual=True), partial(plain_feed_forward, residual=True)
+    ours, plainly = (run_feed_forward(run, x, weights) for run in added)
+    assert_accurate(ours, plainly, run_feed_forward(added[1], x.double(), widened(weights)))
 
 
 @pytest.mark.parametrize("size", WINDOWED[:3])

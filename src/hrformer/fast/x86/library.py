@@ -55,7 +55,7 @@ class Kernel:
         self._numbers = dict.fromkeys((field for field, *_ in structure._fields_), 0)
         self._kept = self._fill(self._numbers, constants, in_memory=False)
 
-    def __call__(self, *, in_memory: bool = False, **values: Any) -> None:
+    def __call__(self, *, in_memory: Any = False, **values: Any) -> None:
         """Run it; tensors are passed by address.
 
         Args:
@@ -154,7 +154,7 @@ class NativeLibrary:
         """The function of this name with these fields of its structure filled in, tensors as for ``call``."""
         return Kernel(getattr(self._library, f"hrformer_{name}"), self._structures[name], constants, self.lanes)
 
-    def call(self, name: str, *, in_memory: bool = False, **values: Any) -> None:
+    def call(self, name: str, *, in_memory: Any = False, **values: Any) -> None:
         """Run a kernel, see ``Kernel``."""
         if name not in self._kernels:
             self._kernels[name] = self.kernel(name)
