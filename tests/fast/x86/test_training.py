@@ -195,10 +195,8 @@ def test_feed_forward_is_accurate(
 ) -> None:
     batch, channels, hidden, height, width = size
     monkeypatch.setattr(native_training, "STORE_FROM", 1 if stored else 1000)
-    x, weights = (
-        torch.randn(batch, channels, height, width),
-        feed_forward_weights(channels, hidden, layer_norm=layer_norm),
-    )
+    x = torch.randn(batch, channels, height, width)
+    weights = feed_forward_weights(channels, hidden, layer_norm=layer_norm)
     assert training_refusal(x, weights) is None
     ours = run_feed_forward(feed_forward_training, x, weights)
     plainly = run_feed_forward(plain_feed_forward, x, weights)
@@ -209,10 +207,8 @@ def test_feed_forward_is_accurate(
 @pytest.mark.parametrize("size", [MAPS[0], MAPS[1]])
 def test_feed_forward_with_its_input_added_is_accurate(size: tuple[int, ...], layer_norm: bool) -> None:
     batch, channels, hidden, height, width = size
-    x, weights = (
-        torch.randn(batch, channels, height, width),
-        feed_forward_weights(channels, hidden, layer_norm=layer_norm),
-    )
+    x = torch.randn(batch, channels, height, width)
+    weights = feed_forward_weights(channels, hidden, layer_norm=layer_norm)
     added = partial(feed_forward_training, residual=True), partial(plain_feed_forward, residual=True)
     ours, plainly = (run_feed_forward(run, x, weights) for run in added)
     assert_accurate(ours, plainly, run_feed_forward(added[1], x.double(), widened(weights)))

@@ -147,6 +147,7 @@ extern "C" void hrformer_batch_norm_training_backward(const BatchNormTrainingBac
   const NormBackward back =
       norm_backward_of(pieces, f.channels, norm, rstd, total, parts, f.tokens, f.weight_grad, f.bias_grad);
   for_parts(f.threads, parts, [&](int part) {
-    for_bands(f.tokens, f.channels, part, parts, [&](int first, int tokens) { apply_back(f, norm, back, first, tokens); });
+    for_bands(f.tokens, f.channels, part, parts,
+              [&](int first, int tokens) { apply_back(f, norm, back, first, tokens); });
   });
 }

@@ -1,7 +1,7 @@
 // Backward pass of the convolutional feed-forward network, see training_feed_forward.cpp.
 //
-// The forward pass keeps the input, the map after the second product and the statistics; hidden maps are computed
-// again. A batch norm's gradient needs two sums over the whole map before it can be applied, so that the work falls
+// The forward pass keeps the input, the map after the second product and the statistics; hidden maps that it does not
+// keep are computed again. A batch norm's gradient needs two sums over the whole map before it can be applied, so that the work falls
 // into four passes: the third norm's sums; back through the second product to the second norm's sums; back through
 // the convolution to the first norm's sums; back through the first product and the layer norm.
 //
@@ -121,8 +121,8 @@ static void back_gelu2(const Backward& f, const Plan& p, int part, int first, in
   add_gradients(out, mixed, p.norm2.mean, tokens, hidden, p.sums2 + (size_t)part * 2 * hidden);
 }
 
-// Computes the convolution's output again, unless it is given; then the gradient behind the second norm, and that of the second product's
-// weights.
+// Computes the convolution's output again, unless it is given; then the gradient behind the second norm, and that of
+// the second product's weights.
 static void back_second_product(const Backward& f, const Plan& p, const NormBackward& back3) {
   const Size s = f.size;
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);

@@ -274,7 +274,8 @@ static INLINE void layer_norm_backward(const Layer& layer, const float* grad, co
       const size_t at = (size_t)(first + t) * stride;
       vec total = {}, along = {};
       for (int c = 0; c < channels; c += LANES) {
-        const vec g = load(grad + at + c), x = load(plain + at + c), scaled = g * load_part(layer.weight + c, channels - c);
+        const vec g = load(grad + at + c), x = load(plain + at + c);
+        const vec scaled = g * load_part(layer.weight + c, channels - c);
         store(of_weight + c, load(of_weight + c) + g * x);
         store(of_bias + c, load(of_bias + c) + g);
         total += scaled;
