@@ -7,7 +7,6 @@ gradients are the same to rounding. ``HRFORMER_FAST=0`` in the environment leave
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,33 +15,29 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.checkpoint import checkpoint
 
-from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_size, upsample_sooner
+from hrformer.fast.coat_maps import MAP_COAT, FastSequence, is_sequence, plain_copy, takes_kernels
+from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_size
 from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind
+from hrformer.fast.trainable import NUMBER, is_batch_norm, is_layer, is_ordinary, running_statistics, trains
+from hrformer.fast.trainable import trains_on_cpu as _trains_on_cpu
 from hrformer.fast.triton.attention_op import window_attention_core, window_attention_op
 from hrformer.fast.triton.feed_forward_op import BatchNormState, conv_ffn_training
-from hrformer.fast.x86.structures import is_in_memory
 from hrformer.fast.x86.training import (
     AttentionWeights,
     FeedForwardWeights,
-    RunningStatistics,
     feed_forward_training,
     training_refusal,
     window_attention_training,
 )
 from hrformer.models.attention import WindowAttention
 from hrformer.models.blocks import ConvFFN, TransformerBlock
-from hrformer.models.fusion import FusionUnit
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 
 SWITCH = "HRFORMER_FAST"
 """Environment variable: "0" builds plain networks."""
-
-NUMBER = (int, float)
-"""Types of settings; a tensor is also a setting of torch's, which kernels cannot take."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -51,6 +46,16 @@ class FastTransformerBlock(TransformerBlock):
     """``TransformerBlock`` that trains on kernels: compiled ones on x86 processors, Triton's on GPUs."""
 
     coat_of = TransformerBlock
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain block's."""
+        if not takes_kernels(self, x) or not x.is_cpu or not is_unchanged(self.drop_path, nn.Identity):
+            return super().forward(x)
+        tokens = x.permute(0, 2, 3, 1)
+        attended = self._attention_on_cpu(tokens, residual=True)
+        tokens = tokens + self.attend(tokens) if attended is None else attended
+        y = self._feed_forward_on_cpu(tokens, residual=True)
+        return (tokens + self.feed_forward(tokens) if y is None else y).permute(0, 3, 1, 2)
 
     def attend(self, tokens: Tensor) -> Tensor:
         """As the plain block's: (B, H, W, C) -> (B, H, W, C)."""
@@ -64,36 +69,36 @@ class FastTransformerBlock(TransformerBlock):
             if any_size:
                 return attn.proj(window_attention_op(packed, pad_token, bias, **sizes)[0])
             return attn.proj(window_attention_core(packed, pad_token, bias, **sizes))
-        if _trains_on_cpu(attn, tokens) and _is_attention(tokens, self.norm1, attn):
-            norm, qkv, proj = self.norm1, attn.qkv, attn.proj
-            weights = AttentionWeights(
-                norm.weight, norm.bias, qkv.weight, qkv.bias, proj.weight, proj.bias, attn.gathered_bias()
-            )
-            if not training_refusal(tokens, weights):
-                return window_attention_training(
-                    tokens, weights, window=attn.window, num_heads=attn.num_heads, layer_eps=norm.eps
-                )
-        return super().attend(tokens)
+        y = self._attention_on_cpu(tokens, residual=False)
+        return super().attend(tokens) if y is None else y
+
+    def _attention_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
+        """By a compiled kernel, or None where none applies; with the tokens added where asked for."""
+        norm, attn = self.norm1, self.attn
+        if not _trains_on_cpu(attn, tokens) or not _is_attention(tokens, norm, attn):
+            return None
+        qkv, proj = attn.qkv, attn.proj
+        weights = AttentionWeights(
+            norm.weight, norm.bias, qkv.weight, qkv.bias, proj.weight, proj.bias, attn.gathered_bias()
+        )
+        if training_refusal(tokens, weights):
+            return None
+        sizes = {"window": attn.window, "num_heads": attn.num_heads}
+        return window_attention_training(tokens, weights, **sizes, layer_eps=norm.eps, residual=residual)
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """As the plain block's: (B, H, W, C) -> (B, H, W, C)."""
         if not isinstance(tokens, Tensor):
             return super().feed_forward(tokens)
+        y = self._feed_forward_on_cpu(tokens, residual=False)
+        if y is not None:
+            return y
         ffn = self.ffn
-        if _trains_on_cpu(ffn, tokens) and _is_layer_norm(self.norm2, tokens) and _is_feed_forward(tokens, ffn):
-            parts: tuple[Any, ...] = (self.norm2, ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)
-            weights = FeedForwardWeights(*(tensor for part in parts for tensor in (part.weight, part.bias)))
-            norms = (ffn.norm1, ffn.norm2, ffn.norm3)
-            statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
-            whole = all(cast(Tensor, tensor).is_contiguous() for tensor in statistics)
-            if whole and not training_refusal(tokens, (*weights, *statistics)):
-                running = (_running(ffn.norm1), _running(ffn.norm2), _running(ffn.norm3))
-                return feed_forward_training(tokens, weights, running, self.norm2.eps)
-        if on_gpu(tokens) and _trains(ffn, tokens) and type(ffn.fc1) is nn.Conv2d:
+        if on_gpu(tokens) and trains(ffn, tokens) and type(ffn.fc1) is nn.Conv2d:
             normed = self.norm2(tokens)
             if _is_feed_forward(normed, ffn, ffn.fc1.weight.dtype):
                 first, middle, second = (
-                    BatchNormState(norm.weight, norm.bias, *_running(norm))  # after counting the batch
+                    BatchNormState(norm.weight, norm.bias, *running_statistics(norm))  # after counting the batch
                     for norm in (ffn.norm1, ffn.norm2, ffn.norm3)
                 )
                 fc1 = (ffn.fc1.weight.flatten(1), cast(Tensor, ffn.fc1.bias))
@@ -103,22 +108,23 @@ class FastTransformerBlock(TransformerBlock):
             return ffn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return super().feed_forward(tokens)
 
+    def _feed_forward_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
+        """As ``_attention_on_cpu``."""
+        ffn = self.ffn
+        if not (_trains_on_cpu(ffn, tokens) and _is_layer_norm(self.norm2, tokens) and _is_feed_forward(tokens, ffn)):
+            return None
+        parts: tuple[Any, ...] = (self.norm2, ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)
+        weights = FeedForwardWeights(*(tensor for part in parts for tensor in (part.weight, part.bias)))
+        norms = (ffn.norm1, ffn.norm2, ffn.norm3)
+        statistics = [cast(Tensor, tensor) for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+        whole = all(tensor.is_contiguous() for tensor in statistics)
+        if not whole or training_refusal(tokens, (*weights, *statistics)):
+            return None
+        running = (running_statistics(ffn.norm1), running_statistics(ffn.norm2), running_statistics(ffn.norm3))
+        return feed_forward_training(tokens, weights, running, self.norm2.eps, residual=residual)
+
     def __prepare_scriptable__(self) -> nn.Module:
         """What TorchScript compiles: the plain block with the same parts."""
-        return plain_copy(self)
-
-
-class FastFusionUnit(FusionUnit):
-    """``FusionUnit`` that leaves out the second resizing where a map has its size already."""
-
-    coat_of = FusionUnit
-
-    def upsampled(self, x: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
-        """As the plain unit's."""
-        return upsample_sooner(x, factor, size, self.upsample)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """As above."""
         return plain_copy(self)
 
 
@@ -155,17 +161,20 @@ class RecomputedBranch(nn.Sequential):
 
 
 COAT: dict[type[nn.Module], type[nn.Module]] = {
-    kind.coat_of: kind for kind in (FastTransformerBlock, FastFusionUnit, AnySizeModel)
+    **{kind.coat_of: kind for kind in (FastTransformerBlock, AnySizeModel)},
+    **MAP_COAT,
 }
 """Plain class -> its faster subclass."""
 
 
 def put_on(model: Model) -> Model:
-    """Let the plain blocks, fusion units and models in ``model`` run faster, in place; returns it."""
+    """Let the plain blocks, trunks, fusion units and models in ``model`` run faster, in place; returns it."""
     if os.environ.get(SWITCH) != "0":
         for part in model.modules():
             if type(part) in COAT:
                 part.__class__ = COAT[type(part)]
+            elif is_sequence(part):
+                part.__class__ = FastSequence
     return model
 
 
@@ -174,13 +183,6 @@ def take_off(model: Model) -> Model:
     for part in model.modules():
         part.__class__ = plain_kind(type(part))
     return model
-
-
-def plain_copy(part: nn.Module) -> nn.Module:
-    """A plain module with the very parts, parameters and settings of ``part``."""
-    plain = copy.copy(part)
-    plain.__class__ = plain_kind(type(part))
-    return plain
 
 
 def set_grad_checkpointing(trunk: HighResolutionTrunk, enable: bool = True) -> None:
@@ -216,30 +218,6 @@ def _packed(attn: WindowAttention, x: Tensor) -> tuple[Tensor, Tensor]:
     return packed, pad_token.to(packed.dtype)
 
 
-def _running(norm: nn.BatchNorm2d) -> RunningStatistics:
-    """The statistics to move, after counting the batch; recomputation takes the counter away for a while."""
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    assert norm.momentum is not None
-    return RunningStatistics(cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var), norm.momentum, norm.eps)
-
-
-def _trains(part: nn.Module, x: Tensor) -> bool:
-    """Training on more than one token, which nothing watches; a traced size is a tensor."""
-    return part.training and not torch.jit.is_tracing() and x.numel() > x.shape[-1] and not _has_any_global_hook()
-
-
-def _trains_on_cpu(part: nn.Module, x: Tensor) -> bool:
-    """Training of (B, H, W, C) tokens that autograd records."""
-    return (
-        not torch.compiler.is_compiling()
-        and _trains(part, x)
-        and torch.is_grad_enabled()
-        and x.ndim == 4
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
 def _is_attention(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> bool:
     """Whether layer norm and attention are what they were made as, for tokens of C channels."""
     channels, heads, window = x.shape[-1], attn.num_heads, attn.window
@@ -250,13 +228,13 @@ def _is_attention(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> bool:
     return (
         _is_layer_norm(norm, x)
         and is_unchanged(attn, WindowAttention)
-        and _is(attn.qkv, nn.Linear, x, weight=(3 * channels, channels), bias=(3 * channels,))
-        and _is(attn.proj, nn.Linear, x, weight=(channels, channels), bias=(channels,))
+        and is_layer(attn.qkv, nn.Linear, x, weight=(3 * channels, channels), bias=(3 * channels,))
+        and is_layer(attn.proj, nn.Linear, x, weight=(channels, channels), bias=(channels,))
         and (
             not attn.position_bias
             or (
-                _is_ordinary(table, ((2 * window - 1) ** 2, heads), x.dtype, x.device)
-                and _is_ordinary(index, (window**4,), torch.int64, x.device)
+                is_ordinary(table, ((2 * window - 1) ** 2, heads), x.dtype, x.device)
+                and is_ordinary(index, (window**4,), torch.int64, x.device)
             )
         )
     )
@@ -265,7 +243,7 @@ def _is_attention(x: Tensor, norm: nn.LayerNorm, attn: WindowAttention) -> bool:
 def _is_layer_norm(norm: nn.LayerNorm, x: Tensor) -> bool:
     shape = (x.shape[-1],)
     return (
-        _is(norm, nn.LayerNorm, x, weight=shape, bias=shape)
+        is_layer(norm, nn.LayerNorm, x, weight=shape, bias=shape)
         and norm.normalized_shape == shape
         and isinstance(norm.eps, NUMBER)
     )
@@ -285,47 +263,13 @@ def _is_feed_forward(x: Tensor, ffn: ConvFFN, dtype: torch.dtype | None = None) 
         is_unchanged(ffn.act, nn.GELU)
         and ffn.act.approximate == "none"
         and all(
-            _is(conv, nn.Conv2d, x, dtype, weight=shape, bias=shape[:1])
+            is_layer(conv, nn.Conv2d, x, dtype, weight=shape, bias=shape[:1])
             and (conv.groups, conv.stride, conv.dilation, conv.padding_mode) == (groups, (1, 1), (1, 1), "zeros")
             and conv.padding == (shape[-2] // 2, shape[-1] // 2)
             for conv, shape, groups in convolutions
         )
         and all(
-            _is_batch_norm(norm, x, dtype, count)
+            is_batch_norm(norm, x, dtype, count)
             for norm, count in ((ffn.norm1, hidden), (ffn.norm2, hidden), (ffn.norm3, channels))
         )
-    )
-
-
-def _is_batch_norm(norm: nn.BatchNorm2d, x: Tensor, dtype: torch.dtype | None, channels: int) -> bool:
-    """With parameters, and statistics of the batch which it keeps by a fixed momentum."""
-    shape = (channels,)
-    return (
-        _is(norm, nn.BatchNorm2d, x, dtype, weight=shape, bias=shape, running_mean=shape, running_var=shape)
-        and norm.training
-        and norm.track_running_stats
-        and norm.num_features == channels
-        and isinstance(norm.momentum, NUMBER)
-        and isinstance(norm.eps, NUMBER)
-    )
-
-
-def _is(
-    part: nn.Module, kind: type[nn.Module], x: Tensor, dtype: torch.dtype | None = None, **shapes: tuple[int, ...]
-) -> bool:
-    """Whether a part is exactly a ``kind``, with tensors of these shapes, of one dtype, where the tokens are."""
-    tensors = {**part._parameters, **part._buffers}
-    return is_unchanged(part, kind) and all(
-        _is_ordinary(tensors.get(name), shape, dtype or x.dtype, x.device) for name, shape in shapes.items()
-    )
-
-
-def _is_ordinary(tensor: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> bool:
-    return (
-        tensor is not None
-        and type(tensor) in (Tensor, nn.Parameter)
-        and tensor.shape == shape
-        and tensor.dtype == dtype
-        and tensor.device == device
-        and is_in_memory(tensor)
     )

@@ -22,11 +22,15 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hrformer.models.attention import WindowAttention
 from hrformer.models.blocks import BasicBlock, Bottleneck, ConvFFN, DropPath, TransformerBlock
+from hrformer.models.fusion import FusionUnit
 from hrformer.models.heads import ClassificationHead, FCNHead, OCRHead, PoseHead
 from hrformer.models.model import VisionModel
 from hrformer.models.trunk import HighResolutionTrunk
 
-CALLED = ("__call__", "forward", "_conv_forward", "_check_input_dim", "gathered_bias")
+CALLED = (
+    *("__call__", "forward", "_conv_forward", "_check_input_dim", "gathered_bias"),
+    *("attend", "feed_forward", "upsampled", "forward_half", "forward_stem"),
+)
 """Methods that take part when a module is called."""
 
 _called: dict[type[nn.Module], list[tuple[str, Callable[..., Any]]]] = {}
@@ -39,7 +43,10 @@ def _remember(kind: type[nn.Module]) -> None:
     _methods[kind] = frozenset(name for name in dir(kind) if callable(getattr(kind, name)))
 
 
-for _kind in (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU, WindowAttention, ConvFFN):
+for _kind in (
+    *(nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.GELU, nn.Identity, nn.ReLU, nn.Sequential),
+    *(WindowAttention, ConvFFN, TransformerBlock, Bottleneck, BasicBlock, FusionUnit, HighResolutionTrunk),
+):
     _remember(_kind)
 
 
@@ -80,6 +87,12 @@ def is_unchanged(module: nn.Module, kind: type[nn.Module]) -> bool:
         and _methods[kind].isdisjoint(module.__dict__)
         and all(t is None or type(t) in (Tensor, nn.Parameter) for t in module._parameters.values())
     )
+
+
+def runs_as_written(module: nn.Module) -> bool:
+    """Whether a part under a coat has the methods of its plain class, none replaced there or on the object."""
+    kind = plain_kind(type(module))
+    return is_original(kind) and _methods[kind].isdisjoint(module.__dict__)
 
 
 def is_plain_linear(module: nn.Module) -> bool:
@@ -129,7 +142,7 @@ def changed_part(model: nn.Module) -> str | None:
 def part_in_training(model: nn.Module) -> str | None:
     """The first module in training mode, or None: what is fast computes evaluation mode alone."""
     for name, part in model.named_modules():
-        if part.training and type(part) not in SAME_IN_TRAINING:
+        if part.training and plain_kind(type(part)) not in SAME_IN_TRAINING:
             return f"{name or type(part).__name__} is in training mode"
     return None
 
@@ -215,7 +228,7 @@ def _fresh_trunk(trunk: HighResolutionTrunk) -> nn.Module:
 
 def _fresh_block(block: nn.Module, channels: int) -> nn.Module:
     """A block of a branch with ``channels`` that has the other sizes of this one."""
-    if type(block) is BasicBlock:
+    if plain_kind(type(block)) is BasicBlock:
         return _fresh(BasicBlock, channels)
     hidden = _found(block, "ffn.fc1.out_channels", channels)
     return _fresh(
@@ -241,7 +254,7 @@ def _changed_bottleneck(head: nn.Module | None) -> str | None:
     if head is None or type(head) not in HEADS:
         return None
     for name, part in head.named_modules():
-        if type(part) is Bottleneck:
+        if plain_kind(type(part)) is Bottleneck:
             inner, depthwise = _found(part, "conv2.in_channels", 1), _found(part, "conv2.groups", 1) > 1
             fresh = _fresh(Bottleneck, _found(part, "conv1.in_channels", 1), inner, depthwise=depthwise)
             difference = _difference(part, fresh, f"head.{name}")
@@ -281,7 +294,7 @@ def _replaced(found: nn.Module) -> Iterator[tuple[str, str, str]]:
     """Methods that were replaced on the object, where ``compile()`` leaves its result, which computes the same; a
     forward that was replaced in the class."""
     kind = type(found)
-    names = [] if is_original(kind) else ["forward"]
+    names = [] if is_original(kind) and is_original(plain_kind(kind)) else ["forward"]
     names += [n for n, value in vars(found).items() if callable(value) and callable(getattr(kind, n, None))]
     for name in names:
         if name != "_compiled_call_impl":

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.eligibility import HEADS, is_foldable
+from hrformer.fast.eligibility import HEADS, is_foldable, plain_kind
 from hrformer.fast.folding import (
     AttentionWeights,
     ConvolutionWeights,
@@ -140,12 +140,12 @@ class FusedBottleneck(nn.Module):
 def fold_convolutions(module: nn.Module, *, lone: bool = False) -> None:
     """Replace what can be folded below ``module``, in place: bottlenecks, and convolutions in a Sequential whose
     next layer is a batch norm, with the ReLU behind it; where asked, full convolutions on their own too."""
-    if type(module) is nn.Sequential:
-        _fold_sequence(module)
+    if plain_kind(type(module)) is nn.Sequential:
+        _fold_sequence(cast(nn.Sequential, module))
     for name, child in list(module.named_children()):
-        if type(child) is Bottleneck:
-            setattr(module, name, FusedBottleneck(child))
-        elif type(child) in CONTAINERS:
+        if plain_kind(type(child)) is Bottleneck:
+            setattr(module, name, FusedBottleneck(cast(Bottleneck, child)))
+        elif plain_kind(type(child)) in CONTAINERS:
             fold_convolutions(child, lone=lone)
         elif lone and type(child) is nn.Conv2d and child.groups == 1 and is_foldable(child):
             setattr(module, name, FusedConv(child, nn.Identity(), relu=False))

@@ -68,11 +68,13 @@ class Snapshot:
         self._firsts = [first for part in parts if (first := _moved_in_place(part)) is not None]
         self._memory = [first.detach() for first in self._firsts]  # so that nothing else gets their addresses
         self._attributes = [vars(part) for part in parts]
-        self._modes = [vars(part) for part in parts if "training" in vars(part) and type(part) not in SAME_IN_TRAINING]
+        self._modes = [
+            vars(part) for part in parts if "training" in vars(part) and plain_kind(type(part)) not in SAME_IN_TRAINING
+        ]
         self._settings = [
             (SETTINGS[kind], vars(part)) for part in parts if (kind := plain_kind(type(part))) in SETTINGS
         ]
-        self._kinds = list({type(part) for part in parts})
+        self._kinds = list({kind for part in parts for kind in (type(part), plain_kind(type(part)))})
         self._state = self._now()
 
     def _now(self) -> tuple[Any, ...]:

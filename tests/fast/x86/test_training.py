@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -104,8 +105,11 @@ def running_statistics(weights: FeedForwardWeights, dtype: torch.dtype) -> Runni
     return first, second, third
 
 
-def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+def plain_feed_forward(
+    x: Tensor, w: FeedForwardWeights, running: Running, eps: float, *, residual: bool = False
+) -> Tensor:
     """The operations that ``ConvFFN`` consists of."""
+    start = x
 
     def norm_gelu(x: Tensor, kept: RunningStatistics, weight: Tensor, bias: Tensor) -> Tensor:
         return F.gelu(F.batch_norm(x, kept.mean, kept.var, weight, bias, True, kept.momentum, kept.eps))
@@ -115,12 +119,13 @@ def plain_feed_forward(x: Tensor, w: FeedForwardWeights, running: Running, eps: 
     x = norm_gelu(F.conv2d(x, w.fc1, w.fc1_bias), running[0], w.norm1, w.norm1_bias)
     x = F.conv2d(x, w.depthwise, w.depthwise_bias, padding=1, groups=x.shape[1])
     x = norm_gelu(x, running[1], w.norm2, w.norm2_bias)
-    return norm_gelu(F.conv2d(x, w.fc2, w.fc2_bias), running[2], w.norm3, w.norm3_bias)
+    y = norm_gelu(F.conv2d(x, w.fc2, w.fc2_bias), running[2], w.norm3, w.norm3_bias)
+    return start + y if residual else y
 
 
-def feed_forward_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float) -> Tensor:
+def feed_forward_training(x: Tensor, w: FeedForwardWeights, running: Running, eps: float, **more: bool) -> Tensor:
     """The kernels, on a map (B, C, H, W)."""
-    return native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps).permute(0, 3, 1, 2)
+    return native_training.feed_forward_training(x.permute(0, 2, 3, 1), w, running, eps, **more).permute(0, 3, 1, 2)
 
 
 class Watched(Tensor):
@@ -143,13 +148,17 @@ def run_feed_forward(
     return results | moved
 
 
-def run_attention(x: Tensor, weights: AttentionWeights, heads: int, window: int, *, plain: bool = False) -> Results:
+def run_attention(
+    x: Tensor, weights: AttentionWeights, heads: int, window: int, *, plain: bool = False, residual: bool = False
+) -> Results:
     leaf = x.clone().requires_grad_()
+    sizes = {"window": window, "num_heads": heads}
     if plain:
         normed = F.layer_norm(leaf, x.shape[-1:], weights.layer_weight, weights.layer_bias, 1e-6)
-        y = window_attention(normed, *weights[2:6], weights.bias, window=window, num_heads=heads)
+        y = window_attention(normed, *weights[2:6], weights.bias, **sizes)
+        y = leaf + y if residual else y
     else:
-        y = window_attention_training(leaf, weights, window=window, num_heads=heads, layer_eps=1e-6)
+        y = window_attention_training(leaf, weights, **sizes, layer_eps=1e-6, residual=residual)
     return results_of(y, leaf, weights)
 
 
@@ -186,14 +195,32 @@ def test_feed_forward_is_accurate(
 ) -> None:
     batch, channels, hidden, height, width = size
     monkeypatch.setattr(native_training, "STORE_FROM", 1 if stored else 1000)
-    x, weights = (
-        torch.randn(batch, channels, height, width),
-        feed_forward_weights(channels, hidden, layer_norm=layer_norm),
-    )
+    x = torch.randn(batch, channels, height, width)
+    weights = feed_forward_weights(channels, hidden, layer_norm=layer_norm)
     assert training_refusal(x, weights) is None
     ours = run_feed_forward(feed_forward_training, x, weights)
     plainly = run_feed_forward(plain_feed_forward, x, weights)
     assert_accurate(ours, plainly, run_feed_forward(plain_feed_forward, x.double(), widened(weights)))
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("size", [MAPS[0], MAPS[1]])
+def test_feed_forward_with_its_input_added_is_accurate(size: tuple[int, ...], layer_norm: bool) -> None:
+    batch, channels, hidden, height, width = size
+    x = torch.randn(batch, channels, height, width)
+    weights = feed_forward_weights(channels, hidden, layer_norm=layer_norm)
+    added = partial(feed_forward_training, residual=True), partial(plain_feed_forward, residual=True)
+    ours, plainly = (run_feed_forward(run, x, weights) for run in added)
+    assert_accurate(ours, plainly, run_feed_forward(added[1], x.double(), widened(weights)))
+
+
+@pytest.mark.parametrize("size", WINDOWED[:3])
+def test_attention_with_its_input_added_is_accurate(size: tuple[int, ...]) -> None:
+    batch, channels, heads, height, width, window = size
+    x, weights = torch.randn(batch, height, width, channels), attention_weights(channels, heads, window)
+    ours, plainly = (run_attention(x, weights, heads, window, plain=p, residual=True) for p in (False, True))
+    exact = run_attention(x.double(), widened(weights), heads, window, plain=True, residual=True)
+    assert_accurate(ours, plainly, exact)
 
 
 def test_statistics_far_from_zero_are_accurate() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +21,15 @@ import torch
 from torch import Tensor
 
 from hrformer.fast.x86.build import HALF_SETS, INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.structures import HALF_STRUCTURES, STRUCTURES, check_buffers
+from hrformer.fast.x86.structures import HALF_STRUCTURES, STRUCTURES, check_numbers
 
 SWITCH = "HRFORMER_NATIVE"
 """Environment variable: "0" leaves the kernels alone; the name of an instruction set in ``build`` takes that one even
 where a better one is there."""
+
+
+CODES = {ctypes.c_void_p: "P", ctypes.c_int: "i", ctypes.c_float: "f"}
+"""Types of fields as the module ``struct`` names them."""
 
 
 class Kernel:
@@ -52,35 +57,42 @@ class Kernel:
     ) -> None:
         self._function, self._structure, self._lanes, self._half = function, structure, lanes, half
         self.address = ctypes.cast(function, ctypes.c_void_p).value
-        settings = structure()
-        self._kept = self._fill(settings, constants)
-        self._template = bytes(settings)
+        kinds = "".join(CODES[kind] for _, kind in structure._fields_)  # type: ignore[misc]
+        padding = ctypes.sizeof(structure) - struct.calcsize(kinds)
+        self._pack = struct.Struct(f"{kinds}{padding}x").pack
+        self._numbers = dict.fromkeys((field for field, *_ in structure._fields_), 0)
+        self._kept = self._fill(self._numbers, constants, in_memory=False)
 
-    def __call__(self, **values: Any) -> None:
+    def __call__(self, *, in_memory: Any = False, **values: Any) -> None:
         """Run it; tensors are passed by address.
+
+        Args:
+            in_memory: whether the caller has seen that they are in memory, see ``structures.is_in_memory``.
+            values: fields.
 
         Raises:
             ValueError: a tensor is not of the kernel's dtype and size, contiguous and on the CPU.
         """
-        settings = self._structure.from_buffer_copy(self._template)
-        tensors = self._fill(settings, values)
-        settings.threads = current_threads()
-        self._function(ctypes.byref(settings))
+        numbers = self._numbers.copy()
+        tensors = self._fill(numbers, values, in_memory=in_memory)
+        numbers["threads"] = current_threads()
+        settings = self._pack(*numbers.values())
+        self._function(ctypes.byref(self._structure.from_buffer_copy(settings)))
         calls = getattr(_own, "calls", None)
         if calls is not None:
-            calls.append(Call(self._structure.__name__, self, self._structure, bytes(settings), tensors))
+            calls.append(Call(self._structure.__name__, self, self._structure, settings, tensors))
 
-    def _fill(self, settings: ctypes.Structure, values: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Write values into the structure, tensors by address once they are known to fit; return these."""
+    def _fill(self, numbers: dict[str, Any], values: Mapping[str, Any], *, in_memory: bool) -> dict[str, Tensor]:
+        """Write values into the structure's numbers, tensors by address once they are known to fit; return these."""
         tensors = {}
         for name, value in values.items():
             if isinstance(value, Tensor):
                 tensors[name] = value
-            else:
-                setattr(settings, name, value)
-        check_buffers(self._structure.__name__, settings, tensors, self._lanes, half=self._half)
+            elif value is not None:
+                numbers[name] = value
+        check_numbers(self._structure.__name__, numbers, tensors, self._lanes, in_memory=in_memory, half=self._half)
         for name, tensor in tensors.items():
-            setattr(settings, name, tensor.data_ptr())
+            numbers[name] = tensor.data_ptr()
         return tensors
 
     def __deepcopy__(self, memo: Any) -> None:
@@ -159,11 +171,11 @@ class NativeLibrary:
         function = getattr(self._library, f"hrformer_{name}")
         return Kernel(function, self._structures[name], constants, self.lanes, half=self.half)
 
-    def call(self, name: str, **values: Any) -> None:
+    def call(self, name: str, *, in_memory: Any = False, **values: Any) -> None:
         """Run a kernel, see ``Kernel``."""
         if name not in self._kernels:
             self._kernels[name] = self.kernel(name)
-        self._kernels[name](**values)
+        self._kernels[name](in_memory=in_memory, **values)
 
 
 def _wanted() -> str:

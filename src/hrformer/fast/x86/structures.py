@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ def is_in_memory(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return True
-    if tensor.layout != torch.strided or tensor.is_neg() or tensor._is_zerotensor():
+    if tensor.layout is not torch.strided or tensor.is_neg() or tensor._is_zerotensor():
         return False
     count = tensor.numel()
     if count and not tensor.is_contiguous():
@@ -47,7 +49,7 @@ def tensors_refusal(x: Tensor, others: Sequence[Tensor | None] = (), dtype: torc
             continue
         if type(tensor) not in (Tensor, nn.Parameter):
             return f"{type(tensor).__name__} is a subclass of torch.Tensor"
-        if tensor.device.type != "cpu" or tensor.dtype != dtype:
+        if not tensor.is_cpu or tensor.dtype is not dtype:
             return f"compiled kernels take {dtype} on the CPU here, got {tensor.dtype} on {tensor.device.type}"
         if not is_in_memory(tensor):
             return f"compiled kernels take plain memory, got {tensor.layout}, negated numbers or none"
@@ -82,7 +84,7 @@ FEED_FORWARD_WEIGHTS = fields(
 )
 ATTENTION_SIZE = fields("int batch height width channels window heads; float layer_eps")
 ATTENTION_WEIGHTS = fields("floats layer_weight layer_bias qkv qkv_bias proj proj_bias bias")
-THREADS = fields("int threads")
+RESIDUAL, THREADS = fields("int residual"), fields("int threads")
 
 
 def _running(number: int) -> Fields:
@@ -120,25 +122,40 @@ STRUCTURES: dict[str, Fields] = {
         **_running(1),
         **_running(2),
         **_running(3),
+        **RESIDUAL,
         **THREADS,
     },
     "feed_forward_training_backward": {
         **fields("floats grad x reduced expanded mixed back2 back1 statistics"),
         **FEED_FORWARD_SIZE,
-        **fields("int expanded_given"),
+        **fields("int expanded_given mixed_given"),
         **FEED_FORWARD_WEIGHTS,
         **fields(
             "floats grad_x layer_weight_grad layer_bias_grad fc1_grad norm1_grad norm1_bias_grad depthwise_grad "
             "norm2_grad norm2_bias_grad fc2_grad norm3_grad norm3_bias_grad"
         ),
+        **RESIDUAL,
         **THREADS,
     },
-    "attention_training": {**fields("floats x y"), **ATTENTION_SIZE, **ATTENTION_WEIGHTS, **THREADS},
+    "batch_norm_training": {
+        **fields("floats x added y statistics; int tokens channels relu; floats weight bias"),
+        **_running(1),
+        **THREADS,
+    },
+    "batch_norm_training_backward": fields(
+        "floats grad x y grad_x grad_added statistics; int tokens channels relu; "
+        "floats weight bias weight_grad bias_grad; int threads"
+    ),
+    "fusion_training_backward": fields(
+        "floats grad y; int batch height width channels; floats term[4]; int factor[4] threads"
+    ),
+    "attention_training": {**fields("floats x y"), **ATTENTION_SIZE, **ATTENTION_WEIGHTS, **RESIDUAL, **THREADS},
     "attention_training_backward": {
         **fields("floats grad x grad_x"),
         **ATTENTION_SIZE,
         **ATTENTION_WEIGHTS,
         **{f"{name}_grad": kind for name, kind in ATTENTION_WEIGHTS.items()},
+        **RESIDUAL,
         **THREADS,
     },
 }
@@ -156,26 +173,41 @@ Sizes = Mapping[str, int]
 
 
 def check_buffers(name: str, settings: Any, tensors: Mapping[str, Tensor], lanes: int, *, half: bool = False) -> None:
+    """``check_numbers`` for a structure with all sizes filled in."""
+    numbers = {field: getattr(settings, field) for field in _COUNTS[name]}
+    check_numbers(name, numbers, tensors, lanes, half=half)
+
+
+def check_numbers(
+    name: str,
+    numbers: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    lanes: int,
+    *,
+    in_memory: bool = False,
+    half: bool = False,
+) -> None:
     """Refuse tensors that do not fit a kernel.
 
     Args:
         name: of the kernel.
-        settings: its structure, with all sizes filled in.
+        numbers: its structure's fields, all sizes among them.
         tensors: by field.
         lanes: floats in a vector.
+        in_memory: whether all tensors are known to be in memory, or to have been freed.
         half: whether the kernel computes in bfloat16.
 
     Raises:
         ValueError: a tensor is of another dtype than the kernel takes, not on the CPU, not contiguous, of another size
             or without memory for it.
     """
-    sizes = HALF_SIZES[name](settings) if half else SIZES[name](settings, lanes)
+    sizes = _sizes(name, lanes, tuple([numbers[field] for field in _COUNTS[name]]), half)
     for field, tensor in tensors.items():
         dtype = torch.bfloat16 if half and field in HALVES else torch.float32
         fits = (
-            tensor.dtype == dtype
-            and tensor.device.type == "cpu"
-            and is_in_memory(tensor)
+            tensor.dtype is dtype
+            and tensor.is_cpu
+            and (tensor.data_ptr() != 0 if in_memory else is_in_memory(tensor))
             and tensor.is_contiguous()
             and tensor.numel() == sizes[field]
         )
@@ -279,6 +311,21 @@ def _feed_forward_training(s: Any, lanes: int) -> Sizes:
     )
 
 
+def _batch_norm_training(s: Any, lanes: int) -> Sizes:
+    return {
+        **dict.fromkeys(("x", "added", "y", "grad", "grad_x", "grad_added"), s.tokens * s.channels),
+        "statistics": 2 * filled_count(s.channels, lanes),
+        **dict.fromkeys(("weight", "bias", "weight_grad", "bias_grad"), s.channels),
+        **dict.fromkeys(("running_mean1", "running_var1"), s.channels),
+    }
+
+
+def _fusion_training(s: Any, lanes: int) -> Sizes:
+    cells = s.batch * s.height * s.width
+    terms = {f"term{i}": cells // max(getattr(s, f"factor{i}"), 1) ** 2 * s.channels for i in range(4)}
+    return {**dict.fromkeys(("grad", "y"), cells * s.channels), **terms}
+
+
 def _attention_training(s: Any, lanes: int) -> Sizes:
     sizes = {
         **dict.fromkeys(("x", "y", "grad", "grad_x"), s.batch * s.height * s.width * s.channels),
@@ -301,7 +348,21 @@ SIZES: Mapping[str, Callable[[Any, int], Sizes]] = {
     "program": lambda s, lanes: {},
     "feed_forward_training": _feed_forward_training,
     "feed_forward_training_backward": _feed_forward_training,
+    "batch_norm_training": _batch_norm_training,
+    "batch_norm_training_backward": _batch_norm_training,
+    "fusion_training_backward": _fusion_training,
     "attention_training": _attention_training,
     "attention_training_backward": _attention_training,
 }
 """Kernel -> its sizes, from its structure and the number of floats in a vector."""
+
+_COUNTS = {
+    name: [field for field, kind in structure.items() if kind is ctypes.c_int] for name, structure in STRUCTURES.items()
+}
+
+
+@lru_cache(maxsize=1024)
+def _sizes(name: str, lanes: int, counts: tuple[int, ...], half: bool) -> Sizes:
+    """The sizes that belong to the whole numbers of a structure, computed once."""
+    settings = SimpleNamespace(**dict(zip(_COUNTS[name], counts, strict=True)))
+    return HALF_SIZES[name](settings) if half else SIZES[name](settings, lanes)

@@ -22,7 +22,8 @@ from hrformer.fast.x86.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS
 
 STORE_FROM = 64
 """Channels from which the first product's map is worth its memory: computing it again costs 2 * C operations per number
-of a map that is E / C times as large as the input. In HRFormer-S all branches but the finest store it."""
+of a map that is E / C times as large as the input. In HRFormer-S all branches but the finest store it. From half as
+many on the convolution's map is stored, which costs two passes to compute again."""
 
 OPTIONAL = ("qkv", "proj", "bias")
 """Weights of attention whose gradients a kernel leaves out where it gets no memory for them."""
@@ -74,7 +75,9 @@ class AttentionWeights(NamedTuple):
     bias: Tensor | None
 
 
-def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Running, layer_eps: float) -> Tensor:
+def feed_forward_training(
+    x: Tensor, weights: FeedForwardWeights, running: Running, layer_eps: float, *, residual: bool = False
+) -> Tensor:
     """Layer norm, 1x1, BN, GELU, depthwise 3x3, BN, GELU, 1x1, BN, GELU with the statistics of the batch.
 
     Args:
@@ -82,16 +85,18 @@ def feed_forward_training(x: Tensor, weights: FeedForwardWeights, running: Runni
         weights: parameters.
         running: running statistics of the three batch norms; moved in place.
         layer_eps: of the layer norm.
+        residual: add ``x`` to the result.
 
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    y: Tensor = _FeedForward.apply(x, running, layer_eps, *weights)
+    settings = {"layer_eps": layer_eps, "residual": int(residual)}
+    y: Tensor = _FeedForward.apply(x, running, settings, *weights)
     return y
 
 
 def window_attention_training(
-    x: Tensor, weights: AttentionWeights, *, window: int, num_heads: int, layer_eps: float
+    x: Tensor, weights: AttentionWeights, *, window: int, num_heads: int, layer_eps: float, residual: bool = False
 ) -> Tensor:
     """Layer norm and multi-head self-attention inside windows, see ``hrformer.models.attention.WindowAttention``.
 
@@ -101,11 +106,12 @@ def window_attention_training(
         window: K.
         num_heads: h; divides C.
         layer_eps: of the layer norm.
+        residual: add ``x`` to the result.
 
     Returns:
         (B, H, W, C). Differentiable once.
     """
-    settings = {"window": window, "heads": num_heads, "layer_eps": layer_eps}
+    settings = {"window": window, "heads": num_heads, "layer_eps": layer_eps, "residual": int(residual)}
     y: Tensor = _WindowAttention.apply(x, settings, *weights)
     return y
 
@@ -117,10 +123,10 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
 
 class _FeedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, running: Running, layer_eps: float, *parameters: Tensor | None) -> Tensor:
-        library, x = _library(), x.contiguous()
+    def forward(ctx: Any, x: Tensor, running: Running, settings: dict[str, Any], *parameters: Tensor | None) -> Tensor:
+        library, x = kernels(), x.contiguous()
         given = _by_field(FEED_FORWARD_WEIGHTS, parameters)
-        ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], "layer_eps": layer_eps}
+        ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], **settings}
         ctx.size["rows"] = ctx.size.pop("batch") * x.shape[1]
         hidden, channels = (filled_count(count, library.lanes) for count in (ctx.size["hidden"], x.shape[3]))
         expanded = x.new_empty(*x.shape[:3], hidden)  # after the first product
@@ -133,30 +139,33 @@ class _FeedForward(torch.autograd.Function):
             for name, value in kept._asdict().items()
         }
         mixed = torch.empty_like(expanded)
-        library.call("feed_forward_training", y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
-        kept = expanded if x.shape[-1] >= STORE_FROM else None
-        ctx.save_for_backward(x, kept, reduced, statistics, *parameters)
+        library.call("feed_forward_training", in_memory=True, y=y, mixed=mixed, **maps, **ctx.size, **given, **moved)
+        kept = expanded if x.shape[-1] >= STORE_FROM else None, mixed if 2 * x.shape[-1] >= STORE_FROM else None
+        ctx.save_for_backward(x, *kept, reduced, statistics, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors  # once: recomputation gives them one time only
-        grad, x, expanded, reduced, statistics = in_order([grad, *saved[:4]])
-        given = _by_field(FEED_FORWARD_WEIGHTS, saved[4:])
+        grad, x, expanded, mixed, reduced, statistics = in_order([grad, *saved[:5]])
+        given = _by_field(FEED_FORWARD_WEIGHTS, saved[5:])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
-        hidden = filled_count(ctx.size["hidden"], _library().lanes)
-        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("mixed", "back2", "back1")}
+        hidden = filled_count(ctx.size["hidden"], kernels().lanes)
+        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("back2", "back1")}
         grad_x = torch.empty_like(grad)
         maps = {"grad": grad, "x": x, "reduced": reduced, "statistics": statistics, "grad_x": grad_x}
         grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
         grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
         grads |= {name: None for name in ("fc1", "fc2") if not getattr(needs, name)}
-        _library().call(
+        kernels().call(
             "feed_forward_training_backward",
+            in_memory=True,
             **maps,
-            expanded=torch.empty_like(works["mixed"]) if expanded is None else expanded,
+            expanded=torch.empty_like(works["back1"]) if expanded is None else expanded,
             expanded_given=int(expanded is not None),
+            mixed=torch.empty_like(works["back1"]) if mixed is None else mixed,
+            mixed_given=int(mixed is not None),
             **{f"{name}_grad": grads[name] for name in grads if name not in ZERO},
             **(works | ctx.size | given),
         )
@@ -172,7 +181,9 @@ class _WindowAttention(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         ctx.size = {**_size(x), **settings}
         y = torch.empty_like(x)
-        _library().call("attention_training", x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters))
+        kernels().call(
+            "attention_training", in_memory=True, x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters)
+        )
         return y
 
     @staticmethod
@@ -186,11 +197,14 @@ class _WindowAttention(torch.autograd.Function):
             for (name, weight), needed in zip(given.items(), ctx.needs_input_grad[2:], strict=True)
         }
         written = {f"{name}_grad": grad for name, grad in grads.items()}
-        _library().call("attention_training_backward", grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written)
+        kernels().call(
+            "attention_training_backward", in_memory=True, grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written
+        )
         return (grad_x, None, *grads.values())
 
 
-def _library() -> NativeLibrary:
+def kernels() -> NativeLibrary:
+    """The compiled kernels, which a refusal would have missed."""
     library, reason = find_library()
     assert library is not None, reason
     return library
@@ -202,7 +216,14 @@ def _size(x: Tensor) -> dict[str, Any]:
 
 def in_order(tensors: Iterable[Tensor | None]) -> list[Any]:
     """Tensors as kernels take them: a gradient, or what a hook gives back for a saved tensor, may be any view."""
-    return [None if tensor is None else tensor.detach().resolve_neg().contiguous() for tensor in tensors]
+    return [
+        tensor if tensor is None or _is_plain(tensor) else tensor.detach().resolve_neg().contiguous()
+        for tensor in tensors
+    ]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and not tensor.is_neg()
 
 
 def _by_field(fields: Iterable[str], weights: Sequence[Tensor | None]) -> dict[str, Any]:

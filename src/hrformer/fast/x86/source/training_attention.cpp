@@ -8,6 +8,7 @@ struct AttentionTraining {
   float* y;        // as x
   AttentionSize size;
   AttentionWeights weights;
+  int residual;  // whether the input is added to the output
   int threads;
 };
 
@@ -43,10 +44,13 @@ extern "C" void hrformer_attention_training(const AttentionTraining* settings) {
         attend(h, scores, packed, attended + (size_t)h.first * narrow + start, narrow);
       });
       float* y = f.y;
+      const float* added = f.residual ? f.x : nullptr;
       const int* token = g.token;
       product([=](int r) { return attended + (size_t)r * narrow; }, g.tokens, proj, channels, vectors_of(channels),
               [=](int r, int c, vec v) {
-                store_part(y + (size_t)token[r] * channels + c, v + load(proj_bias + c), channels - c);
+                const size_t at = (size_t)token[r] * channels + c;
+                v += load(proj_bias + c);
+                store_part(y + at, added ? v + load_part(added + at, channels - c) : v, channels - c);
               });
     });
   });

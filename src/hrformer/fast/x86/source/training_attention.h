@@ -58,12 +58,13 @@ static inline void gather(const AttentionSize& s, int first, int last, Group& g)
   g.tokens = 0;
   for (int w = first; w < last; w++) {
     const int column = w % s.columns(), strip = w / s.columns() % s.strips(), picture = w / s.columns() / s.strips();
-    for (int i = 0; i < s.places(); i++) {
-      const int row = strip * k - above + i / k, at = column * k - before + i % k;
-      const bool inside = row >= 0 && row < s.height && at >= 0 && at < s.width;
-      g.local[(size_t)(w - first) * s.places() + i] = inside ? g.tokens : -1;
-      if (inside) g.token[g.tokens++] = (picture * s.height + row) * s.width + at;
-    }
+    int* local = g.local + (size_t)(w - first) * s.places();
+    for (int row = strip * k - above, end = row + k; row < end; row++)
+      for (int at = column * k - before, last = at + k; at < last; at++) {
+        const bool inside = row >= 0 && row < s.height && at >= 0 && at < s.width;
+        *local++ = inside ? g.tokens : -1;
+        if (inside) g.token[g.tokens++] = (picture * s.height + row) * s.width + at;
+      }
   }
 }
 
@@ -168,9 +169,9 @@ static inline void queries_keys_values(const AttentionSize& s, const AttentionWe
                                        float* plain, float* rstd, float* qkv) {
   const int narrow = s.narrow(), wide = s.wide();
   const Layer layer = {w.layer_weight, w.layer_bias, s.layer_eps};
-  for (int t = 0; t < g.tokens; t++)
-    layer_norm(layer, x + (size_t)g.token[t] * s.channels, 1, s.channels, narrow, normed + (size_t)t * narrow,
-               plain ? plain + (size_t)t * narrow : nullptr, rstd ? rstd + t : nullptr);
+  const int *token = g.token, channels = s.channels;
+  auto row = [=](int t) { return x + (size_t)token[t] * channels; };
+  layer_norm(layer, row, g.tokens, channels, narrow, normed, plain, rstd);
   product([=](int r) { return normed + (size_t)r * narrow; }, g.tokens, packed, s.channels, vectors_of(3 * s.channels),
           [=](int r, int c, vec v) { store(qkv + (size_t)r * wide + c, v + load(bias + c)); });
 }

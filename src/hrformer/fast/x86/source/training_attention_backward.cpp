@@ -13,6 +13,7 @@ struct AttentionTrainingBackward {
   float *qkv_grad, *qkv_bias_grad;    // (3 * channels, channels), (3 * channels)
   float *proj_grad, *proj_bias_grad;  // (channels, channels), (channels)
   float* bias_grad;                   // (heads, places, places), or null
+  int residual;
   int threads;
 };
 
@@ -163,9 +164,13 @@ static void back_group(const AttentionTrainingBackward& f, const Plan& p, const 
   product([=](int r) { return back_qkv + (size_t)r * wide; }, g.tokens, p.qkv_back, 3 * channels, vectors_of(channels),
           [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
   const Layer layer = {f.weights.layer_weight, f.weights.layer_bias, s.layer_eps};
-  for (int t = 0; t < g.tokens; t++)
-    layer_norm_backward(layer, m.back + (size_t)t * narrow, m.plain + (size_t)t * narrow, m.rstd + t, 1, channels,
-                        narrow, f.grad_x + (size_t)g.token[t] * channels, m.sums + p.at.layer);
+  const int* token = g.token;
+  const float* past = f.residual ? f.grad : nullptr;
+  float* out = f.grad_x;
+  layer_norm_backward(
+      layer, m.back, m.plain, m.rstd, g.tokens, channels, narrow,
+      [=](int t) { return past ? past + (size_t)token[t] * channels : nullptr; },
+      [=](int t) { return out + (size_t)token[t] * channels; }, m.sums + p.at.layer);
   double* sums = p.sums + (size_t)part * p.at.size;
   for (int i = 0; i < p.at.size; i++) sums[i] += m.sums[i];
 }

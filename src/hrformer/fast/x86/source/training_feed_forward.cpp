@@ -16,6 +16,7 @@ struct FeedForwardTraining {
   Size size;
   Weights weights;
   Running running1, running2, running3;
+  int residual;  // whether the input is added to the output
   int threads;
 };
 
@@ -41,7 +42,12 @@ static void mix(const FeedForwardTraining& f, int parts, const Norm& norm, const
       for (int r = first; r < last; r++) {
         const float* lines[3];
         ring.around(
-            r, [&](int row, float* to) { activate(norm, f.expanded + row * s.line(), s.width, hidden, to); }, lines);
+            r,
+            [&](int row, float* to) {
+              const size_t at = row * s.line();
+              activate(norm, f.expanded + at, s.width, hidden, to, f.mixed + at);
+            },
+            lines);
         convolve_row(lines, taps, bias, s.width, hidden, f.mixed + r * s.line());
       }
       add_band(moments[part], f.mixed + first * s.line(), (last - first) * s.width, hidden, s.hidden);
@@ -57,7 +63,7 @@ static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, co
     float* active = thread_buffer(s.band() * s.line());
     for_bands(s, part, parts, [&](int first, int last) {
       const int tokens = (last - first) * s.width;
-      activate(norm, f.mixed + first * s.line(), tokens, hidden, active);
+      activate(norm, f.mixed + first * s.line(), tokens, hidden, active, active);
       float* out = f.reduced + (size_t)first * s.width * channels;
       product([=](int r) { return active + (size_t)r * hidden; }, tokens, fc2, s.hidden, vectors_of(channels),
               [=](int r, int c, vec v) {
@@ -77,7 +83,8 @@ static void finish(const FeedForwardTraining& f, int parts, const Norm& norm) {
       for (int c = 0; c < channels; c += LANES) {
         const size_t at = (size_t)t * channels + c;
         const vec x = load_part(f.reduced + at, channels - c);
-        store_part(f.y + at, gelu(x * load(norm.scale + c) + load(norm.shift + c)), channels - c);
+        const vec y = gelu(x * load(norm.scale + c) + load(norm.shift + c));
+        store_part(f.y + at, f.residual ? y + load_part(f.x + at, channels - c) : y, channels - c);
       }
   });
 }

@@ -66,27 +66,41 @@ static inline void expand_rows(const Size& s, const Weights& w, const float* x, 
                                int first, int last, float* normed, float* expanded) {
   const int tokens = (last - first) * s.width, stride = filled(s.channels), hidden = filled(s.hidden);
   const size_t start = (size_t)first * s.width;
-  layer_norm(layer_of(s, w), x + start * s.channels, tokens, s.channels, stride, normed, nullptr, nullptr);
   float* out = expanded + start * hidden;
+  auto row = [=](int t) { return x + (start + t) * s.channels; };
+  layer_norm(layer_of(s, w), row, tokens, s.channels, stride, normed, nullptr, nullptr);
+  for (int c = 0; c < tokens * hidden; c += LINE) ask(out + c);
   product([=](int r) { return normed + (size_t)r * stride; }, tokens, fc1, s.channels, vectors_of(s.hidden),
           [=](int r, int c, vec v) { store(out + (size_t)r * hidden + c, v + load(bias + c)); });
 }
 
-// Calls `each(column, left, middle, right)` with three rows' vectors of every column and its neighbours, zeros beyond
-// the edges. `lines` are where the rows of one vector of channels start.
-template <class Each> static INLINE void slide(const float* const* lines, int width, int stride, Each each) {
-  vec left[3] = {}, middle[3], right[3];
+// Columns of a map that are convolved together, so that their inputs and the taps are loaded once for all.
+static const int CELLS = 4;
+
+// Calls `each(column, count, c, inputs)` for the columns of three rows, CELLS or `count` at a time, and every vector of
+// channels: inputs[3][CELLS + 2] are those from the column before to the one behind, zeros beyond the edges.
+template <bool EDGE, class Each>
+static INLINE void visit_cells(const float* const* rows, int width, int stride, int column, Each each) {
+  const int count = width - column < CELLS ? width - column : CELLS;
+  for (int c = 0; c < stride; c += LANES) {
+    vec inputs[3][CELLS + 2];
 #pragma GCC unroll 3
-  for (int i = 0; i < 3; i++) middle[i] = load(lines[i]);
-  for (int x = 0; x < width; x++) {
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) right[i] = x + 1 < width ? load(lines[i] + (size_t)(x + 1) * stride) : (vec){};
-    each(x, left, middle, right);
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; i++) {
-      left[i] = middle[i];
-      middle[i] = right[i];
-    }
+    for (int i = 0; i < 3; i++)
+#pragma GCC unroll 6
+      for (int j = 0; j < CELLS + 2; j++) {
+        const int at = column - 1 + j;
+        inputs[i][j] = EDGE && (at < 0 || at >= width) ? (vec){} : load(rows[i] + (ptrdiff_t)at * stride + c);
+      }
+    each(column, EDGE ? count : CELLS, c, inputs);
+  }
+}
+
+template <class Each> static INLINE void for_cells(const float* const* rows, int width, int stride, Each each) {
+  for (int column = 0; column < width; column += CELLS) {
+    if (column == 0 || column + CELLS >= width)
+      visit_cells<true>(rows, width, stride, column, each);
+    else
+      visit_cells<false>(rows, width, stride, column, each);
   }
 }
 
@@ -116,27 +130,29 @@ class RowRing {
   int ready;  // rows before this one are made
 };
 
-// Tokens of the hidden map after batch norm and GELU, in the order of memory.
-static inline void activate(const Norm& norm, const float* x, int tokens, int channels, float* out) {
-  for (int t = 0; t < tokens; t++, x += channels, out += channels)
-    for (int c = 0; c < channels; c += LANES)
+// Tokens of the hidden map after batch norm and GELU, in the order of memory. Asks for what is written soon.
+static inline void activate(const Norm& norm, const float* x, int tokens, int channels, float* out, const float* soon) {
+  for (int t = 0; t < tokens; t++, x += channels, out += channels, soon += channels)
+    for (int c = 0; c < channels; c += LANES) {
+      ask_ahead(x + c);
+      ask(soon + c);
       store(out + c, gelu(load(x + c) * load(norm.scale + c) + load(norm.shift + c)));
+    }
 }
 
 // A row of the depthwise convolution of rows in memory.
 static inline void convolve_row(const float* const* rows, const float* taps, const float* bias, int width, int stride,
                                 float* out) {
-  for (int c = 0; c < stride; c += LANES) {
-    vec tap[9];
+  for_cells(rows, width, stride, [=](int column, int count, int c, const vec (*inputs)[CELLS + 2]) INLINED {
+    vec sums[CELLS], tap[9];
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) tap[i] = load(taps + (size_t)i * stride + c);
-    const vec start = load(bias + c);
-    const float* lines[3] = {rows[0] + c, rows[1] + c, rows[2] + c};
-    slide(lines, width, stride, [=](int x, const vec* left, const vec* middle, const vec* right) {
-      vec sum = start;
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; i++) sum += left[i] * tap[3 * i] + middle[i] * tap[3 * i + 1] + right[i] * tap[3 * i + 2];
-      store(out + (size_t)x * stride + c, sum);
-    });
-  }
+#pragma GCC unroll 4
+    for (int j = 0; j < CELLS; j++) {
+      sums[j] = load(bias + c);
+#pragma GCC unroll 9
+      for (int i = 0; i < 9; i++) sums[j] += inputs[i / 3][j + i % 3] * tap[i];
+      if (j < count) store(out + (size_t)(column + j) * stride + c, sums[j]);
+    }
+  });
 }

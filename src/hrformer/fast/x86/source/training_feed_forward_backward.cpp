@@ -1,7 +1,7 @@
 // Backward pass of the convolutional feed-forward network, see training_feed_forward.cpp.
 //
-// The forward pass keeps the input, the map after the second product and the statistics; hidden maps are computed
-// again. A batch norm's gradient needs two sums over the whole map before it can be applied, so that the work falls
+// The forward pass keeps the input, the map after the second product and the statistics; hidden maps that it does not
+// keep are computed again. A batch norm's gradient needs two sums over the whole map before it can be applied, so that the work falls
 // into four passes: the third norm's sums; back through the second product to the second norm's sums; back through
 // the convolution to the first norm's sums; back through the first product and the layer norm.
 //
@@ -14,12 +14,12 @@ struct FeedForwardTrainingBackward {
   const float* x;
   const float* reduced;
   float* expanded;  // (rows, width, filled hidden); as the forward pass left it, or computed here
-  float* mixed;     // the same; memory to work in
+  float* mixed;     // the same, after the convolution
   float* back2;     // the same: gradients after the second norm, and after the first
   float* back1;
   float* statistics;  // of the forward pass
   Size size;
-  int expanded_given;
+  int expanded_given, mixed_given;
   Weights weights;
   float* grad_x;  // as x
   float *layer_weight_grad, *layer_bias_grad;
@@ -29,6 +29,7 @@ struct FeedForwardTrainingBackward {
   float *norm2_grad, *norm2_bias_grad;
   float* fc2_grad;  // (channels, hidden), or null
   float *norm3_grad, *norm3_bias_grad;
+  int residual;
   int threads;
 };
 
@@ -106,25 +107,22 @@ static void back_gelu2(const Backward& f, const Plan& p, int part, int first, in
   const int hidden = filled(f.size.hidden);
   const float* mixed = f.mixed + first * f.size.line();
   float* out = f.back2 + first * f.size.line();
-  for (int c = 0; c < hidden; c += LANES) {
-    const vec scale = load(p.norm2.scale + c), shift = load(p.norm2.shift + c), mean = load(p.norm2.mean + c);
-    vec plain = {}, scaled = {};
-    for (int t = 0; t < tokens; t++) {
-      const vec x = load(mixed + (size_t)t * hidden + c);
-      const Activated a = gelu_and_slope(x * scale + shift);
-      const vec behind = load(grad + (size_t)t * stride + c) * a.slope;
-      store(active + (size_t)t * stride + c, a.value);
-      store(out + (size_t)t * hidden + c, behind);
-      plain += behind;
-      scaled += behind * (x - mean);
+  const float *scale = p.norm2.scale, *shift = p.norm2.shift;
+  for (int t = 0; t < tokens; t++) {
+    const size_t at = (size_t)t * hidden, wide = (size_t)t * stride;
+    for (int c = 0; c < hidden; c += LANES) {
+      ask_ahead(mixed + at + c);
+      ask_ahead(out + at + c);
+      const Activated a = gelu_and_slope(load(mixed + at + c) * load(scale + c) + load(shift + c));
+      store(active + wide + c, a.value);
+      store(out + at + c, load(grad + wide + c) * a.slope);
     }
-    add_lanes(p.sums2 + (size_t)part * 2 * hidden + c, plain);
-    add_lanes(p.sums2 + ((size_t)part * 2 + 1) * hidden + c, scaled);
   }
+  add_gradients(out, mixed, p.norm2.mean, tokens, hidden, p.sums2 + (size_t)part * 2 * hidden);
 }
 
-// Computes the convolution's output again; then the gradient behind the second norm, and that of the second product's
-// weights.
+// Computes the convolution's output again, unless it is given; then the gradient behind the second norm, and that of
+// the second product's weights.
 static void back_second_product(const Backward& f, const Plan& p, const NormBackward& back3) {
   const Size s = f.size;
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);
@@ -135,10 +133,14 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
     float *grad = pieces.floats(band * narrow + LANES), *wide = pieces.floats(band * stride);
     float* active = pieces.floats(band * stride);
     for_bands(s, part, p.parts, [&](int first, int last) {
-      for (int r = first; r < last; r++) {
+      for (int r = first; r < last && !f.mixed_given; r++) {
         const float* lines[3];
         ring.around(
-            r, [&](int row, float* to) { activate(p.norm1, f.expanded + row * s.line(), s.width, hidden, to); },
+            r,
+            [&](int row, float* to) {
+              const size_t at = row * s.line();
+              activate(p.norm1, f.expanded + at, s.width, hidden, to, f.mixed + at);
+            },
             lines);
         convolve_row(lines, p.taps, p.depthwise_bias, s.width, hidden, f.mixed + r * s.line());
       }
@@ -153,44 +155,51 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
   });
 }
 
-// One row back through the convolution and the first GELU. `sums` are those of the taps' gradients and of the first
-// norm, (11, filled hidden).
-static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* sums) {
-  const int hidden = filled(f.size.hidden);
-  const float* expanded = f.expanded + row * f.size.line();
-  float* out = f.back1 + row * f.size.line();
-  for (int c = 0; c < hidden; c += LANES) {
-    const vec scale = load(p.norm1.scale + c), shift = load(p.norm1.shift + c), mean = load(p.norm1.mean + c);
-    vec tap[9], total[9], plain = load(sums + 9 * hidden + c), scaled = load(sums + 10 * hidden + c);
+// One row back through the convolution: the gradient after the first GELU, times its slope, and the sums of the taps'
+// gradients, (9, filled hidden).
+static void back_taps(const float* const* rows, const float* taps, const float* active, const float* slope, int width,
+                      int hidden, float* sums, float* out) {
+  for_cells(rows, width, hidden, [=](int column, int count, int c, const vec (*inputs)[CELLS + 2]) INLINED {
+    vec grads[CELLS] = {}, values[CELLS];
+#pragma GCC unroll 4
+    for (int j = 0; j < CELLS; j++)
+      values[j] = j < count ? load(active + (size_t)(column + j) * hidden + c) : (vec){};
+    // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
 #pragma GCC unroll 9
     for (int i = 0; i < 9; i++) {
-      tap[i] = load(p.taps + (size_t)i * hidden + c);
-      total[i] = load(sums + (size_t)i * hidden + c);
-    }
-    const float* lines[3] = {rows[0] + c, rows[1] + c, rows[2] + c};
-    // A cell took part in its neighbour above with the taps of the row below, and so on: the taps are turned round.
-    slide(lines, f.size.width, hidden, [&](int column, const vec* left, const vec* middle, const vec* right) {
-      const vec x = load(expanded + (size_t)column * hidden + c);
-      const Activated a = gelu_and_slope(x * scale + shift);
-      vec grad = {};
-#pragma GCC unroll 3
-      for (int i = 0; i < 3; i++) {
-        const int at = 3 * (2 - i);
-        grad += left[i] * tap[at + 2] + middle[i] * tap[at + 1] + right[i] * tap[at];
-        total[at + 2] += left[i] * a.value;
-        total[at + 1] += middle[i] * a.value;
-        total[at] += right[i] * a.value;
+      const vec tap = load(taps + (size_t)(8 - i) * hidden + c);
+      vec total = load(sums + (size_t)(8 - i) * hidden + c);
+#pragma GCC unroll 4
+      for (int j = 0; j < CELLS; j++) {
+        grads[j] += inputs[i / 3][j + i % 3] * tap;
+        total += inputs[i / 3][j + i % 3] * values[j];
       }
-      grad *= a.slope;
-      store(out + (size_t)column * hidden + c, grad);
-      plain += grad;
-      scaled += grad * (x - mean);
-    });
-#pragma GCC unroll 9
-    for (int i = 0; i < 9; i++) store(sums + (size_t)i * hidden + c, total[i]);
-    store(sums + 9 * hidden + c, plain);
-    store(sums + 10 * hidden + c, scaled);
+      store(sums + (size_t)(8 - i) * hidden + c, total);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < CELLS; j++) {
+      const size_t at = (size_t)(column + j) * hidden + c;
+      if (j < count) store(out + at, grads[j] * load(slope + at));
+    }
+  });
+}
+
+// One row back through the convolution and the first GELU, with the sums of `back_taps`; `space` holds two rows.
+static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* space, float* sums) {
+  const int hidden = filled(f.size.hidden), width = f.size.width;
+  const float *expanded = f.expanded + row * f.size.line(), *scale = p.norm1.scale, *shift = p.norm1.shift;
+  float *out = f.back1 + row * f.size.line(), *active = space, *slope = space + f.size.line();
+  for (int t = 0; t < width; t++) {
+    const size_t at = (size_t)t * hidden;
+    for (int c = 0; c < hidden; c += LANES) {
+      ask_ahead(expanded + at + c);
+      ask(out + at + c);
+      const Activated a = gelu_and_slope(load(expanded + at + c) * load(scale + c) + load(shift + c));
+      store(active + at + c, a.value);
+      store(slope + at + c, a.slope);
+    }
   }
+  back_taps(rows, p.taps, active, slope, width, hidden, sums, out);
 }
 
 // Gradient of a map before a batch norm: `count` tokens, `stride` floats apart in `out`, in the order of memory.
@@ -198,6 +207,8 @@ static inline void back_norm(const NormBackward& back, const Norm& norm, const f
                              int channels, int stride, float* out) {
   for (int t = 0; t < count; t++, grad += channels, x += channels, out += stride)
     for (int c = 0; c < channels; c += LANES) {
+      ask_ahead(x + c);
+      ask_ahead(grad + c);
       const vec off = load(x + c) - load(norm.mean + c);
       store(out + c, load(grad + c) * load(back.scale + c) + (off * load(back.slope + c) + load(back.shift + c)));
     }
@@ -207,11 +218,11 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
   const Size s = f.size;
   const int hidden = filled(s.hidden);
   for_parts(f.threads, p.parts, [&](int part) {
-    Pieces pieces = {thread_buffer(RowRing::floats(s) + 11 * hidden + 2 * whole_lines(LANES))};
+    Pieces pieces = {thread_buffer(RowRing::floats(s) + 2 * s.line() + 9 * hidden + 3 * whole_lines(LANES))};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
-    float* sums = pieces.floats(11 * hidden);
+    float *space = pieces.floats(2 * s.line()), *sums = pieces.floats(9 * hidden);
     for_bands(s, part, p.parts, [&](int first, int last) {
-      memset(sums, 0, 11 * hidden * sizeof(float));
+      memset(sums, 0, 9 * hidden * sizeof(float));
       for (int r = first; r < last; r++) {
         const float* lines[3];
         ring.around(
@@ -221,10 +232,12 @@ static void back_convolution(const Backward& f, const Plan& p, const NormBackwar
               back_norm(back2, p.norm2, f.back2 + at, f.mixed + at, s.width, hidden, hidden, to);
             },
             lines);
-        back_row(f, p, r, lines, sums);
+        back_row(f, p, r, lines, space, sums);
       }
       for (int i = 0; i < 9 * hidden; i++) p.tap_sums[(size_t)part * 9 * hidden + i] += sums[i];
-      for (int i = 0; i < 2 * hidden; i++) p.sums1[(size_t)part * 2 * hidden + i] += sums[9 * hidden + i];
+      const size_t at = first * s.line();
+      add_gradients(f.back1 + at, f.expanded + at, p.norm1.mean, (last - first) * s.width, hidden,
+                    p.sums1 + (size_t)part * 2 * hidden);
     });
   });
 }
@@ -245,18 +258,26 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       const size_t start = (size_t)first * s.width * channels;
       const size_t at = first * s.line();
       back_norm(back1, p.norm1, f.back1 + at, f.expanded + at, tokens, hidden, stride, grad);
-      layer_norm(layer, f.x + start, tokens, channels, narrow, normed, plain, rstd);
+      const float* x = f.x + start;
+      layer_norm(layer, [=](int t) { return x + (size_t)t * channels; }, tokens, channels, narrow, normed, plain, rstd);
       if (f.fc1_grad) add_outer(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
       float* out = f.grad_x + start;
+      const float* past = f.residual ? f.grad + start : nullptr;
       if (!layer.weight) {
         product([=](int r) { return grad + (size_t)r * stride; }, tokens, p.fc1_back, s.hidden, vectors_of(channels),
-                [=](int r, int c, vec v) { store_part(out + (size_t)r * channels + c, v, channels - c); });
+                [=](int r, int c, vec v) {
+                  const size_t to = (size_t)r * channels + c;
+                  store_part(out + to, past ? v + load_part(past + to, channels - c) : v, channels - c);
+                });
         return;
       }
       product([=](int r) { return grad + (size_t)r * stride; }, tokens, p.fc1_back, s.hidden, vectors_of(channels),
               [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
       memset(sums, 0, 2 * narrow * sizeof(float));
-      layer_norm_backward(layer, back, plain, rstd, tokens, channels, narrow, out, sums);
+      layer_norm_backward(
+          layer, back, plain, rstd, tokens, channels, narrow,
+          [=](int t) { return past ? past + (size_t)t * channels : nullptr; },
+          [=](int t) { return out + (size_t)t * channels; }, sums);
       for (int i = 0; i < 2 * narrow; i++) p.layer_sums[(size_t)part * 2 * narrow + i] += sums[i];
     });
   });

@@ -4,6 +4,7 @@
 
 #include "gelu.h"
 #include "training_work.h"
+#include "transpose.h"
 
 struct Running {
   float *mean, *var;  // (channels)
@@ -25,10 +26,16 @@ static INLINE Moments empty_moments(Pieces& pieces, int channels) {
 
 static INLINE size_t moments_floats(int channels) { return 2 * whole_lines(2 * filled(channels)); }
 
-static INLINE void merge(Moments& m, int c, double mean, double squares, double count) {
-  const double total = m.count + count, delta = mean - m.mean[c];
-  m.mean[c] += delta * (count / total);
-  m.squares[c] += squares + delta * delta * (m.count * count / total);
+// What `count` more tokens weigh beside those seen so far.
+struct Weight {
+  double share, both;
+  Weight(const Moments& m, double count) : share(count / (m.count + count)), both(m.count * share) {}
+};
+
+static INLINE void merge(Moments& m, int c, double mean, double squares, const Weight& weight) {
+  const double delta = mean - m.mean[c];
+  m.mean[c] += delta * weight.share;
+  m.squares[c] += squares + delta * delta * weight.both;
 }
 
 // V vectors of channels of a band, two passes: mean, then deviations from it. The last vector holds `part` channels.
@@ -37,7 +44,11 @@ static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t st
   vec sum[V] = {}, off[V] = {}, squares[V] = {}, mean[V];
   for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
-    for (int v = 0; v < V; v++) sum[v] += load_part(z + t * stride + v * LANES, v == V - 1 ? part : LANES);
+    for (int v = 0; v < V; v++) {
+      const float* at = z + t * stride + v * LANES;
+      ask(at + SOON * stride);
+      sum[v] += load_part(at, v == V - 1 ? part : LANES);
+    }
   for (int v = 0; v < V; v++) mean[v] = sum[v] / splat((float)tokens);
   for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
@@ -46,9 +57,11 @@ static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t st
       off[v] += d;
       squares[v] += d * d;
     }
+  const Weight weight(m, tokens);
+  const double each = 1.0 / tokens;
   for (int v = 0; v < V; v++)
     for (int i = 0; i < (v == V - 1 ? part : LANES); i++)
-      merge(m, channel + v * LANES + i, mean[v][i] + (double)off[v][i] / tokens, squares[v][i], tokens);
+      merge(m, channel + v * LANES + i, mean[v][i] + off[v][i] * each, squares[v][i], weight);
 }
 
 // All channels of a band of tokens.
@@ -75,7 +88,8 @@ static inline void finish_moments(Moments* parts, int count, int channels, const
   Moments all = parts[0];
   for (int p = 1; p < count; p++) {
     if (parts[p].count == 0) continue;
-    for (int c = 0; c < channels; c++) merge(all, c, parts[p].mean[c], parts[p].squares[c], parts[p].count);
+    const Weight weight(all, parts[p].count);
+    for (int c = 0; c < channels; c++) merge(all, c, parts[p].mean[c], parts[p].squares[c], weight);
     all.count += parts[p].count;
   }
   for (int c = 0; c < channels; c++) {
@@ -141,67 +155,147 @@ static INLINE void add_lanes(double* total, vec v) {
   for (int i = 0; i < LANES; i++) total[i] += v[i];
 }
 
+// V vectors of channels: adds the sums over a band of gradient and of gradient * (x - mean).
+template <int V>
+static INLINE void add_gradient_vectors(const float* grad, const float* x, const float* mean, int tokens, int channels,
+                                        double* sums) {
+  vec plain[V] = {}, scaled[V] = {}, middle[V];
+  for (int v = 0; v < V; v++) middle[v] = load(mean + v * LANES);
+  for (int t = 0; t < tokens; t++, grad += channels, x += channels)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) {
+      const vec g = load(grad + v * LANES);
+      plain[v] += g;
+      scaled[v] += g * (load(x + v * LANES) - middle[v]);
+    }
+  for (int v = 0; v < V; v++) {
+    add_lanes(sums + v * LANES, plain[v]);
+    add_lanes(sums + channels + v * LANES, scaled[v]);
+  }
+}
+
+// The same for all channels, which fill whole vectors: what norm_backward_of reads of one part.
+static __attribute__((noinline, unused)) void add_gradients(const float* grad, const float* x, const float* mean,
+                                                            int tokens, int channels, double* sums) {
+  int c = 0;
+  for (; c + 4 * LANES <= channels; c += 4 * LANES)
+    add_gradient_vectors<4>(grad + c, x + c, mean + c, tokens, channels, sums + c);
+  for (; c < channels; c += LANES) add_gradient_vectors<1>(grad + c, x + c, mean + c, tokens, channels, sums + c);
+}
+
 struct Layer {
   const float *weight, *bias;  // (channels), or null: no layer norm
   float eps;
 };
 
-// Normalised token without gain and shift, (filled channels), zeros beyond; returns 1 / standard deviation. The rounding
-// of the mean of numbers far from zero shows in the deviations, whose own mean is taken off as well.
-static INLINE float normalise_token(const float* x, float* y, int channels, float eps) {
-  vec sum = {}, off = {}, squares = {};
-  for (int c = 0; c < channels; c += LANES) sum += load_part(x + c, channels - c);
-  const vec mean = splat(sum_of(sum) / channels);
-  for (int c = 0; c < channels; c += LANES) {
-    vec d = load_part(x + c, channels - c) - mean;
-    if (channels - c < LANES) d = first_lanes(d, channels - c);
-    store(y + c, d);
-    off += d;
-    squares += d * d;
+// Of every token of a block the sum of its lanes; overwrites them.
+static INLINE vec sums_of(vec* tokens) {
+  transpose(tokens);
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; i++) tokens[i] += tokens[i + half];
+  return tokens[0];
+}
+
+// Normalised tokens without gain and shift, (count, stride) with zeros beyond the channels, and 1 / their standard
+// deviations. At most LANES of them, whose sums are taken together. The rounding of the mean of numbers far from zero
+// shows in the deviations, whose own mean is taken off as well. `row(t)` is where token t starts.
+template <class RowOf>
+static INLINE void normalise_tokens(RowOf row, int count, int channels, int stride, float eps, float* out,
+                                    float* rstd) {
+  vec sums[LANES] = {}, squares[LANES] = {};
+  float means[LANES];
+  for (int t = 0; t < count; t++)
+    for (int c = 0; c < channels; c += LANES) sums[t] += load_part(row(t) + c, channels - c);
+  store(means, sums_of(sums) / splat((float)channels));
+  for (int t = 0; t < count; t++) {
+    const vec mean = splat(means[t]);
+    vec off = {}, square = {};
+    for (int c = 0; c < channels; c += LANES) {
+      vec d = load_part(row(t) + c, channels - c) - mean;
+      if (channels - c < LANES) d = first_lanes(d, channels - c);
+      store(out + (size_t)t * stride + c, d);
+      off += d;
+      square += d * d;
+    }
+    sums[t] = off;
+    squares[t] = square;
   }
-  const float rest = sum_of(off) / channels, variance = sum_of(squares) / channels - rest * rest;
-  const float rstd = 1 / __builtin_sqrtf((variance > 0 ? variance : 0) + eps);
-  for (int c = 0; c < channels; c += LANES)
-    store_part(y + c, (load(y + c) - splat(rest)) * splat(rstd), channels - c);
-  return rstd;
+  for (int t = count; t < LANES; t++) sums[t] = squares[t] = (vec){};
+  const vec rest = sums_of(sums) / splat((float)channels);
+  const vec variance = sums_of(squares) / splat((float)channels) - rest * rest;
+  const vec scale = splat(1) / root(larger(splat(0), variance) + splat(eps));
+  store(means, rest);
+  for (int t = 0; t < count; t++) rstd[t] = scale[t];
+  for (int t = 0; t < count; t++) {
+    float* y = out + (size_t)t * stride;
+    const vec middle = splat(means[t]), factor = splat(rstd[t]);
+    for (int c = 0; c < channels; c += LANES) store_part(y + c, (load(y + c) - middle) * factor, channels - c);
+  }
 }
 
 // Tokens after the layer norm, (tokens, stride); also without gain and shift, and 1 / deviations, where asked for.
-static inline void layer_norm(const Layer& layer, const float* x, int tokens, int channels, int stride, float* normed,
+template <class RowOf>
+static INLINE void layer_norm(const Layer& layer, RowOf row, int tokens, int channels, int stride, float* normed,
                               float* plain, float* rstd) {
-  for (int t = 0; t < tokens; t++, x += channels, normed += stride) {
-    if (!layer.weight) {
-      for (int c = 0; c < channels; c += LANES) store(normed + c, load_part(x + c, channels - c));
-      continue;
-    }
-    float* y = plain ? plain + (size_t)t * stride : normed;
-    const float scale = normalise_token(x, y, channels, layer.eps);
-    if (rstd) rstd[t] = scale;
-    for (int c = 0; c < channels; c += LANES) {
-      const int part = channels - c;
-      store(normed + c, load(y + c) * load_part(layer.weight + c, part) + load_part(layer.bias + c, part));
-    }
+  float scales[LANES];
+  for (int first = 0; first < tokens; first += LANES) {
+    const int count = tokens - first < LANES ? tokens - first : LANES;
+    const size_t at = (size_t)first * stride;
+    float* y = plain ? plain + at : normed + at;
+    if (layer.weight)
+      normalise_tokens([=](int t) { return row(first + t); }, count, channels, stride, layer.eps, y,
+                       rstd ? rstd + first : scales);
+    for (int t = 0; t < count; t++)
+      for (int c = 0; c < channels; c += LANES) {
+        const int part = channels - c;
+        float* to = normed + at + (size_t)t * stride + c;
+        if (layer.weight)
+          store(to, load(y + (size_t)t * stride + c) * load_part(layer.weight + c, part) +
+                        load_part(layer.bias + c, part));
+        else
+          store(to, load_part(row(first + t) + c, part));
+      }
   }
 }
 
 // Gradient of the tokens before a layer norm; adds to the sums of weight and bias gradients, (2, filled channels).
-static inline void layer_norm_backward(const Layer& layer, const float* grad, const float* plain, const float* rstd,
-                                       int tokens, int channels, int stride, float* out, float* sums) {
-  float* of_weight = sums;
-  float* of_bias = sums + filled(channels);
-  for (int t = 0; t < tokens; t++, grad += stride, plain += stride, out += channels) {
-    vec total = {}, along = {};
-    for (int c = 0; c < channels; c += LANES) {
-      const vec g = load(grad + c), x = load(plain + c), scaled = g * load_part(layer.weight + c, channels - c);
-      store(of_weight + c, load(of_weight + c) + g * x);
-      store(of_bias + c, load(of_bias + c) + g);
-      total += scaled;
-      along += scaled * x;
+// `out(t)` is where it goes, `past(t)` the gradient that goes past the norm, or null.
+template <class OutOf, class PastOf>
+static INLINE void layer_norm_backward(const Layer& layer, const float* grad, const float* plain, const float* rstd,
+                                       int tokens, int channels, int stride, PastOf past, OutOf out, float* sums) {
+  float *of_weight = sums, *of_bias = sums + filled(channels);
+  float means[LANES], slopes[LANES];
+  for (int first = 0; first < tokens; first += LANES) {
+    const int count = tokens - first < LANES ? tokens - first : LANES;
+    vec totals[LANES] = {}, alongs[LANES] = {};
+    for (int t = 0; t < count; t++) {
+      const size_t at = (size_t)(first + t) * stride;
+      vec total = {}, along = {};
+      for (int c = 0; c < channels; c += LANES) {
+        const vec g = load(grad + at + c), x = load(plain + at + c);
+        const vec scaled = g * load_part(layer.weight + c, channels - c);
+        store(of_weight + c, load(of_weight + c) + g * x);
+        store(of_bias + c, load(of_bias + c) + g);
+        total += scaled;
+        along += scaled * x;
+      }
+      totals[t] = total;
+      alongs[t] = along;
     }
-    const vec mean = splat(sum_of(total) / channels), slope = splat(sum_of(along) / channels), scale = splat(rstd[t]);
-    for (int c = 0; c < channels; c += LANES) {
-      const vec g = load(grad + c) * load_part(layer.weight + c, channels - c);
-      store_part(out + c, (g - mean - load(plain + c) * slope) * scale, channels - c);
+    store(means, sums_of(totals) / splat((float)channels));
+    store(slopes, sums_of(alongs) / splat((float)channels));
+    for (int t = 0; t < count; t++) {
+      const size_t at = (size_t)(first + t) * stride;
+      const vec mean = splat(means[t]), slope = splat(slopes[t]), scale = splat(rstd[first + t]);
+      float* to = out(first + t);
+      const float* other = past(first + t);
+      for (int c = 0; c < channels; c += LANES) {
+        const vec g = load(grad + at + c) * load_part(layer.weight + c, channels - c);
+        const vec back = (g - mean - load(plain + at + c) * slope) * scale;
+        store_part(to + c, other ? back + load_part(other + c, channels - c) : back, channels - c);
+      }
     }
   }
 }

@@ -20,6 +20,17 @@ static const int BAND_TOKENS = 128;
 // set of the first cache.
 static INLINE int band_stride(int channels) { return filled(channels) + (filled(channels) % 256 ? 0 : LANES); }
 
+// Floats of a cache line, and how far ahead of its use memory is asked for: a page, where the processor's own guesses
+// end. Nothing is wrong with an address beyond a map.
+static const int LINE = 16, PAGE = 1024;
+// Tokens ahead of their use, where channels are taken a few at a time.
+static const int SOON = 16;
+static INLINE void ask(const float* p) { __builtin_prefetch(p, 0, 2); }
+static INLINE void ask_ahead(const float* p) { ask(p + PAGE); }
+
+// A function object that is part of its caller.
+#define INLINED __attribute__((always_inline))
+
 // Floats of the cache line behind each piece of memory that nobody may touch, where somebody watches.
 #ifdef __SANITIZE_ADDRESS__
 static const size_t FENCE = 16;

@@ -53,12 +53,14 @@ static INLINE vec first_lanes(vec v, int n) {
 #ifdef __AVX512F__
 static INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 static INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+static INLINE vec root(vec a) { return (vec)_mm512_sqrt_ps((__m512)a); }
 #elif LANES == 16  // for an emulation of wider instructions
 static INLINE vec smaller(vec a, vec b) { return a < b ? a : b; }
 static INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
 #else
 static INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
 static INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+static INLINE vec root(vec a) { return (vec)_mm256_sqrt_ps((__m256)a); }
 #endif
 
 // NaN stays NaN.
