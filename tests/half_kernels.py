@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ def pretend_half_kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(precision)
         return model
 
-    pretend(monkeypatch, find_half_library=lambda: (object(), ""), native_model_refusal=lambda model, precision: None)
+    library = SimpleNamespace(pays=True)
+    pretend(monkeypatch, find_half_library=lambda: (library, ""), native_model_refusal=lambda model, precision: None)
     monkeypatch.setattr(hrformer.fast.optimize, "NativeModel", native_model)
     return made
 

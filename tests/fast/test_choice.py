@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ NO_KERNELS, NO_HALF = "no kernels today", "no kernels for bf16 today"
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretends that there are these kernels and packages."""
 
-    def pretend(*, kernels: tuple[str, ...] = ("fp32", "bf16"), packages: tuple[str, ...] = ()) -> None:
-        half = object() if "bf16" in kernels else None
+    def pretend(
+        *, kernels: tuple[str, ...] = ("fp32", "bf16"), packages: tuple[str, ...] = (), pays: bool = True
+    ) -> None:
+        half = SimpleNamespace(pays=pays) if "bf16" in kernels else None
 
         def refusal(model: nn.Module, precision: str) -> str | None:
             return None if precision in kernels else NO_HALF if precision == "bf16" else NO_KERNELS
@@ -55,6 +58,12 @@ def test_kernels_come_first_then_openvino(machine, kernels, bf16, auto) -> None:
     machine(kernels=kernels, packages=("openvino", "onnxruntime"))
     assert choice(precision="bf16") == bf16
     assert choice(precision="auto") == auto
+
+
+def test_auto_takes_float32_where_dot_products_take_longer(machine) -> None:
+    machine(pays=False)
+    assert choice(precision="auto") == ("native", "fp32", "")
+    assert choice(precision="bf16") == ("native", "bf16", "")
 
 
 def test_auto_takes_float32_kernels_for_a_model_that_has_no_others(machine, monkeypatch) -> None:

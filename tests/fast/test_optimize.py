@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -225,7 +226,7 @@ def test_precision_reaches_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "NativeModel", Kernels)
     monkeypatch.setattr(choice, "native_model_refusal", lambda model, precision: None)
-    monkeypatch.setattr(choice, "find_half_library", lambda: (object(), ""))
+    monkeypatch.setattr(choice, "find_half_library", lambda: (SimpleNamespace(pays=True), ""))
     model = small("hrformer_nano", "pose")
     for precision in ("fp32", "bf16", "auto"):
         fast = optimize(model, threads=1, precision=precision)

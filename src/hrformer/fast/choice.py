@@ -115,7 +115,8 @@ def _on_cpu(model: nn.Module, wanted: Wanted) -> Choice:
 def _in_turn(precision: Precision) -> tuple[Literal["fp32", "bf16"], ...]:
     """The precisions to try, the best first."""
     if precision == "auto":
-        return ("fp32",) if find_half_library()[0] is None else ("bf16", "fp32")
+        library = find_half_library()[0]
+        return ("bf16", "fp32") if library is not None and library.pays else ("fp32",)
     return (precision,)
 
 

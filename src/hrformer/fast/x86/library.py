@@ -148,6 +148,7 @@ class NativeLibrary:
         instruction_set: that it is compiled for, as in ``build.INSTRUCTION_SETS`` or ``build.HALF_SETS``.
         half: whether its kernels compute in bfloat16.
         runs: whether the system lets this process use them.
+        pays: of kernels in bfloat16, whether they are quicker here than those in float32, measured in microseconds.
 
     Args:
         path: of the file.
@@ -158,6 +159,7 @@ class NativeLibrary:
         self._library = ctypes.CDLL(path)
         self.half = half
         self.runs = not half or bool(self._library.hrformer_may_run())
+        self.pays = half and self.runs and bool(self._library.hrformer_pays())
         self.instruction_set = Path(path).stem.removeprefix("kernels_")
         self.lanes = int(self._library.hrformer_lanes())
         self._structures = {

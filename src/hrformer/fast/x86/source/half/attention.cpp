@@ -27,10 +27,13 @@ static const int STRIP_TOKENS = 192;
 static int padded(int count) { return (count + 15) / 16 * 16; }
 
 // An odd number of groups: rows a power of two apart would share few lines of the first cache.
-static int packed_stride(const Attention& a) { return grouped(3 * a.heads * a.head_dim) / GROUP / 2 * 2 * GROUP + GROUP; }
+static int packed_stride(const Attention& a) {
+  const int groups = grouped(3 * a.heads * a.head_dim) / GROUP;
+  return (groups / 2 * 2 + 1) * GROUP;
+}
 
-// What becomes of some tokens: normalised, group by group; then queries, keys and values; a token of the padding; and where
-// in the map each token's channels lie.
+// What becomes of some tokens: normalised, group by group; then queries, keys and values; a token of the padding; and
+// where in the map each token's channels lie.
 struct Tokens {
   half* normed;
   size_t apart;
@@ -134,8 +137,8 @@ template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
   return both(all, __builtin_shuffle(all, halves));
 }
 
-// Softmax of four rows of scores but for the division: powers of two into `shares`; returns 1 / sum of each, in the first
-// four lanes.
+// Softmax of four rows of scores but for the division: powers of two into `shares`; returns 1 / sum of each, in the
+// first four lanes.
 static INLINE vec exponentials(const float* rows, int length, half* shares) {
   vec most[4], top[4], sum[4] = {};
 #define EACH(...) \
@@ -242,8 +245,8 @@ static int look_round(const Attention& a, const Window& w, int* real, size_t* pl
   return count;
 }
 
-// Heads of windows, begin to end: the heads of the first window, of the second, and so on. `window` gives a window by its
-// number, `firsts` where its tokens begin; `memory` is for ABREAST heads.
+// Heads of windows, begin to end: the heads of the first window, of the second, and so on. `window` gives a window by
+// its number, `firsts` where its tokens begin; `memory` is for ABREAST heads.
 template <class WindowOf>
 static void attend(const Attention& a, const Tokens& t, half* memory, WindowOf window, const int* firsts, int begin,
                    int end) {
@@ -278,7 +281,8 @@ static void normalise_tokens(const Attention& a, const Tokens& t, int begin, int
 static void pack(const Attention& a, const Tokens& t, int tokens, Columns share) {
   const int stride = packed_stride(a), depth = grouped(a.channels);
   half* qkv = t.qkv;
-  product_of_columns({t.normed, GROUP, t.apart}, tokens, a.qkv, depth, share, a.qkv_bias, [=](int r, int c, Pair(&v)[2], int n) {
+  const Left normed = {t.normed, GROUP, t.apart};
+  product_of_columns(normed, tokens, a.qkv, depth, share, a.qkv_bias, [=](int r, int c, Pair(&v)[2], int n) {
     ROWS_OF_TWO(i, n) store_halves(qkv + (size_t)(r + i) * stride + c, v[i]);
   });
 }
@@ -288,7 +292,8 @@ static void project(const Attention& a, const Tokens& t, int tokens, Columns sha
   const half* x = a.x;
   half* y = a.y;
   const size_t* places = t.places;
-  product_of_columns(whole_rows(t.qkv, packed_stride(a)), tokens, a.proj, grouped(a.heads * a.head_dim), share, a.proj_bias,
+  const Left attended = whole_rows(t.qkv, packed_stride(a));
+  product_of_columns(attended, tokens, a.proj, grouped(a.heads * a.head_dim), share, a.proj_bias,
                      [=](int r, int c, Pair(&v)[2], int n) {
                        const int part = channels - c;
                        ROWS_OF_TWO(i, n) {

@@ -1,6 +1,6 @@
 // Sums of a block of rows times a panel of weights, by the instructions that the build is for:
 //
-//   HALF_TILES: AMX, a product of 16 x 32 and 32 x 16 numbers at once. The kernel of the system must allow it, see tiles.cpp.
+//   HALF_TILES: AMX, a product of 16 x 32 and 32 x 16 numbers at once. The system must allow it, see tiles.cpp.
 //   else: AVX512-BF16, sixteen sums of two products at once.
 //
 // With HALF_EMULATED both are plain loops that round as the instructions do.
@@ -15,9 +15,9 @@
 // Outputs of a panel.
 static const int PANEL = GROUP;
 
-// Rows of numbers, the left operand: where they start, how far apart they are, and how far apart the groups of a row; or,
-// of a convolution, where each group is. The rows of a map have their groups one after another; where groups lie apart,
-// the rows of each are together, which is how tiles and the depthwise convolution like them.
+// Rows of numbers, the left operand: where they start, how far apart they are, and how far apart the groups of a row;
+// or, of a convolution, where each group is. The rows of a map have their groups one after another; where groups lie
+// apart, the rows of each are together, which is how tiles and the depthwise convolution like them.
 struct Left {
   const half* start;
   size_t row, group;
@@ -59,7 +59,8 @@ static INLINE void tile_product(float* sums, size_t line, const half* a, size_t 
       float even = 0, odd = 0;
       for (int k = 0; k < 16; k++) {
         even = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k])), normal(wide(w[k * step + 2 * n])), even));
-        odd = normal(__builtin_fmaf(normal(wide(a[r * stride + 2 * k + 1])), normal(wide(w[k * step + 2 * n + 1])), odd));
+        const half second = a[r * stride + 2 * k + 1];
+        odd = normal(__builtin_fmaf(normal(wide(second)), normal(wide(w[k * step + 2 * n + 1])), odd));
       }
       float& sum = sums[r * line + n];
       sum = normal(normal(sum) + normal(even + odd));
@@ -75,7 +76,8 @@ static INLINE void block(const Left& a, int rows, const half* w, int depth, int 
   for (int k = 0; k < depth; k += 32, w += 16 * wide_step)
     for (int r = 0; r < rows; r += 16)
       for (int n = 0; n < filled_columns; n += LANES)
-        tile_product(s.after + r * s.after_row + n, s.after_row, a.of(k / GROUP) + r * a.row, a.row, w + 2 * n, wide_step);
+        tile_product(s.after + r * s.after_row + n, s.after_row, a.of(k / GROUP) + r * a.row, a.row, w + 2 * n,
+                     wide_step);
 }
 
 #else

@@ -1,8 +1,8 @@
 // A full convolution with bias and activation in bfloat16, as a product.
 //
-// With many channels the part of the map under a band of outputs is copied with its padding, apart by the place of a cell
-// within a step of the kernel: neighbouring outputs then read neighbouring cells at every tap. With few channels the
-// cells under the kernel are written side by side.
+// With many channels the part of the map under a band of outputs is copied with its padding, apart by the place of a
+// cell within a step of the kernel: neighbouring outputs then read neighbouring cells at every tap. With few channels
+// the cells under the kernel are written side by side.
 
 #include "../team.h"
 #include "half_product.h"
@@ -64,13 +64,15 @@ static void work_on_cells(const Convolution& f, int begin, int end) {
     memset(to + taken, 0, (depth - taken) * sizeof(half));
   }
   half* y = f.y + (size_t)begin * channels;
-  half_product(whole_rows(rows, depth), end - begin, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
+  const Left cells_of = whole_rows(rows, depth);
+  half_product(cells_of, end - begin, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
     activate(v, activation);
     ROWS_OF_TWO(i, n) store_halves(y + (size_t)(r + i) * channels + c, v[i], channels - c);
   });
 }
 
-// How the copy of a band is laid out: planes of cells for every place within a step, each of `rows` rows of `width` cells.
+// How the copy of a band is laid out: planes of cells for every place within a step, each of `rows` rows of `width`
+// cells.
 struct Planes {
   int rows, width;
   size_t plane, apart;  // numbers in a plane; from a group of channels to the next
@@ -133,7 +135,8 @@ static void work_on_planes(const Convolution& f, const Planes& p, int picture, i
 extern "C" void hrformer_convolution(const Convolution* settings) {
   const Convolution f = *settings;
   if (f.depth >= MANY) {
-    int band = (BAND_TOKENS + f.out_width - 1) / f.out_width, share = (f.batch * f.out_height + f.threads - 1) / f.threads;
+    const int share = (f.batch * f.out_height + f.threads - 1) / f.threads;
+    int band = (BAND_TOKENS + f.out_width - 1) / f.out_width;
     if (band > share) band = share;
     if (band > f.out_height) band = f.out_height;
     const Planes planes = planes_for(f, band);

@@ -7,8 +7,8 @@
 // Output columns that are summed together, so that their inputs and the weights are loaded once for all.
 static const int COLUMNS = 4;
 
-// The rows of a map that a convolution reads, null beyond the picture, and of a group of their channels those inside the
-// map. Cells are `step` numbers apart.
+// The rows of a map that a convolution reads, null beyond the picture, and of a group of their channels those inside
+// the map. Cells are `step` numbers apart.
 template <int COUNT> struct Lines {
   const half* at[COUNT];
   int width, step, part;
@@ -21,8 +21,8 @@ struct Taps {
   int step;
 };
 
-// ROWS rows of outputs, columns at to at + COLUMNS; cells and rows of the outputs are `step` and `line` apart. EDGE: some
-// of the inputs, or outputs, may lie outside. With two rows, each input is loaded once for both.
+// ROWS rows of outputs, columns at to at + COLUMNS; cells and rows of the outputs are `step` and `line` apart. EDGE:
+// some of the inputs, or outputs, may lie outside. With two rows, each input is loaded once for both.
 template <int ROWS, int STRIDE, bool EDGE, class Finish>
 static INLINE void depthwise_columns(const Lines<ROWS + 2>& in, const Taps& taps, int at, int out_width, half* out,
                                      size_t step, size_t line, Finish finish) {

@@ -45,7 +45,8 @@ static void mix(const FeedForward& f, int first, int last, const half* row, int 
     const bool two = r + 1 < last && (r + 1) % f.height;
     if (two) {
       const half* below = (r + 2) % f.height ? row + 2 * line : nullptr;
-      half_depthwise_rows<2, 1>({{above, row, row + line, below}, f.width, GROUP, GROUP}, taps, out, GROUP, line, finish);
+      const Lines<4> lines = {{above, row, row + line, below}, f.width, GROUP, GROUP};
+      half_depthwise_rows<2, 1>(lines, taps, out, GROUP, line, finish);
     } else {
       const half* below = (r + 1) % f.height ? row + line : nullptr;
       half_depthwise_rows<1, 1>({{above, row, below}, f.width, GROUP, GROUP}, taps, out, GROUP, line, finish);
@@ -77,16 +78,17 @@ static void normalise_tokens(const FeedForward& f, const half* x, int begin, int
   half_normalise_all([=](int t) { return x + (size_t)t * channels; }, begin, end, normed, apart, channels, f.eps);
 }
 
-// Rows begin to end, band by band, and of a band group by group of the hidden channels: a group stays in the first cache
-// from the first product through the convolution. Of the first hidden map a band needs a row more on either side, so the
-// last two rows of a band are the first of the next.
+// Rows begin to end, band by band, and of a band group by group of the hidden channels: a group stays in the first
+// cache from the first product through the convolution. Of the first hidden map a band needs a row more on either
+// side, so the last two rows of a band are the first of the next.
 static void work(const FeedForward& f, int begin, int end) {
   const Ready ready;
   int band = (BAND_TOKENS + f.width - 1) / f.width;
   if (band > end - begin) band = end - begin;
   const int groups = grouped(f.hidden) / GROUP;
   const size_t line = (size_t)f.width * GROUP, rows = (band + 2) * line;
-  const size_t mixed_apart = (size_t)padded(band * f.width) * GROUP, normed_apart = (size_t)padded((band + 2) * f.width) * GROUP;
+  const size_t mixed_apart = (size_t)padded(band * f.width) * GROUP;
+  const size_t normed_apart = (size_t)padded((band + 2) * f.width) * GROUP;
   half* hidden = half_buffer(thread_buffer, groups * (rows + mixed_apart) + grouped(f.channels) / GROUP * normed_apart);
   half *mixed = hidden + groups * rows, *normed = mixed + groups * mixed_apart;
   int have = begin % f.height ? begin - 1 : begin;  // first hidden row that the buffer holds

@@ -83,7 +83,8 @@ static INLINE vec bounded(vec x, float limit) {
 
 // n <= 32 numbers, and zeros behind them.
 static INLINE void copy_group(half* to, const half* from, int n) {
-  _mm512_storeu_si512(to, n >= GROUP ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi16(n > 0 ? mask_of(n) : 0, from));
+  const __mmask32 taken = n > 0 ? mask_of(n) : 0;
+  _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(taken, from));
 }
 
 #else
@@ -191,9 +192,9 @@ static INLINE half* half_buffer(float* (*buffer)(size_t), size_t halves) {
   return (half*)buffer((halves + 1) / 2);
 }
 
-// Layer norm of N tokens side by side, without gain and shift: mean, then squared deviations from it. Groups of the result lie
-// `apart`. Of every group, the channels at even places come first, then those at odd ones: the weights behind it are
-// packed in that order. What follows the last channel up to the end of its group is finite.
+// Layer norm of N tokens side by side, without gain and shift: mean, then squared deviations from it. Groups of the
+// result lie `apart`. Of every group, the channels at even places come first, then those at odd ones: the weights
+// behind it are packed in that order. What follows the last channel up to the end of its group is finite.
 template <int N>
 static INLINE void half_normalise(const half* const (&x)[N], half* y, size_t apart, int channels, float eps) {
   const int whole = channels - channels % GROUP, left = channels - whole;

@@ -4,7 +4,8 @@
 
 #include "blocks.h"
 
-// For each i of the two rows that `finish` gets, where it is one of `count`: written out, so that both stay in registers.
+// For each i of the two rows that `finish` gets, where it is one of `count`: written out, so that both stay in
+// registers.
 #define ROWS_OF_TWO(i, count)           \
   _Pragma("GCC unroll 2") for (int i = 0; i < 2; i++) \
     if (i < count)

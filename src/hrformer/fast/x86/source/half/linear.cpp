@@ -33,7 +33,8 @@ static void work(const Linear& f, int begin, int end) {
   const half* residual = f.residual ? f.residual + (size_t)begin * channels : nullptr;
   half* y = f.y + (size_t)begin * channels;
   const half* x = readable(f.x + (size_t)begin * f.depth, end - begin, f.depth);
-  half_product(whole_rows(x, depth), end - begin, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
+  const Left rows = whole_rows(x, depth);
+  half_product(rows, end - begin, f.weight, depth, channels, f.bias, [=](int r, int c, Pair(&v)[2], int n) {
     const int part = channels - c;
     activate(v, activation);
     if (residual)
