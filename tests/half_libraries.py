@@ -14,8 +14,8 @@ from hrformer.fast.x86 import build, model, program, stages
 from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library, processor_flags
 
 LIBRARIES = [*build.HALF_SETS, *(f"{name} emulated" for name in build.HALF_SETS)]
-"""Every instruction set, and every emulation of one. Of kernels compiled with sanitizers each set is there once: they see
-the memory of tiles in the emulation alone."""
+"""Every instruction set, and every emulation of one. Of kernels compiled with sanitizers each set is there once: these
+see the memory of tiles in the emulation alone."""
 if os.environ.get(build.FOLDER_SWITCH):
     LIBRARIES = ["amx_bf16 emulated", "avx512_bf16"]
 
