@@ -139,7 +139,7 @@ def conditions_missing(section: str) -> list[str]:
         "commit": r"Commit: (\w{7,}|unknown)",
         "date": r"Date: \d{4}-\d\d-\d\dT",
         # The second is what it was called up to 0.1.0.
-        "command": r"```sh\n(python benchmarks/run\.py|hrformer bench).*\n```",
+        "command": r"```sh\n([A-Z_]+=\S+ )?(python benchmarks/run\.py|hrformer bench).*\n```",
     }
     return [name for name, pattern in wanted.items() if not re.search(pattern, section)]
 
