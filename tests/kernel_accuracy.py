@@ -7,12 +7,26 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+from hrformer.fast.x86.build import library_path
+from hrformer.fast.x86.library import NativeLibrary, find_library
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Triton's interpreter multiplies raw bits of bfloat16, so that needs a GPU.
 DTYPES = [torch.float32, torch.float16] + ([torch.bfloat16] if DEVICE.type == "cuda" else [])
+
+
+def compiled_library(instruction_set: str) -> NativeLibrary:
+    """The kernels in float32 for an instruction set; skips the test where they cannot run."""
+    path = library_path(instruction_set)
+    if find_library()[0] is None or not path.is_file():
+        pytest.skip(f"needs compiled kernels: {find_library()[1]}")
+    if instruction_set == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("needs a processor with AVX-512")
+    return NativeLibrary(str(path))
 
 
 @contextmanager

@@ -171,6 +171,13 @@ class PointwiseWeights(StageWeights):
     eps: float = 0.0
     normed: int | None = None
 
+    def folded(self) -> Pair:
+        """The product alone, float64, with the gain and shift of LayerNorm folded in; there must be one."""
+        assert self.norm_weight is not None
+        assert self.norm_bias is not None
+        weight = self.weight.double()
+        return weight * self.norm_weight.double(), self.bias.double() + weight @ self.norm_bias.double()
+
     def packed(self, dtype: torch.dtype) -> PackedPointwise:
         """Layout for the kernel."""
         gain, shift = self.norm_weight, self.norm_bias

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hrformer.fast.x86 import training as native_training
-from hrformer.fast.x86.build import FOLDER_SWITCH, INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.library import NativeLibrary, find_library, kernel_threads
+from hrformer.fast.x86.build import FOLDER_SWITCH, INSTRUCTION_SETS
+from hrformer.fast.x86.library import kernel_threads
 from hrformer.fast.x86.training import (
     AttentionWeights,
     FeedForwardWeights,
@@ -25,7 +25,7 @@ from hrformer.fast.x86.training import (
     training_refusal,
     window_attention_training,
 )
-from kernel_accuracy import nan_filled_buffers
+from kernel_accuracy import compiled_library, nan_filled_buffers
 from plain_attention import window_attention
 
 Results = dict[str, Tensor]
@@ -57,12 +57,7 @@ WINDOWED = [
 @pytest.fixture(autouse=True, params=INSTRUCTION_SETS)
 def runs_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every compiled file that this processor can run."""
-    path = library_path(request.param)
-    if find_library()[0] is None or not path.is_file():
-        pytest.skip(f"needs compiled kernels: {find_library()[1]}")
-    if request.param == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
-        pytest.skip("needs a processor with AVX-512")
-    found = NativeLibrary(str(path)), ""
+    found = compiled_library(request.param), ""
     monkeypatch.setattr(native_training, "find_library", lambda: found)
     return str(request.param)
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from hrformer.fast import coat_maps
 from hrformer.fast.coat import put_on, take_off
 from hrformer.fast.x86 import training as native_training
-from hrformer.fast.x86.build import INSTRUCTION_SETS, library_path
-from hrformer.fast.x86.library import NativeLibrary, find_library, kernel_threads
+from hrformer.fast.x86.build import INSTRUCTION_SETS
+from hrformer.fast.x86.library import kernel_threads
 from hrformer.fast.x86.training import RunningStatistics
 from hrformer.fast.x86.training_maps import batch_norm_training, fusion_training
 from hrformer.models.blocks import BasicBlock, Bottleneck, conv_bn_relu
 from hrformer.models.fusion import FusionUnit
-from kernel_accuracy import nan_filled_buffers
+from kernel_accuracy import compiled_library, nan_filled_buffers
 
 Results = dict[str, Tensor]
 
@@ -33,12 +33,7 @@ MAPS = [(2, 32, 21, 20), (1, 18, 7, 5), (3, 5, 1, 9), (2, 1, 4, 4), (9, 6, 1, 1)
 @pytest.fixture(autouse=True, params=INSTRUCTION_SETS)
 def runs_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Every compiled file that this processor can run."""
-    path = library_path(request.param)
-    if find_library()[0] is None or not path.is_file():
-        pytest.skip(f"needs compiled kernels: {find_library()[1]}")
-    if request.param == "avx512" and torch.backends.cpu.get_cpu_capability() != "AVX512":
-        pytest.skip("needs a processor with AVX-512")
-    found = NativeLibrary(str(path)), ""
+    found = compiled_library(request.param), ""
     monkeypatch.setattr(native_training, "find_library", lambda: found)
     return str(request.param)
 

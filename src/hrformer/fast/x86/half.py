@@ -88,15 +88,12 @@ def _attention(w: AttentionWeights) -> dict[str, Any]:
 
 
 def _feed_forward(second: DepthwiseWeights, first: PointwiseWeights) -> dict[str, Any]:
-    assert first.norm_weight is not None
-    assert first.norm_bias is not None
-    weight = first.weight.double()
-    bias = first.bias.double() + weight @ first.norm_bias.double()
+    weight, bias = first.folded()
     return {
         "channels": second.weight.shape[0],
         "hidden": first.weight.shape[0],
         "eps": first.eps,
-        **_product("fc1", parted(weight * first.norm_weight.double()), bias),
+        **_product("fc1", parted(weight), bias),
         **_product("fc2", parted(second.weight.double()), second.bias),
         **_depthwise(second),
     }

@@ -154,15 +154,11 @@ def feed_forward_block(x: Tensor, first: PointwiseWeights, second: DepthwiseWeig
 
 
 def _feed_forward(second: DepthwiseWeights, lanes: int, first: PointwiseWeights) -> dict[str, Any]:
-    assert first.norm_weight is not None
-    assert first.norm_bias is not None
-    weight = first.weight.double()
-    bias = first.bias.double() + weight @ first.norm_bias.double()
     return {
         "channels": second.weight.shape[0],
         "hidden": first.weight.shape[0],
         "eps": first.eps,
-        **_product("fc1", weight * first.norm_weight.double(), bias, lanes),
+        **_product("fc1", *first.folded(), lanes),
         **_product("fc2", second.weight, second.bias, lanes),
         **_depthwise(second, lanes),
     }

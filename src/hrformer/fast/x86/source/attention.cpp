@@ -4,8 +4,8 @@
 // in a core's cache. Tokens of the padding hold zeros: the biases of keys change no softmax, and those of values pass
 // it unchanged, so that the caller has added them to the bias of the projection.
 
-#include "team.h"
 #include "product.h"
+#include "shares.h"
 #include "window_packing.h"
 
 struct Attention {
@@ -94,11 +94,6 @@ static void attend(const Attention& a, const Head& h, float* const* tokens, cons
   product([=](int r) { return scores + (size_t)r * length; }, queries, h.values, places, vectors_of(dim),
           [=](int r, int c, vec v) { store_part((float*)from[r] + c, v * splat(factor[r]), dim - c); });
 }
-
-// A piece of work: strips begin to end, counted through all pictures, and of them the windows of columns left to right.
-struct Piece {
-  int begin, end, left, right;
-};
 
 // Cells of a piece: `rows` rows of `width` cells, the first at (first, start), rows counted through all pictures.
 struct Cells {
@@ -196,27 +191,8 @@ static void work_together(const Attention& a, int strips, int columns) {
   for_parts(parts, parts, [&](int i) { project(a, t, tokens, share_of(vectors_of(a.channels), i, parts)); });
 }
 
-// Into how many pieces a strip is cut so that all threads get about as many windows; 1 where strips are enough.
-static int cuts_of(int strips, int columns, int threads) {
-  int best = 1, least = (strips + threads - 1) / threads * columns;
-  for (int cuts = 2; cuts <= columns; cuts++) {
-    const int most = (strips * cuts + threads - 1) / threads * ((columns + cuts - 1) / cuts);
-    if (most * 20 < least * 19) best = cuts, least = most;
-  }
-  return best;
-}
-
 extern "C" void hrformer_attention(const Attention* settings) {
   const Attention a = *settings;
-  const int strips = a.batch * ((a.height + a.window - 1) / a.window), columns = (a.width + a.window - 1) / a.window;
-  if (a.threads > 1 && a.batch * a.height * a.width <= FEW_TOKENS) return work_together(a, strips, columns);
-  const int share = (strips + a.threads - 1) / a.threads;
-  int group = STRIP_TOKENS / (a.window * a.width);
-  if (group > share) group = share;
-  if (group < 1) group = 1;
-  const int groups = (strips + group - 1) / group, cuts = group == 1 ? cuts_of(strips, columns, a.threads) : 1;
-  for_parts(a.threads, groups * cuts, [&](int i) {
-    const int begin = i / cuts * group, end = begin + group < strips ? begin + group : strips, cut = i % cuts;
-    work(a, {begin, end, columns * cut / cuts, columns * (cut + 1) / cuts});
-  });
+  for_pieces(a, STRIP_TOKENS, [&](const Piece& piece) { work(a, piece); },
+             [&](int strips, int columns) { work_together(a, strips, columns); });
 }

@@ -1,8 +1,8 @@
 // A full convolution with bias and ReLU, as a product whose taps are the cells under the kernel.
 
 #include "activation.h"
-#include "team.h"
 #include "product.h"
+#include "shares.h"
 
 struct Convolution {
   const float* x;  // (batch, height, width, depth)
@@ -40,9 +40,6 @@ static void work(const Convolution& f, int begin, int end) {
 
 extern "C" void hrformer_convolution(const Convolution* settings) {
   const Convolution f = *settings;
-  const int rows = f.batch * f.out_height;
-  int band = (BAND_TOKENS + f.out_width - 1) / f.out_width, share = (rows + f.threads - 1) / f.threads;
-  if (band > share) band = share;
-  const int bands = (rows + band - 1) / band;
-  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
+  for_bands(f.threads, f.batch * f.out_height, f.out_width, BAND_TOKENS,
+            [&](int begin, int end) { work(f, begin, end); });
 }

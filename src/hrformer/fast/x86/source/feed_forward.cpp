@@ -5,8 +5,8 @@
 
 #include "depthwise.h"
 #include "gelu.h"
-#include "team.h"
 #include "product.h"
+#include "shares.h"
 
 struct FeedForward {
   const float* x;          // (rows, width, channels)
@@ -114,18 +114,5 @@ static void work_together(const FeedForward& f) {
 
 extern "C" void hrformer_feed_forward(const FeedForward* settings) {
   const FeedForward f = *settings;
-  const int pictures = f.rows / f.height, tokens = f.height * f.width;
-  if (f.threads > 1 && f.rows * f.width <= FEW_TOKENS) return work_together(f);
-  int parts = f.threads;
-  // Many pictures: whole ones, enough at once that weights are read for many tokens, to whichever thread is free.
-  if (pictures >= 4 * f.threads) {
-    int together = (2 * BAND_TOKENS + tokens - 1) / tokens;
-    if (together > pictures / f.threads) together = pictures / f.threads;
-    parts = (pictures + together - 1) / together;
-  }
-  for_parts(f.threads, parts, [&](int part) {
-    const int unit = parts > f.threads ? f.height : 1, all = f.rows / unit;
-    const int begin = (int)((long)all * part / parts) * unit, end = (int)((long)all * (part + 1) / parts) * unit;
-    if (end > begin) work(f, begin, end);
-  });
+  for_row_shares(f, BAND_TOKENS, [&](int begin, int end) { work(f, begin, end); }, [&] { work_together(f); });
 }

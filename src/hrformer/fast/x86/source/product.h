@@ -89,10 +89,6 @@ static INLINE void product_of_taps(RowOf row, int rows, int taps, const float* w
   }
 }
 
-// Few tokens for several threads: their maps fit the caches, but every thread would read all weights for its rows. There
-// threads share the outputs instead, and read a part of the weights each.
-static const int FEW_TOKENS = 256;
-
 // The same with one tap: `row(r)` is where row r starts.
 template <class RowOf, class Finish>
 static INLINE void product(RowOf row, int rows, const float* w, int depth, int vectors, Finish finish) {

@@ -3,8 +3,8 @@
 
 #include "activation.h"
 #include "depthwise.h"
-#include "team.h"
 #include "product.h"
+#include "shares.h"
 
 struct Separable {
   const float* x;  // (batch, height, width, depth)
@@ -58,8 +58,5 @@ static void work(const Separable& f, int begin, int end) {
 extern "C" void hrformer_separable(const Separable* settings) {
   const Separable f = *settings;
   const int width = (f.width + f.stride - 1) / f.stride, rows = f.batch * ((f.height + f.stride - 1) / f.stride);
-  int band = (BAND_TOKENS + width - 1) / width, share = (rows + f.threads - 1) / f.threads;
-  if (band > share) band = share;
-  const int bands = (rows + band - 1) / band;
-  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
+  for_bands(f.threads, rows, width, BAND_TOKENS, [&](int begin, int end) { work(f, begin, end); });
 }

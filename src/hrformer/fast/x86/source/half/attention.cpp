@@ -3,7 +3,7 @@
 // Tokens of a piece lie window by window, those of the map only, so that the queries of a window are rows of a product.
 // Scores are made to be exponents of two: the caller has multiplied queries and biases by log2(e).
 
-#include "../team.h"
+#include "../shares.h"
 #include "../transpose.h"
 #include "half_product.h"
 
@@ -213,11 +213,6 @@ static void mix(const Attention& a, const Inside& w) {
                });
 }
 
-// A piece of work: strips begin to end, counted through all pictures, and of them the windows of columns left to right.
-struct Piece {
-  int begin, end, left, right;
-};
-
 // One window: its places inside the map, and where they lie.
 struct Window {
   int top, left, picture;  // of its first place; may be outside
@@ -355,27 +350,8 @@ static void work_together(const Attention& a, int strips, int columns) {
   });
 }
 
-// Into how many pieces a strip is cut so that all threads get about as many windows; 1 where strips are enough.
-static int cuts_of(int strips, int columns, int threads) {
-  int best = 1, least = (strips + threads - 1) / threads * columns;
-  for (int cuts = 2; cuts <= columns; cuts++) {
-    const int most = (strips * cuts + threads - 1) / threads * ((columns + cuts - 1) / cuts);
-    if (most * 20 < least * 19) best = cuts, least = most;
-  }
-  return best;
-}
-
 extern "C" void hrformer_attention(const Attention* settings) {
   const Attention a = *settings;
-  const int strips = a.batch * ((a.height + a.window - 1) / a.window), columns = (a.width + a.window - 1) / a.window;
-  if (a.threads > 1 && a.batch * a.height * a.width <= FEW_TOKENS) return work_together(a, strips, columns);
-  const int share = (strips + a.threads - 1) / a.threads;
-  int group = STRIP_TOKENS / (a.window * a.width);
-  if (group > share) group = share;
-  if (group < 1) group = 1;
-  const int groups = (strips + group - 1) / group, cuts = group == 1 ? cuts_of(strips, columns, a.threads) : 1;
-  for_parts(a.threads, groups * cuts, [&](int i) {
-    const int begin = i / cuts * group, end = begin + group < strips ? begin + group : strips, cut = i % cuts;
-    work(a, {begin, end, columns * cut / cuts, columns * (cut + 1) / cuts});
-  });
+  for_pieces(a, STRIP_TOKENS, [&](const Piece& piece) { work(a, piece); },
+             [&](int strips, int columns) { work_together(a, strips, columns); });
 }

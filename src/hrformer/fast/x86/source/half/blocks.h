@@ -43,13 +43,6 @@ static const int BLOCK_ROWS = 32;
 
 #ifdef HALF_EMULATED
 
-// Numbers below the smallest normal count as zero, in the operands and in the results.
-static INLINE float normal(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits & 0x7f800000 ? value : __builtin_copysignf(0, value);
-}
-
 struct Tiles {};
 
 // For every sum: products of even and of odd depth apart, then both together onto it.
@@ -149,12 +142,6 @@ static const int BLOCK_ROWS = 12;
 struct Tiles {};
 
 #ifdef HALF_EMULATED
-
-static INLINE float normal(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits & 0x7f800000 ? value : __builtin_copysignf(0, value);
-}
 
 // The product of odd depth is added first.
 static INLINE vec sum_of_products(vec sum, const half* a, const half* w) {

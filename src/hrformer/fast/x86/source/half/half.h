@@ -61,10 +61,6 @@ static INLINE void store_halves(half* p, Pair v, int n = GROUP) {
     _mm512_mask_storeu_epi16(p, mask_of(n), made);
 }
 
-static INLINE void store_half_vector(half* p, vec v) {
-  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
-}
-
 // 2^x for x <= 0, relative error 1.1e-4; 0 from about -126 on. NaN gives NaN.
 // The factors are those with the smallest largest relative error on half an octave around zero that give 1 at zero.
 static INLINE vec power_of_two(vec x) {
@@ -100,6 +96,13 @@ static INLINE float wide(half h) {
   return value;
 }
 
+// Numbers below the smallest normal count as zero, in the operands and in the results.
+static INLINE float normal(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits & 0x7f800000 ? value : __builtin_copysignf(0, value);
+}
+
 static INLINE half narrow(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
@@ -130,8 +133,6 @@ static INLINE void store_halves(half* p, Pair v, int n = GROUP) {
   store(numbers.floats + LANES, v.second);
   for (int i = 0; i < GROUP && i < n; i++) p[i] = narrow(numbers.floats[i]);
 }
-
-static INLINE void store_half_vector(half* p, vec v) { store_halves(p, {v, v}, LANES); }
 
 static INLINE vec power_of_two(vec argument) {
   const vec shift = splat(12582912), x = larger(argument, splat(-126));  // 1.5 * 2^23: adding it rounds

@@ -77,5 +77,3 @@ static INLINE void product_of_columns(const Left& a, int rows, const half* w, in
                  [=](int r, int c, Pair(&v)[2], int n) __attribute__((always_inline)) { finish(r, begin + c, v, n); });
 }
 
-// Few tokens for several threads: they share the outputs, see ../product.h.
-static const int FEW_TOKENS = 256;

@@ -1,7 +1,7 @@
 // A depthwise 3x3 convolution, stride 1 or 2 and padding 1, and the 1x1 convolution behind it, in bfloat16: the map
 // between them is never whole.
 
-#include "../team.h"
+#include "../shares.h"
 #include "depthwise.h"
 #include "half_product.h"
 
@@ -65,8 +65,5 @@ static void work(const Separable& f, int begin, int end) {
 extern "C" void hrformer_separable(const Separable* settings) {
   const Separable f = *settings;
   const int width = (f.width + f.stride - 1) / f.stride, rows = f.batch * ((f.height + f.stride - 1) / f.stride);
-  int band = (BAND_TOKENS + width - 1) / width, share = (rows + f.threads - 1) / f.threads;
-  if (band > share) band = share;
-  const int bands = (rows + band - 1) / band;
-  for_parts(f.threads, bands, [&](int i) { work(f, i * band, (i + 1) * band < rows ? (i + 1) * band : rows); });
+  for_bands(f.threads, rows, width, BAND_TOKENS, [&](int begin, int end) { work(f, begin, end); });
 }
