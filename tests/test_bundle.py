@@ -18,8 +18,12 @@ import hrformer
 from hrformer.checkpoints.registry import bundled_folder
 from hrformer.data.source_config import ClassificationSource
 from hrformer.data.transforms.settings import ClassificationAugment
+from hrformer.evaluate.evaluate import evaluate
+from hrformer.evaluate.protocols import Evaluation
+from hrformer.fast.x86.library import find_half_library
 from hrformer.recipes.catalogue import find_recipe
 from hrformer.train.config import (
+    AnyRun,
     BatchConfig,
     ClassificationRun,
     LogConfig,
@@ -31,6 +35,7 @@ from hrformer.train.config import (
 from hrformer.train.loop import train
 
 CARDS = [card for card in sorted(bundled_folder().glob("*.md")) if "\nrecipe: " in card.read_text(encoding="utf-8")]
+POINT = 0.01
 
 
 def shares_in(text: str) -> list[float]:
@@ -54,6 +59,23 @@ def test_the_file_scores_what_its_card_says(data_dir: Path, card: Path) -> None:
     for outcome in found.values():
         for row in outcome.scores.get("per_class", outcome.scores.get("per_joint")):
             assert f"| {row['name']} |" in text
+    half_scores_are_within_a_tenth_of_a_point(card, config, found)
+
+
+def half_scores_are_within_a_tenth_of_a_point(card: Path, config: AnyRun, single: dict[str, Evaluation]) -> None:
+    """Of the whole val set, in bfloat16, where the processor has it."""
+    library = find_half_library()[0]
+    if library is None:
+        return
+    model = hrformer.load(card.with_suffix(".safetensors"), fast=True, precision="bf16").model
+    whole = {name: source for name, source in bundle.parts_of(config).items() if "," not in name}
+    for name, source in whole.items():
+        half = evaluate(model, source, config.evaluation, bootstrap=0, worst=0)
+        found = {"fp32": single[name].scores[half.main], "bf16": half.scores[half.main]}
+        within = abs(found["bf16"] - found["fp32"]) <= 0.1 * POINT
+        if not within and (library.instruction_set, half.main) == ("avx512_bf16", "top1"):
+            pytest.xfail(f"2 of 1,100 pictures were lost and none won, 0.18 point, when it was measured; now {found}")
+        assert within, (name, found)
 
 
 @pytest.mark.slow
