@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hrformer.fast.x86 import build, model, program, stages
+from hrformer.fast.x86 import build, model, program, stages, training
 from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library, processor_flags
 
 LIBRARIES = [*build.HALF_SETS, *(f"{name} emulated" for name in build.HALF_SETS)]
@@ -48,8 +48,8 @@ def any_half_library() -> NativeLibrary:
 
 
 def use(monkeypatch: pytest.MonkeyPatch, library: NativeLibrary) -> None:
-    """Let stages, recordings and models run on this one. Weights packed before stay with the one before."""
-    for module in (stages, program, model):
+    """Let stages, recordings, models and training run on this one. Weights packed before stay with the one before."""
+    for module in (stages, program, model, training):
         monkeypatch.setattr(module, "find_half_library", lambda: (library, ""))
 
 

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from hrformer.fast.coat_maps import MAP_COAT, FastSequence, is_sequence, plain_copy, takes_kernels
 from hrformer.fast.compiled import compiled_for_any_size, convolutions_for_any_size
 from hrformer.fast.eligibility import is_plain_linear, is_unchanged, plain_kind
-from hrformer.fast.trainable import NUMBER, is_batch_norm, is_layer, is_ordinary, running_statistics, trains
+from hrformer.fast.trainable import NUMBER, in_float32, is_batch_norm, is_layer, is_ordinary, running_statistics, trains
 from hrformer.fast.trainable import trains_on_cpu as _trains_on_cpu
 from hrformer.fast.triton.attention_op import window_attention_core, window_attention_op
 from hrformer.fast.triton.feed_forward_op import BatchNormState, conv_ffn_training
@@ -74,7 +74,7 @@ class FastTransformerBlock(TransformerBlock):
 
     def _attention_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
         """By a compiled kernel, or None where none applies; with the tokens added where asked for."""
-        norm, attn = self.norm1, self.attn
+        norm, attn, tokens = self.norm1, self.attn, in_float32(tokens)
         if not _trains_on_cpu(attn, tokens) or not _is_attention(tokens, norm, attn):
             return None
         qkv, proj = attn.qkv, attn.proj
@@ -110,7 +110,7 @@ class FastTransformerBlock(TransformerBlock):
 
     def _feed_forward_on_cpu(self, tokens: Tensor, *, residual: bool) -> Tensor | None:
         """As ``_attention_on_cpu``."""
-        ffn = self.ffn
+        ffn, tokens = self.ffn, in_float32(tokens)
         if not (_trains_on_cpu(ffn, tokens) and _is_layer_norm(self.norm2, tokens) and _is_feed_forward(tokens, ffn)):
             return None
         parts: tuple[Any, ...] = (self.norm2, ffn.fc1, ffn.norm1, ffn.dw3x3, ffn.norm2, ffn.fc2, ffn.norm3)

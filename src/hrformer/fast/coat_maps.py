@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from hrformer.fast.compiled import upsample_sooner
 from hrformer.fast.eligibility import is_unchanged, plain_kind, runs_as_written
-from hrformer.fast.trainable import is_batch_norm, running_statistics, trains_on_cpu
+from hrformer.fast.trainable import in_float32, is_batch_norm, running_statistics, trains_on_cpu
 from hrformer.fast.x86.structures import tensors_refusal
-from hrformer.fast.x86.training import training_refusal
+from hrformer.fast.x86.training import half_kernels, training_refusal
 from hrformer.fast.x86.training_maps import MAX_TERMS, batch_norm_training, fusion_training
 from hrformer.models.blocks import BasicBlock, Bottleneck
 from hrformer.models.fusion import FusionUnit
@@ -102,7 +102,7 @@ class FastFusionUnit(FusionUnit):
             return super().forward(xs)
         outputs = []
         for i, row in enumerate(self.paths):
-            terms = [path(xs[j]) for j, path in enumerate(row.children())]
+            terms = [in_float32(path(xs[j])) for j, path in enumerate(row.children())]
             outputs.append(self._summed(terms, i, xs[i]) if terms else xs[i])
         return outputs
 
@@ -175,9 +175,16 @@ def is_sequence(part: nn.Module) -> bool:
 
 
 def convolved(x: Tensor, layer: nn.Module) -> Tensor:
-    """What a layer makes of a map: a 1x1 convolution of few cells is a product, whose weights nobody has to reorder."""
+    """What a layer makes of a map: a 1x1 convolution of few cells is a product, whose weights nobody has to reorder.
+
+    A depthwise one stays in float32: its gradient takes torch six times as long in bfloat16.
+    """
     if not _is_product(x, layer):
-        return cast(Tensor, layer(x))
+        if half_kernels() is None or getattr(layer, "groups", 1) == 1:
+            return cast(Tensor, layer(x))
+        x = in_float32(x)
+        with torch.autocast("cpu", enabled=False):
+            return cast(Tensor, layer(x))
     assert isinstance(layer, nn.Conv2d)
     return F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
 
@@ -211,8 +218,10 @@ def normalised(
     """
     if _is_normalised(x, norm) and (relu is None or is_unchanged(relu, nn.ReLU)):
         added = None if make_added is None else make_added()
+        if added is not None and added.dtype is not x.dtype:  # as autocast adds them
+            x, added = in_float32(x), in_float32(added)
         assert isinstance(norm, nn.BatchNorm2d)
-        if added is None or (added.shape == x.shape and not tensors_refusal(added)):
+        if added is None or (added.shape == x.shape and not tensors_refusal(added, dtype=x.dtype)):
             return batch_norm_training(
                 x, norm.weight, norm.bias, running_statistics(norm), added=added, relu=relu is not None
             )
@@ -228,10 +237,12 @@ def _is_normalised(x: Tensor, norm: nn.Module) -> bool:
         return False
     return (
         x.is_contiguous(memory_format=torch.channels_last)
-        and is_batch_norm(norm, x, None, x.shape[1])
+        and (x.dtype is torch.float32 or (x.dtype is torch.bfloat16 and half_kernels() is not None))
+        and is_batch_norm(norm, x, torch.float32, x.shape[1])
         and cast(Tensor, norm.running_mean).is_contiguous()
         and cast(Tensor, norm.running_var).is_contiguous()
-        and not training_refusal(x, (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+        and not tensors_refusal(x, dtype=x.dtype)
+        and not training_refusal(norm.weight, (norm.bias, norm.running_mean, norm.running_var))
     )
 
 

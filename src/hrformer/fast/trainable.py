@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from hrformer.fast.eligibility import is_unchanged
 from hrformer.fast.x86.structures import is_in_memory
-from hrformer.fast.x86.training import RunningStatistics
+from hrformer.fast.x86.training import RunningStatistics, half_kernels
 
 NUMBER = (int, float)
 """Types of settings; a tensor is also a setting of torch's, which kernels cannot take."""
@@ -37,8 +37,13 @@ def trains_on_cpu(part: nn.Module, x: Tensor) -> bool:
         and trains(part, x)
         and torch.is_grad_enabled()
         and x.ndim == 4
-        and not torch.is_autocast_enabled("cpu")
+        and (not torch.is_autocast_enabled("cpu") or half_kernels() is not None)
     )
+
+
+def in_float32(x: Tensor) -> Tensor:
+    """A map as kernels take it: what torch's autocast leaves in bfloat16, in float32."""
+    return x.float() if x.dtype is torch.bfloat16 and half_kernels() is not None else x
 
 
 def is_batch_norm(norm: nn.BatchNorm2d, x: Tensor, dtype: torch.dtype | None, channels: int) -> bool:

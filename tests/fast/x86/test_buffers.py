@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.half import HALVES, TRAINING_HALVES
 from hrformer.fast.x86.half import SIZES as HALF_SIZES
 from hrformer.fast.x86.library import NativeLibrary, find_library
 from hrformer.fast.x86.structures import HALF_STRUCTURES, SIZES, STRUCTURES, check_buffers
@@ -81,14 +81,15 @@ def test_every_pointer_of_every_kernel_has_a_size_and_a_type(name: str, half: bo
     structure = type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
     settings = structure(**{field: 1 for field, kind in fields.items() if kind is ctypes.c_int})
     pointers = [field for field, kind in fields.items() if kind is ctypes.c_void_p]
-    sizes = HALF_SIZES[name](settings) if half else SIZES[name](settings, 8)
+    sizes = HALF_SIZES[name](settings) if half and name in HALF_SIZES else SIZES[name](settings, 8)
+    halves = TRAINING_HALVES.get(name, HALVES) if half else ()
     if name == "program":  # its pointers are to structures, whose tensors were checked when they were recorded
         assert sizes == {}
         return
     assert all(sizes[pointer] > 0 for pointer in pointers)
     for pointer in pointers:
         kinds = [torch.float32, torch.bfloat16]
-        right, wrong = reversed(kinds) if half and pointer in HALVES else kinds
+        right, wrong = reversed(kinds) if pointer in halves else kinds
         check_buffers(name, settings, {pointer: torch.ones(sizes[pointer], dtype=right)}, 8, half=half)
         misfits = [(sizes[pointer] - 1, right), (sizes[pointer] + 1, right), (sizes[pointer], wrong)]
         for size, dtype in misfits:

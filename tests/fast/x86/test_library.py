@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from hrformer.fast.x86 import library
-from hrformer.fast.x86.build import HALF_SETS, SOURCE, library_path
-from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.build import HALF_SETS, SHARED, SOURCE, library_path
+from hrformer.fast.x86.half import HALVES, TRAINING_HALVES
 from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library, kernel_threads, processor_flags
 from hrformer.fast.x86.structures import HALF_STRUCTURES, STRUCTURES, Fields
 
@@ -26,19 +26,19 @@ FIELD = re.compile(r"^ *(?:const )?(\w+)(?=[ *])((?:[ *]*\w+(?:\[\d+\])?,?)+);",
 TYPES = {"float": ctypes.c_float, "int": ctypes.c_int}
 
 
-def declared(paths: Iterable[Path]) -> dict[str, list[object]]:
-    """Function -> types of its structure's fields, one after another, as the sources have them."""
+def declared(paths: Iterable[Path]) -> dict[str, list[tuple[object, str]]]:
+    """Function -> its structure's fields, one after another, as the sources have them: type for ctypes, name in C++."""
     text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in paths)
     structs = dict(STRUCT.findall(text))
 
-    def fields(name: str) -> Iterator[object]:
+    def fields(name: str) -> Iterator[tuple[object, str]]:
         for kind, names in FIELD.findall(structs[name]):
             for one in names.split(","):
                 count = int(found[1]) if (found := re.search(r"\[(\d+)\]", one)) else 1
                 if "*" in one:
-                    yield from [ctypes.c_void_p] * count
+                    yield from [(ctypes.c_void_p, kind)] * count
                 elif kind in TYPES:
-                    yield from [TYPES[kind]] * count
+                    yield from [(TYPES[kind], kind)] * count
                 else:
                     for _ in range(count):
                         yield from fields(kind)
@@ -47,7 +47,8 @@ def declared(paths: Iterable[Path]) -> dict[str, list[object]]:
 
 
 FLOAT_SOURCES = sorted(path for path in SOURCE.iterdir() if path.is_file())
-HALF_SOURCES = [*sorted((SOURCE / "half").iterdir()), SOURCE / "fusion.h", SOURCE / "program.cpp"]
+SHARED_SOURCES = [path for path in FLOAT_SOURCES if path.stem in SHARED or path.name.startswith("training_")]
+HALF_SOURCES = [*sorted((SOURCE / "half").iterdir()), SOURCE / "fusion.h", *SHARED_SOURCES]
 
 
 @pytest.mark.parametrize(
@@ -55,28 +56,20 @@ HALF_SOURCES = [*sorted((SOURCE / "half").iterdir()), SOURCE / "fusion.h", SOURC
 )
 def test_structures_are_those_of_the_sources(structures: dict[str, Fields], sources: list[Path]) -> None:
     found = declared(sources)
+    if structures is HALF_STRUCTURES:
+        del found["fusion_training_backward"]
     assert found.keys() == structures.keys()
-    for name, types in found.items():
-        assert list(structures[name].values()) == types, name
+    for name, fields in found.items():
+        assert list(structures[name].values()) == [kind for kind, _ in fields], name
 
 
 def test_pointers_to_bfloat16_are_those_of_the_sources() -> None:
-    """Fusions are declared for both kinds of numbers, so that theirs are `number`."""
-    text = "\n".join(re.sub(r"//.*", "", path.read_text()) for path in HALF_SOURCES)
-    structs = dict(STRUCT.findall(text))
-    for function, name in FUNCTION.findall(text):
-        if function == "program":
-            continue
-        kinds = [kind for kind, names in FIELD.findall(structs[name]) for one in names.split(",") if "*" in one]
-        counts = [
-            int(found[1]) if (found := re.search(r"\[(\d+)\]", one)) else 1
-            for _, names in FIELD.findall(structs[name])
-            for one in names.split(",")
-            if "*" in one
-        ]
-        halves = [kind != "float" for kind, count in zip(kinds, counts, strict=True) for _ in range(count)]
+    """Those of sources for both kinds of numbers are `number` or `Number`."""
+    found = declared(HALF_SOURCES)
+    for function in HALF_STRUCTURES.keys() - {"program"}:
+        halves = [name != "float" for kind, name in found[function] if kind is ctypes.c_void_p]
         pointers = [field for field, kind in HALF_STRUCTURES[function].items() if kind is ctypes.c_void_p]
-        assert [field in HALVES for field in pointers] == halves, function
+        assert [field in TRAINING_HALVES.get(function, HALVES) for field in pointers] == halves, function
 
 
 @needs_kernels

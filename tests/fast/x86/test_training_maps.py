@@ -278,7 +278,8 @@ def test_changed_layers_run_as_they_are(change, calls: list[str]) -> None:
     assert calls == []
 
 
-def test_no_grad_eval_and_autocast_take_the_plain_modules(calls: list[str]) -> None:
+def test_no_grad_eval_and_autocast_take_the_plain_modules(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_training, "find_half_library", lambda: (None, "none here"))
     made, x = put_on(Bottleneck(6, 2).train()), channels_last(2, 6, 9, 7)
     with torch.no_grad():
         made(x)

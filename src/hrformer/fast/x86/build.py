@@ -41,17 +41,19 @@ HALF_SETS: dict[str, tuple[str, ...]] = {
 """Instruction sets of the kernels in bfloat16, the best first -> what a processor must have, by Linux's names."""
 
 HALF_FLAGS = {
-    "amx_bf16": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DHALF_TILES"),
-    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "amx_bf16": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-DHALF", "-DHALF_TILES"),
+    "avx512_bf16": (*_AVX512, "-mavx512bf16", "-DHALF"),
 }
 """Name -> compiler flags."""
 
-_EMULATED = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF_EMULATED", "-Wno-psabi")
+_EMULATED = ("-mavx2", "-mfma", "-DLANES=16", "-DHALF", "-DHALF_EMULATED", "-Wno-psabi")
 
 EMULATED_FLAGS = {"amx_bf16": (*_EMULATED, "-DHALF_TILES"), "avx512_bf16": _EMULATED}
 """The same for plain loops that round as the instructions for bfloat16 do: for tests, where a processor lacks them."""
 
-SHARED = ("crowd", "memory", "program", "team")
+_TRAINING = ("attention", "attention_backward", "batch_norm", "feed_forward", "feed_forward_backward")
+
+SHARED = ("crowd", "memory", "program", "team", *(f"training_{part}" for part in _TRAINING))
 """Sources that the kernels in bfloat16 share with those in float32."""
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-exceptions", "-fno-rtti", "-fvisibility=default", "-Wall")

@@ -157,6 +157,20 @@ def pack(name: str, weights: StageWeights, *further: Any) -> dict[str, Any]:
 HALVES = frozenset({"x", "y", "residual", "fc1", "fc2", "qkv", "proj", "weight", *(f"term{i}" for i in range(4))})
 """Fields that point to bfloat16; the others point to float32."""
 
+_HIDDEN = frozenset({"expanded", "mixed", "back2", "back1"})
+_MAPS = frozenset({"x", "added", "y", "grad", "grad_x", "grad_added"})
+
+TRAINING_HALVES: dict[str, frozenset[str]] = {
+    "feed_forward_training": _HIDDEN,
+    "feed_forward_training_backward": _HIDDEN,
+    "attention_training": frozenset(),
+    "attention_training_backward": frozenset(),
+    "batch_norm_training": _MAPS,
+    "batch_norm_training_backward": _MAPS,
+}
+"""Kernels of training with products or maps in bfloat16 -> their fields that point to bfloat16. Weights, their
+gradients and what blocks give and take are float32."""
+
 
 def _panels(outputs: int, depth: int) -> int:
     return -(-outputs // 16) * 16 * grouped(depth)

@@ -147,6 +147,7 @@ class NativeLibrary:
         lanes: floats in a vector; packed weights depend on it.
         instruction_set: that it is compiled for, as in ``build.INSTRUCTION_SETS`` or ``build.HALF_SETS``.
         half: whether its kernels compute in bfloat16.
+        dtype: of the maps between kernels.
         runs: whether the system lets this process use them.
         pays: of kernels in bfloat16, whether they are quicker here than those in float32, measured in microseconds.
 
@@ -157,7 +158,7 @@ class NativeLibrary:
 
     def __init__(self, path: str, *, half: bool = False) -> None:
         self._library = ctypes.CDLL(path)
-        self.half = half
+        self.half, self.dtype = half, torch.bfloat16 if half else torch.float32
         self.runs = not half or bool(self._library.hrformer_may_run())
         self.pays = half and self.runs and bool(self._library.hrformer_pays())
         self.instruction_set = Path(path).stem.removeprefix("kernels_")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrformer.fast.x86.half import HALVES
+from hrformer.fast.x86.half import HALVES, TRAINING_HALVES
 from hrformer.fast.x86.half import SIZES as HALF_SIZES
 
 LARGEST = 2**31 - 1
@@ -164,6 +164,7 @@ STRUCTURES: dict[str, Fields] = {
 HALF_STRUCTURES: dict[str, Fields] = {
     **{name: STRUCTURES[name] for name in ("feed_forward", "attention", "linear", "separable", "fusion", "program")},
     "convolution": {name: kind for name, kind in STRUCTURES["convolution"].items() if name != "zeros"},
+    **{name: STRUCTURES[name] for name in TRAINING_HALVES},
 }
 """The same for kernels in bfloat16."""
 
@@ -202,8 +203,9 @@ def check_numbers(
             or without memory for it.
     """
     sizes = _sizes(name, lanes, tuple([numbers[field] for field in _COUNTS[name]]), half)
+    halves = TRAINING_HALVES.get(name, HALVES) if half else ()
     for field, tensor in tensors.items():
-        dtype = torch.bfloat16 if half and field in HALVES else torch.float32
+        dtype = torch.bfloat16 if field in halves else torch.float32
         fits = (
             tensor.dtype is dtype
             and tensor.is_cpu
@@ -365,4 +367,4 @@ _COUNTS = {
 def _sizes(name: str, lanes: int, counts: tuple[int, ...], half: bool) -> Sizes:
     """The sizes that belong to the whole numbers of a structure, computed once."""
     settings = SimpleNamespace(**dict(zip(_COUNTS[name], counts, strict=True)))
-    return HALF_SIZES[name](settings) if half else SIZES[name](settings, lanes)
+    return HALF_SIZES[name](settings) if half and name in HALF_SIZES else SIZES[name](settings, lanes)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hrformer.fast.x86.library import NativeLibrary, find_library
+from hrformer.fast.x86.library import NativeLibrary, find_half_library, find_library
 from hrformer.fast.x86.structures import ATTENTION_WEIGHTS, FEED_FORWARD_WEIGHTS, filled_count, tensors_refusal
 
 STORE_FROM = 64
@@ -124,12 +124,13 @@ def training_refusal(x: Tensor, others: Sequence[Tensor | None]) -> str | None:
 class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, running: Running, settings: dict[str, Any], *parameters: Tensor | None) -> Tensor:
-        library, x = kernels(), x.contiguous()
+        library, x = _block_kernels(), x.contiguous()
+        ctx.library = library
         given = _by_field(FEED_FORWARD_WEIGHTS, parameters)
         ctx.size = {**_size(x), "hidden": given["depthwise"].shape[0], **settings}
         ctx.size["rows"] = ctx.size.pop("batch") * x.shape[1]
         hidden, channels = (filled_count(count, library.lanes) for count in (ctx.size["hidden"], x.shape[3]))
-        expanded = x.new_empty(*x.shape[:3], hidden)  # after the first product
+        expanded = x.new_empty(*x.shape[:3], hidden, dtype=library.dtype)  # after the first product
         y, reduced = torch.empty_like(x), torch.empty_like(x)  # reduced: after the second
         statistics = x.new_empty(4 * hidden + 2 * channels)  # means and 1 / standard deviations of the batch norms
         maps = {"x": x, "expanded": expanded, "reduced": reduced, "statistics": statistics}
@@ -151,14 +152,16 @@ class _FeedForward(torch.autograd.Function):
         grad, x, expanded, mixed, reduced, statistics = in_order([grad, *saved[:5]])
         given = _by_field(FEED_FORWARD_WEIGHTS, saved[5:])
         needs = FeedForwardWeights(*ctx.needs_input_grad[3:])
-        hidden = filled_count(ctx.size["hidden"], kernels().lanes)
-        works = {name: grad.new_empty(*grad.shape[:3], hidden) for name in ("back2", "back1")}
+        library = ctx.library
+        hidden = filled_count(ctx.size["hidden"], library.lanes)
+        wide = (*grad.shape[:3], hidden)
+        works = {name: grad.new_empty(wide, dtype=library.dtype) for name in ("back2", "back1")}
         grad_x = torch.empty_like(grad)
         maps = {"grad": grad, "x": x, "reduced": reduced, "statistics": statistics, "grad_x": grad_x}
         grads = {name: None if weight is None else torch.empty_like(weight) for name, weight in given.items()}
         grads |= {name: torch.zeros_like(weight) for name in ZERO if (weight := given[name]) is not None}
         grads |= {name: None for name in ("fc1", "fc2") if not getattr(needs, name)}
-        kernels().call(
+        library.call(
             "feed_forward_training_backward",
             in_memory=True,
             **maps,
@@ -179,9 +182,9 @@ class _WindowAttention(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, settings: dict[str, Any], *parameters: Tensor | None) -> Tensor:
         x = x.contiguous()
         ctx.save_for_backward(x, *parameters)
-        ctx.size = {**_size(x), **settings}
+        ctx.size, ctx.library = {**_size(x), **settings}, _block_kernels()
         y = torch.empty_like(x)
-        kernels().call(
+        ctx.library.call(
             "attention_training", in_memory=True, x=x, y=y, **ctx.size, **_by_field(ATTENTION_WEIGHTS, parameters)
         )
         return y
@@ -197,7 +200,7 @@ class _WindowAttention(torch.autograd.Function):
             for (name, weight), needed in zip(given.items(), ctx.needs_input_grad[2:], strict=True)
         }
         written = {f"{name}_grad": grad for name, grad in grads.items()}
-        kernels().call(
+        ctx.library.call(
             "attention_training_backward", in_memory=True, grad=grad, x=x, grad_x=grad_x, **ctx.size, **given, **written
         )
         return (grad_x, None, *grads.values())
@@ -208,6 +211,16 @@ def kernels() -> NativeLibrary:
     library, reason = find_library()
     assert library is not None, reason
     return library
+
+
+def half_kernels() -> NativeLibrary | None:
+    """The compiled kernels whose products are in bfloat16, where torch's autocast asks for it and they are there."""
+    asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return find_half_library()[0] if asked else None
+
+
+def _block_kernels() -> NativeLibrary:
+    return half_kernels() or kernels()
 
 
 def _size(x: Tensor) -> dict[str, Any]:

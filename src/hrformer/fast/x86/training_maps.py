@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hrformer.fast.x86.structures import filled_count
-from hrformer.fast.x86.training import RunningStatistics, in_order, kernels
+from hrformer.fast.x86.training import RunningStatistics, half_kernels, in_order, kernels
 
 MAX_TERMS = 4
 """Maps that one kernel sums."""
@@ -29,8 +29,9 @@ def batch_norm_training(
     """Batch norm with the statistics of the batch, plus another map, then ReLU.
 
     Args:
-        x: (B, C, H, W), float32 on the CPU, with more than one cell in all; see ``training.training_refusal``.
-        weight, bias: (C,).
+        x: (B, C, H, W), float32 on the CPU, with more than one cell in all; see ``training.training_refusal``. Or
+            bfloat16 where ``training.half_kernels`` are there; the result and ``added`` are of its dtype.
+        weight, bias: (C,) in float32.
         running: statistics; moved in place.
         added: (B, C, H, W) or none.
         relu: whether the sum is rectified.
@@ -61,11 +62,13 @@ class _BatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, running: RunningStatistics, relu: bool
     ) -> Tensor:
-        library = kernels()
+        library = kernels() if x.dtype is torch.float32 else half_kernels()
+        assert library is not None
+        ctx.library = library
         tokens, scale, shift, past = in_order([_tokens(x), weight, bias, None if added is None else _tokens(added)])
         channels = x.shape[1]
         ctx.size = {"tokens": tokens.numel() // channels, "channels": channels, "relu": int(relu)}
-        y, statistics = torch.empty_like(tokens), x.new_empty(2 * filled_count(channels, library.lanes))
+        y, statistics = torch.empty_like(tokens), weight.new_empty(2 * filled_count(channels, library.lanes))
         moved = {f"running_{name}1": value for name, value in running._asdict().items()}
         maps = {"x": tokens, "added": past, "y": y, "statistics": statistics}
         library.call("batch_norm_training", in_memory=True, **maps, weight=scale, bias=shift, **ctx.size, **moved)
@@ -86,7 +89,7 @@ class _BatchNorm(torch.autograd.Function):
         if past is not None and ctx.size["relu"]:
             past = torch.empty_like(x)
         written = {"weight_grad": torch.empty_like(weight), "bias_grad": torch.empty_like(bias)}
-        kernels().call(
+        ctx.library.call(
             "batch_norm_training_backward",
             in_memory=True,
             grad=grad,

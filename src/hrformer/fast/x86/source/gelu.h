@@ -9,7 +9,7 @@ struct Activated {
   vec value, slope;
 };
 
-#if LANES == 16
+#ifdef __AVX512F__
 
 // GELU is relu(x) - T(|x|) with T(a) = a Q(a), Q the normal distribution's tail beyond a; its slope is S(|x|) below zero
 // and 1 - S(|x|) above, S(a) = Q(a) - a times the density. Both are polynomials of degree 4 around the middle of 32

@@ -42,3 +42,8 @@ float* shared_buffer(size_t floats) {
   static thread_local Buffer buffer;
   return at_least(buffer, floats);
 }
+
+float* product_buffer(size_t floats) {
+  static thread_local Buffer buffer;
+  return at_least(buffer, floats);
+}

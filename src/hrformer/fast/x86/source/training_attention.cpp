@@ -20,8 +20,8 @@ extern "C" void hrformer_attention_training(const AttentionTraining* settings) {
   Block block(whole_lines(packed_floats(channels, 3 * channels)) + whole_lines(packed_floats(channels, channels)) +
               whole_lines(s.wide()) + whole_lines(narrow) + whole_lines(s.bias_floats()));
   Pieces pieces = {block.start};
-  const float* qkv_weight = pack(pieces, w.qkv, channels, 3 * channels, true, f.threads);
-  const float* proj = pack(pieces, w.proj, channels, channels, true, f.threads);
+  const Packed* qkv_weight = pack(pieces, w.qkv, channels, 3 * channels, true, f.threads);
+  const Packed* proj = pack(pieces, w.proj, channels, channels, true, f.threads);
   const float* qkv_bias = padded(pieces, w.qkv_bias, 3 * channels);
   const float* proj_bias = padded(pieces, w.proj_bias, channels);
   const float* bias = padded_bias(pieces, s, w.bias);

@@ -165,14 +165,14 @@ static INLINE void for_heads(const AttentionSize& s, const Group& g, const float
 
 // The group's tokens after the layer norm, and their queries, keys and values; `plain` and `rstd` as in layer_norm.
 static inline void queries_keys_values(const AttentionSize& s, const AttentionWeights& w, const Group& g,
-                                       const float* x, const float* packed, const float* bias, float* normed,
+                                       const float* x, const Packed* w_qkv, const float* bias, float* normed,
                                        float* plain, float* rstd, float* qkv) {
   const int narrow = s.narrow(), wide = s.wide();
   const Layer layer = {w.layer_weight, w.layer_bias, s.layer_eps};
   const int *token = g.token, channels = s.channels;
   auto row = [=](int t) { return x + (size_t)token[t] * channels; };
   layer_norm(layer, row, g.tokens, channels, narrow, normed, plain, rstd);
-  product([=](int r) { return normed + (size_t)r * narrow; }, g.tokens, packed, s.channels, vectors_of(3 * s.channels),
+  product([=](int r) { return normed + (size_t)r * narrow; }, g.tokens, w_qkv, s.channels, vectors_of(3 * s.channels),
           [=](int r, int c, vec v) { store(qkv + (size_t)r * wide + c, v + load(bias + c)); });
 }
 

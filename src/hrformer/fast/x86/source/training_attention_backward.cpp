@@ -18,11 +18,11 @@ struct AttentionTrainingBackward {
 };
 
 // Sums over tokens: of gradients of vectors, where each starts.
-struct Sums {
+struct SumPlaces {
   int layer, qkv_bias, proj_bias, bias, size;
 };
 
-static Sums sums_of(const AttentionSize& s) {
+static SumPlaces sums_of(const AttentionSize& s) {
   const int narrow = s.narrow(), first = 2 * narrow, second = first + s.wide(), third = second + narrow;
   return {0, first, second, third, third + (int)s.bias_floats()};
 }
@@ -30,10 +30,11 @@ static Sums sums_of(const AttentionSize& s) {
 // What the parts of the work share.
 struct Plan {
   int parts;
-  const float *qkv, *qkv_bias, *qkv_back, *proj_back, *bias;
-  Sums at;
+  const Packed *qkv, *qkv_back, *proj_back;
+  const float *qkv_bias, *bias;
+  SumPlaces at;
   double* sums;                 // (parts, at.size)
-  float *qkv_sums, *proj_sums;  // (parts, channels, filled 3 * channels), (parts, channels, filled channels)
+  float *qkv_sums, *proj_sums;  // (parts, grad_rows(channels), filled 3 * channels or channels)
 };
 
 // A thread's memory. Rows of tokens are `narrow` or `wide` floats long.
@@ -156,11 +157,11 @@ static void back_group(const AttentionTrainingBackward& f, const Plan& p, const 
   add_tokens(m.back_qkv, g.tokens, wide, 3 * channels, m.sums + p.at.qkv_bias);
   add_tokens(m.grad, g.tokens, narrow, channels, m.sums + p.at.proj_bias);
   if (f.qkv_grad)
-    add_outer(m.normed, narrow, channels, m.back_qkv, wide, 3 * channels, g.tokens,
-              p.qkv_sums + (size_t)part * channels * wide);
+    add_weight_grad(m.normed, narrow, channels, m.back_qkv, wide, 3 * channels, g.tokens,
+              p.qkv_sums + (size_t)part * grad_rows(channels) * wide);
   if (f.proj_grad)
-    add_outer(m.grad, narrow, channels, m.attended, narrow, channels, g.tokens,
-              p.proj_sums + (size_t)part * channels * narrow);
+    add_weight_grad(m.grad, narrow, channels, m.attended, narrow, channels, g.tokens,
+              p.proj_sums + (size_t)part * grad_rows(channels) * narrow);
   product([=](int r) { return back_qkv + (size_t)r * wide; }, g.tokens, p.qkv_back, 3 * channels, vectors_of(channels),
           [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
   const Layer layer = {f.weights.layer_weight, f.weights.layer_bias, s.layer_eps};
@@ -179,7 +180,7 @@ static size_t plan_floats(const AttentionTrainingBackward& f) {
   const AttentionSize s = f.size;
   const size_t narrow = s.narrow(), wide = s.wide(), parts = s.parts(f.threads);
   const size_t products = 2 * narrow * wide + narrow * narrow, sums = 2 * parts * sums_of(s).size;
-  return products + wide + s.bias_floats() + sums + parts * narrow * (wide + narrow) + 16 * whole_lines(1);
+  return products + wide + s.bias_floats() + sums + parts * grad_rows(s.channels) * (wide + narrow) + 16 * whole_lines(1);
 }
 
 static Plan make_plan(const AttentionTrainingBackward& f, Pieces& pieces) {
@@ -194,8 +195,8 @@ static Plan make_plan(const AttentionTrainingBackward& f, Pieces& pieces) {
   p.bias = padded_bias(pieces, s, w.bias);
   p.at = sums_of(s);
   p.sums = pieces.zero_doubles((size_t)p.parts * p.at.size);
-  p.qkv_sums = pieces.zeros((size_t)p.parts * s.channels * s.wide());
-  p.proj_sums = pieces.zeros((size_t)p.parts * s.channels * s.narrow());
+  p.qkv_sums = pieces.zeros((size_t)p.parts * grad_rows(s.channels) * s.wide());
+  p.proj_sums = pieces.zeros((size_t)p.parts * grad_rows(s.channels) * s.narrow());
   return p;
 }
 

@@ -6,9 +6,9 @@
 #include "training_norms.h"
 
 struct BatchNormTraining {
-  const float* x;      // (tokens, channels)
-  const float* added;  // the same, or null
-  float* y;
+  const Number* x;      // (tokens, channels)
+  const Number* added;  // the same, or null
+  Number* y;
   float* statistics;  // (2 * filled channels): mean and 1 / standard deviation
   int tokens, channels, relu;
   const float *weight, *bias;  // (channels)
@@ -17,10 +17,10 @@ struct BatchNormTraining {
 };
 
 struct BatchNormTrainingBackward {
-  const float *grad, *x;
-  const float* y;  // of the forward pass, or null where nothing was added
-  float* grad_x;
-  float* grad_added;  // or null
+  const Number *grad, *x;
+  const Number* y;  // of the forward pass, or null where nothing was added
+  Number* grad_x;
+  Number* grad_added;  // or null
   float* statistics;
   int tokens, channels, relu;
   const float *weight, *bias;

@@ -9,8 +9,8 @@
 struct FeedForwardTraining {
   const float* x;     // (rows, width, channels)
   float* y;           // as x
-  float* expanded;    // (rows, width, filled hidden), after the first product
-  float* mixed;       // the same, after the convolution
+  Number* expanded;   // (rows, width, filled hidden), after the first product
+  Number* mixed;      // the same, after the convolution
   float* reduced;     // as x, after the second product
   float* statistics;  // (4 * filled hidden + 2 * filled channels)
   Size size;
@@ -20,7 +20,7 @@ struct FeedForwardTraining {
   int threads;
 };
 
-static void expand(const FeedForwardTraining& f, int parts, const float* fc1, const float* bias, Moments* moments) {
+static void expand(const FeedForwardTraining& f, int parts, const Packed* fc1, const float* bias, Moments* moments) {
   const Size s = f.size;
   const size_t hidden = filled(s.hidden);
   for_parts(f.threads, parts, [&](int part) {
@@ -55,7 +55,7 @@ static void mix(const FeedForwardTraining& f, int parts, const Norm& norm, const
   });
 }
 
-static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, const float* fc2, const float* bias,
+static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, const Packed* fc2, const float* bias,
                    Moments* moments) {
   const Size s = f.size;
   const int hidden = filled(s.hidden), channels = s.channels;
@@ -99,8 +99,8 @@ extern "C" void hrformer_feed_forward_training(const FeedForwardTraining* settin
               norm_floats(s.channels) + taps_floats(s.hidden) + 2 * whole_lines(filled(s.hidden)) +
               whole_lines(filled(s.channels)));
   Pieces pieces = {block.start};
-  const float* fc1 = pack(pieces, w.fc1, s.channels, s.hidden, true, f.threads);
-  const float* fc2 = pack(pieces, w.fc2, s.hidden, s.channels, true, f.threads);
+  const Packed* fc1 = pack(pieces, w.fc1, s.channels, s.hidden, true, f.threads);
+  const Packed* fc2 = pack(pieces, w.fc2, s.hidden, s.channels, true, f.threads);
   const float* taps = taps_of(pieces, w.depthwise, s.hidden);
   const float* fc1_bias = padded(pieces, w.fc1_bias, s.hidden);
   const float* depthwise_bias = padded(pieces, w.depthwise_bias, s.hidden);

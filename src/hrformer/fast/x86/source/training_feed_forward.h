@@ -62,11 +62,11 @@ static inline float* taps_of(Pieces& pieces, const float* depthwise, int hidden)
 static INLINE size_t taps_floats(int hidden) { return whole_lines((size_t)9 * filled(hidden)); }
 
 // First product of rows first to last, with its bias, into the hidden map.
-static inline void expand_rows(const Size& s, const Weights& w, const float* x, const float* fc1, const float* bias,
-                               int first, int last, float* normed, float* expanded) {
+static inline void expand_rows(const Size& s, const Weights& w, const float* x, const Packed* fc1, const float* bias,
+                               int first, int last, float* normed, Number* expanded) {
   const int tokens = (last - first) * s.width, stride = filled(s.channels), hidden = filled(s.hidden);
   const size_t start = (size_t)first * s.width;
-  float* out = expanded + start * hidden;
+  Number* out = expanded + start * hidden;
   auto row = [=](int t) { return x + (start + t) * s.channels; };
   layer_norm(layer_of(s, w), row, tokens, s.channels, stride, normed, nullptr, nullptr);
   for (int c = 0; c < tokens * hidden; c += LINE) ask(out + c);
@@ -131,7 +131,8 @@ class RowRing {
 };
 
 // Tokens of the hidden map after batch norm and GELU, in the order of memory. Asks for what is written soon.
-static inline void activate(const Norm& norm, const float* x, int tokens, int channels, float* out, const float* soon) {
+template <class Soon>
+static inline void activate(const Norm& norm, const Number* x, int tokens, int channels, float* out, const Soon* soon) {
   for (int t = 0; t < tokens; t++, x += channels, out += channels, soon += channels)
     for (int c = 0; c < channels; c += LANES) {
       ask_ahead(x + c);
@@ -142,7 +143,7 @@ static inline void activate(const Norm& norm, const float* x, int tokens, int ch
 
 // A row of the depthwise convolution of rows in memory.
 static inline void convolve_row(const float* const* rows, const float* taps, const float* bias, int width, int stride,
-                                float* out) {
+                                Number* out) {
   for_cells(rows, width, stride, [=](int column, int count, int c, const vec (*inputs)[CELLS + 2]) INLINED {
     vec sums[CELLS], tap[9];
 #pragma GCC unroll 9

@@ -13,10 +13,10 @@ struct FeedForwardTrainingBackward {
   const float* grad;  // (rows, width, channels), of the output
   const float* x;
   const float* reduced;
-  float* expanded;  // (rows, width, filled hidden); as the forward pass left it, or computed here
-  float* mixed;     // the same, after the convolution
-  float* back2;     // the same: gradients after the second norm, and after the first
-  float* back1;
+  Number* expanded;  // (rows, width, filled hidden); as the forward pass left it, or computed here
+  Number* mixed;     // the same, after the convolution
+  Number* back2;     // the same: gradients after the second norm, and after the first
+  Number* back1;
   float* statistics;  // of the forward pass
   Size size;
   int expanded_given, mixed_given;
@@ -38,12 +38,13 @@ using Backward = FeedForwardTrainingBackward;
 // What the passes share.
 struct Plan {
   int parts;
-  const float *fc1, *fc1_bias, *fc2_back, *fc1_back, *taps, *depthwise_bias;
+  const Packed *fc1, *fc2_back, *fc1_back;
+  const float *fc1_bias, *taps, *depthwise_bias;
   Norm norm1, norm2, norm3;
   double *sums1, *sums2, *sums3;  // (parts, 2, filled hidden or channels), see norm_backward_of
   double *tap_sums;               // (parts, 9, filled hidden)
   double *layer_sums;             // (parts, 2, filled channels)
-  float *fc1_sums, *fc2_sums;     // (parts, channels, filled hidden)
+  float *fc1_sums, *fc2_sums;     // (parts, grad_rows(channels), filled hidden)
 };
 
 static void expand_again(const Backward& f, const Plan& p) {
@@ -105,8 +106,8 @@ static void back_norm3(const Backward& f, const Plan& p, const NormBackward& bac
 static void back_gelu2(const Backward& f, const Plan& p, int part, int first, int tokens, const float* grad,
                        int stride, float* active) {
   const int hidden = filled(f.size.hidden);
-  const float* mixed = f.mixed + first * f.size.line();
-  float* out = f.back2 + first * f.size.line();
+  const Number* mixed = f.mixed + first * f.size.line();
+  Number* out = f.back2 + first * f.size.line();
   const float *scale = p.norm2.scale, *shift = p.norm2.shift;
   for (int t = 0; t < tokens; t++) {
     const size_t at = (size_t)t * hidden, wide = (size_t)t * stride;
@@ -126,7 +127,7 @@ static void back_gelu2(const Backward& f, const Plan& p, int part, int first, in
 static void back_second_product(const Backward& f, const Plan& p, const NormBackward& back3) {
   const Size s = f.size;
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);
-  const size_t band = (size_t)s.band() * s.width, weights = (size_t)s.channels * hidden;
+  const size_t band = (size_t)s.band() * s.width, weights = (size_t)grad_rows(s.channels) * hidden;
   for_parts(f.threads, p.parts, [&](int part) {
     Pieces pieces = {thread_buffer(RowRing::floats(s) + band * narrow + 2 * band * stride + 4 * whole_lines(LANES))};
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
@@ -150,7 +151,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
               [=](int r, int c, vec v) { store(wide + (size_t)r * stride + c, v); });
       back_gelu2(f, p, part, first, tokens, wide, stride, active);
       if (f.fc2_grad)
-        add_outer(grad, narrow, s.channels, active, stride, s.hidden, tokens, p.fc2_sums + part * weights);
+        add_weight_grad(grad, narrow, s.channels, active, stride, s.hidden, tokens, p.fc2_sums + part * weights);
     });
   });
 }
@@ -158,7 +159,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
 // One row back through the convolution: the gradient after the first GELU, times its slope, and the sums of the taps'
 // gradients, (9, filled hidden).
 static void back_taps(const float* const* rows, const float* taps, const float* active, const float* slope, int width,
-                      int hidden, float* sums, float* out) {
+                      int hidden, float* sums, Number* out) {
   for_cells(rows, width, hidden, [=](int column, int count, int c, const vec (*inputs)[CELLS + 2]) INLINED {
     vec grads[CELLS] = {}, values[CELLS];
 #pragma GCC unroll 4
@@ -187,8 +188,10 @@ static void back_taps(const float* const* rows, const float* taps, const float* 
 // One row back through the convolution and the first GELU, with the sums of `back_taps`; `space` holds two rows.
 static void back_row(const Backward& f, const Plan& p, int row, const float* const* rows, float* space, float* sums) {
   const int hidden = filled(f.size.hidden), width = f.size.width;
-  const float *expanded = f.expanded + row * f.size.line(), *scale = p.norm1.scale, *shift = p.norm1.shift;
-  float *out = f.back1 + row * f.size.line(), *active = space, *slope = space + f.size.line();
+  const Number* expanded = f.expanded + row * f.size.line();
+  const float *scale = p.norm1.scale, *shift = p.norm1.shift;
+  Number* out = f.back1 + row * f.size.line();
+  float *active = space, *slope = space + f.size.line();
   for (int t = 0; t < width; t++) {
     const size_t at = (size_t)t * hidden;
     for (int c = 0; c < hidden; c += LANES) {
@@ -203,7 +206,7 @@ static void back_row(const Backward& f, const Plan& p, int row, const float* con
 }
 
 // Gradient of a map before a batch norm: `count` tokens, `stride` floats apart in `out`, in the order of memory.
-static inline void back_norm(const NormBackward& back, const Norm& norm, const float* grad, const float* x, int count,
+static inline void back_norm(const NormBackward& back, const Norm& norm, const Number* grad, const Number* x, int count,
                              int channels, int stride, float* out) {
   for (int t = 0; t < count; t++, grad += channels, x += channels, out += stride)
     for (int c = 0; c < channels; c += LANES) {
@@ -246,7 +249,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
   const Size s = f.size;
   const int hidden = filled(s.hidden), stride = band_stride(s.hidden), narrow = filled(s.channels);
   const int channels = s.channels;
-  const size_t band = (size_t)s.band() * s.width, weights = (size_t)channels * hidden;
+  const size_t band = (size_t)s.band() * s.width, weights = (size_t)grad_rows(channels) * hidden;
   const Layer layer = layer_of(s, f.weights);
   for_parts(f.threads, p.parts, [&](int part) {
     Pieces pieces = {thread_buffer(band * (stride + 3 * narrow + 1) + 2 * narrow + 7 * whole_lines(LANES))};
@@ -260,7 +263,8 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       back_norm(back1, p.norm1, f.back1 + at, f.expanded + at, tokens, hidden, stride, grad);
       const float* x = f.x + start;
       layer_norm(layer, [=](int t) { return x + (size_t)t * channels; }, tokens, channels, narrow, normed, plain, rstd);
-      if (f.fc1_grad) add_outer(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
+      if (f.fc1_grad)
+        add_weight_grad(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
       float* out = f.grad_x + start;
       const float* past = f.residual ? f.grad + start : nullptr;
       if (!layer.weight) {
@@ -305,8 +309,8 @@ static Plan make_plan(const Backward& f, Pieces& pieces) {
   p.sums3 = pieces.zero_doubles((size_t)p.parts * 2 * channels);
   p.tap_sums = pieces.zero_doubles((size_t)p.parts * 9 * hidden);
   p.layer_sums = pieces.zero_doubles((size_t)p.parts * 2 * channels);
-  if (f.fc1_grad) p.fc1_sums = pieces.zeros((size_t)p.parts * s.channels * hidden);
-  if (f.fc2_grad) p.fc2_sums = pieces.zeros((size_t)p.parts * s.channels * hidden);
+  if (f.fc1_grad) p.fc1_sums = pieces.zeros((size_t)p.parts * grad_rows(s.channels) * hidden);
+  if (f.fc2_grad) p.fc2_sums = pieces.zeros((size_t)p.parts * grad_rows(s.channels) * hidden);
   return p;
 }
 
@@ -314,7 +318,7 @@ static size_t plan_floats(const Backward& f) {
   const Size s = f.size;
   const size_t hidden = filled(s.hidden), channels = filled(s.channels), parts = s.parts(f.threads);
   const size_t products = 3 * hidden * channels, norms = 9 * (hidden + hidden + channels) + 9 * hidden + 2 * hidden;
-  const size_t sums = parts * (2 * (13 * hidden + 4 * channels) + 2 * hidden * channels);
+  const size_t sums = parts * (2 * (13 * hidden + 4 * channels) + 2 * hidden * grad_rows(channels));
   return products + norms + sums + 64 * whole_lines(1);
 }
 

@@ -39,13 +39,13 @@ static INLINE void merge(Moments& m, int c, double mean, double squares, const W
 }
 
 // V vectors of channels of a band, two passes: mean, then deviations from it. The last vector holds `part` channels.
-template <int V>
-static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t stride, int channel, int part) {
+template <int V, class Map>
+static INLINE void add_vectors(Moments& m, const Map* z, int tokens, size_t stride, int channel, int part) {
   vec sum[V] = {}, off[V] = {}, squares[V] = {}, mean[V];
   for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
     for (int v = 0; v < V; v++) {
-      const float* at = z + t * stride + v * LANES;
+      const Map* at = z + t * stride + v * LANES;
       ask(at + SOON * stride);
       sum[v] += load_part(at, v == V - 1 ? part : LANES);
     }
@@ -65,7 +65,8 @@ static INLINE void add_vectors(Moments& m, const float* z, int tokens, size_t st
 }
 
 // All channels of a band of tokens.
-static __attribute__((noinline, unused)) void add_band(Moments& m, const float* z, int tokens, size_t stride,
+template <class Map>
+static __attribute__((noinline, unused)) void add_band(Moments& m, const Map* z, int tokens, size_t stride,
                                                        int channels) {
   for (int c = 0; c < channels; c += 4 * LANES) {
     const int left = vectors_of(channels - c) < 4 ? vectors_of(channels - c) : 4;
@@ -157,8 +158,8 @@ static INLINE void add_lanes(double* total, vec v) {
 
 // V vectors of channels: adds the sums over a band of gradient and of gradient * (x - mean).
 template <int V>
-static INLINE void add_gradient_vectors(const float* grad, const float* x, const float* mean, int tokens, int channels,
-                                        double* sums) {
+static INLINE void add_gradient_vectors(const Number* grad, const Number* x, const float* mean, int tokens,
+                                        int channels, double* sums) {
   vec plain[V] = {}, scaled[V] = {}, middle[V];
   for (int v = 0; v < V; v++) middle[v] = load(mean + v * LANES);
   for (int t = 0; t < tokens; t++, grad += channels, x += channels)
@@ -175,7 +176,7 @@ static INLINE void add_gradient_vectors(const float* grad, const float* x, const
 }
 
 // The same for all channels, which fill whole vectors: what norm_backward_of reads of one part.
-static __attribute__((noinline, unused)) void add_gradients(const float* grad, const float* x, const float* mean,
+static __attribute__((noinline, unused)) void add_gradients(const Number* grad, const Number* x, const float* mean,
                                                             int tokens, int channels, double* sums) {
   int c = 0;
   for (; c + 4 * LANES <= channels; c += 4 * LANES)

@@ -10,6 +10,16 @@
 // Numbers of a matrix that other threads are not woken for.
 static const size_t SMALL = 16384;
 
+#ifdef HALF
+#include "half/training_products.h"
+#else
+
+// A number of packed weights.
+typedef float Packed;
+
+// Rows of a weight's gradient in memory, where there are sums of `rows` of them.
+static INLINE int grad_rows(int rows) { return rows; }
+
 static INLINE size_t packed_floats(int depth, int outputs) { return (size_t)depth * filled(outputs); }
 
 // One panel of weights (depth, outputs), from column `start`.
@@ -37,8 +47,8 @@ static inline void pack_panel_transposed(const float* w, int depth, int outputs,
 }
 
 // Packed weights of a product over `depth`, given as (outputs, depth) or, not `transposed`, as (depth, outputs).
-static inline float* pack(Pieces& pieces, const float* w, int depth, int outputs, bool transposed, int threads) {
-  float* out = pieces.floats(packed_floats(depth, outputs));
+static inline Packed* pack(Pieces& pieces, const float* w, int depth, int outputs, bool transposed, int threads) {
+  Packed* out = pieces.floats(packed_floats(depth, outputs));
   const int vectors = vectors_of(outputs), panels = (vectors + 2) / 3;
   for_parts(packed_floats(depth, outputs) > SMALL ? threads : 1, panels, [&](int p) {
     // All panels but the last hold three vectors; four are left together, a rule of panel_vectors.
@@ -52,6 +62,8 @@ static inline float* pack(Pieces& pieces, const float* w, int depth, int outputs
   });
   return out;
 }
+
+#endif
 
 // out[c][e] += sum over tokens of a[t][c] * b[t][e], for V vectors of e. Reads up to LANES floats behind a's last row.
 template <int V>
@@ -106,10 +118,20 @@ static inline void add_outer(const float* a, int a_stride, int rows, const float
   }
 }
 
-// Sum of the parts' (rows, filled columns), as (rows, columns).
+#ifndef HALF
+
+// The same for the gradient of a weight.
+static inline void add_weight_grad(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
+                                   int tokens, float* out) {
+  add_outer(a, a_stride, rows, b, b_stride, columns, tokens, out);
+}
+
+#endif
+
+// Sum of the parts' (grad_rows(rows), filled columns), as (rows, columns).
 static inline void sum_parts(const float* sums, int parts, int rows, int columns, float* out, int threads) {
-  const size_t stride = filled(columns), size = rows * stride;
-  for_runs(size > SMALL ? threads : 1, rows, [&](int first, int last) {
+  const size_t stride = filled(columns), size = grad_rows(rows) * stride;
+  for_runs(rows * stride > SMALL ? threads : 1, rows, [&](int first, int last) {
     for (int r = first; r < last; r++)
       for (int e = 0; e < columns; e += LANES) {
         vec total = load(sums + r * stride + e);
@@ -121,8 +143,8 @@ static inline void sum_parts(const float* sums, int parts, int rows, int columns
 
 // The same as (columns, rows).
 static inline void sum_parts_transposed(const float* sums, int parts, int rows, int columns, float* out, int threads) {
-  const size_t stride = filled(columns), size = rows * stride;
-  for_parts(size > SMALL ? threads : 1, vectors_of(columns), [&](int vector) {
+  const size_t stride = filled(columns), size = grad_rows(rows) * stride;
+  for_parts(rows * stride > SMALL ? threads : 1, vectors_of(columns), [&](int vector) {
     const int e = vector * LANES;
     for (int r = 0; r < rows; r += LANES) {
       vec block[LANES];

@@ -13,6 +13,14 @@
 
 #include "vectors.h"
 
+// A number of the maps that a build keeps in its own precision.
+#ifdef HALF
+#include "half/numbers.h"
+typedef half Number;
+#else
+typedef float Number;
+#endif
+
 // Tokens of a band: enough that a panel of weights is read for many rows, few enough for a core's cache.
 static const int BAND_TOKENS = 128;
 
@@ -25,8 +33,9 @@ static INLINE int band_stride(int channels) { return filled(channels) + (filled(
 static const int LINE = 16, PAGE = 1024;
 // Tokens ahead of their use, where channels are taken a few at a time.
 static const int SOON = 16;
-static INLINE void ask(const float* p) { __builtin_prefetch(p, 0, 2); }
+static INLINE void ask(const void* p) { __builtin_prefetch(p, 0, 2); }
 static INLINE void ask_ahead(const float* p) { ask(p + PAGE); }
+static INLINE void ask_ahead(const uint16_t* p) { ask(p + 2 * PAGE); }
 
 // A function object that is part of its caller.
 #define INLINED __attribute__((always_inline))

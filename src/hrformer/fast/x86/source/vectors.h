@@ -57,6 +57,10 @@ static INLINE vec root(vec a) { return (vec)_mm512_sqrt_ps((__m512)a); }
 #elif LANES == 16  // for an emulation of wider instructions
 static INLINE vec smaller(vec a, vec b) { return a < b ? a : b; }
 static INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
+static INLINE vec root(vec a) {
+  for (int i = 0; i < LANES; i++) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
 #else
 static INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
 static INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
@@ -118,3 +122,6 @@ float* thread_buffer(size_t floats);
 
 // Another one, for what the calling thread shares with those that work for it.
 float* shared_buffer(size_t floats);
+
+// One more, for the rows of a product in another precision.
+float* product_buffer(size_t floats);
