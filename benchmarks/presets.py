@@ -129,10 +129,11 @@ def cpu(peers: Peers = ()) -> Plan:
 
 
 def cpu_bf16(peers: Peers = ()) -> Plan:
-    """Targets on a CPU in bfloat16: pose at 256x192 against HRNet in the same precision and our own float32.
+    """Targets on a CPU in bfloat16: pose at 256x192 against HRNet in the same precision and our own float32, and a
+    training step against the official code in the precision that suits it best.
 
     Args:
-        peers: other implementations at hand; none has a way to run in bfloat16 on a CPU that is worth a comparison.
+        peers: other implementations at hand; only for training.
     """
     parts = _Parts(peers, half=True)
     for (model, rival), batch in product(RIVALS.items(), (1, 8)):
@@ -146,7 +147,24 @@ def cpu_bf16(peers: Peers = ()) -> Plan:
             name = f"{model} in bf16 against its own float32, batch {batch}"
             own = Selector(model=model, precision="fp32")
             parts.target(title, name, model, own, 1.6, 1.8, precision=half, ways=("fast",))
+    _cpu_training(parts)
     return Plan(name="cpu-bf16", groups=tuple(parts.groups), targets=tuple(parts.targets))
+
+
+def _cpu_training(parts: _Parts) -> None:
+    task: Task = "classification"
+    candidates: list[Candidate] = []
+    for one in (parts, _Parts(parts.peers, half=False)):
+        candidates += one.some(SMALL, task, "eager") + one.peers_of(SMALL, task)
+    size, words = default_size(task), "classification 224, batch 4, bf16"
+    kinds: tuple[tuple[Kind, str, float, float | None], ...] = (
+        ("train", "step", 2.5, 4.0),
+        ("train-memory", "memory", 2.0, None),
+    )
+    for kind, word, due, then in kinds:
+        title = parts.group(f"Training {word}, {words}", kind, candidates, 4, size)
+        name = f"{SMALL}, training {word} in bf16 against the official code at its best"
+        parts.target(title, name, SMALL, _official(SMALL), due, then, precision="bf16")
 
 
 def gpu(peers: Peers = ()) -> Plan:
