@@ -95,6 +95,25 @@ def test_every_task_learns(task: str, any_run: Callable[[str], AnyRun], tmp_path
     assert sum(values[-5:]) < 0.9 * sum(values[:5])
 
 
+@pytest.mark.slow
+def test_losses_in_bfloat16_are_nearer_to_those_of_float32_than_another_seed_is(
+    any_run: Callable[[str], AnyRun], tmp_path: Path
+) -> None:
+    config = longer(any_run("pose"), 24)
+
+    def curve(seed: int, precision: str) -> list[float]:
+        runtime = replace(config.runtime, precision=precision)
+        out = tmp_path / f"{precision}-{seed}"
+        train(replace(config, seed=seed, runtime=runtime), out)
+        return list(losses(out).values())
+
+    def apart(first: list[float], second: list[float]) -> float:
+        return sum(abs(a - b) for a, b in zip(first, second, strict=True))
+
+    single = [curve(seed, "fp32") for seed in (0, 1, 2)]
+    assert 0 < apart(curve(0, "bf16"), single[0]) < min(apart(single[0], other) for other in single[1:])
+
+
 def test_existing_run_is_not_overwritten(classification_run: ClassificationRun, tmp_path: Path) -> None:
     train(longer(classification_run, 3), tmp_path)
     with pytest.raises(ValueError, match="holds a run already: go on with --resume"):

@@ -32,8 +32,10 @@ extern "C" void hrformer_attention_training(const AttentionTraining* settings) {
     for (size_t size : sizes) total += whole_lines(size + LANES);
     Pieces own = {thread_buffer(total)};
     float *normed = own.floats(sizes[0] + LANES), *qkv = own.floats(sizes[1] + LANES);
-    float *packed = own.floats(sizes[2] + LANES), *scores = own.floats(sizes[3] + LANES);
+    Packed* packed = (Packed*)own.floats(sizes[2] + LANES);
+    float* scores = own.floats(sizes[3] + LANES);
     Group group = empty_group(own, s);
+    const Ready ready;
     for_groups(s, part, parts, group, [&](const Group& g) {
       queries_keys_values(s, w, g, f.x, qkv_weight, qkv_bias, normed, nullptr, nullptr, qkv);
       float* attended = normed;  // no longer needed

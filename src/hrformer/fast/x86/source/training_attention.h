@@ -91,11 +91,11 @@ static INLINE const float* row_of(const Head& h, int place, int part) {
 }
 
 // Keys or values, transposed and as they are, in the panels of a product.
-static inline void pack_across(const Head& h, int part, float* out) {
+static inline void pack_across(const Head& h, int part, Packed* out) {
   pack_across([&](int place) { return row_of(h, place, part); }, h.places, h.dim, out);
 }
 
-static inline void pack_along(const Head& h, int part, float* out) {
+static inline void pack_along(const Head& h, int part, Packed* out) {
   pack_along([&](int place) { return row_of(h, place, part); }, h.places, h.dim, out);
 }
 
@@ -116,7 +116,7 @@ static inline void softmax(float* row, int length) {
 
 // Probabilities of a head's queries, (queries, length). `bias` is the head's, (places, length); `packed` is overwritten
 // with the keys.
-static inline void probabilities(const Head& h, const float* query, int stride, const float* bias, float* packed,
+static inline void probabilities(const Head& h, const float* query, int stride, const float* bias, Packed* packed,
                                  float* out) {
   const int length = filled(h.places), first = h.first;
   const float scale = 1 / __builtin_sqrtf((float)h.dim);
@@ -133,7 +133,7 @@ static inline void probabilities(const Head& h, const float* query, int stride, 
 }
 
 // What the queries attend to, (queries, dim), rows `stride` floats apart. `packed` is overwritten with the values.
-static inline void attend(const Head& h, const float* probability, float* packed, float* out, int stride) {
+static inline void attend(const Head& h, const float* probability, Packed* packed, float* out, int stride) {
   const int length = filled(h.places), dim = h.dim;
   pack_along(h, 2, packed);
   product([=](int r) { return probability + (size_t)r * length; }, h.queries, packed, h.places, vectors_of(dim),
@@ -141,7 +141,7 @@ static inline void attend(const Head& h, const float* probability, float* packed
 }
 
 static INLINE size_t packed_head_floats(const AttentionSize& s) {
-  const size_t across = (size_t)s.dim() * s.length(), along = (size_t)s.places() * filled(s.dim());
+  const size_t across = packed_floats(s.dim(), s.places()), along = packed_floats(s.places(), s.dim());
   return across > along ? across : along;
 }
 

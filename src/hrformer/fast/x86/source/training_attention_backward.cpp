@@ -41,13 +41,14 @@ struct Plan {
 struct Space {
   float *normed, *plain, *rstd, *grad, *attended, *back_attended, *back;  // narrow, but for rstd
   float *qkv, *back_qkv;                                                  // wide
-  float *packed, *probabilities, *back_scores, *back_head;
+  Packed* packed;
+  float *probabilities, *back_scores, *back_head;
   float* sums;
 };
 
 static size_t space_sizes(const AttentionSize& s, size_t* sizes) {
   const size_t tokens = (size_t)s.group() * s.places(), narrow = tokens * s.narrow(), wide = tokens * s.wide();
-  const size_t square = (size_t)s.places() * s.length(), head = (size_t)s.places() * filled(s.dim());
+  const size_t square = (size_t)s.places() * s.length(), head = (size_t)grad_rows(s.places()) * filled(s.dim());
   const size_t all[] = {narrow, narrow, tokens, narrow, narrow, narrow, narrow, wide, wide,
                         packed_head_floats(s), square, square, head, (size_t)sums_of(s).size};
   size_t total = 0;
@@ -63,11 +64,11 @@ static Space space_for(const AttentionSize& s, Pieces& pieces) {
   space_sizes(s, sizes);
   float* at[14];
   for (int i = 0; i < 14; i++) at[i] = pieces.floats(sizes[i]);
-  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], at[9], at[10], at[11], at[12], at[13]};
+  return {at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7], at[8], (Packed*)at[9], at[10], at[11], at[12], at[13]};
 }
 
 // Gradients of the scores, (queries, length), and their sums over windows. `packed` holds the values across.
-static void back_scores(const Head& h, const float* probabilities, const float* back, int stride, const float* packed,
+static void back_scores(const Head& h, const float* probabilities, const float* back, int stride, const Packed* packed,
                         float* bias_sums, float* out) {
   const int length = filled(h.places);
   product([=](int r) { return back + (size_t)r * stride; }, h.queries, packed, h.dim, vectors_of(h.places),
@@ -121,13 +122,13 @@ static void back_head(const AttentionSize& s, const Plan& p, const Space& m, con
   const float* scores = m.back_scores;
   product([=](int r) { return scores + (size_t)r * length; }, h.queries, m.packed, h.places, vectors_of(dim),
           [=](int r, int c, vec v) { store_part(back_query + (size_t)r * wide + c, v * splat(scale), dim - c); });
-  const size_t size = (size_t)h.places * stride * sizeof(float);
+  const size_t size = (size_t)grad_rows(h.places) * stride * sizeof(float);
   float* padding = m.sums + p.at.qkv_bias;
   memset(m.back_head, 0, size);
-  add_outer(m.back_scores, length, h.places, query, wide, dim, h.queries, m.back_head);
+  add_products(m.back_scores, length, h.places, query, wide, dim, h.queries, m.back_head);
   put_back(h, 1, m.back_head, scale, m.back_qkv, wide, padding);
   memset(m.back_head, 0, size);
-  add_outer(m.probabilities, length, h.places, back, narrow, dim, h.queries, m.back_head);
+  add_products(m.probabilities, length, h.places, back, narrow, dim, h.queries, m.back_head);
   put_back(h, 2, m.back_head, 1, m.back_qkv, wide, padding);
 }
 
@@ -157,10 +158,10 @@ static void back_group(const AttentionTrainingBackward& f, const Plan& p, const 
   add_tokens(m.back_qkv, g.tokens, wide, 3 * channels, m.sums + p.at.qkv_bias);
   add_tokens(m.grad, g.tokens, narrow, channels, m.sums + p.at.proj_bias);
   if (f.qkv_grad)
-    add_weight_grad(m.normed, narrow, channels, m.back_qkv, wide, 3 * channels, g.tokens,
+    add_products(m.normed, narrow, channels, m.back_qkv, wide, 3 * channels, g.tokens,
               p.qkv_sums + (size_t)part * grad_rows(channels) * wide);
   if (f.proj_grad)
-    add_weight_grad(m.grad, narrow, channels, m.attended, narrow, channels, g.tokens,
+    add_products(m.grad, narrow, channels, m.attended, narrow, channels, g.tokens,
               p.proj_sums + (size_t)part * grad_rows(channels) * narrow);
   product([=](int r) { return back_qkv + (size_t)r * wide; }, g.tokens, p.qkv_back, 3 * channels, vectors_of(channels),
           [=](int r, int c, vec v) { store(back + (size_t)r * narrow + c, v); });
@@ -220,6 +221,7 @@ extern "C" void hrformer_attention_training_backward(const AttentionTrainingBack
     Pieces own = {thread_buffer(space_sizes(s, sizes) + group_floats(s))};
     const Space space = space_for(s, own);
     Group group = empty_group(own, s);
+    const Ready ready;
     for_groups(s, part, p.parts, group, [&](const Group& g) { back_group(f, p, space, part, g); });
   });
   if (f.qkv_grad) sum_parts_transposed(p.qkv_sums, p.parts, s.channels, 3 * s.channels, f.qkv_grad, f.threads);

@@ -25,6 +25,7 @@ static void expand(const FeedForwardTraining& f, int parts, const Packed* fc1, c
   const size_t hidden = filled(s.hidden);
   for_parts(f.threads, parts, [&](int part) {
     float* normed = thread_buffer((size_t)s.band() * s.width * filled(s.channels) + LANES);
+    const Ready ready;
     for_bands(s, part, parts, [&](int first, int last) {
       expand_rows(s, f.weights, f.x, fc1, bias, first, last, normed, f.expanded);
       add_band(moments[part], f.expanded + first * s.line(), (last - first) * s.width, hidden, s.hidden);
@@ -61,6 +62,7 @@ static void reduce(const FeedForwardTraining& f, int parts, const Norm& norm, co
   const int hidden = filled(s.hidden), channels = s.channels;
   for_parts(f.threads, parts, [&](int part) {
     float* active = thread_buffer(s.band() * s.line());
+    const Ready ready;
     for_bands(s, part, parts, [&](int first, int last) {
       const int tokens = (last - first) * s.width;
       activate(norm, f.mixed + first * s.line(), tokens, hidden, active, active);

@@ -51,6 +51,7 @@ static void expand_again(const Backward& f, const Plan& p) {
   const Size s = f.size;
   for_parts(f.threads, p.parts, [&](int part) {
     float* normed = thread_buffer((size_t)s.band() * s.width * filled(s.channels) + LANES);
+    const Ready ready;
     for_bands(s, part, p.parts, [&](int first, int last) {
       expand_rows(s, f.weights, f.x, p.fc1, p.fc1_bias, first, last, normed, f.expanded);
     });
@@ -133,6 +134,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
     RowRing ring(s, pieces.floats(RowRing::floats(s)), share(s.rows, part, p.parts).first);
     float *grad = pieces.floats(band * narrow + LANES), *wide = pieces.floats(band * stride);
     float* active = pieces.floats(band * stride);
+    const Ready ready;
     for_bands(s, part, p.parts, [&](int first, int last) {
       for (int r = first; r < last && !f.mixed_given; r++) {
         const float* lines[3];
@@ -151,7 +153,7 @@ static void back_second_product(const Backward& f, const Plan& p, const NormBack
               [=](int r, int c, vec v) { store(wide + (size_t)r * stride + c, v); });
       back_gelu2(f, p, part, first, tokens, wide, stride, active);
       if (f.fc2_grad)
-        add_weight_grad(grad, narrow, s.channels, active, stride, s.hidden, tokens, p.fc2_sums + part * weights);
+        add_products(grad, narrow, s.channels, active, stride, s.hidden, tokens, p.fc2_sums + part * weights);
     });
   });
 }
@@ -256,6 +258,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
     float *grad = pieces.floats(band * stride), *normed = pieces.floats(band * narrow + LANES);
     float *plain = pieces.floats(band * narrow), *back = pieces.floats(band * narrow);
     float *rstd = pieces.floats(band), *sums = pieces.floats(2 * narrow);
+    const Ready ready;
     for_bands(s, part, p.parts, [&](int first, int last) {
       const int tokens = (last - first) * s.width;
       const size_t start = (size_t)first * s.width * channels;
@@ -264,7 +267,7 @@ static void back_first_product(const Backward& f, const Plan& p, const NormBackw
       const float* x = f.x + start;
       layer_norm(layer, [=](int t) { return x + (size_t)t * channels; }, tokens, channels, narrow, normed, plain, rstd);
       if (f.fc1_grad)
-        add_weight_grad(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
+        add_products(normed, narrow, channels, grad, stride, s.hidden, tokens, p.fc1_sums + part * weights);
       float* out = f.grad_x + start;
       const float* past = f.residual ? f.grad + start : nullptr;
       if (!layer.weight) {

@@ -17,6 +17,11 @@ static const size_t SMALL = 16384;
 // A number of packed weights.
 typedef float Packed;
 
+// What a thread needs to multiply, for as long as one lives.
+struct Ready {
+  Ready() {}
+};
+
 // Rows of a weight's gradient in memory, where there are sums of `rows` of them.
 static INLINE int grad_rows(int rows) { return rows; }
 
@@ -63,11 +68,9 @@ static inline Packed* pack(Pieces& pieces, const float* w, int depth, int output
   return out;
 }
 
-#endif
-
 // out[c][e] += sum over tokens of a[t][c] * b[t][e], for V vectors of e. Reads up to LANES floats behind a's last row.
 template <int V>
-static __attribute__((noinline, unused)) void add_outer_panel(const float* a, int a_stride, int rows, const float* b,
+static __attribute__((noinline, unused)) void add_products_panel(const float* a, int a_stride, int rows, const float* b,
                                                       int b_stride, int tokens, float* out, int out_stride) {
   constexpr int R = TileRows<V>::value;
   for (int c = 0; c < rows; c += R) {
@@ -100,30 +103,22 @@ static __attribute__((noinline, unused)) void add_outer_panel(const float* a, in
 }
 
 // All columns: a is (tokens, rows), b (tokens, columns), out (rows, filled columns).
-static inline void add_outer(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
+static inline void add_products(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
                              int tokens, float* out) {
   const int stride = filled(columns);
   for (int e = 0, left = vectors_of(columns); left > 0;) {
     const int taken = panel_vectors(left);
     if (taken == 4)
-      add_outer_panel<4>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
+      add_products_panel<4>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
     else if (taken == 3)
-      add_outer_panel<3>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
+      add_products_panel<3>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
     else if (taken == 2)
-      add_outer_panel<2>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
+      add_products_panel<2>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
     else
-      add_outer_panel<1>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
+      add_products_panel<1>(a, a_stride, rows, b + e, b_stride, tokens, out + e, stride);
     e += taken * LANES;
     left -= taken;
   }
-}
-
-#ifndef HALF
-
-// The same for the gradient of a weight.
-static inline void add_weight_grad(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
-                                   int tokens, float* out) {
-  add_outer(a, a_stride, rows, b, b_stride, columns, tokens, out);
 }
 
 #endif

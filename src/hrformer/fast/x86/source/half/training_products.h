@@ -47,30 +47,31 @@ static INLINE vec rounded_pairs(vec first, vec second) {
 
 static INLINE vec load_first(const float* p, int n) { return n > 0 ? load_part(p, n) : (vec){}; }
 
-// The panel of weights (depth, outputs) from column `start` on; rows `stride` apart. Depth is filled with zeros.
-static inline void pack_half_panel(const float* w, size_t stride, int depth, int outputs, int start, half* out) {
+// The panel of weights (depth, outputs) from column `start` on; `row(k)` is where row k is. Depth is filled with zeros.
+template <class RowOf>
+static inline void pack_half_panel(RowOf row, int depth, int outputs, int start, half* out) {
   const int vectors = outputs - start > LANES ? 2 : 1;
   for (int k = 0; k < grouped(depth); k += 2)
     for (int v = 0; v < vectors; v++, out += GROUP) {
       const int column = start + v * LANES;
-      const float* from = w + k * stride + column;
-      const vec first = k < depth ? load_part(from, outputs - column) : (vec){};
-      const vec second = k + 1 < depth ? load_part(from + stride, outputs - column) : (vec){};
+      const vec first = k < depth ? load_part(row(k) + column, outputs - column) : (vec){};
+      const vec second = k + 1 < depth ? load_part(row(k + 1) + column, outputs - column) : (vec){};
       store((float*)out, rounded_pairs(first, second));
     }
 }
 
 // The same of weights (outputs, depth).
-static inline void pack_half_panel_transposed(const float* w, int depth, int outputs, int start, half* out) {
+template <class RowOf>
+static inline void pack_half_panel_transposed(RowOf row, int depth, int outputs, int start, half* out) {
   const int vectors = outputs - start > LANES ? 2 : 1;
   for (int v = 0; v < vectors; v++)
     for (int k = 0; k < grouped(depth); k += GROUP) {
       vec block[LANES];
 #pragma GCC unroll 16
       for (int i = 0; i < LANES; i++) {
-        const int row = start + v * LANES + i, left = row < outputs ? depth - k : 0;
-        const float* from = w + (size_t)row * depth + k;
-        block[i] = rounded(load_first(from, left), load_first(from + LANES, left - LANES));
+        const int output = start + v * LANES + i;
+        const float* from = output < outputs ? row(output) + k : nullptr;
+        block[i] = from ? rounded(load_part(from, depth - k), load_first(from + LANES, depth - k - LANES)) : (vec){};
       }
       transpose(block);
       for (int i = 0; i < LANES; i++) store((float*)(out + ((size_t)(k / 2 + i) * vectors + v) * GROUP), block[i]);
@@ -83,17 +84,27 @@ static inline Packed* pack(Pieces& pieces, const float* w, int depth, int output
   for_parts(packed_floats(depth, outputs) > SMALL ? threads : 1, (outputs + PANEL - 1) / PANEL, [&](int p) {
     Packed* at = out + (size_t)p * PANEL * grouped(depth);
     if (transposed)
-      pack_half_panel_transposed(w, depth, outputs, p * PANEL, at);
+      pack_half_panel_transposed([=](int r) { return w + (size_t)r * depth; }, depth, outputs, p * PANEL, at);
     else
-      pack_half_panel(w, outputs, depth, outputs, p * PANEL, at);
+      pack_half_panel([=](int k) { return w + (size_t)k * outputs; }, depth, outputs, p * PANEL, at);
   });
   return out;
 }
 
-// As in ../product.h: rows of floats times packed weights; `finish` gets the sums a vector at a time.
+// As in ../window_packing.h.
+template <class RowOf> static inline void pack_across(RowOf row, int places, int dim, Packed* out) {
+  for (int start = 0; start < places; start += PANEL)
+    pack_half_panel_transposed(row, dim, places, start, out + start * grouped(dim));
+}
+
+template <class RowOf> static inline void pack_along(RowOf row, int places, int dim, Packed* out) {
+  for (int start = 0; start < dim; start += PANEL)
+    pack_half_panel(row, places, dim, start, out + start * grouped(places));
+}
+
+// As in ../product.h: rows of floats times packed weights; `finish` gets the sums a vector at a time. The thread is Ready.
 template <class RowOf, class Finish>
 static INLINE void product(RowOf row, int rows, const Packed* w, int depth, int vectors, Finish finish) {
-  const Ready ready;
   const int columns = vectors * LANES;
   const size_t deep = grouped(depth), tall = grouped(rows);
   half* left = half_buffer(product_buffer, tall * deep);
@@ -113,9 +124,8 @@ static INLINE void product(RowOf row, int rows, const Packed* w, int depth, int 
 
 // out[c][e] += sum over tokens of a[t][c] * b[t][e]: a is (tokens, rows), b (tokens, columns), out (grad_rows(rows),
 // filled columns). Reads whole vectors of both.
-static inline void add_weight_grad(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
+static inline void add_products(const float* a, int a_stride, int rows, const float* b, int b_stride, int columns,
                                    int tokens, float* out) {
-  const Ready ready;
   const size_t deep = grouped(tokens), tall = grouped(rows), stride = filled(columns);
   half *left = half_buffer(product_buffer, deep * (tall + stride)), *right = left + deep * tall;
   for (int t = 0; t < tokens; t += GROUP)
@@ -131,6 +141,6 @@ static inline void add_weight_grad(const float* a, int a_stride, int rows, const
       for (int i = 0; i < LANES; i++) store((float*)(left + t * tall + (size_t)(c + i) * GROUP), block[i]);
     }
   for (int e = 0; e < columns; e += PANEL)
-    pack_half_panel(b, b_stride, tokens, (int)stride, e, right + e * deep);
+    pack_half_panel([=](int t) { return b + (size_t)t * b_stride; }, tokens, (int)stride, e, right + e * deep);
   plain_product({left, GROUP, tall * GROUP}, rows, right, (int)deep, (int)stride, {out, stride, out, stride});
 }
