@@ -31,13 +31,13 @@ static INLINE vec rounded_pairs(vec first, vec second) {
 #else
 
 static INLINE vec rounded(vec first, vec second) {
-  half numbers[GROUP];
+  alignas(64) half numbers[GROUP];
   store_halves(numbers, {first, second});
   return load((const float*)numbers);
 }
 
 static INLINE vec rounded_pairs(vec first, vec second) {
-  half numbers[GROUP], pairs[GROUP];
+  alignas(64) half numbers[GROUP], pairs[GROUP];
   store_halves(numbers, {first, second});
   for (int i = 0; i < GROUP; i++) pairs[i] = numbers[i / 2 + i % 2 * LANES];
   return load((const float*)pairs);
