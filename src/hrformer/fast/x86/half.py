@@ -94,8 +94,9 @@ def _feed_forward(second: DepthwiseWeights, first: PointwiseWeights) -> dict[str
         "hidden": first.weight.shape[0],
         "eps": first.eps,
         **_product("fc1", parted(weight), bias),
-        **_product("fc2", parted(second.weight.double()), second.bias),
-        **_depthwise(second),
+        **_product("fc2", second.weight, second.bias),
+        "depthwise": _filled(second.depthwise.flatten(1).T),
+        "depthwise_bias": _filled(second.depthwise_bias),
     }
 
 

@@ -206,6 +206,11 @@ static INLINE void activate(Pair (&v)[2], int activation) {
 
 static INLINE Pair load_floats(const float* p) { return {load(p), load(p + LANES)}; }
 
+static INLINE void store_floats(float* p, Pair v) {
+  store(p, v.first);
+  store(p + LANES, v.second);
+}
+
 // This many numbers in the buffers that threads keep, see ../memory.cpp.
 static INLINE half* half_buffer(float* (*buffer)(size_t), size_t halves) {
   return (half*)buffer((halves + 1) / 2);
