@@ -77,6 +77,11 @@ static INLINE vec bounded(vec x, float limit) {
   return (vec)_mm512_range_ps((__m512)x, (__m512)splat(limit), 2);
 }
 
+// Of a table of 32 numbers those that the last five bits tell.
+static INLINE vec look_up(const float* table, ivec at) {
+  return (vec)_mm512_permutex2var_ps((__m512)load(table), (__m512i)at, (__m512)load(table + LANES));
+}
+
 // n <= 32 numbers, and zeros behind them.
 static INLINE void copy_group(half* to, const half* from, int n) {
   const __mmask32 taken = n > 0 ? mask_of(n) : 0;
@@ -148,6 +153,13 @@ static INLINE vec power_of_two(vec argument) {
 
 static INLINE vec bounded(vec x, float limit) { return smaller(larger(x, splat(-limit)), splat(limit)); }
 
+// Not inline: many lines of code at every use would keep the compiler busy for minutes.
+__attribute__((noinline)) static vec look_up(const float* table, ivec at) {
+  Numbers found;
+  for (int i = 0; i < LANES; i++) found.floats[i] = table[at[i] & 31];
+  return load(found.floats);
+}
+
 #endif
 
 // Vectors that are computed side by side: each waits for its own last result, so that fewer would leave units idle.
@@ -177,17 +189,14 @@ alignas(64) static const float GELU_START[2 * LANES] = {
 };
 
 static INLINE void half_gelu(vec (&x)[TOGETHER]) {
-  const vec square[2] = {load(GELU_SQUARE), load(GELU_SQUARE + LANES)};
-  const vec slope[2] = {load(GELU_SLOPE), load(GELU_SLOPE + LANES)};
-  const vec start[2] = {load(GELU_START), load(GELU_START + LANES)};
   const vec shift = splat(12582912);  // 1.5 * 2^23: adding it rounds, and leaves the number in the last bits
   vec p[TOGETHER];
   ivec at[TOGETHER];
 #define EACH(statement) \
   _Pragma("GCC unroll 4") for (int i = 0; i < TOGETHER; i++) statement
   EACH(at[i] = (ivec)(bounded(x[i], 4.24137926f) * splat(3.53658533f) + shift));
-  EACH(p[i] = __builtin_shuffle(square[0], square[1], at[i]) * x[i] + __builtin_shuffle(slope[0], slope[1], at[i]));
-  EACH(x[i] = p[i] * x[i] + __builtin_shuffle(start[0], start[1], at[i]));
+  EACH(p[i] = look_up(GELU_SQUARE, at[i]) * x[i] + look_up(GELU_SLOPE, at[i]));
+  EACH(x[i] = p[i] * x[i] + look_up(GELU_START, at[i]));
 #undef EACH
 }
 
