@@ -96,17 +96,20 @@ struct Tiles {
   __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((long)(stride)) : "memory")
 #define TILE_PRODUCT(sums, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
 
+// `alone`: of the lower tiles only the first row counts, and takes the place of the others, so that less is read and
+// written.
 template <bool TALL, bool WIDE, class Meanwhile>
-static INLINE void tiled_block(const Left& a, const half* w, int depth, const Sums& s, const half* soon, int lines,
-                               Meanwhile meanwhile) {
+static INLINE void tiled_block(const Left& a, bool alone, const half* w, int depth, const Sums& s, const half* soon,
+                               int lines, Meanwhile meanwhile) {
   constexpr int ROW_BYTES = WIDE ? 128 : 64;
-  const size_t half_way = 16 * a.row, apart = a.row * sizeof(half);
+  const size_t half_way = 16 * a.row, apart = a.row * sizeof(half), low_apart = alone ? 0 : apart;
   const size_t before = s.before_row * sizeof(float), after = s.after_row * sizeof(float);
+  const size_t low_before = alone ? 0 : before, low_after = alone ? 0 : after;
   const float* lower = s.before + 16 * s.before_row;
   TILE_LOAD(0, s.before, before);
   if (WIDE) TILE_LOAD(1, s.before + LANES, before);
-  if (TALL) TILE_LOAD(2, lower, before);
-  if (TALL && WIDE) TILE_LOAD(3, lower + LANES, before);
+  if (TALL) TILE_LOAD(2, lower, low_before);
+  if (TALL && WIDE) TILE_LOAD(3, lower + LANES, low_before);
   const int groups = depth / GROUP;
   for (int k = 0; k < groups; k++, w += 8 * ROW_BYTES) {
     const half* upper = a.of(k);
@@ -120,7 +123,7 @@ static INLINE void tiled_block(const Left& a, const half* w, int depth, const Su
     }
     meanwhile(2 * groups);
     if (TALL) {
-      TILE_LOAD(5, upper + half_way, apart);
+      TILE_LOAD(5, upper + half_way, low_apart);
       TILE_PRODUCT(2, 5, 6);
       if (WIDE) TILE_PRODUCT(3, 5, 7);
     }
@@ -129,8 +132,8 @@ static INLINE void tiled_block(const Left& a, const half* w, int depth, const Su
   float* out = s.after + 16 * s.after_row;
   TILE_STORE(0, s.after, after);
   if (WIDE) TILE_STORE(1, s.after + LANES, after);
-  if (TALL) TILE_STORE(2, out, after);
-  if (TALL && WIDE) TILE_STORE(3, out + LANES, after);
+  if (TALL) TILE_STORE(2, out, low_after);
+  if (TALL && WIDE) TILE_STORE(3, out + LANES, low_after);
 }
 
 // Sums of up to BLOCK_ROWS rows and up to PANEL columns. Rows and columns up to a multiple of 16 are read and written.
@@ -142,13 +145,13 @@ static INLINE void block(const Left& a, int rows, const half* w, int depth, int 
                          const half* soon, int lines, Meanwhile meanwhile) {
   const auto nothing = [](int) {};
   if (rows > 16 && columns > LANES)
-    tiled_block<true, true>(a, w, depth, s, soon, lines, meanwhile);
+    tiled_block<true, true>(a, rows == 17, w, depth, s, soon, lines, meanwhile);
   else if (rows > 16)
-    tiled_block<true, false>(a, w, depth, s, soon, lines, nothing);
+    tiled_block<true, false>(a, rows == 17, w, depth, s, soon, lines, nothing);
   else if (columns > LANES)
-    tiled_block<false, true>(a, w, depth, s, soon, lines, nothing);
+    tiled_block<false, true>(a, false, w, depth, s, soon, lines, nothing);
   else
-    tiled_block<false, false>(a, w, depth, s, soon, lines, nothing);
+    tiled_block<false, false>(a, false, w, depth, s, soon, lines, nothing);
 }
 
 #endif
