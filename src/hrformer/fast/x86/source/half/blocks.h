@@ -110,7 +110,7 @@ static INLINE void tiled_block(const Left& a, bool alone, const half* w, int dep
   if (WIDE) TILE_LOAD(1, s.before + LANES, before);
   if (TALL) TILE_LOAD(2, lower, low_before);
   if (TALL && WIDE) TILE_LOAD(3, lower + LANES, low_before);
-  const int groups = depth / GROUP;
+  const int groups = depth / GROUP, parts = TALL && WIDE ? 2 * groups : groups;
   for (int k = 0; k < groups; k++, w += 8 * ROW_BYTES) {
     const half* upper = a.of(k);
     for (int i = 0; i < lines; i++, soon += 32) __builtin_prefetch(soon, 0, 2);
@@ -121,13 +121,13 @@ static INLINE void tiled_block(const Left& a, bool alone, const half* w, int dep
       TILE_LOAD(7, w + 32, ROW_BYTES);
       TILE_PRODUCT(1, 4, 7);
     }
-    meanwhile(2 * groups);
+    if (TALL && WIDE) meanwhile(parts);
     if (TALL) {
       TILE_LOAD(5, upper + half_way, low_apart);
       TILE_PRODUCT(2, 5, 6);
       if (WIDE) TILE_PRODUCT(3, 5, 7);
     }
-    meanwhile(2 * groups);
+    meanwhile(parts);
   }
   float* out = s.after + 16 * s.after_row;
   TILE_STORE(0, s.after, after);
@@ -139,19 +139,18 @@ static INLINE void tiled_block(const Left& a, bool alone, const half* w, int dep
 // Sums of up to BLOCK_ROWS rows and up to PANEL columns. Rows and columns up to a multiple of 16 are read and written.
 // `depth`: a multiple of 32. Weights that will be read soon are asked for
 // ahead of time: `lines` of a cache, from `soon` on, in every step of the depth. `meanwhile(parts)`: called between
-// products, `parts` times in all or not at all; it has vectors to work on.
+// products, `parts` times in all or, without tiles, not at all; it has vectors to work on.
 template <class Meanwhile>
 static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s,
                          const half* soon, int lines, Meanwhile meanwhile) {
-  const auto nothing = [](int) {};
   if (rows > 16 && columns > LANES)
     tiled_block<true, true>(a, rows == 17, w, depth, s, soon, lines, meanwhile);
   else if (rows > 16)
-    tiled_block<true, false>(a, rows == 17, w, depth, s, soon, lines, nothing);
+    tiled_block<true, false>(a, rows == 17, w, depth, s, soon, lines, meanwhile);
   else if (columns > LANES)
-    tiled_block<false, true>(a, false, w, depth, s, soon, lines, nothing);
+    tiled_block<false, true>(a, false, w, depth, s, soon, lines, meanwhile);
   else
-    tiled_block<false, false>(a, false, w, depth, s, soon, lines, nothing);
+    tiled_block<false, false>(a, false, w, depth, s, soon, lines, meanwhile);
 }
 
 #endif

@@ -24,27 +24,45 @@ static const int BAND_TOKENS = 256;
 
 static int padded(int tokens) { return (tokens + 15) / 16 * 16; }
 
-// One group of the hidden channels after the first product; tokens of it follow each other.
-static void expand(const FeedForward& f, int tokens, const Left& normed, int group, float* hidden) {
+// Rows that are kept for the next band: two of this one and two of the one before, and one that may be left out.
+static const int KEPT = 5;
+
+// Where rows of a group of the first hidden map lie: most of them from the first that a band makes on, in memory that the
+// groups share, so that it stays in the first cache; those that the next band needs apart, in memory of the group.
+struct Hidden {
+  float *start, *kept;
+  size_t line;
+  int made;                               // the row at `start`
+  int rows[KEPT] = {-1, -1, -1, -1, -1};  // those that are kept
+
+  float* row(int r) const {
+    for (int i = 0; i < KEPT; i++)
+      if (rows[i] == r) return kept + i * line;
+    return start + (r - made) * line;
+  }
+
+  // Places for rows from `first` to `end`, two at most, one after the other; `next`: the place behind the last.
+  void keep(int first, int end, int* next) {
+    if (*next + end - first > KEPT) *next = 0;
+    for (int r = first; r < end; r++) rows[(*next)++] = r;
+  }
+};
+
+// One group of the hidden channels after the first product; tokens of it follow each other, those from `apart` on lie at
+// `further`.
+static void expand(const FeedForward& f, int tokens, const Left& normed, int group, float* hidden, int apart,
+                   float* further) {
   const int depth = grouped(f.channels), left = f.hidden - group;
+  const ptrdiff_t jump = further - (hidden + (size_t)apart * GROUP);
   half_product(normed, tokens, f.fc1 + (size_t)group * depth, depth, left < GROUP ? left : GROUP, f.fc1_bias + group,
                [=](int r, int, Pair(&v)[2], int n) {
                  activate(v, 1);
-                 ROWS_OF_TWO(i, n) store_floats(hidden + (size_t)(r + i) * GROUP, v[i]);
+                 ROWS_OF_TWO(i, n) store_floats(hidden + (size_t)(r + i) * GROUP + (r + i < apart ? 0 : jump), v[i]);
                });
 }
 
-// Rows of a group of the first hidden map, as many as are needed at once: the next takes the place of the oldest.
-struct Ring {
-  float* start;
-  size_t line;
-  int rows;
-
-  float* row(int r) const { return start + r % rows * line; }
-};
-
 // Rows first to last, counted through all pictures, of a group of channels after the convolution.
-static void mix(const FeedForward& f, int first, int last, const Ring& hidden, int group, half* out) {
+static void mix(const FeedForward& f, int first, int last, const Hidden& hidden, int group, half* out) {
   const Taps taps = {f.depthwise + group, f.depthwise_bias + group, grouped(f.hidden)};
   auto finish = [](Pair(&v)[2]) __attribute__((always_inline)) { activate(v, 1); };
   const int width = f.width, height = f.height;
@@ -92,28 +110,31 @@ static void work(const FeedForward& f, int begin, int end) {
   const Ready ready;
   int band = (BAND_TOKENS + f.width - 1) / f.width;
   if (band > end - begin) band = end - begin;
-  const int groups = grouped(f.hidden) / GROUP, kept = band + 2;
-  const size_t line = (size_t)f.width * GROUP;
-  const size_t mixed_apart = (size_t)padded(band * f.width) * GROUP;
-  const size_t normed_apart = (size_t)padded(kept * f.width) * GROUP;
-  float* hidden = thread_buffer(groups * (kept * line + mixed_apart / 2) + grouped(f.channels) / GROUP * normed_apart / 2);
-  half *mixed = (half*)(hidden + groups * kept * line), *normed = mixed + groups * mixed_apart;
+  const int groups = grouped(f.hidden) / GROUP;
+  const size_t line = (size_t)f.width * GROUP, apart = (size_t)padded((band + 2) * f.width) * GROUP;
+  float* shared = thread_buffer((band + 2) * line + groups * (KEPT * line + apart / 2) +
+                                grouped(f.channels) / GROUP * apart / 2);
+  float* kept = shared + (band + 2) * line;
+  half *mixed = (half*)(kept + groups * KEPT * line), *normed = mixed + groups * apart;
+  Hidden hidden = {shared, kept, line, 0};
   int done = begin % f.height ? begin - 1 : begin;  // rows of the first hidden map that were made
-  for (int first = begin; first < end; first += band) {
+  for (int first = begin, next = 0; first < end; first += band) {
     const int last = first + band < end ? first + band : end;
     const int needed = last % f.height ? last + 1 : last;
-    const int tokens = (needed - done) * f.width, end_of_ring = (done / kept + 1) * kept;
-    const int before = (end_of_ring < needed ? end_of_ring - done : needed - done) * f.width;
-    normalise_tokens(f, f.x + (size_t)done * f.width * f.channels, 0, tokens, normed, normed_apart);
+    int keep = needed == last ? last : last - 1;
+    if (keep < done) keep = done;
+    normalise_tokens(f, f.x + (size_t)done * f.width * f.channels, 0, (needed - done) * f.width, normed, apart);
+    hidden.keep(keep, needed, &next);
+    hidden.made = done;
     for (int group = 0; group < groups; group++) {
-      const Ring ring = {hidden + group * kept * line, line, kept};
-      const Left rows = {normed, GROUP, normed_apart};
-      if (before > 0) expand(f, before, rows, group * GROUP, ring.row(done));
-      if (tokens > before) expand(f, tokens - before, rows.below(before), group * GROUP, ring.start);
-      mix(f, first, last, ring, group * GROUP, mixed + group * mixed_apart);
+      hidden.kept = kept + group * KEPT * line;
+      if (needed > done)
+        expand(f, (needed - done) * f.width, {normed, GROUP, apart}, group * GROUP, shared, (keep - done) * f.width,
+               hidden.row(keep));
+      mix(f, first, last, hidden, group * GROUP, mixed + group * apart);
     }
     done = needed > done ? needed : done;
-    reduce(f, first, (last - first) * f.width, {mixed, GROUP, mixed_apart}, {0, f.channels});
+    reduce(f, first, (last - first) * f.width, {mixed, GROUP, apart}, {0, f.channels});
   }
 }
 
@@ -129,8 +150,8 @@ static void work_together(const FeedForward& f) {
   for_parts(parts, parts, [&](int i) {
     const Ready ready;
     for (int group = groups * i / parts; group < groups * (i + 1) / parts; group++) {
-      expand(f, tokens, {normed, GROUP, apart}, group * GROUP, hidden + group * apart);
-      const Ring whole = {hidden + group * apart, (size_t)f.width * GROUP, f.rows};
+      const Hidden whole = {hidden + group * apart, nullptr, (size_t)f.width * GROUP, 0};
+      expand(f, tokens, {normed, GROUP, apart}, group * GROUP, whole.start, tokens, whole.start);
       mix(f, 0, f.rows, whole, group * GROUP, mixed + group * apart);
     }
   });
