@@ -84,28 +84,6 @@ static Head head_in(const Attention& a, half* memory, int number) {
   return {keys, values, shares, (float*)(memory + TURNS * one), (float*)(shares + rows_for(places) * deep)};
 }
 
-// The first n < 4 of every four lanes, and ones.
-static INLINE vec first_four(vec v, int n) {
-  ivec lane;
-  for (int i = 0; i < LANES; i++) lane[i] = i % 4;
-  return lane < n ? v : splat(1);
-}
-
-// The largest, or the sum, of all lanes of four vectors: every four lanes of the result hold the four.
-template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
-  const ivec low = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
-  const ivec high = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
-  const ivec even = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-  const ivec odd = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
-  const ivec quarter = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
-  const ivec halves = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
-  const vec first = both(__builtin_shuffle(v[0], v[1], low), __builtin_shuffle(v[0], v[1], high));
-  const vec second = both(__builtin_shuffle(v[2], v[3], low), __builtin_shuffle(v[2], v[3], high));
-  vec all = both(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, odd));
-  all = both(all, __builtin_shuffle(all, quarter));
-  return both(all, __builtin_shuffle(all, halves));
-}
-
 // Powers of two of four rows of scores into `shares`; returns the sum of each, in the first four lanes. MOST: of the
 // scores less the largest of their row, which then is 1.
 template <bool MOST> static INLINE vec exponentials(const float* rows, int length, half* shares) {
@@ -170,13 +148,14 @@ static void score(const Attention& a, const Inside& w) {
 template <bool MOST> static bool soften(const Attention& a, const Inside& w) {
   const Head& h = w.memory;
   const int length = grouped(a.window * a.window);
+  for (int r = 0; r < w.count; r += 4)
+    store(h.scales + r, exponentials<MOST>(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length));
   vec least = splat(1), most = splat(1);
-  for (int r = 0; r < w.count; r += 4) {
-    const vec sums = exponentials<MOST>(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length);
+  for (int r = 0; r < w.count; r += LANES) {
+    const vec sums = load_part_or(h.scales + r, w.count - r, 1);
+    least = smaller(sums, least);
+    most = larger(sums, most);
     store(h.scales + r, splat(1) / sums);
-    const vec real = r + 4 <= w.count ? sums : first_four(sums, w.count - r);
-    least = smaller(real, least);
-    most = larger(real, most);
   }
   return largest_of(most) < 0x1p60f && -largest_of(-least) > 0x1p-60f;
 }

@@ -225,20 +225,58 @@ static INLINE half* half_buffer(float* (*buffer)(size_t), size_t halves) {
   return (half*)buffer((halves + 1) / 2);
 }
 
-// Layer norm of N tokens side by side, without gain and shift: mean, then squared deviations from it. Groups of the
-// result lie `apart`. Of every group, the channels at even places come first, then those at odd ones: the weights
-// behind it are packed in that order. What follows the last channel up to the end of its group is finite.
-template <int N>
-static INLINE void half_normalise(const half* const (&x)[N], half* y, size_t apart, int channels, float eps) {
+// The largest, or the sum, of all lanes of four vectors: every four lanes of the result hold the four.
+template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
+  const ivec low = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
+  const ivec high = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
+  const ivec even = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+  const ivec odd = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
+  const ivec quarter = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
+  const ivec halves = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
+  const vec first = both(__builtin_shuffle(v[0], v[1], low), __builtin_shuffle(v[0], v[1], high));
+  const vec second = both(__builtin_shuffle(v[2], v[3], low), __builtin_shuffle(v[2], v[3], high));
+  vec all = both(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, odd));
+  all = both(all, __builtin_shuffle(all, quarter));
+  return both(all, __builtin_shuffle(all, halves));
+}
+
+// n numbers, or all lanes, and `other` behind them.
+static INLINE vec load_part_or(const float* p, int n, float other) {
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  return lane < n ? load(p) : splat(other);
+}
+
+// In the first four lanes 1 / sqrt of those of v.
+static INLINE vec four_roots(vec v) {
+#ifndef HALF_EMULATED
+  const __m128 roots = _mm_sqrt_ps(_mm512_castps512_ps128((__m512)v));
+  return (vec)_mm512_castps128_ps512(_mm_div_ps(_mm_set1_ps(1), roots));
+#else
+  vec made = splat(0);
+  for (int i = 0; i < 4; i++) made[i] = 1 / __builtin_sqrtf(v[i]);
+  return made;
+#endif
+}
+
+// Layer norm of four tokens side by side, without gain and shift: mean, then squared deviations from it; of them `count`
+// are written. Groups of the result lie `apart`. Of every group, the channels at even places come first, then those at
+// odd ones: the weights behind it are packed in that order. What follows the last channel up to the end of its group is
+// finite.
+static INLINE void half_normalise(const half* const (&x)[4], int count, half* y, size_t apart, int channels,
+                                  float eps) {
   const int whole = channels - channels % GROUP, left = channels - whole;
-  vec sum[N] = {}, squares[N] = {}, mean[N], scale[N];
+  const vec share = splat(1.0f / channels);
+  const auto sum_of_both = [](vec a, vec b) { return a + b; };
+  vec sum[4] = {}, squares[4] = {}, mean[4], scale[4];
 #define EACH(...) \
-  _Pragma("GCC unroll 4") for (int i = 0; i < N; i++) __VA_ARGS__
+  _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) __VA_ARGS__
   for (int c = 0; c < channels; c += GROUP) EACH({
     const Pair v = load_parted(x[i] + c, channels - c);
     sum[i] += v.first + v.second;
   });
-  EACH(mean[i] = splat(sum_of(sum[i]) / channels));
+  const vec means = of_four(sum, sum_of_both) * share;
+  EACH(mean[i] = splat(means[i]));
   for (int c = 0; c < whole; c += GROUP) EACH({
     const Pair v = load_parted(x[i] + c, GROUP);
     const vec first = v.first - mean[i], second = v.second - mean[i];
@@ -252,11 +290,12 @@ static INLINE void half_normalise(const half* const (&x)[N], half* y, size_t apa
     squares[i] += first * first;
     squares[i] += second * second;
   });
-  EACH(scale[i] = splat(1 / __builtin_sqrtf(sum_of(squares[i]) / channels + eps)));
+  const vec scales = four_roots(of_four(squares, sum_of_both) * share + splat(eps));
+  EACH(scale[i] = splat(scales[i]));
   EACH(mean[i] *= scale[i]);
   for (int c = 0; c < channels; c += GROUP, y += apart) EACH({
     const Pair v = load_parted(x[i] + c, channels - c);
-    store_halves(y + i * GROUP, {v.first * scale[i] - mean[i], v.second * scale[i] - mean[i]});
+    if (i < count) store_halves(y + i * GROUP, {v.first * scale[i] - mean[i], v.second * scale[i] - mean[i]});
   });
 #undef EACH
 }
@@ -264,13 +303,10 @@ static INLINE void half_normalise(const half* const (&x)[N], half* y, size_t apa
 // Tokens begin to end, `from(token)` where each is; the first group of their rows from `y` on.
 template <class From>
 static INLINE void half_normalise_all(From from, int begin, int end, half* y, size_t apart, int channels, float eps) {
-  int t = begin;
-  for (; t + 4 <= end; t += 4) {
-    const half* const four[4] = {from(t), from(t + 1), from(t + 2), from(t + 3)};
-    half_normalise<4>(four, y + (size_t)t * GROUP, apart, channels, eps);
-  }
-  for (; t < end; t++) {
-    const half* const one[1] = {from(t)};
-    half_normalise<1>(one, y + (size_t)t * GROUP, apart, channels, eps);
+  for (int t = begin; t < end; t += 4) {
+    const int last = end - 1;
+    const half* const four[4] = {from(t), from(t + 1 < end ? t + 1 : last), from(t + 2 < end ? t + 2 : last),
+                                 from(t + 3 < end ? t + 3 : last)};
+    half_normalise(four, end - t, y + (size_t)t * GROUP, apart, channels, eps);
   }
 }
