@@ -47,8 +47,7 @@ struct Head {
   float *scores, *scales;
 };
 
-// Heads that take turns: while vectors work for one, tiles work for the one before and the one after, as they cannot load
-// yet what vectors have just written.
+// Heads that take turns: tiles cannot load yet what vectors have just written for one, and work for the other.
 static const int TURNS = 2;
 
 // Rows that a product reads beyond the tokens: of the last window, up to a multiple of 16.
@@ -152,7 +151,7 @@ template <bool MOST> static bool soften(const Attention& a, const Inside& w) {
     store(h.scales + r, exponentials<MOST>(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length));
   vec least = splat(1), most = splat(1);
   for (int r = 0; r < w.count; r += LANES) {
-    const vec sums = load_part_or(h.scales + r, w.count - r, 1);
+    const vec sums = first_or(h.scales + r, w.count - r, 1);
     least = smaller(sums, least);
     most = larger(sums, most);
     store(h.scales + r, splat(1) / sums);

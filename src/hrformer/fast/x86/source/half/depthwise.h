@@ -14,8 +14,8 @@ template <int COUNT, class Number> struct Lines {
   int width, step, part;
 };
 
-// Weights of a group of channels: nine taps, `step` floats apart, and the bias. Where the map is bfloat16, of both, and of
-// what is written, the channels at even places come first.
+// Weights of a group of channels: nine taps, `step` floats apart, and the bias. Where the map is bfloat16, the channels
+// at even places come first, of both and of what is written.
 struct Taps {
   const float *weights, *bias;
   int step;

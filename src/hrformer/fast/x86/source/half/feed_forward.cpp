@@ -27,8 +27,8 @@ static int padded(int tokens) { return (tokens + 15) / 16 * 16; }
 // Rows that are kept for the next band: two of this one and two of the one before, and one that may be left out.
 static const int KEPT = 5;
 
-// Where rows of a group of the first hidden map lie: most of them from the first that a band makes on, in memory that the
-// groups share, so that it stays in the first cache; those that the next band needs apart, in memory of the group.
+// Where rows of a group of the first hidden map lie: most of them from the first that a band makes on, in memory that
+// the groups share, so that it stays in the first cache; those that the next band needs apart, in the group's memory.
 struct Hidden {
   float *start, *kept;
   size_t line;
@@ -48,8 +48,8 @@ struct Hidden {
   }
 };
 
-// One group of the hidden channels after the first product; tokens of it follow each other, those from `apart` on lie at
-// `further`.
+// One group of the hidden channels after the first product; tokens of it follow each other, those from `apart` on from
+// `further` on.
 static void expand(const FeedForward& f, int tokens, const Left& normed, int group, float* hidden, int apart,
                    float* further) {
   const int depth = grouped(f.channels), left = f.hidden - group;

@@ -165,9 +165,10 @@ __attribute__((noinline)) static vec look_up(const float* table, ivec at) {
 // Vectors that are computed side by side: each waits for its own last result, so that fewer would leave units idle.
 static const int TOGETHER = 4;
 
-// GELU within 1e-4, by parabolas: of 32 intervals of 0.2828, numbered around zero, the parabola with the smallest largest
-// error (linear programming in float64); around zero one that keeps GELU(0) and its slope. From 4.1 on it is x, below
-// -4.1 zero. NaN gives NaN.
+// GELU within 1e-4, by parabolas: for each of 29 intervals of 0.2828, numbered from the one around zero, that with the
+// smallest largest error (linear programming in float64); around zero that which keeps GELU(0) and the slope there. From
+// 4.1 on x, below -4.1 zero. Looking factors up takes other units than sums do, even while tiles are multiplied, and
+// fewer instructions than one polynomial. NaN gives NaN.
 alignas(64) static const float GELU_SQUARE[2 * LANES] = {
     0.397844285f, 0.366615355f, 0.284963757f, 0.178379327f, 0.0765618011f, 0.00100098131f, -0.0407711267f,
     -0.0534919463f, -0.0479549617f, -0.0350443758f, -0.0220459774f, -0.0122370515f, -0.00607353635f,
@@ -240,8 +241,8 @@ template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
   return both(all, __builtin_shuffle(all, halves));
 }
 
-// n numbers, or all lanes, and `other` behind them.
-static INLINE vec load_part_or(const float* p, int n, float other) {
+// The first n of the numbers at p, `other` in the lanes behind them. All are read.
+static INLINE vec first_or(const float* p, int n, float other) {
   ivec lane;
   for (int i = 0; i < LANES; i++) lane[i] = i;
   return lane < n ? load(p) : splat(other);
@@ -259,10 +260,10 @@ static INLINE vec four_roots(vec v) {
 #endif
 }
 
-// Layer norm of four tokens side by side, without gain and shift: mean, then squared deviations from it; of them `count`
+// Layer norm of four tokens side by side, without gain and shift: mean, then squared deviations from it; `count` of them
 // are written. Groups of the result lie `apart`. Of every group, the channels at even places come first, then those at
-// odd ones: the weights behind it are packed in that order. What follows the last channel up to the end of its group is
-// finite.
+// odd ones: the weights behind it are packed in that order. What follows the last channel up to the end of its group
+// is finite.
 static INLINE void half_normalise(const half* const (&x)[4], int count, half* y, size_t apart, int channels,
                                   float eps) {
   const int whole = channels - channels % GROUP, left = channels - whole;

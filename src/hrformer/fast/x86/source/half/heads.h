@@ -27,7 +27,7 @@ static INLINE void turn(half* const* tokens, int at, half* to, size_t apart) {
   _mm512_storeu_si512(to + 3 * apart, _mm512_unpackhi_epi64(high, next_high));
 }
 
-// COUNT numbers (8, 16 or 32) of two tokens, side by side: of every eight the first four, then of every eight the others.
+// COUNT numbers (8, 16 or 32) of two tokens, side by side: of every eight the first four, then the others.
 template <int COUNT> static INLINE void join(const half* first, const half* second, half* to) {
   if (COUNT == 32) {
     const __m512i one = _mm512_loadu_si512(first), other = _mm512_loadu_si512(second);
