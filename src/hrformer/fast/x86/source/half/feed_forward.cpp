@@ -20,7 +20,7 @@ struct FeedForward {
 };
 
 // Tokens of a band: enough that a panel of weights is read for many rows.
-static const int BAND_TOKENS = 256;
+static const int BAND_TOKENS = 384;
 
 static int padded(int tokens) { return (tokens + 15) / 16 * 16; }
 
