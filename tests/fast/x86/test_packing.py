@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hrformer.fast.x86.half import GROUP, NEVER, PACKERS, grouped, pack, pack_half, parted
+from hrformer.fast.x86.half import GROUP, NEVER, PACKERS, grouped, joined, pack, pack_half, parted
 from hrformer.fast.x86.stages import filled, pack_product, panel_widths
 from hrformer.fast.x86.structures import HALF_STRUCTURES, check_buffers
 from stage_weights import attention_weights, convolution_weights, depthwise_weights, product_weights
@@ -58,6 +58,14 @@ def test_groups_are_parted_into_even_and_odd_places(count: int) -> None:
             whole[..., group + 2 * i + 1] = found[..., group + GROUP // 2 + i]
     assert torch.equal(whole[..., :count], numbers)
     assert whole[..., count:].count_nonzero() == 0
+
+
+def test_values_are_joined_in_pieces() -> None:
+    assert joined(8) == list(range(8))
+    assert joined(24) == [*range(4), *range(8, 12), *range(4, 8), *range(12, 16), *range(16, 24)]
+    for dim in range(8, 136, 8):
+        assert sorted(joined(dim)) == list(range(dim))
+        assert joined(dim)[: dim // 32 * 32] == joined(dim // 32 * 32)
 
 
 @pytest.mark.parametrize(("out", "into"), [(1, 1), (16, 5), (17, 32), (32, 33), (48, 20), (78, 312), (200, 3)])

@@ -51,6 +51,16 @@ def parted(tensor: Tensor) -> Tensor:
     return whole.unflatten(-1, (-1, GROUP // 2, 2)).transpose(-1, -2).flatten(-3).contiguous()
 
 
+def joined(dim: int) -> list[int]:
+    """The order of a head's packed values: in pieces of 32, 16 and 8, of every eight the first four, then the others."""
+    order: list[int] = []
+    while left := dim - len(order):
+        piece = next(size for size in (32, 16, 8) if size <= left)
+        places = torch.arange(piece).view(-1, 2, 4).transpose(0, 1).flatten() + len(order)
+        order += places.tolist()
+    return order
+
+
 def pack_half(weight: Tensor) -> Tensor:
     """(N, K) weights of a product over K -> (K filled * N rounded up to 16,) bfloat16, panel after panel."""
     depth = grouped(weight.shape[1])
@@ -72,7 +82,7 @@ def _attention(w: AttentionWeights) -> dict[str, Any]:
     wide = -(-dim // 8) * 8
     rows = zero_padded(qkv[0].view(3, heads, dim, -1), (3, heads, wide, qkv[0].shape[1])).flatten(0, 2)
     shifts = zero_padded(qkv[1].view(3, heads, dim), (3, heads, wide)).flatten()
-    out = zero_padded(proj[0].view(-1, heads, dim), (proj[0].shape[0], heads, wide)).flatten(1)
+    out = zero_padded(proj[0].view(-1, heads, dim), (proj[0].shape[0], heads, wide))[..., joined(wide)].flatten(1)
     scores = torch.full((heads * tokens + 16, grouped(tokens)), NEVER, dtype=torch.float32, device=rows.device)
     scores[:-16, :tokens] = 0.0 if w.bias is None else w.bias.float().flatten(0, 1) * exponent
     return {
@@ -94,8 +104,9 @@ def _feed_forward(second: DepthwiseWeights, first: PointwiseWeights) -> dict[str
         "hidden": first.weight.shape[0],
         "eps": first.eps,
         **_product("fc1", parted(weight), bias),
-        **_product("fc2", parted(second.weight.double()), second.bias),
-        **_depthwise(second),
+        **_product("fc2", second.weight, second.bias),
+        "depthwise": _filled(second.depthwise.flatten(1).T),
+        "depthwise_bias": _filled(second.depthwise_bias),
     }
 
 

@@ -4,18 +4,18 @@
 // Scores are made to be exponents of two: the caller has multiplied queries and biases by log2(e).
 
 #include "../shares.h"
-#include "../transpose.h"
 #include "half_product.h"
+#include "heads.h"
 
 struct Attention {
   const half* x;  // (batch, height, width, channels)
   half* y;        // as x
   int batch, height, width, channels;
-  int window, heads, head_dim;  // head_dim: even
+  int window, heads, head_dim;  // head_dim: a multiple of 8
   float eps;
   const half* qkv;         // packed, grouped channels deep, in the order of the norm; outputs query, key, value
   const float* qkv_bias;   // (grouped 3 * heads * head_dim)
-  const half* proj;        // packed, grouped heads * head_dim deep
+  const half* proj;        // packed, grouped heads * head_dim deep, in the order of the packed values
   const float* proj_bias;  // (grouped channels)
   const float* bias;       // (heads * window^2 + 16, grouped window^2), very negative where filled
   int threads;
@@ -47,8 +47,8 @@ struct Head {
   float *scores, *scales;
 };
 
-// Heads that take every step together: what vectors have just written, tiles cannot load yet.
-static const int ABREAST = 4;
+// Heads that take turns: tiles cannot load yet what vectors have just written for one, and work for the other.
+static const int TURNS = 2;
 
 // Rows that a product reads beyond the tokens: of the last window, up to a multiple of 16.
 static size_t rows_for(int tokens) { return padded(tokens) + 16; }
@@ -67,97 +67,49 @@ static Tokens tokens_in(const Attention& a, int tokens, half* memory) {
 
 static size_t halves_of_head(const Attention& a) {
   const size_t places = a.window * a.window, deep = grouped(places);
-  return padded(places) * grouped(a.head_dim) + deep * padded(a.head_dim) + rows_for(places) * (deep * 3 + 2);
+  return padded(places) * grouped(a.head_dim) + deep * padded(a.head_dim) + rows_for(places) * (deep + 2);
 }
 
-static size_t head_halves(const Attention& a) { return ABREAST * halves_of_head(a); }
+// Scores are of one head at a time.
+static size_t head_halves(const Attention& a) {
+  const size_t places = a.window * a.window;
+  return TURNS * grouped(halves_of_head(a)) + rows_for(places) * grouped(places) * 2;
+}
 
 static Head head_in(const Attention& a, half* memory, int number) {
-  const size_t places = a.window * a.window, deep = grouped(places);
-  memory += number * halves_of_head(a);
-  half *values = memory + padded(places) * grouped(a.head_dim), *shares = values + deep * padded(a.head_dim);
-  float* scores = (float*)(shares + rows_for(places) * deep);
-  return {memory, values, shares, scores, scores + rows_for(places) * deep};
+  const size_t places = a.window * a.window, deep = grouped(places), one = grouped(halves_of_head(a));
+  half* keys = memory + number % TURNS * one;
+  half *values = keys + padded(places) * grouped(a.head_dim), *shares = values + deep * padded(a.head_dim);
+  return {keys, values, shares, (float*)(memory + TURNS * one), (float*)(shares + rows_for(places) * deep)};
 }
 
-// Keys as the right operand of a product: for every two numbers of a key, those of all places side by side.
-template <class RowOf> static inline void pack_keys(RowOf row, int places, int dim, half* out) {
-  const int pairs = dim / 2, deep = grouped(dim) / 2;
-  for (int start = 0; start < places; start += PANEL) {
-    const int width = places - start > LANES ? PANEL : LANES;
-    for (int v = 0; v < width; v += LANES) {
-      half* column = out + 2 * v;
-      for (int d = 0; d < deep; d += LANES) {
-        vec block[LANES];
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-          const int place = start + v + i;
-          block[i] = place < places && d < pairs ? load_part((const float*)row(place) + d, pairs - d) : (vec){};
-        }
-        transpose(block);
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) store((float*)(column + (size_t)(d + i) * 2 * width), block[i]);
-      }
-    }
-    out += (size_t)2 * deep * width;
-  }
-}
-
-typedef uint16_t halves_vec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-
-// Values as the right operand: for every two places, each number of both side by side.
-template <class RowOf> static inline void pack_values(RowOf row, int places, int dim, const half* zeros, half* out) {
-  const int deep = grouped(places);
-  for (int start = 0; start < dim; start += PANEL) {
-    const int width = dim - start > LANES ? PANEL : LANES;
-    for (int place = 0; place < deep; place += 2) {
-      const half* first = place < places ? row(place) + start : zeros;
-      const half* second = place + 1 < places ? row(place + 1) + start : zeros;
-      for (int v = 0; v < width; v += LANES, out += 2 * LANES) {
-        const ivec low = __builtin_convertvector(*(const halves_vec*)(first + v), ivec);
-        const ivec high = __builtin_convertvector(*(const halves_vec*)(second + v), ivec);
-        store((float*)out, (vec)(low | high << 16));
-      }
-    }
-  }
-}
-
-// The largest, or the sum, of all lanes of four vectors: every four lanes of the result hold the four.
-template <class Both> static INLINE vec of_four(const vec (&v)[4], Both both) {
-  const ivec low = {0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
-  const ivec high = {2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31};
-  const ivec even = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-  const ivec odd = {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31};
-  const ivec quarter = {4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11};
-  const ivec halves = {8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
-  const vec first = both(__builtin_shuffle(v[0], v[1], low), __builtin_shuffle(v[0], v[1], high));
-  const vec second = both(__builtin_shuffle(v[2], v[3], low), __builtin_shuffle(v[2], v[3], high));
-  vec all = both(__builtin_shuffle(first, second, even), __builtin_shuffle(first, second, odd));
-  all = both(all, __builtin_shuffle(all, quarter));
-  return both(all, __builtin_shuffle(all, halves));
-}
-
-// Softmax of four rows of scores but for the division: powers of two into `shares`; returns 1 / sum of each, in the
-// first four lanes.
-static INLINE vec exponentials(const float* rows, int length, half* shares) {
-  vec most[4], top[4], sum[4] = {};
+// Powers of two of four rows of scores into `shares`; returns the sum of each, in the first four lanes. MOST: of the
+// scores less the largest of their row, which then is 1.
+template <bool MOST> static INLINE vec exponentials(const float* rows, int length, half* shares) {
+  vec top[4] = {}, sum[4] = {};
 #define EACH(...) \
   _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) __VA_ARGS__
-  EACH(most[r] = load(rows + r * length));
-  for (int i = LANES; i < length; i += LANES) EACH(most[r] = larger(most[r], load(rows + r * length + i)));
-  const vec tops = of_four(most, [](vec a, vec b) { return larger(a, b); });
-  EACH(top[r] = splat(tops[r]));
+  if (MOST) {
+    vec most[4];
+    EACH(most[r] = load(rows + r * length));
+    for (int i = LANES; i < length; i += LANES) EACH(most[r] = larger(most[r], load(rows + r * length + i)));
+    const vec tops = of_four(most, [](vec a, vec b) { return larger(a, b); });
+    EACH(top[r] = splat(tops[r]));
+  }
   for (int i = 0; i < length; i += GROUP) EACH({
     const float* row = rows + r * length + i;
-    const Pair e = {power_of_two(load(row) - top[r]), power_of_two(load(row + LANES) - top[r])};
+    const Pair scores = {load(row), load(row + LANES)};
+    const Pair less = MOST ? Pair{scores.first - top[r], scores.second - top[r]} : scores;
+    const Pair e = {power_of_two(less.first), power_of_two(less.second)};
     store_halves(shares + r * length + i, e);
     sum[r] += e.first + e.second;
   });
 #undef EACH
-  return splat(1) / of_four(sum, [](vec a, vec b) { return a + b; });
+  return of_four(sum, [](vec a, vec b) { return a + b; });
 }
 
-// A head of a window: its memory and number; the window's tokens, of every place of it; the places inside the map; and
+// A head of a window: its memory and number; the window's tokens, of every place of it and of those that fill it up to
+// a multiple of 16; the places inside the map; and
 // their rows, one after another.
 struct Inside {
   Head memory;
@@ -168,13 +120,11 @@ struct Inside {
   int count;
 };
 
-static void pack_head(const Attention& a, const Inside& w, const half* zeros) {
+static void pack_head(const Attention& a, const Inside& w) {
   const Head& h = w.memory;
-  const int head = w.head;
   const int places = a.window * a.window, dim = a.head_dim, all = a.heads * dim;
-  half* const* tokens = w.tokens;
-  pack_keys([=](int place) { return tokens[place] + all + head * dim; }, places, dim, h.keys);
-  pack_values([=](int place) { return tokens[place] + 2 * all + head * dim; }, places, dim, zeros, h.values);
+  pack_keys(w.tokens, all + w.head * dim, places, dim, h.keys);
+  pack_values(w.tokens, 2 * all + w.head * dim, places, dim, h.values);
 }
 
 static void score(const Attention& a, const Inside& w) {
@@ -193,11 +143,20 @@ static void score(const Attention& a, const Inside& w) {
   plain_product(queries, w.count, h.keys, grouped(dim), places, {bias, (size_t)length, h.scores, (size_t)length});
 }
 
-static void soften(const Attention& a, const Inside& w) {
+// Softmax but for the division; the scales are 1 / sum. False where sums say that numbers were too large or too small.
+template <bool MOST> static bool soften(const Attention& a, const Inside& w) {
   const Head& h = w.memory;
   const int length = grouped(a.window * a.window);
   for (int r = 0; r < w.count; r += 4)
-    store(h.scales + r, exponentials(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length));
+    store(h.scales + r, exponentials<MOST>(h.scores + (size_t)r * length, length, h.shares + (size_t)r * length));
+  vec least = splat(1), most = splat(1);
+  for (int r = 0; r < w.count; r += LANES) {
+    const vec sums = first_or(h.scales + r, w.count - r, 1);
+    least = smaller(sums, least);
+    most = larger(sums, most);
+    store(h.scales + r, splat(1) / sums);
+  }
+  return largest_of(most) < 0x1p60f && -largest_of(-least) > 0x1p-60f;
 }
 
 // The result takes the place of the queries.
@@ -241,30 +200,40 @@ static int look_round(const Attention& a, const Window& w, int* real, size_t* pl
 }
 
 // Heads of windows, begin to end: the heads of the first window, of the second, and so on. `window` gives a window by
-// its number, `firsts` where its tokens begin; `memory` is for ABREAST heads.
+// its number, `firsts` where its tokens begin.
 template <class WindowOf>
 static void attend(const Attention& a, const Tokens& t, half* memory, WindowOf window, const int* firsts, int begin,
                    int end) {
-  const int places = a.window * a.window, stride = packed_stride(a);
-  half* tokens[ABREAST * places];
-  int real[ABREAST * places];
-  for (; begin < end; begin += ABREAST) {
-    const int count = end - begin < ABREAST ? end - begin : ABREAST;
-    Inside inside[ABREAST];
-    for (int i = 0; i < count; i++) {
-      const int number = (begin + i) / a.heads;
-      half* queries = t.qkv + (size_t)firsts[number] * stride;
-      Inside& w = inside[i];
-      w = {head_in(a, memory, i), (begin + i) % a.heads, tokens + i * places, real + i * places, queries, 0};
-      w.count = look_round(a, window(number), w.real, nullptr);
-      for (int j = 0; j < places; j++) w.tokens[j] = t.zeros;
-      for (int j = 0; j < w.count; j++) w.tokens[w.real[j]] = queries + (size_t)j * stride;
-      pack_head(a, w, t.zeros);
-    }
-    for (int i = 0; i < count; i++) score(a, inside[i]);
-    for (int i = 0; i < count; i++) soften(a, inside[i]);
-    for (int i = 0; i < count; i++) mix(a, inside[i]);
+  const int places = a.window * a.window, filled = padded(places), stride = packed_stride(a);
+  half* tokens[TURNS * filled];
+  int real[TURNS * places];
+  Inside turns[TURNS];
+  auto prepare = [&](int i) {
+    const int number = i / a.heads, turn = i % TURNS;
+    Inside& w = turns[turn];
+    half* queries = t.qkv + (size_t)firsts[number] * stride;
+    w = {head_in(a, memory, turn), i % a.heads, tokens + turn * filled, real + turn * places, queries, 0};
+    w.count = look_round(a, window(number), w.real, nullptr);
+    for (int j = 0; j < filled; j++) w.tokens[j] = t.zeros;
+    for (int j = 0; j < w.count; j++) w.tokens[w.real[j]] = queries + (size_t)j * stride;
+    pack_head(a, w);
+  };
+  for (int i = 0; i < TURNS; i++) {
+    const Head h = head_in(a, memory, i);
+    memset(h.keys, 0, (h.shares - h.keys) * sizeof(half));  // packing leaves out what is always zero
   }
+  if (begin < end) prepare(begin);
+  for (int i = begin; i < end; i++) {
+    const Inside& now = turns[i % TURNS];
+    score(a, now);
+    if (i > begin) mix(a, turns[(i - 1) % TURNS]);
+    if (i + 1 < end) prepare(i + 1);
+    if (!soften<false>(a, now)) {
+      score(a, now);
+      soften<true>(a, now);
+    }
+  }
+  if (begin < end) mix(a, turns[(end - 1) % TURNS]);
 }
 
 static void normalise_tokens(const Attention& a, const Tokens& t, int begin, int end) {
@@ -337,7 +306,7 @@ static void work_together(const Attention& a, int strips, int columns) {
     const Ready ready;
     pack(a, t, tokens, columns_of(3 * inner, i, parts));
   });
-  const int heads = windows * a.heads, chunks = (heads + ABREAST - 1) / ABREAST;
+  const int heads = windows * a.heads, chunks = (heads + TURNS - 1) / TURNS;
   for_parts(parts, chunks, [&](int i) {
     const Ready ready;
     half* memory = half_buffer(thread_buffer, head_halves(a));

@@ -60,8 +60,9 @@ static INLINE void tile_product(float* sums, size_t line, const half* a, size_t 
     }
 }
 
+template <class Meanwhile>
 static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s, const half*,
-                         int) {
+                         int, Meanwhile) {
   const int wide_step = columns > LANES ? 2 * PANEL : PANEL;
   const int filled_rows = (rows + 15) / 16 * 16, filled_columns = columns > LANES ? PANEL : LANES;
   for (int r = 0; r < filled_rows; r++)
@@ -95,42 +96,61 @@ struct Tiles {
   __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((long)(stride)) : "memory")
 #define TILE_PRODUCT(sums, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #sums ::)
 
-// Sums of up to BLOCK_ROWS rows and up to PANEL columns. Rows and columns up to a multiple of 16 are read and written.
-// `depth`: a multiple of 32. Weights that will be read soon are asked for
-// ahead of time: `lines` of a cache, from `soon` on, in every step of the depth.
-static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s,
-                         const half* soon, int lines) {
-  const bool tall = rows > 16, wide = columns > LANES;
-  const size_t half_way = 16 * a.row;
-  const size_t apart = a.row * sizeof(half);
+// `alone`: of the lower tiles only the first row counts, and takes the place of the others, so that less is read and
+// written.
+template <bool TALL, bool WIDE, class Meanwhile>
+static INLINE void tiled_block(const Left& a, bool alone, const half* w, int depth, const Sums& s, const half* soon,
+                               int lines, Meanwhile meanwhile) {
+  constexpr int ROW_BYTES = WIDE ? 128 : 64;
+  const size_t half_way = 16 * a.row, apart = a.row * sizeof(half), low_apart = alone ? 0 : apart;
   const size_t before = s.before_row * sizeof(float), after = s.after_row * sizeof(float);
+  const size_t low_before = alone ? 0 : before, low_after = alone ? 0 : after;
   const float* lower = s.before + 16 * s.before_row;
   TILE_LOAD(0, s.before, before);
-  if (wide) TILE_LOAD(1, s.before + LANES, before);
-  if (tall) TILE_LOAD(2, lower, before);
-  if (tall && wide) TILE_LOAD(3, lower + LANES, before);
-  const int row_bytes = wide ? 128 : 64;
-  for (int k = 0; k < depth / GROUP; k++, w += 8 * row_bytes) {
+  if (WIDE) TILE_LOAD(1, s.before + LANES, before);
+  if (TALL) TILE_LOAD(2, lower, low_before);
+  if (TALL && WIDE) TILE_LOAD(3, lower + LANES, low_before);
+  const int groups = depth / GROUP, parts = TALL && WIDE ? 2 * groups : groups;
+  for (int k = 0; k < groups; k++, w += 8 * ROW_BYTES) {
     const half* upper = a.of(k);
     for (int i = 0; i < lines; i++, soon += 32) __builtin_prefetch(soon, 0, 2);
-    TILE_LOAD(6, w, row_bytes);
+    TILE_LOAD(6, w, ROW_BYTES);
     TILE_LOAD(4, upper, apart);
     TILE_PRODUCT(0, 4, 6);
-    if (wide) {
-      TILE_LOAD(7, w + 32, row_bytes);
+    if (WIDE) {
+      TILE_LOAD(7, w + 32, ROW_BYTES);
       TILE_PRODUCT(1, 4, 7);
     }
-    if (tall) {
-      TILE_LOAD(5, upper + half_way, apart);
+    if (TALL && WIDE) meanwhile(parts);
+    if (TALL) {
+      TILE_LOAD(5, upper + half_way, low_apart);
       TILE_PRODUCT(2, 5, 6);
-      if (wide) TILE_PRODUCT(3, 5, 7);
+      if (WIDE) TILE_PRODUCT(3, 5, 7);
     }
+    meanwhile(parts);
   }
   float* out = s.after + 16 * s.after_row;
   TILE_STORE(0, s.after, after);
-  if (wide) TILE_STORE(1, s.after + LANES, after);
-  if (tall) TILE_STORE(2, out, after);
-  if (tall && wide) TILE_STORE(3, out + LANES, after);
+  if (WIDE) TILE_STORE(1, s.after + LANES, after);
+  if (TALL) TILE_STORE(2, out, low_after);
+  if (TALL && WIDE) TILE_STORE(3, out + LANES, low_after);
+}
+
+// Sums of up to BLOCK_ROWS rows and up to PANEL columns. Rows and columns up to a multiple of 16 are read and written.
+// `depth`: a multiple of 32. Weights that will be read soon are asked for
+// ahead of time: `lines` of a cache, from `soon` on, in every step of the depth. `meanwhile(parts)`: called between
+// products, `parts` times in all or, without tiles, not at all; it has vectors to work on.
+template <class Meanwhile>
+static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s,
+                         const half* soon, int lines, Meanwhile meanwhile) {
+  if (rows > 16 && columns > LANES)
+    tiled_block<true, true>(a, rows == 17, w, depth, s, soon, lines, meanwhile);
+  else if (rows > 16)
+    tiled_block<true, false>(a, rows == 17, w, depth, s, soon, lines, meanwhile);
+  else if (columns > LANES)
+    tiled_block<false, true>(a, false, w, depth, s, soon, lines, meanwhile);
+  else
+    tiled_block<false, false>(a, false, w, depth, s, soon, lines, meanwhile);
 }
 
 #endif
@@ -188,8 +208,9 @@ static INLINE void sums_of_block(const Left& a, int rows, const half* w, int dep
     for (int v = 0; v < V; v++) store(s.after + r * s.after_row + v * LANES, sums[r][v]);
 }
 
+template <class Meanwhile>
 static INLINE void block(const Left& a, int rows, const half* w, int depth, int columns, const Sums& s, const half*,
-                         int) {
+                         int, Meanwhile) {
   if (columns > LANES)
     sums_of_block<2>(a, rows, w, depth, s);
   else

@@ -1,4 +1,4 @@
-// Rows of a depthwise 3x3 convolution of bfloat16 maps, summed in float32.
+// Rows of a depthwise 3x3 convolution of maps in bfloat16 or float32, summed in float32.
 
 #pragma once
 
@@ -9,23 +9,26 @@ static const int COLUMNS = 4;
 
 // The rows of a map that a convolution reads, null beyond the picture, and of a group of their channels those inside
 // the map. Cells are `step` numbers apart.
-template <int COUNT> struct Lines {
-  const half* at[COUNT];
+template <int COUNT, class Number> struct Lines {
+  const Number* at[COUNT];
   int width, step, part;
 };
 
-// Weights of a group of channels: nine taps, `step` floats apart, and the bias; of both, and of what is written, the
-// channels at even places come first.
+// Weights of a group of channels: nine taps, `step` floats apart, and the bias. Where the map is bfloat16, the channels
+// at even places come first, of both and of what is written.
 struct Taps {
   const float *weights, *bias;
   int step;
 };
 
+static INLINE Pair load_cell(const half* p, int part) { return load_parted(p, part); }
+static INLINE Pair load_cell(const float* p, int) { return load_floats(p); }
+
 // ROWS rows of outputs, columns at to at + COLUMNS; cells and rows of the outputs are `step` and `line` apart. EDGE:
 // some of the inputs, or outputs, may lie outside. With two rows, each input is loaded once for both.
-template <int ROWS, int STRIDE, bool EDGE, class Finish>
-static INLINE void depthwise_columns(const Lines<ROWS + 2>& in, const Taps& taps, int at, int out_width, half* out,
-                                     size_t step, size_t line, Finish finish) {
+template <int ROWS, int STRIDE, bool EDGE, class Number, class Finish>
+static INLINE void depthwise_columns(const Lines<ROWS + 2, Number>& in, const Taps& taps, int at, int out_width,
+                                     half* out, size_t step, size_t line, Finish finish) {
   static_assert(ROWS == 1 || STRIDE == 1, "rows of a wider stride share less");
   constexpr int INPUTS = (COLUMNS - 1) * STRIDE + 3;
   Pair sums[ROWS][COLUMNS];
@@ -37,12 +40,12 @@ static INLINE void depthwise_columns(const Lines<ROWS + 2>& in, const Taps& taps
 #pragma GCC unroll 4
   for (int i = 0; i < ROWS + 2; i++) {
     if (!in.at[i]) continue;
-    const half* p = in.at[i] + (ptrdiff_t)first * in.step;
+    const Number* p = in.at[i] + (ptrdiff_t)first * in.step;
 #pragma GCC unroll 9
     for (int j = 0; j < INPUTS; j++) {
       const bool inside = !EDGE || (first + j >= 0 && first + j < in.width);
       if (!inside) continue;
-      const Pair input = load_parted(p + (ptrdiff_t)j * in.step, in.part);
+      const Pair input = load_cell(p + (ptrdiff_t)j * in.step, in.part);
 #pragma GCC unroll 2
       for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 3
@@ -68,9 +71,9 @@ static INLINE void depthwise_columns(const Lines<ROWS + 2>& in, const Taps& taps
 }
 
 // One group of channels of ROWS rows: ceil(width / STRIDE) cells of each.
-template <int ROWS, int STRIDE, class Finish>
-static INLINE void half_depthwise_rows(const Lines<ROWS + 2>& in, const Taps& taps, half* out, size_t step, size_t line,
-                                       Finish finish) {
+template <int ROWS, int STRIDE, class Number, class Finish>
+static INLINE void half_depthwise_rows(const Lines<ROWS + 2, Number>& in, const Taps& taps, half* out, size_t step,
+                                       size_t line, Finish finish) {
   const int out_width = (in.width + STRIDE - 1) / STRIDE;
   for (int at = 0; at < out_width; at += COLUMNS) {
     if (at == 0 || (at + COLUMNS - 1) * STRIDE + 1 >= in.width || at + COLUMNS > out_width)

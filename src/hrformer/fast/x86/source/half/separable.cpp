@@ -25,7 +25,7 @@ template <int STRIDE> static void mix_row(const Separable& f, int row, half* out
   const int picture = row / height, centre = row % height * STRIDE, middle = f.middle;
   const half* x = f.x + (size_t)picture * f.height * f.width * f.depth;
   for (int c = 0; c < f.depth; c += GROUP, out += apart) {
-    Lines<3> lines = {{}, f.width, f.depth, f.depth - c};
+    Lines<3, half> lines = {{}, f.width, f.depth, f.depth - c};
     for (int i = 0; i < 3; i++) {
       const int at = centre + i - 1;
       lines.at[i] = at >= 0 && at < f.height ? x + (size_t)at * f.width * f.depth + c : nullptr;
