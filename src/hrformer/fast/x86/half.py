@@ -52,7 +52,7 @@ def parted(tensor: Tensor) -> Tensor:
 
 
 def joined(dim: int) -> list[int]:
-    """The order of a head's packed values: in pieces of 32, 16 and 8, of every eight the first four, then the others."""
+    """The order of a head's packed values: in pieces of 32, 16 and 8, of every eight the first four, then the rest."""
     order: list[int] = []
     while left := dim - len(order):
         piece = next(size for size in (32, 16, 8) if size <= left)
