@@ -22,9 +22,9 @@ import hrformer
 from hrformer.export import export as front
 from hrformer.export import files as writing
 from hrformer.export.export import export, verify
-from hrformer.export.files import ExportError, onnx_model, traced, write_openvino
+from hrformer.export.files import ExportError, write_openvino
 from hrformer.export.pipelines import pipeline_for
-from hrformer.export.proof import cases_for, make_case, prove, read_pictures
+from hrformer.export.proof import cases_for, prove, read_pictures
 from hrformer.models.model import VisionModel
 from hrformer.predict.exported import ExportedFile
 from hrformer.predict.pose import PosePredictor
@@ -78,6 +78,7 @@ def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     report = export(predictor, out, licence="mine", told=told.append)
     assert sorted(one.name for one in out.iterdir()) == ["model.onnx", "predict.py", "report.json"]
     assert len(told) == 2
+    _the_graph_has_no_size_of_its_example(out / "model.onnx")
     sizes = [result.case for result in report.results]
     assert any("7 boxes in 23 x 19" in size for size in sizes)
     assert any("optimisation disable_all" in size for size in sizes)
@@ -110,6 +111,14 @@ def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     damage(out / "model.onnx")
     with pytest.raises(ExportError, match="401 x 401 pixels"):
         verify(out / "model.onnx", predictor)
+
+
+def _the_graph_has_no_size_of_its_example(path: Path) -> None:
+    graph = onnx.load(path).graph
+    shapes = {one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.input}
+    assert [isinstance(side, str) for side in shapes["image"]] == [True, True, False]
+    assert [isinstance(side, str) for side in shapes["boxes"]] == [True, False]
+    assert [one.name for one in graph.output] == ["keypoints"]
 
 
 def _as_the_docs_say(out: Path, pixels: np.ndarray, exported: PosePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,17 +323,3 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="does not describe itself"):
         load(tmp_path / "a.onnx")
-
-
-def test_the_graph_has_no_size_of_its_example(small_model: SmallModel) -> None:
-    model = small_model("pose")
-    module = pipeline_for(model, predictor_for(model, device="cpu").options)
-    example = make_case(module, read_pictures([]), (333, 411), 3)
-    program = traced(module, [torch.from_numpy(value) for value in example.inputs.values()])
-    made = onnx_model(program, module)
-    shapes = {
-        one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in made.graph.input
-    }
-    assert [isinstance(side, str) for side in shapes["image"]] == [True, True, False]
-    assert [isinstance(side, str) for side in shapes["boxes"]] == [True, False]
-    assert [one.name for one in made.graph.output] == ["keypoints"]
