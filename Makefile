@@ -41,7 +41,7 @@ gallery: $(INSTALLED)
 	$(BIN)/python examples/gallery.py --data $(DATA)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(CODE)
@@ -77,7 +77,7 @@ sanitize: $(INSTALLED) $(SANITIZED)/kernels_avx512.so
 	LD_PRELOAD="$(RUNTIMES)" PYTHONMALLOC=malloc HRFORMER_NATIVE_FOLDER=$(SANITIZED) \
 	  ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report \
 	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZED)/report \
-	  $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -k "not what_watches_operations" $(SANITIZED_TESTS); \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" -k "not what_watches_operations" $(SANITIZED_TESTS); \
 	  status=$$?; cat $(SANITIZED)/report.* 2>/dev/null && exit 1; exit $$status
 else
 sanitize:
@@ -85,7 +85,8 @@ sanitize:
 endif
 
 # Memory that AMX's instructions read and write is seen in the emulation of the kernels in bfloat16 alone.
-$(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(INSTALLED)
+# Order-only on the empty environment: with --jobs they are compiled while packages are installed, which they do without.
+$(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(BIN)/pip
 	@mkdir -p $(SANITIZED)/emulated
 	CXX="$(CXX)" $(BIN)/python src/hrformer/fast/x86/build.py --emulated $(SANITIZED)/emulated $(SANITIZER)
 	CXX="$(CXX)" $(BIN)/python src/hrformer/fast/x86/build.py $(SANITIZED) $(SANITIZER)
