@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve gallery test lint sanitize bench gpu clean
+.PHONY: help demo serve gallery test lint sanitize apart bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -48,6 +48,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+# Without a package index the tests that need them are skipped, and say so.
+apart: $(INSTALLED)
+	-@$(BIN)/python tests/readers_environment.py 2>/dev/null
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
