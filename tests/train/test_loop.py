@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from forked import fork, train_saved
 from hrformer import zoo
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.set_types import DataError
@@ -26,7 +27,6 @@ from hrformer.train.config_file import write_config
 from hrformer.train.control import NonFiniteLoss
 from hrformer.train.loop import train
 from hrformer.train.run_folder import ResumeError, checkpoint_path, read_state
-from saved_runs import start_saved
 from training import longer
 
 TASKS = ("classification", "pose", "segmentation")
@@ -115,7 +115,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
     write_config(config, tmp_path / "run.json")
     kills = 0
     for pause in (0.0, 0.35, 0.15):
-        process = start_saved(tmp_path / "run.json", killed)
+        process = fork(train_saved, tmp_path / "run.json", killed)
         began, seen = time.monotonic(), len(losses(killed)) if kills else 0
         while process.is_alive() and time.monotonic() - began < 60:
             log = killed / "metrics.jsonl"
@@ -127,7 +127,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
             time.sleep(0.02)
         process.join()
     assert kills > 0
-    process = start_saved(tmp_path / "run.json", killed)
+    process = fork(train_saved, tmp_path / "run.json", killed)
     process.join()
     assert process.exitcode == 0
     assert losses(killed) == losses(tmp_path / "whole")
