@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import torch
 from PIL import Image
 
 import hrformer
+from exported_pose import POSE, exported_pose
 from hrformer.export import export as front
 from hrformer.export import files as writing
 from hrformer.export.export import export, verify
@@ -31,7 +33,6 @@ from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import load, predictor_for
 from hrformer.predict.segment import SegmentationPredictor
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 SmallModel = Callable[..., VisionModel]
 
 
@@ -71,11 +72,11 @@ def _name_of(requirement: str) -> str:
 
 
 @pytest.mark.slow
-def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = load(WEIGHTS / "hrformer_nano_lspet.safetensors", "cpu")
-    out = tmp_path / "pose"
-    told: list[str] = []
-    report = export(predictor, out, licence="mine", told=told.append)
+def test_pose_pipeline_for_onnx(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, out = load(POSE, "cpu"), tmp_path / "pose"
+    report, told = exported_pose(tmp_path_factory, out)
     assert sorted(one.name for one in out.iterdir()) == ["model.onnx", "predict.py", "report.json"]
     assert len(told) == 2
     _the_graph_has_no_size_of_its_example(out / "model.onnx")
@@ -210,6 +211,29 @@ def test_open_sizes_of_a_network(tmp_path: Path, small_model: SmallModel) -> Non
     assert not (tmp_path / "net" / "predict.py").exists()
 
 
+Graphs = dict[tuple[Any, ...], onnx.ModelProto]
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Graphs:
+    """The ONNX graphs of small models, for formats that begin with the same one."""
+    return {}
+
+
+def graphs_made_once(graphs: Graphs, monkeypatch: pytest.MonkeyPatch, *name: object) -> None:
+    """Let ``export`` record and convert each model once, by its name and dtype."""
+    record, convert = front.traced, front.onnx_model
+
+    def converted(given: tuple[Any, Any], module: Any) -> onnx.ModelProto:
+        key = (*name, module.dtype)
+        if key not in graphs:
+            graphs[key] = convert(record(*given), module)
+        return copy.deepcopy(graphs[key])
+
+    monkeypatch.setattr(front, "traced", lambda module, example: (module, example))
+    monkeypatch.setattr(front, "onnx_model", converted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "to", "precision", "window"),
@@ -223,9 +247,18 @@ def test_open_sizes_of_a_network(tmp_path: Path, small_model: SmallModel) -> Non
     ],
 )
 def test_formats_and_precisions(
-    task: Any, to: Any, precision: Any, window: int, tmp_path: Path, small_model: SmallModel
+    task: Any,
+    to: Any,
+    precision: Any,
+    window: int,
+    tmp_path: Path,
+    small_model: SmallModel,
+    graphs: Graphs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = small_model(task, window)
+    if to != "torch":
+        graphs_made_once(graphs, monkeypatch, task, window)
     report = export(model, tmp_path / "out", to=to, precision=precision)
     exported = load(report.file)
     pixels = read_pictures([])[0]
@@ -245,7 +278,8 @@ def test_formats_and_precisions(
 
 @pytest.mark.slow
 def test_backbone(tmp_path: Path, small_model: SmallModel) -> None:
-    model = small_model(None, 15)
+    """Of HRNet: windows of open sizes are in ``test_open_sizes_of_a_network``."""
+    model = small_model(None, 0)
     report = export(model, tmp_path / "maps", graph="network")
     file = ExportedFile(report.file)
     x = torch.randn(2, 3, 50, 70)

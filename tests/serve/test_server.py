@@ -22,6 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import hrformer.cli.serve
+from exported_pose import POSE, exported_pose
 from half_kernels import pretend_half_kernels
 from hrformer.__main__ import main
 from hrformer.cli.arguments import ServeArguments
@@ -340,14 +341,10 @@ def test_a_precision_that_no_model_takes_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_exported_files_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_files_are_served(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """The whole pipeline of a file; options that are part of its graph are refused."""
-    # The file's proof has tests of its own.
-    module = sys.modules["hrformer.export.export"]
-    monkeypatch.setattr(module, "prove", lambda *_: [])
-    monkeypatch.setattr(module, "_latencies", lambda *_: {})
-    report = hrformer.export(hrformer.load(NANO["lspet"], "cpu"), tmp_path, pictures=[PICTURES / "cat.jpg"])
-    service = load_service([f"file={report.file}", f"plain={NANO['lspet']}"], ServeOptions(), detector="picture")
+    report, _ = exported_pose(tmp_path_factory, tmp_path / "pose")
+    service = load_service([f"file={report.file}", f"plain={POSE}"], ServeOptions(), detector="picture")
     with TestClient(service.guard) as client:
         sent = {"files": {"image": CAT}, "data": {"boxes": "[[20, 30, 200, 250], [9, 9, 60, 80]]"}}
         file, plain = (client.post(f"/v1/models/{name}:predict", **sent).json() for name in ("file", "plain"))
