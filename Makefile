@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 CODE := src tests hatch_build.py $(wildcard examples benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve gallery test lint sanitize bench gpu clean
+.PHONY: help demo serve gallery test lint sanitize apart bench gpu clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -41,13 +41,17 @@ gallery: $(INSTALLED)
 	$(BIN)/python examples/gallery.py --data $(DATA)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+# Without a package index the tests that need them are skipped, and say so.
+apart: $(INSTALLED)
+	-@$(BIN)/python tests/readers_environment.py 2>/dev/null
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py --preset $(PRESET) --out runs/bench-$(PRESET) --results benchmarks/RESULTS.md $(BENCH_ARGS)
@@ -77,7 +81,7 @@ sanitize: $(INSTALLED) $(SANITIZED)/kernels_avx512.so
 	LD_PRELOAD="$(RUNTIMES)" PYTHONMALLOC=malloc HRFORMER_NATIVE_FOLDER=$(SANITIZED) \
 	  ASAN_OPTIONS=detect_leaks=0:log_path=$(SANITIZED)/report \
 	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(SANITIZED)/report \
-	  $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -k "not what_watches_operations" $(SANITIZED_TESTS); \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" -k "not what_watches_operations" $(SANITIZED_TESTS); \
 	  status=$$?; cat $(SANITIZED)/report.* 2>/dev/null && exit 1; exit $$status
 else
 sanitize:
@@ -85,7 +89,8 @@ sanitize:
 endif
 
 # Memory that AMX's instructions read and write is seen in the emulation of the kernels in bfloat16 alone.
-$(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(INSTALLED)
+# Order-only on the empty environment: with --jobs they are compiled while packages are installed, which they do without.
+$(SANITIZED)/kernels_avx512.so: $(NATIVE) Makefile | $(BIN)/pip
 	@mkdir -p $(SANITIZED)/emulated
 	CXX="$(CXX)" $(BIN)/python src/hrformer/fast/x86/build.py --emulated $(SANITIZED)/emulated $(SANITIZER)
 	CXX="$(CXX)" $(BIN)/python src/hrformer/fast/x86/build.py $(SANITIZED) $(SANITIZER)

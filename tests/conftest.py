@@ -34,6 +34,11 @@ torch.backends.cudnn.allow_tf32 = False
 torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: a process that has nothing left takes tests from the end of another's, and these are short."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """Folder with data sets and goldens: ``$HRFORMER_SHARED``, else ``shared`` beside the checkout.

@@ -1,4 +1,4 @@
-"""What one of several processes of ``tests/evaluate/test_processes.py`` does; spawned, so it must be importable."""
+"""What one of several processes of ``tests/evaluate/test_processes.py`` does; it is found by name."""
 
 from __future__ import annotations
 

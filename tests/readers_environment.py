@@ -1,4 +1,7 @@
-"""A Python with the libraries of users and peers, apart from ours: made once under build/, then kept."""
+"""A Python with the libraries of users and peers, apart from ours: made once under build/, then kept.
+
+``make apart`` makes them before the tests ask for them, which otherwise wait for the package index.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,11 @@ def _run(python: str, script: Path, *arguments: str, cwd: Path, environment: dic
 
 def run_peers(script: Path, *arguments: str, cwd: Path) -> Any:
     """The same with our own Python, and ``PEERS`` besides."""
+    environment = _variables() | {"PYTHONPATH": str(_peers())}
+    return _run(sys.executable, script, *arguments, cwd=cwd, environment=environment)
+
+
+def _peers() -> Path:
     folder = REPOSITORY / "build" / f"peers-{sys.version_info.major}.{sys.version_info.minor}"
 
     def fill() -> None:
@@ -49,7 +57,7 @@ def run_peers(script: Path, *arguments: str, cwd: Path) -> Any:
         _call(sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "2", *target, *PEERS)
 
     _made(folder, PEERS, fill)
-    return _run(sys.executable, script, *arguments, cwd=cwd, environment=_variables() | {"PYTHONPATH": str(folder)})
+    return folder
 
 
 def _python() -> str:
@@ -86,3 +94,8 @@ def _call(*command: str) -> None:
 def _variables() -> dict[str, str]:
     """Ours without what would show that environment our packages."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
+if __name__ == "__main__":
+    _peers()
+    _python()

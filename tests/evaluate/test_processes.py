@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 import evaluating_processes
+from forked import fork_several
 from parity import assert_near
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs torch's gloo")
 def test_two_processes_find_what_one_finds(data_dir: Path, tmp_path: Path) -> None:
-    multiprocessing.spawn(evaluating_processes.run, args=(2, str(data_dir), str(tmp_path)), nprocs=2)
+    fork_several(evaluating_processes.run, 2, str(data_dir), str(tmp_path), count=2)
     alone = evaluating_processes.evaluate_all(data_dir, None)
     for rank in range(2):
         for one, other in zip(alone, pickle.loads((tmp_path / f"{rank}.pkl").read_bytes()), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import resource
@@ -19,19 +20,19 @@ import torch
 from PIL import Image
 
 import hrformer
+from exported_pose import POSE, exported_pose
 from hrformer.export import export as front
 from hrformer.export import files as writing
 from hrformer.export.export import export, verify
-from hrformer.export.files import ExportError, onnx_model, traced, write_openvino
+from hrformer.export.files import ExportError, write_openvino
 from hrformer.export.pipelines import pipeline_for
-from hrformer.export.proof import cases_for, make_case, prove, read_pictures
+from hrformer.export.proof import cases_for, prove, read_pictures
 from hrformer.models.model import VisionModel
 from hrformer.predict.exported import ExportedFile
 from hrformer.predict.pose import PosePredictor
 from hrformer.predict.predictors import load, predictor_for
 from hrformer.predict.segment import SegmentationPredictor
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 SmallModel = Callable[..., VisionModel]
 
 
@@ -71,13 +72,14 @@ def _name_of(requirement: str) -> str:
 
 
 @pytest.mark.slow
-def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor = load(WEIGHTS / "hrformer_nano_lspet.safetensors", "cpu")
-    out = tmp_path / "pose"
-    told: list[str] = []
-    report = export(predictor, out, licence="mine", told=told.append)
+def test_pose_pipeline_for_onnx(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, out = load(POSE, "cpu"), tmp_path / "pose"
+    report, told = exported_pose(tmp_path_factory, out)
     assert sorted(one.name for one in out.iterdir()) == ["model.onnx", "predict.py", "report.json"]
     assert len(told) == 2
+    _the_graph_has_no_size_of_its_example(out / "model.onnx")
     sizes = [result.case for result in report.results]
     assert any("7 boxes in 23 x 19" in size for size in sizes)
     assert any("optimisation disable_all" in size for size in sizes)
@@ -110,6 +112,14 @@ def test_pose_pipeline_for_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     damage(out / "model.onnx")
     with pytest.raises(ExportError, match="401 x 401 pixels"):
         verify(out / "model.onnx", predictor)
+
+
+def _the_graph_has_no_size_of_its_example(path: Path) -> None:
+    graph = onnx.load(path).graph
+    shapes = {one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.input}
+    assert [isinstance(side, str) for side in shapes["image"]] == [True, True, False]
+    assert [isinstance(side, str) for side in shapes["boxes"]] == [True, False]
+    assert [one.name for one in graph.output] == ["keypoints"]
 
 
 def _as_the_docs_say(out: Path, pixels: np.ndarray, exported: PosePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +211,29 @@ def test_open_sizes_of_a_network(tmp_path: Path, small_model: SmallModel) -> Non
     assert not (tmp_path / "net" / "predict.py").exists()
 
 
+Graphs = dict[tuple[Any, ...], onnx.ModelProto]
+
+
+@pytest.fixture(scope="module")
+def graphs() -> Graphs:
+    """The ONNX graphs of small models, for formats that begin with the same one."""
+    return {}
+
+
+def graphs_made_once(graphs: Graphs, monkeypatch: pytest.MonkeyPatch, *name: object) -> None:
+    """Let ``export`` record and convert each model once, by its name and dtype."""
+    record, convert = front.traced, front.onnx_model
+
+    def converted(given: tuple[Any, Any], module: Any) -> onnx.ModelProto:
+        key = (*name, module.dtype)
+        if key not in graphs:
+            graphs[key] = convert(record(*given), module)
+        return copy.deepcopy(graphs[key])
+
+    monkeypatch.setattr(front, "traced", lambda module, example: (module, example))
+    monkeypatch.setattr(front, "onnx_model", converted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "to", "precision", "window"),
@@ -214,9 +247,18 @@ def test_open_sizes_of_a_network(tmp_path: Path, small_model: SmallModel) -> Non
     ],
 )
 def test_formats_and_precisions(
-    task: Any, to: Any, precision: Any, window: int, tmp_path: Path, small_model: SmallModel
+    task: Any,
+    to: Any,
+    precision: Any,
+    window: int,
+    tmp_path: Path,
+    small_model: SmallModel,
+    graphs: Graphs,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = small_model(task, window)
+    if to != "torch":
+        graphs_made_once(graphs, monkeypatch, task, window)
     report = export(model, tmp_path / "out", to=to, precision=precision)
     exported = load(report.file)
     pixels = read_pictures([])[0]
@@ -236,7 +278,8 @@ def test_formats_and_precisions(
 
 @pytest.mark.slow
 def test_backbone(tmp_path: Path, small_model: SmallModel) -> None:
-    model = small_model(None, 15)
+    """Of HRNet: windows of open sizes are in ``test_open_sizes_of_a_network``."""
+    model = small_model(None, 0)
     report = export(model, tmp_path / "maps", graph="network")
     file = ExportedFile(report.file)
     x = torch.randn(2, 3, 50, 70)
@@ -314,17 +357,3 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="does not describe itself"):
         load(tmp_path / "a.onnx")
-
-
-def test_the_graph_has_no_size_of_its_example(small_model: SmallModel) -> None:
-    model = small_model("pose")
-    module = pipeline_for(model, predictor_for(model, device="cpu").options)
-    example = make_case(module, read_pictures([]), (333, 411), 3)
-    program = traced(module, [torch.from_numpy(value) for value in example.inputs.values()])
-    made = onnx_model(program, module)
-    shapes = {
-        one.name: [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim] for one in made.graph.input
-    }
-    assert [isinstance(side, str) for side in shapes["image"]] == [True, True, False]
-    assert [isinstance(side, str) for side in shapes["boxes"]] == [True, False]
-    assert [one.name for one in made.graph.output] == ["keypoints"]

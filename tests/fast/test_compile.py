@@ -7,6 +7,7 @@ again where the choice changes; ours do not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 from torch._dynamo.backends.debugging import aot_eager
 
 from hrformer.fast.coat import put_on
+from hrformer.models.blocks import BasicBlock
 from hrformer.models.heads import ClassificationConfig, ClassificationHead, OCRConfig, OCRHead, PoseHead
 from hrformer.models.model import ModelInfo, VisionModel
-from hrformer.models.trunk import HRFormerConfig, HRNetConfig, build_hrformer, build_hrnet
+from hrformer.models.trunk import HighResolutionTrunk, HRFormerConfig, HRNetConfig, build_hrformer
 
 SIZES = [(96, 64), (128, 160), (97, 65), (33, 70), (112, 224), (56, 61), (40, 140)]
 """Heights and widths with and without padding of windows, odd ones, and maps smaller than a window.
@@ -74,7 +76,10 @@ def test_one_graph_serves_all_sizes(head: str, batch: int) -> None:
 
 @pytest.mark.slow
 def test_one_graph_of_hrnet_serves_all_sizes() -> None:
-    trunk = build_hrnet(HRNetConfig(width=8, multi_scale=False))
+    """Of one block per branch and one module per stage, in which all of its operations stand."""
+    whole = HRNetConfig(width=8, multi_scale=False).trunk
+    config = replace(whole, stage1_blocks=1, num_modules=(1, 1, 1), num_blocks=1)
+    trunk = HighResolutionTrunk(config, lambda branch, depth: BasicBlock(config.channels[branch]))
     model = put_on(VisionModel(trunk, PoseHead(trunk.feature_info, 5), ModelInfo(name="small"))).eval()
     assert_serves_all(model, 1, 1, dynamic=True)
 

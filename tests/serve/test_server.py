@@ -22,6 +22,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import hrformer.cli.serve
+from exported_pose import POSE, exported_pose
 from half_kernels import pretend_half_kernels
 from hrformer.__main__ import main
 from hrformer.cli.arguments import ServeArguments
@@ -221,7 +222,7 @@ def test_sigterm_under_load_loses_no_accepted_request() -> None:
 
 
 @pytest.mark.slow
-def test_overload_for_20_seconds() -> None:
+def test_overload_for_10_seconds() -> None:
     """As in ``benchmarks/serve_load.py``: 200 clients of all kinds, twice what the server can do."""
     weights = [NANO["cifar10"], NANO["lspet"]]
     cases = cases_of(weights, list(pictures(6)), detector="picture")
@@ -230,7 +231,7 @@ def test_overload_for_20_seconds() -> None:
         load = Load(host, port, cases, body_bytes=limit)
         calm = asyncio.run(load.steady(8, 4.0))
         assert not calm.problems()
-        storm = asyncio.run(load.storm(2 * calm.answered / 4.0, 20.0))
+        storm = asyncio.run(load.storm(2 * calm.answered / 4.0, 10.0))
         assert status_of(f"http://{host}:{port}", "/readyz") == 200
     assert process.returncode == 0
     assert not storm.problems()
@@ -340,14 +341,10 @@ def test_a_precision_that_no_model_takes_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_exported_files_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_files_are_served(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """The whole pipeline of a file; options that are part of its graph are refused."""
-    # The file's proof has tests of its own.
-    module = sys.modules["hrformer.export.export"]
-    monkeypatch.setattr(module, "prove", lambda *_: [])
-    monkeypatch.setattr(module, "_latencies", lambda *_: {})
-    report = hrformer.export(hrformer.load(NANO["lspet"], "cpu"), tmp_path, pictures=[PICTURES / "cat.jpg"])
-    service = load_service([f"file={report.file}", f"plain={NANO['lspet']}"], ServeOptions(), detector="picture")
+    report, _ = exported_pose(tmp_path_factory, tmp_path / "pose")
+    service = load_service([f"file={report.file}", f"plain={POSE}"], ServeOptions(), detector="picture")
     with TestClient(service.guard) as client:
         sent = {"files": {"image": CAT}, "data": {"boxes": "[[20, 30, 200, 250], [9, 9, 60, 80]]"}}
         file, plain = (client.post(f"/v1/models/{name}:predict", **sent).json() for name in ("file", "plain"))

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from forked import fork_several
 from hrformer.losses import classification_cross_entropy
 from hrformer.train.config import ClassificationRun, PoseRun, SaveConfig
 from hrformer.train.config_file import write_config
@@ -142,7 +143,7 @@ def _halves(rank: int, folder: str) -> None:
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes that see half of a batch each leave in a folder."""
     folder = tmp_path_factory.mktemp("halves")
-    torch.multiprocessing.spawn(_halves, (str(folder),), nprocs=2)
+    fork_several(_halves, str(folder), count=2)
     return folder
 
 

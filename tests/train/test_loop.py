@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from forked import fork, train_saved
+from hrformer import zoo
 from hrformer.checkpoints.checkpoint import load_model
 from hrformer.data.set_types import DataError
 from hrformer.train import loop, run
@@ -127,29 +129,32 @@ def test_existing_run_is_not_overwritten(classification_run: ClassificationRun, 
 def test_killed_at_any_moment_and_resumed_gives_the_same_bits(
     task: str, any_run: Callable[[str], AnyRun], tmp_path: Path
 ) -> None:
-    config = replace(longer(any_run(task), 10), ema_decay=0.9)
-    assert start(config, tmp_path, tmp_path / "whole").wait() == 0
+    config, killed = replace(longer(any_run(task), 10), ema_decay=0.9), tmp_path / "killed"
+    train(config, tmp_path / "whole")
+    write_config(config, tmp_path / "run.json")
     kills = 0
     for pause in (0.0, 0.35, 0.15):
-        process = start(config, tmp_path, tmp_path / "killed")
-        began, seen = time.monotonic(), len(losses(tmp_path / "killed")) if kills else 0
-        while process.poll() is None and time.monotonic() - began < 60:
-            log = tmp_path / "killed" / "metrics.jsonl"
+        process = fork(train_saved, tmp_path / "run.json", killed)
+        began, seen = time.monotonic(), len(losses(killed)) if kills else 0
+        while process.is_alive() and time.monotonic() - began < 60:
+            log = killed / "metrics.jsonl"
             if log.exists() and log.read_text().count('"event": "train"') > seen + 1:
                 time.sleep(pause)
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 kills += 1
                 break
             time.sleep(0.02)
-        process.wait()
+        process.join()
     assert kills > 0
-    assert start(config, tmp_path, tmp_path / "killed").wait() == 0
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    assert [row["update"] for row in lines(tmp_path / "killed", "train")] == list(range(1, 11))
-    whole, killed = (read_state(checkpoint_path(tmp_path / name))[1] for name in ("whole", "killed"))
+    process = fork(train_saved, tmp_path / "run.json", killed)
+    process.join()
+    assert process.exitcode == 0
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert [row["update"] for row in lines(killed, "train")] == list(range(1, 11))
+    expected, found = (read_state(checkpoint_path(tmp_path / name))[1] for name in ("whole", "killed"))
     for part in ("model", "ema"):
-        for name, value in whole[part].items():
-            assert torch.equal(value, killed[part][name]), f"{part} {name}"
+        for name, value in expected[part].items():
+            assert torch.equal(value, found[part][name]), f"{part} {name}"
 
 
 @pytest.mark.slow
@@ -209,10 +214,17 @@ def test_signal_within_a_validation(
 def test_compiled_run_learns_what_a_plain_one_does(
     classification_run: ClassificationRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced and differentiated by the compiler; its C++ or Triton code, which takes minutes, is left out."""
+    """Traced and differentiated by the compiler; its C++ or Triton code, which takes minutes, is left out.
+
+    A network of one block per branch has every operation of the deeper ones.
+    """
+    shallow = replace(zoo.hrformer_nano(), num_blocks=1)
+    monkeypatch.setitem(zoo.VARIANTS, "hrformer_nano", lambda: shallow)
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="aot_eager"))
     plain = longer(classification_run, 3)  # from fresh weights rounding grows tenfold per update
+    # All 12 items at once: that a second size needs but one graph more, tests/fast/test_compile.py shows.
+    plain = replace(plain, evaluation=replace(plain.evaluation, batch_size=12))
     compiled = replace(plain, runtime=replace(plain.runtime, compile=True))
     for name, config in (("plain", plain), ("compiled", compiled)):
         train(config, tmp_path / name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 
-from hrformer.fast.optimize import optimize
+from hrformer.fast.optimize import FastModel, optimize
 from hrformer.fast.x86.library import find_library
 from hrformer.zoo import create_model
 
@@ -22,6 +22,21 @@ needs_kernels = pytest.mark.skipif(find_library()[0] is None, reason=f"needs com
 
 def pose_model(**settings: int) -> nn.Module:
     return create_model("hrformer_nano", "pose", num_keypoints=3, **settings).eval()
+
+
+@pytest.fixture(scope="module")
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return pose_model()
+
+
+@pytest.fixture(scope="module")
+def shared(plain: nn.Module) -> FastModel:
+    """One for all tests that show it a size of their own: each size is new to it, and then recorded."""
+    fast = optimize(plain, backend="native")
+    for _ in range(3):
+        fast(torch.rand(1, 3, 64, 48))
+    return fast
 
 
 def outcome(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | tuple[type[Exception], str]:
@@ -50,15 +65,12 @@ MISFITS: dict[str, Callable[[], Tensor]] = {
 
 @needs_kernels
 @pytest.mark.parametrize("kind", MISFITS)
-def test_what_does_not_fit_gets_the_plain_networks_error(kind: str) -> None:
-    model = pose_model()
-    fast = optimize(model, backend="native")
-    for _ in range(3):  # a recording of another input is there
-        fast(torch.rand(1, 3, 64, 48))
+def test_what_does_not_fit_gets_the_plain_networks_error(kind: str, plain: nn.Module, shared: FastModel) -> None:
+    """A recording of another input is there."""
     x = MISFITS[kind]()
-    wanted = outcome(model, x)
+    wanted = outcome(plain, x)
     assert isinstance(wanted, tuple)
-    assert outcome(fast, x) == wanted
+    assert outcome(shared, x) == wanted
 
 
 @needs_kernels
@@ -79,14 +91,15 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @needs_kernels
-@pytest.mark.parametrize("kind", VIEWS)
-def test_views_of_any_kind_give_the_plain_networks_result(kind: str) -> None:
-    model = pose_model()
-    fast, x = optimize(model, backend="native"), VIEWS[kind](torch.rand(2, 3, 64, 48))
+@pytest.mark.parametrize(("width", "kind"), list(zip(range(48, 72, 4), VIEWS, strict=True)))
+def test_views_of_any_kind_give_the_plain_networks_result(
+    width: int, kind: str, plain: nn.Module, shared: FastModel
+) -> None:
+    x = VIEWS[kind](torch.rand(2, 3, 64, width))
     with torch.no_grad():
-        wanted = model(x)
+        wanted = plain(x)
         for _ in range(3):
-            torch.testing.assert_close(fast(x), wanted, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(shared(x), wanted, rtol=1e-4, atol=1e-6)
 
 
 @contextmanager
@@ -119,17 +132,24 @@ STATES: dict[str, Callable[[ExitStack], object]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def chosen(plain: nn.Module) -> FastModel:
+    """Whatever runs here, for tests that show it a size of their own."""
+    return optimize(plain)
+
+
 @pytest.mark.parametrize("when", ["made under it", "called under it"])
 @pytest.mark.parametrize("size", [(64, 48), (70, 45)])
-@pytest.mark.parametrize("state", STATES)
-def test_inference_does_not_depend_on_global_state(state: str, size: tuple[int, int], when: str) -> None:
-    model, x = pose_model(), torch.rand(2, 3, *size)
+@pytest.mark.parametrize(("more", "state"), list(zip(range(0, 24, 4), STATES, strict=True)))
+def test_inference_does_not_depend_on_global_state(
+    more: int, state: str, size: tuple[int, int], when: str, plain: nn.Module, chosen: FastModel
+) -> None:
+    x = torch.rand(2, 3, size[0], size[1] + more)
     with torch.no_grad():
-        wanted = model(x)
-    fast = None if when == "made under it" else optimize(model)
+        wanted = plain(x)
     with ExitStack() as stack:
         STATES[state](stack)
-        fast = optimize(model) if fast is None else fast
+        fast = optimize(plain) if when == "made under it" else chosen
         results = [fast(x) for _ in range(4)]
     for result in results:
         assert (result.dtype, result.device.type) == (torch.float32, "cpu")

@@ -6,63 +6,38 @@ core use it up. Before, four processes on two cores took up to fifty times as mu
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
 
 import pytest
 
+from forked import fork
 from hrformer.fast.x86.library import find_library
+from shared_cores import run_calls
 
 pytestmark = pytest.mark.skipif(find_library()[0] is None, reason=f"needs compiled kernels: {find_library()[1]}")
 
-PROGRAM = """
-import json, sys, time
-import torch
-from hrformer.fast.optimize import optimize
-from hrformer.zoo import create_model
-
-kind, threads, calls = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-torch.set_num_threads(threads)
-torch.manual_seed(0)
-model = create_model("hrformer_nano", "pose", num_keypoints=3)
-x = torch.rand(2, 3, 128, 96)
-fast = optimize(model)
-if kind == "inference":
-    step = lambda: fast(x)
-else:
-    step = lambda: model.train()(x).square().mean().backward()
-for _ in range(3):
-    step()
-print("ready", flush=True)
-sys.stdin.readline()
-start = time.process_time()
-for _ in range(calls):
-    step()
-print(json.dumps((time.process_time() - start) / calls), flush=True)
-"""
+SECONDS = 300
+"""That a process has for its calls."""
 
 
 def seconds_per_call(kind: str, *, processes: int, threads: int, calls: int) -> float:
     """Mean processor time of a call, over processes that run at the same time."""
-    command = [sys.executable, "-c", PROGRAM, kind, str(threads), str(calls)]
-    started = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
-    ]
+    started, pipes = [], []
     try:
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        outputs = []
-        for process in started:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in started:
-            outputs.append(json.loads(process.communicate(timeout=300)[0]))
+        for _ in range(processes):
+            ours, theirs = multiprocessing.Pipe()
+            started.append(fork(run_calls, kind, threads, calls, theirs))
+            theirs.close()
+            pipes.append(ours)
+        assert [pipe.recv() for pipe in pipes] == ["ready"] * processes
+        for pipe in pipes:
+            pipe.send("go")
+        assert all(pipe.poll(SECONDS) for pipe in pipes)
+        outputs = [pipe.recv() for pipe in pipes]
     finally:
         for process in started:
             process.kill()
+            process.join()
     return float(sum(outputs) / len(outputs))
 
 
