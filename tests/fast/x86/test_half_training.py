@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from half_libraries import LIBRARIES, half_library, use
-from hrformer.fast.coat import put_on, take_off
+from hrformer.fast.coat import RecomputedBranch, put_on, take_off
 from hrformer.fast.x86 import training as native_training
 from hrformer.fast.x86.library import NativeLibrary, kernel_threads, recorded_calls
 from hrformer.models.blocks import BasicBlock, Bottleneck, TransformerBlock
@@ -182,6 +182,21 @@ def test_a_network_trains_in_kernels_and_is_as_accurate_as_autocast(library: Nat
 
     assert off(ours, weights) <= 2 * off(plainly, weights)
     assert off(ours, ["y"]) <= 2 * off(plainly, ["y"])
+
+
+def test_recomputation_gives_the_same_bits() -> None:
+    """Outside the autocast that the forward pass ran in."""
+    made, x = put_on(TransformerBlock(18, 1).train()), torch.randn(2, 18, 9, 14)
+    again, found = copy.deepcopy(made), []
+    for block in (RecomputedBranch(made).train(), again):
+        leaf = x.clone().requires_grad_()
+        with autocast(), recorded_calls() as calls:
+            y = block(leaf)
+        assert {call.name for call in calls if call.kernel._half} == {"attention_training", "feed_forward_training"}
+        y.square().sum().backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(made.parameters(), again.parameters(), strict=True))
 
 
 def test_other_autocasts_and_evaluation_take_the_plain_modules() -> None:

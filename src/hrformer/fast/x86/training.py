@@ -3,7 +3,8 @@
 Plain autograd stores six hidden maps per feed-forward network and the scores of every window; the kernels store at most
 one map per network, none per attention, and compute the rest again in fewer passes. The plain modules of
 ``hrformer.models`` are the reference: outputs and gradients differ from theirs by float32 rounding (4e-7 of the largest
-entry on a map of 32 channels, 2 x 21 x 20 cells).
+entry on a map of 32 channels, 2 x 21 x 20 cells). Under torch's autocast to bfloat16, where ``half_kernels`` are there,
+products and hidden maps are bfloat16, and they differ by that rounding, no more than autocast's plain modules do.
 
 Dimension letters: B batch, H and W size of the map, C channels, E hidden channels, K window side, N = K * K, h heads.
 """
